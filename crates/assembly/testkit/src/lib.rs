@@ -1,0 +1,1 @@
+//! Starts real processes and speaks to them, for end-to-end tests

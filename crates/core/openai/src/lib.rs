@@ -1,0 +1,1 @@
+//! Wire types of the HTTP surface and their validation

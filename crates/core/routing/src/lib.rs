@@ -1,0 +1,1 @@
+//! Which replica takes a request, how many may wait, what is retried

@@ -1,0 +1,1 @@
+//! Continuous batching: which request computes which tokens in the next step

@@ -1,0 +1,21 @@
+//! Ids, units, statuses and the messages that the processes of a node exchange.
+//!
+//! Nothing here does anything: every crate of the workspace may depend on it, it depends on none.
+#![forbid(unsafe_code)]
+
+mod ids;
+pub mod protocol;
+mod sampling;
+mod status;
+
+pub use ids::{DeploymentName, IdError, ReplicaId, RequestId};
+pub use sampling::{FinishReason, SamplingParams, StopReason};
+pub use status::{ApplicationStatus, DeploymentStatus, ReplicaState};
+
+/// Header that carries the request's id on every hop and back to the client.
+pub const HEADER_REQUEST_ID: &str = "x-request-id";
+
+/// Header by which a replica says that it never started the request, so another may take it.
+///
+/// Its value is the reason, such as `draining` or `full`.
+pub const HEADER_NOT_STARTED: &str = "x-tyndall-not-started";

@@ -1,0 +1,1 @@
+//! Feeds the control core with events and carries out its actions

@@ -1,0 +1,1 @@
+//! The step loop that joins scheduler, KV cache, model and sampler

@@ -1,0 +1,1 @@
+//! CPU kernels and the worker pool: the only crate with unsafe code

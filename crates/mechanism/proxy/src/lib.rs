@@ -1,0 +1,1 @@
+//! The HTTP edge: admission, queueing, replica choice, retries

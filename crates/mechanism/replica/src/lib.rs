@@ -1,0 +1,1 @@
+//! One copy of one model behind a socket: admission, streaming, drain

@@ -1,0 +1,20 @@
+//! HTTP over Unix and TCP sockets, as every process of a node speaks it.
+//!
+//! - [`serve`] answers requests on a [`Listener`] until it is told to drain.
+//! - [`Client`] sends requests to one socket and keeps its connections; a response that is dropped
+//!   before its end closes its connection, which is how cancellation travels.
+//! - [`json`], [`read_body`], [`JsonLines`] and [`line_channel`] are the bodies.
+#![forbid(unsafe_code)]
+
+mod body;
+mod client;
+mod lines;
+mod server;
+
+pub use body::{Body, BodyError, BoxError, empty, full, json, read_body, text};
+pub use client::{Client, ClientError, ResponseBody};
+pub use lines::{JsonLines, LineSender, LinesError, line_channel};
+pub use server::{Handler, Listener, ServeOptions, serve};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! Client and server together, over real sockets.
+
+use super::*;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+#[derive(Clone, Default)]
+struct Echo {
+    dropped: Arc<Notify>,
+    served: Arc<AtomicUsize>,
+}
+
+struct OnDrop(Arc<Notify>);
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl Handler for Echo {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        self.served.fetch_add(1, Ordering::SeqCst);
+        match request.uri().path() {
+            "/echo" => match read_body(request.into_body(), 16).await {
+                Ok(body) => {
+                    let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    json(StatusCode::OK, &value)
+                }
+                Err(error) => text(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+            },
+            "/hang" => {
+                let _guard = OnDrop(self.dropped.clone());
+                std::future::pending().await
+            }
+            "/slow" => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                text(StatusCode::OK, "late")
+            }
+            _ => empty(StatusCode::NOT_FOUND),
+        }
+    }
+}
+
+struct Running {
+    client: Client,
+    echo: Echo,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<usize>,
+    _dir: tempfile::TempDir,
+}
+
+fn start() -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = Listener::bind_unix(&path).unwrap();
+    let echo = Echo::default();
+    let (stop, stopped) = oneshot::channel();
+    let options = ServeOptions { drain: Duration::from_secs(5), ..Default::default() };
+    let task = tokio::spawn(serve(listener, echo.clone(), options, async {
+        stopped.await.unwrap();
+    }));
+    Running { client: Client::unix(path), echo, stop, task, _dir: dir }
+}
+
+#[tokio::test]
+async fn a_value_goes_there_and_back_over_one_connection() {
+    let s = start();
+    for i in 0..3 {
+        let back: u32 = s.client.call(Method::POST, "/echo", &i).await.unwrap();
+        assert_eq!(back, i);
+    }
+    let error = s.client.call::<_, u32>(Method::POST, "/echo", &"x".repeat(99)).await.unwrap_err();
+    assert!(error.to_string().contains("larger than 16 bytes"), "{error}");
+    assert!(matches!(
+        s.client.get::<u32>("/nowhere").await,
+        Err(ClientError::Status { status: StatusCode::NOT_FOUND, .. })
+    ));
+    s.stop.send(()).unwrap();
+    assert_eq!(s.task.await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn dropping_a_request_drops_its_handler() {
+    let s = start();
+    let request = Request::post("/hang").body(Bytes::new()).unwrap();
+    let sent = tokio::time::timeout(Duration::from_millis(30), s.client.send(request)).await;
+    assert!(sent.is_err());
+    tokio::time::timeout(Duration::from_secs(5), s.echo.dropped.notified()).await.unwrap();
+}
+
+#[tokio::test]
+async fn draining_finishes_what_was_begun() {
+    let s = start();
+    let client = s.client.clone();
+    let request = tokio::spawn(async move {
+        let slow = Request::get("/slow").body(Bytes::new()).unwrap();
+        let answer = client.send(slow).await.unwrap();
+        read_body(answer.into_body(), 100).await.unwrap()
+    });
+    while s.echo.served.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    s.stop.send(()).unwrap();
+    assert_eq!(request.await.unwrap(), "late");
+    assert_eq!(s.task.await.unwrap(), 0);
+    let refused = s.client.send(Request::get("/slow").body(Bytes::new()).unwrap()).await;
+    assert!(matches!(refused, Err(ClientError::Connect { .. })), "{refused:?}");
+}
