@@ -1,0 +1,39 @@
+//! Tests with unmodified Python clients, in an environment of their own under `target/`.
+
+use crate::metadata;
+use crate::steps::{cargo, command};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Builds the binary, makes the environment, runs pytest.
+pub(crate) fn test() -> Result<()> {
+    cargo(&["build", "--quiet", "--package", "tyndall-cli"])?;
+    let root = metadata::root();
+    let binary = root.join("target/debug/tyndall");
+    command(
+        Command::new(environment()?)
+            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/python"])
+            .env("TYNDALL_BIN", binary)
+            .env("PYTHONDONTWRITEBYTECODE", "1"),
+    )
+}
+
+/// The environment's interpreter; made anew when the requirements changed.
+pub(crate) fn environment() -> Result<PathBuf> {
+    let root = metadata::root();
+    let folder = root.join("target/python");
+    let python = folder.join("bin/python");
+    let requirements = root.join("tests/python/requirements.txt");
+    let wanted = std::fs::read_to_string(&requirements)
+        .with_context(|| format!("failed to read {}", requirements.display()))?;
+    let stamp = folder.join("requirements.txt");
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(python);
+    }
+    command(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+    command(Command::new(&python).args(install).arg(&requirements))?;
+    std::fs::write(stamp, wanted)?;
+    Ok(python)
+}
