@@ -1,0 +1,51 @@
+//! All that a runner learns of a step.
+
+use crate::SeqId;
+
+/// One sequence's share of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Whose tokens.
+    pub id: SeqId,
+    /// Tokens to compute, at least one.
+    pub num_tokens: u32,
+    /// Computed tokens of the sequence when the step is done.
+    pub context_len: u32,
+    /// The last token is computed: its logits give the next one.
+    pub wants_logits: bool,
+}
+
+/// A sequence that left the waiting queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// Which one.
+    pub id: SeqId,
+    /// Its tokens so far.
+    pub num_tokens: u32,
+    /// Leading tokens that were found computed in the prefix cache.
+    pub num_cached_tokens: u32,
+    /// It ran before and was preempted.
+    pub resumed: bool,
+}
+
+/// One step, flat and ragged. The buffers are reused from step to step.
+#[derive(Debug, Default)]
+pub struct SchedulerOutput {
+    /// The tokens of the first row, then those of the second, and so on.
+    pub tokens: Vec<u32>,
+    /// The rows, running sequences first.
+    pub rows: Vec<Row>,
+    /// Sequences that begin or resume in this step, in order.
+    pub admitted: Vec<Admission>,
+    /// Sequences that lost their blocks and wait again.
+    pub preempted: Vec<SeqId>,
+}
+
+impl SchedulerOutput {
+    pub(crate) fn clear(&mut self) {
+        self.tokens.clear();
+        self.rows.clear();
+        self.admitted.clear();
+        self.preempted.clear();
+    }
+}
