@@ -36,9 +36,7 @@ pub(crate) fn check() -> Result<()> {
 fn allowed(expression: &str, allow: &[String]) -> bool {
     let plain = expression.replace('/', " OR ").replace(['(', ')'], "");
     if expression.contains(") AND") || expression.contains("AND (") {
-        return expression
-            .split(" AND ")
-            .all(|part| allowed(part.trim_matches(['(', ')']), allow));
+        return expression.split(" AND ").all(|part| allowed(part.trim_matches(['(', ')']), allow));
     }
     plain.split(" OR ").any(|choice| {
         choice.split(" AND ").all(|name| allow.iter().any(|allowed| allowed == name.trim()))

@@ -59,5 +59,9 @@ pub(crate) fn files() -> Result<Vec<PathBuf>> {
         bail!("git ls-files failed: {}", String::from_utf8_lossy(&output.stderr));
     }
     let names = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
-    Ok(names.split_terminator('\0').map(PathBuf::from).filter(|f| root().join(f).is_file()).collect())
+    Ok(names
+        .split_terminator('\0')
+        .map(PathBuf::from)
+        .filter(|f| root().join(f).is_file())
+        .collect())
 }

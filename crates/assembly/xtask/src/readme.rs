@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn blocks_are_found_with_their_notes() {
-        let text = "a\n<!-- nested -->\n```sh\nx\ny\n```\n\n<!-- lost -->\ntext\n```json\n{}\n```\n";
+        let text =
+            "a\n<!-- nested -->\n```sh\nx\ny\n```\n\n<!-- lost -->\ntext\n```json\n{}\n```\n";
         let found = blocks(text);
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].note.as_str(), found[0].code.as_str()), ("nested", "x\ny"));

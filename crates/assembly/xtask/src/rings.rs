@@ -43,7 +43,8 @@ fn problems(metadata: &Metadata) -> Vec<String> {
             if dependency.kind.as_deref() == Some("dev") {
                 continue;
             }
-            let outward = dependency.path.as_deref().and_then(ring).is_some_and(|other| other > own);
+            let outward =
+                dependency.path.as_deref().and_then(ring).is_some_and(|other| other > own);
             let banned = own == Ring::Core && BANNED_IN_CORE.contains(&dependency.name.as_str());
             if outward || banned {
                 problems.push(format!(
