@@ -1,1 +1,18 @@
-//! Which replica takes a request, how many may wait, what is retried
+//! Which replica takes a request, how many may wait, what is retried.
+//!
+//! Pure: no clock, no sockets, no randomness of its own. A [`Dispatcher`] holds one deployment's
+//! replicas and its queue at one proxy; every call returns what follows from it, so that no
+//! request waits while a replica has room for it, and none is counted twice.
+//!
+//! - [`choose`]: power of two choices on exact in-flight counts.
+//! - [`Dispatcher`]: bounded FIFO queue, per-replica cap, counts.
+//! - [`retry`]: which failures may go to another replica.
+#![forbid(unsafe_code)]
+
+mod choice;
+mod dispatcher;
+mod retry;
+
+pub use choice::choose;
+pub use dispatcher::{Admission, Assignment, Dispatcher, Ticket};
+pub use retry::{Failure, MAX_BROKEN_ATTEMPTS, Progress, Retry, retry};

@@ -1,0 +1,203 @@
+//! `POST /v1/completions`.
+
+use crate::fields::{Fields, Numbers, object, shown};
+use crate::overrides::num_logprobs;
+use crate::{ApiError, MAX_PROMPTS, Overrides, StreamOptions};
+use serde_json::Value;
+
+/// OpenAI's default of this route.
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// One prompt, as text or as tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// To be tokenized.
+    Text(String),
+    /// Used as they are.
+    Tokens(Vec<u32>),
+}
+
+/// A valid `/v1/completions` request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompletionRequest {
+    /// The model asked for; none is the served one.
+    pub model: Option<String>,
+    /// At least one; completion `i` of prompt `p` has index `p · n + i`.
+    pub prompts: Vec<Prompt>,
+    /// Sampling; `max_tokens` is always there.
+    pub overrides: Overrides,
+    /// Answer as server-sent events.
+    pub stream: bool,
+    /// How a stream reports usage.
+    pub stream_options: StreamOptions,
+    /// The tokenizer adds its special tokens to text prompts.
+    pub add_special_tokens: bool,
+}
+
+/// Reads and checks a `/v1/completions` body.
+///
+/// # Errors
+/// 400 with the field, its value and what is accepted.
+pub fn parse_completion(body: &[u8]) -> Result<CompletionRequest, ApiError> {
+    let object = object(body)?;
+    let fields = Fields::new(&object, Numbers::Strict);
+    let model = model(&fields)?;
+    let prompts = prompts(&fields)?;
+    if fields.bool("echo")? == Some(true) {
+        return Err(ApiError::unsupported("echo"));
+    }
+    if fields.string("suffix")?.is_some() {
+        return Err(ApiError::unsupported("suffix"));
+    }
+    let mut overrides = Overrides::read(&fields)?;
+    let max_tokens = fields.count("max_tokens", 1, u32::MAX)?;
+    overrides.max_tokens = Some(max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
+    overrides.logprobs = num_logprobs(&fields, "logprobs")?;
+    overrides.check()?;
+    let (stream, stream_options) = StreamOptions::read(&fields)?;
+    let add_special_tokens = fields.bool("add_special_tokens")?.unwrap_or(true);
+    Ok(CompletionRequest { model, prompts, overrides, stream, stream_options, add_special_tokens })
+}
+
+/// The model's name; empty counts as absent.
+pub(crate) fn model(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    Ok(fields.string("model")?.filter(|model| !model.is_empty()).map(str::to_owned))
+}
+
+fn prompts(fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
+    const KINDS: &str = "a string, a list of strings, a list of token ids, or a list of such lists";
+    let prompts = match fields.get("prompt") {
+        None => {
+            return Err(ApiError::malformed("prompt", format!("prompt is missing; send {KINDS}")));
+        }
+        Some(Value::String(text)) => vec![Prompt::Text(text.clone())],
+        Some(Value::Array(items)) if items.first().is_some_and(Value::is_number) => {
+            vec![Prompt::Tokens(token_ids("prompt", items)?)]
+        }
+        Some(Value::Array(items)) => items
+            .iter()
+            .enumerate()
+            .map(|(i, item)| match item {
+                Value::String(text) => Ok(Prompt::Text(text.clone())),
+                Value::Array(ids) => Ok(Prompt::Tokens(token_ids(&format!("prompt[{i}]"), ids)?)),
+                other => Err(ApiError::malformed(
+                    &format!("prompt[{i}]"),
+                    format!(
+                        "prompt[{i}] must be a string or a list of token ids, got {}",
+                        shown(other)
+                    ),
+                )),
+            })
+            .collect::<Result<_, _>>()?,
+        Some(other) => return Err(fields.wrong("prompt", KINDS, other)),
+    };
+    let has_empty = prompts.iter().any(|prompt| match prompt {
+        // What an empty text becomes is the tokenizer's to say.
+        Prompt::Text(_) => false,
+        Prompt::Tokens(ids) => ids.is_empty(),
+    });
+    match prompts.len() {
+        0 => Err(ApiError::invalid("prompt", "prompt must not be empty")),
+        _ if has_empty => Err(ApiError::invalid("prompt", "prompt must not hold an empty list")),
+        len if len > MAX_PROMPTS => Err(ApiError::invalid(
+            "prompt",
+            format!("prompt takes at most {MAX_PROMPTS} prompts, got {len}"),
+        )),
+        _ => Ok(prompts),
+    }
+}
+
+fn token_ids(path: &str, items: &[Value]) -> Result<Vec<u32>, ApiError> {
+    items
+        .iter()
+        .enumerate()
+        .map(|(i, item)| {
+            item.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+                ApiError::malformed(
+                    path,
+                    format!("{path}[{i}] must be a token id, got {}", shown(item)),
+                )
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &str) -> Result<CompletionRequest, ApiError> {
+        parse_completion(body.as_bytes())
+    }
+
+    #[test]
+    fn prompts_take_four_forms() {
+        let text = |text: &str| Prompt::Text(text.to_owned());
+        for (body, expected) in [
+            (r#"{"prompt": "a"}"#, vec![text("a")]),
+            (r#"{"prompt": ["a", "b"]}"#, vec![text("a"), text("b")]),
+            (r#"{"prompt": [1, 2]}"#, vec![Prompt::Tokens(vec![1, 2])]),
+            (
+                r#"{"prompt": [[1], [2, 3]]}"#,
+                vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])],
+            ),
+        ] {
+            assert_eq!(parse(body).unwrap().prompts, expected);
+        }
+    }
+
+    #[test]
+    fn defaults_are_openais() {
+        let request = parse(r#"{"prompt": "a", "model": ""}"#).unwrap();
+        assert_eq!((request.model, request.overrides.max_tokens), (None, Some(16)));
+        assert!(!request.stream && request.add_special_tokens);
+        assert_eq!(request.overrides.logprobs, None);
+    }
+
+    #[test]
+    fn bad_requests_are_named() {
+        for (body, part) in [
+            ("{}", "prompt is missing"),
+            (r#"{"prompt": 5}"#, "prompt must be a string, a list of strings"),
+            (r#"{"prompt": []}"#, "prompt must not be empty"),
+            (r#"{"prompt": [[]]}"#, "prompt must not hold an empty list"),
+            (r#"{"prompt": [1, -2]}"#, "prompt[1] must be a token id, got -2"),
+            (r#"{"prompt": ["a", 2]}"#, "prompt[1] must be a string or a list of token ids, got 2"),
+            (r#"{"prompt": "a", "model": 3}"#, "model must be a string, got 3"),
+            (
+                r#"{"prompt": "a", "max_tokens": 0}"#,
+                "max_tokens must be an integer of at least 1, got 0",
+            ),
+            (r#"{"prompt": "a", "echo": true}"#, "echo is not supported yet"),
+            (r#"{"prompt": "a", "suffix": "b"}"#, "suffix is not supported yet"),
+            (
+                r#"{"prompt": "a", "logprobs": 21}"#,
+                "logprobs must be an integer between 0 and 20, got 21",
+            ),
+            (
+                r#"{"prompt": "a", "logprobs": true}"#,
+                "logprobs must be an integer between 0 and 20, got true",
+            ),
+            (
+                r#"{"prompt": "a", "min_tokens": 17}"#,
+                "min_tokens must not be larger than max_tokens, got 17 and 16",
+            ),
+            (
+                r#"{"prompt": "a", "n": 2, "temperature": 0}"#,
+                "n must be 1 when temperature is 0, got 2",
+            ),
+            (
+                r#"{"prompt": "a", "stream_options": {}}"#,
+                "stream_options is only allowed with stream: true",
+            ),
+            (
+                r#"{"prompt": "a", "stream": true, "stream_options": {"include_usage": 1}}"#,
+                "stream_options.include_usage must be true or false, got 1",
+            ),
+        ] {
+            let error = parse(body).unwrap_err();
+            assert_eq!(error.status, 400);
+            assert!(error.message.contains(part), "{}", error.message);
+        }
+    }
+}

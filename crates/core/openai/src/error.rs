@@ -1,0 +1,162 @@
+//! The one error that clients see, in the shapes of both dialects.
+
+use serde_json::{Value, json};
+
+/// Why a request is not answered with text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: u16,
+    /// OpenAI's `type`.
+    pub kind: &'static str,
+    /// What is wrong, for the client: field, value, what is accepted or what to do.
+    pub message: String,
+    /// The field at fault.
+    pub param: Option<String>,
+}
+
+impl ApiError {
+    /// The body does not fit the schema: broken JSON or a wrong type.
+    pub fn malformed(field: &str, message: impl Into<String>) -> Self {
+        let param = if field.is_empty() { "body".to_owned() } else { format!("body.{field}") };
+        Self { status: 400, kind: "Bad Request", message: message.into(), param: Some(param) }
+    }
+
+    /// A field has the right type and a value that is not accepted.
+    pub fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self {
+            status: 400,
+            kind: "BadRequestError",
+            message: message.into(),
+            param: Some(field.to_owned()),
+        }
+    }
+
+    /// A field that is known and not carried out yet.
+    #[must_use]
+    pub fn unsupported(field: &str) -> Self {
+        Self::invalid(field, format!("{field} is not supported yet; leave it out"))
+    }
+
+    /// No deployment serves the model; names those there are and the one nearest in spelling.
+    #[must_use]
+    pub fn unknown_model(asked: &str, known: &[&str]) -> Self {
+        let shown: String = asked.chars().take(100).collect();
+        let mut message = format!("the model {shown:?} does not exist");
+        if known.is_empty() {
+            message.push_str("; no model is deployed");
+        } else {
+            message.push_str(&format!("; this server has {}", known.join(", ")));
+        }
+        if let Some(nearest) = nearest(&shown, known) {
+            message.push_str(&format!("; did you mean {nearest}?"));
+        }
+        Self { status: 404, kind: "NotFoundError", message, param: Some("model".to_owned()) }
+    }
+
+    /// The request body is larger than allowed.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self { status: 413, kind: "RequestTooLargeError", message: message.into(), param: None }
+    }
+
+    /// The client did not send its body in time.
+    pub fn request_timeout(message: impl Into<String>) -> Self {
+        Self { status: 408, kind: "RequestTimeoutError", message: message.into(), param: None }
+    }
+
+    /// Nothing can take the request now; the same request may succeed later.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { status: 503, kind: "ServiceUnavailableError", message: message.into(), param: None }
+    }
+
+    /// The answer did not begin in time.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self { status: 504, kind: "TimeoutError", message: message.into(), param: None }
+    }
+
+    /// Our fault.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self { status: 500, kind: "InternalServerError", message: message.into(), param: None }
+    }
+
+    /// `{"error": {message, type, param, code}}`.
+    #[must_use]
+    pub fn openai_body(&self) -> Value {
+        json!({"error": {
+            "message": self.message, "type": self.kind, "param": self.param, "code": self.status,
+        }})
+    }
+
+    /// `/generate`'s `{"error": "…"}`.
+    #[must_use]
+    pub fn generate_body(&self) -> Value {
+        json!({"error": self.message})
+    }
+}
+
+/// The name nearest to `asked`, unless even that one is far.
+fn nearest<'a>(asked: &str, known: &[&'a str]) -> Option<&'a str> {
+    let asked_lower = asked.to_lowercase();
+    let score = |name: &str| {
+        let name = name.to_lowercase();
+        let tail = name.rsplit('/').next().unwrap_or_default();
+        distance(&asked_lower, &name).min(distance(&asked_lower, tail))
+    };
+    let (best, name) = known.iter().map(|name| (score(name), *name)).min()?;
+    (best <= 2.max(asked.chars().count() / 3)).then_some(name)
+}
+
+/// Levenshtein's distance in characters. Inputs are short: ids of at most 128 characters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_model_names_what_there_is_and_the_nearest() {
+        let known = ["facebook/opt-125m", "demo"];
+        let message = |asked| ApiError::unknown_model(asked, &known).message;
+        assert_eq!(
+            message("opt-125"),
+            "the model \"opt-125\" does not exist; this server has facebook/opt-125m, demo; \
+             did you mean facebook/opt-125m?"
+        );
+        assert!(message("DEMO2").ends_with("did you mean demo?"));
+        assert!(!message("gpt-4o-mini").contains("did you mean"));
+        assert!(ApiError::unknown_model("x", &[]).message.contains("no model is deployed"));
+    }
+
+    #[test]
+    fn bodies_have_the_shape_of_their_dialect() {
+        let error = ApiError::invalid("n", "n must be 1");
+        assert_eq!(
+            error.openai_body().to_string(),
+            r#"{"error":{"message":"n must be 1","type":"BadRequestError","param":"n","code":400}}"#
+        );
+        assert_eq!(error.generate_body().to_string(), r#"{"error":"n must be 1"}"#);
+        assert_eq!(ApiError::malformed("", "x").param.as_deref(), Some("body"));
+    }
+
+    #[test]
+    fn distances() {
+        for (a, b, expected) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3)] {
+            assert_eq!(distance(a, b), expected);
+            assert_eq!(distance(b, a), expected);
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! One deployment's replicas and queue at one proxy.
+//!
+//! Invariants, held by a property test:
+//! - a replica never has more than `max_ongoing` requests, nor a new one when it is not listed;
+//! - nobody waits while a listed replica that it does not avoid has room;
+//! - at most `max_queued` requests wait, not counting those that came back from a lost replica;
+//! - requests that avoid nothing are served in the order of their arrival;
+//! - every ticket is in exactly one place: waiting, assigned, or gone.
+
+use crate::choose;
+use std::collections::VecDeque;
+use tyndall_types::ReplicaId;
+
+/// Names a request; later arrivals have larger ones.
+pub type Ticket = u64;
+
+/// A request and the replica that shall have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// Which request.
+    pub ticket: Ticket,
+    /// Where to.
+    pub replica: ReplicaId,
+}
+
+/// What becomes of an arriving request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// It goes to this replica now.
+    Assigned(ReplicaId),
+    /// It waits; a later call returns its [`Assignment`].
+    Queued,
+    /// The queue is full.
+    Refused,
+}
+
+#[derive(Debug)]
+struct Replica {
+    id: ReplicaId,
+    ongoing: u32,
+    /// In the last route table; one that is not takes nothing new and is forgotten at zero.
+    listed: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    /// Replicas that failed it.
+    avoid: Vec<ReplicaId>,
+}
+
+/// Replicas, counts and queue of one deployment.
+#[derive(Debug)]
+pub struct Dispatcher {
+    max_ongoing: u32,
+    max_queued: usize,
+    replicas: Vec<Replica>,
+    waiting: VecDeque<Waiting>,
+    seed: u64,
+}
+
+impl Dispatcher {
+    /// An empty one: all requests wait until replicas are known. The seed decides between replicas
+    /// that are alike.
+    #[must_use]
+    pub fn new(max_ongoing: u32, max_queued: u32, seed: u64) -> Self {
+        Self {
+            max_ongoing: max_ongoing.max(1),
+            max_queued: max_queued as usize,
+            replicas: Vec::new(),
+            waiting: VecDeque::new(),
+            seed,
+        }
+    }
+
+    /// Takes a new list of replicas and new bounds. Replicas that are no longer listed keep what
+    /// they have.
+    pub fn update(
+        &mut self,
+        listed: impl IntoIterator<Item = ReplicaId>,
+        max_ongoing: u32,
+        max_queued: u32,
+    ) -> Vec<Assignment> {
+        self.max_ongoing = max_ongoing.max(1);
+        self.max_queued = max_queued as usize;
+        for replica in &mut self.replicas {
+            replica.listed = false;
+        }
+        for id in listed {
+            match self.replicas.iter_mut().find(|replica| replica.id == id) {
+                Some(replica) => replica.listed = true,
+                None => self.replicas.push(Replica { id, ongoing: 0, listed: true }),
+            }
+        }
+        self.replicas.retain(|replica| replica.listed || replica.ongoing > 0);
+        self.pump()
+    }
+
+    /// A new request.
+    pub fn arrive(&mut self, ticket: Ticket) -> Admission {
+        if let Some(replica) = self.assign(&[]) {
+            return Admission::Assigned(replica);
+        }
+        if self.waiting.len() >= self.max_queued {
+            return Admission::Refused;
+        }
+        self.waiting.push_back(Waiting { ticket, avoid: Vec::new() });
+        Admission::Queued
+    }
+
+    /// A request comes back from a replica that failed it, which is released. It takes
+    /// its old place in the order of arrival and does not go to the replicas in `avoid`.
+    pub fn come_back(
+        &mut self,
+        ticket: Ticket,
+        from: &ReplicaId,
+        avoid: Vec<ReplicaId>,
+    ) -> Vec<Assignment> {
+        self.end(from);
+        let place = self.waiting.partition_point(|waiting| waiting.ticket < ticket);
+        self.waiting.insert(place, Waiting { ticket, avoid });
+        self.pump()
+    }
+
+    /// A waiting request no longer minds where it goes. Not an error when it does not wait.
+    pub fn forgive(&mut self, ticket: Ticket) -> Vec<Assignment> {
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.ticket == ticket) {
+            waiting.avoid.clear();
+        }
+        self.pump()
+    }
+
+    /// A replica is done with a request.
+    pub fn release(&mut self, replica: &ReplicaId) -> Vec<Assignment> {
+        self.end(replica);
+        self.pump()
+    }
+
+    /// A waiting request is gone. False when it does not wait.
+    pub fn cancel(&mut self, ticket: Ticket) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| waiting.ticket != ticket);
+        self.waiting.len() < before
+    }
+
+    /// Ends the wait of all, because no replica will come.
+    pub fn fail_waiting(&mut self) -> Vec<Ticket> {
+        self.waiting.drain(..).map(|waiting| waiting.ticket).collect()
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub fn queued(&self) -> u32 {
+        u32::try_from(self.waiting.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Requests that replicas have, also those that are no longer listed.
+    #[must_use]
+    pub fn ongoing(&self) -> u32 {
+        self.replicas.iter().map(|replica| replica.ongoing).sum()
+    }
+
+    /// Whether any replica takes requests.
+    #[must_use]
+    pub fn has_replica(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.listed)
+    }
+
+    fn end(&mut self, id: &ReplicaId) {
+        if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.id == *id) {
+            replica.ongoing = replica.ongoing.saturating_sub(1);
+        }
+        self.replicas.retain(|replica| replica.listed || replica.ongoing > 0);
+    }
+
+    fn assign(&mut self, avoid: &[ReplicaId]) -> Option<ReplicaId> {
+        let ongoing: Vec<Option<u32>> = self
+            .replicas
+            .iter()
+            .map(|replica| {
+                (replica.listed && !avoid.contains(&replica.id)).then_some(replica.ongoing)
+            })
+            .collect();
+        let pick = choose(&ongoing, self.max_ongoing, self.seed)?;
+        self.seed = self.seed.wrapping_add(1);
+        let replica = &mut self.replicas[pick];
+        replica.ongoing += 1;
+        Some(replica.id.clone())
+    }
+
+    fn has_room(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.listed && replica.ongoing < self.max_ongoing)
+    }
+
+    fn pump(&mut self) -> Vec<Assignment> {
+        let mut assigned = Vec::new();
+        let mut next = 0;
+        while next < self.waiting.len() && self.has_room() {
+            let avoid = std::mem::take(&mut self.waiting[next].avoid);
+            if let Some(replica) = self.assign(&avoid) {
+                let waiting = self.waiting.remove(next).expect("next is below the length");
+                assigned.push(Assignment { ticket: waiting.ticket, replica });
+            } else {
+                self.waiting[next].avoid = avoid;
+                next += 1;
+            }
+        }
+        assigned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn id(n: u8) -> ReplicaId {
+        ReplicaId::new(format!("r{n}"))
+    }
+
+    fn to(ticket: Ticket, replica: u8) -> Assignment {
+        Assignment { ticket, replica: id(replica) }
+    }
+
+    #[test]
+    fn a_queue_at_zero_replicas_goes_out_in_order_when_one_comes() {
+        let mut dispatcher = Dispatcher::new(2, 3, 0);
+        for ticket in 0..3 {
+            assert_eq!(dispatcher.arrive(ticket), Admission::Queued);
+        }
+        assert_eq!(dispatcher.arrive(3), Admission::Refused);
+        assert_eq!((dispatcher.queued(), dispatcher.ongoing()), (3, 0));
+        assert_eq!(dispatcher.update([id(0)], 2, 3), [to(0, 0), to(1, 0)]);
+        assert_eq!((dispatcher.queued(), dispatcher.ongoing()), (1, 2));
+        assert_eq!(dispatcher.release(&id(0)), [to(2, 0)]);
+        assert_eq!(dispatcher.release(&id(0)), []);
+        assert_eq!(dispatcher.arrive(4), Admission::Assigned(id(0)));
+    }
+
+    #[test]
+    fn a_replica_that_drains_keeps_what_it_has() {
+        let mut dispatcher = Dispatcher::new(2, 3, 0);
+        dispatcher.update([id(0)], 2, 3);
+        assert_eq!(dispatcher.arrive(0), Admission::Assigned(id(0)));
+        assert_eq!(dispatcher.update([], 2, 3), []);
+        assert!(!dispatcher.has_replica());
+        assert_eq!((dispatcher.arrive(1), dispatcher.ongoing()), (Admission::Queued, 1));
+        assert_eq!(dispatcher.release(&id(0)), []);
+        assert_eq!(dispatcher.ongoing(), 0);
+    }
+
+    #[test]
+    fn a_request_that_comes_back_goes_first_and_elsewhere() {
+        let mut dispatcher = Dispatcher::new(1, 1, 0);
+        dispatcher.update([id(0)], 1, 1);
+        assert_eq!(dispatcher.arrive(0), Admission::Assigned(id(0)));
+        assert_eq!(dispatcher.arrive(1), Admission::Queued);
+        // It avoids the only replica, which the next in line can have.
+        assert_eq!(dispatcher.come_back(0, &id(0), vec![id(0)]), [to(1, 0)]);
+        assert_eq!(dispatcher.update([id(0), id(1)], 1, 1), [to(0, 1)]);
+        // Forgiven, it may have the same one again.
+        assert_eq!(dispatcher.come_back(0, &id(1), vec![id(1)]), []);
+        assert_eq!(dispatcher.forgive(0), [to(0, 1)]);
+    }
+
+    #[test]
+    fn waiting_requests_can_be_cancelled_and_failed() {
+        let mut dispatcher = Dispatcher::new(1, 4, 0);
+        for ticket in 0..3 {
+            assert_eq!(dispatcher.arrive(ticket), Admission::Queued);
+        }
+        assert!(dispatcher.cancel(1) && !dispatcher.cancel(1));
+        assert_eq!(dispatcher.fail_waiting(), [0, 2]);
+        assert_eq!(dispatcher.queued(), 0);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Arrive,
+        Release(usize),
+        ComeBack(usize),
+        Cancel(usize),
+        Forgive(usize),
+        Update(BTreeSet<u8>),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Arrive),
+            3 => (0usize..8).prop_map(Step::Release),
+            1 => (0usize..8).prop_map(Step::ComeBack),
+            1 => (0usize..8).prop_map(Step::Cancel),
+            1 => (0usize..8).prop_map(Step::Forgive),
+            1 => prop::collection::btree_set(0u8..4, 0..4).prop_map(Step::Update),
+        ]
+    }
+
+    /// Where every request is, told only by what the dispatcher returned.
+    #[derive(Default)]
+    struct Model {
+        next: Ticket,
+        waiting: Vec<(Ticket, Vec<ReplicaId>)>,
+        running: BTreeMap<Ticket, ReplicaId>,
+        listed: BTreeSet<ReplicaId>,
+    }
+
+    impl Model {
+        fn take(&mut self, assignments: Vec<Assignment>) {
+            for Assignment { ticket, replica } in assignments {
+                let position = self.waiting.iter().position(|(t, _)| *t == ticket).unwrap();
+                let (_, avoid) = self.waiting.remove(position);
+                assert!(!avoid.contains(&replica) && self.listed.contains(&replica));
+                let overtaken = |(t, avoid): &(Ticket, Vec<_>)| *t < ticket && avoid.is_empty();
+                assert!(!self.waiting.iter().any(overtaken), "{ticket} overtook a patient one");
+                assert!(self.running.insert(ticket, replica).is_none());
+            }
+        }
+
+        fn load(&self, replica: &ReplicaId) -> usize {
+            self.running.values().filter(|id| *id == replica).count()
+        }
+    }
+
+    const MAX_ONGOING: u32 = 2;
+    const MAX_QUEUED: u32 = 3;
+
+    fn apply(dispatcher: &mut Dispatcher, model: &mut Model, step: Step) {
+        let nth =
+            |n: usize, model: &Model| model.running.iter().nth(n).map(|(t, r)| (*t, r.clone()));
+        match step {
+            Step::Arrive => {
+                let ticket = model.next;
+                model.next += 1;
+                model.waiting.push((ticket, Vec::new()));
+                match dispatcher.arrive(ticket) {
+                    Admission::Assigned(replica) => {
+                        model.take(vec![Assignment { ticket, replica }])
+                    }
+                    Admission::Queued => assert!(model.waiting.len() <= model.next as usize),
+                    Admission::Refused => {
+                        model.waiting.pop();
+                        assert!(model.waiting.len() >= MAX_QUEUED as usize);
+                    }
+                }
+            }
+            Step::Release(n) => {
+                if let Some((ticket, replica)) = nth(n, model) {
+                    model.running.remove(&ticket);
+                    model.take(dispatcher.release(&replica));
+                }
+            }
+            Step::ComeBack(n) => {
+                if let Some((ticket, replica)) = nth(n, model) {
+                    model.running.remove(&ticket);
+                    model.waiting.push((ticket, vec![replica.clone()]));
+                    model.waiting.sort_by_key(|(ticket, _)| *ticket);
+                    model.take(dispatcher.come_back(ticket, &replica, vec![replica.clone()]));
+                }
+            }
+            Step::Cancel(n) => {
+                if n < model.waiting.len() {
+                    assert!(dispatcher.cancel(model.waiting.remove(n).0));
+                }
+            }
+            Step::Forgive(n) => {
+                if let Some((ticket, avoid)) = model.waiting.get_mut(n) {
+                    avoid.clear();
+                    let ticket = *ticket;
+                    model.take(dispatcher.forgive(ticket));
+                }
+            }
+            Step::Update(listed) => {
+                model.listed = listed.iter().map(|n| id(*n)).collect();
+                model.take(dispatcher.update(model.listed.clone(), MAX_ONGOING, MAX_QUEUED));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_is_lost_doubled_or_left_waiting(steps in prop::collection::vec(step(), 1..80)) {
+            let mut dispatcher = Dispatcher::new(MAX_ONGOING, MAX_QUEUED, 1);
+            let mut model = Model::default();
+            for step in steps {
+                apply(&mut dispatcher, &mut model, step);
+                prop_assert_eq!(dispatcher.queued() as usize, model.waiting.len());
+                prop_assert_eq!(dispatcher.ongoing() as usize, model.running.len());
+                for replica in &model.listed {
+                    prop_assert!(model.load(replica) <= MAX_ONGOING as usize);
+                    let idle = model.load(replica) < MAX_ONGOING as usize;
+                    let wanted = model.waiting.iter().any(|(_, avoid)| !avoid.contains(replica));
+                    prop_assert!(!(idle && wanted), "one waits while {} has room", replica);
+                }
+            }
+        }
+    }
+}
