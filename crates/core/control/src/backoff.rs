@@ -1,0 +1,110 @@
+//! How long a deployment waits after replicas that failed.
+
+use crate::Instant;
+use std::time::Duration;
+
+/// Failed starts in a row after which only requests or a new deploy cause another try.
+///
+/// Ray gives a deployment 20 tries as well (`max_constructor_retry_count`).
+pub(crate) const START_LIMIT: u32 = 20;
+/// Crashes in a row before waiting requests are failed instead of kept.
+const CRASH_LIMIT: u32 = 5;
+/// A replica that ran so long did not die of its start.
+const STABLE: Duration = Duration::from_secs(30);
+const START_FIRST: Duration = Duration::from_secs(1);
+const CRASH_FIRST: Duration = Duration::from_millis(250);
+const CAP: Duration = Duration::from_secs(60);
+
+/// Counts failures of one deployment and says when the next replica may be started.
+///
+/// Failed starts wait 1 s, 2 s, 4 s and so on up to 60 s. A replica that dies while it runs is replaced
+/// at once, and the second one too; from the third in a row the replacement waits 250 ms, doubled
+/// each time up to 60 s.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Backoff {
+    /// Failed starts since the last replica that became ready.
+    pub failed_starts: u32,
+    /// Replicas that died in a row soon after they were ready.
+    pub crashes: u32,
+    /// No start before this.
+    pub retry_at: Option<Instant>,
+    /// Why the last one failed.
+    pub reason: String,
+}
+
+impl Backoff {
+    /// A start failed: the wait until the next one.
+    pub(crate) fn start_failed(&mut self, reason: &str, now: Instant) -> Duration {
+        self.failed_starts = self.failed_starts.saturating_add(1);
+        self.wait(doubled(START_FIRST, self.failed_starts - 1), reason, now)
+    }
+
+    /// A replica died after it had run for `ran`: the wait until its replacement.
+    pub(crate) fn crashed(&mut self, reason: &str, ran: Duration, now: Instant) -> Duration {
+        self.crashes = if ran >= STABLE { 1 } else { self.crashes.saturating_add(1) };
+        let wait = match self.crashes {
+            0..=2 => Duration::ZERO,
+            more => doubled(CRASH_FIRST, more - 3),
+        };
+        self.wait(wait, reason, now)
+    }
+
+    /// A replica became ready.
+    pub(crate) fn became_ready(&mut self) {
+        self.failed_starts = 0;
+        self.retry_at = None;
+    }
+
+    /// True when requests that wait for a replica should be told the reason instead.
+    pub(crate) fn is_hopeless(&self, now: Instant) -> bool {
+        let many = self.failed_starts > 0 || self.crashes > CRASH_LIMIT;
+        many && self.retry_at.is_some_and(|at| at > now)
+    }
+
+    /// True when a start is allowed; `is_demanded` when requests wait for it.
+    pub(crate) fn allows_start(&self, is_demanded: bool, now: Instant) -> bool {
+        let is_over = self.retry_at.is_none_or(|at| at <= now);
+        is_over && (is_demanded || self.failed_starts < START_LIMIT)
+    }
+
+    fn wait(&mut self, wait: Duration, reason: &str, now: Instant) -> Duration {
+        reason.clone_into(&mut self.reason);
+        self.retry_at = Some(now.saturating_add(wait)).filter(|_| !wait.is_zero());
+        wait
+    }
+}
+
+fn doubled(first: Duration, times: u32) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(CAP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(s: u64) -> Duration {
+        Duration::from_secs(s)
+    }
+
+    #[test]
+    fn waits_double_up_to_the_cap_and_success_resets() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<u64> = (0..9).map(|_| backoff.start_failed("x", s(0)).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert!(backoff.is_hopeless(s(59)) && !backoff.is_hopeless(s(60)));
+        assert!(!backoff.allows_start(true, s(59)) && backoff.allows_start(false, s(60)));
+        backoff.failed_starts = START_LIMIT;
+        assert!(backoff.allows_start(true, s(60)) && !backoff.allows_start(false, s(60)));
+        backoff.became_ready();
+        assert!(backoff.allows_start(false, s(0)));
+    }
+
+    #[test]
+    fn the_first_crashes_cost_no_wait() {
+        let mut backoff = Backoff::default();
+        let mut crash = |ran| backoff.crashed("x", ran, s(0)).as_millis();
+        assert_eq!([crash(s(1)), crash(s(1)), crash(s(1)), crash(s(1))], [0, 0, 250, 500]);
+        assert_eq!(crash(s(31)), 0);
+        assert_eq!(backoff.crashes, 1);
+    }
+}

@@ -1,0 +1,202 @@
+//! What goes into [`State`](crate::State) and what comes out.
+
+use crate::Instant;
+use std::fmt;
+use std::time::Duration;
+use tyndall_types::protocol::{
+    ColdStartPhases, DemandReport, DeploymentConfig, ReplicaReport, ReplicaStatus,
+};
+use tyndall_types::{DeploymentName, ReplicaId};
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A deployment is wanted, new or changed. The same configuration again changes nothing but
+    /// the back-off, which starts anew.
+    Deploy {
+        /// Complete and validated.
+        config: Box<DeploymentConfig>,
+        /// When it was deployed; earlier than now when it comes from storage.
+        deployed_at: Instant,
+    },
+    /// A deployment is not wanted any more.
+    Delete(DeploymentName),
+    /// A proxy reads the route table.
+    ProxyConnected(String),
+    /// A proxy tells its load.
+    Demand {
+        /// Which proxy.
+        proxy: String,
+        /// All of its load.
+        report: DemandReport,
+    },
+    /// A proxy stopped reading the route table: its load is gone with it.
+    ProxyGone(String),
+    /// The replicas' processes that ran before this controller did. Nothing is started before.
+    Snapshot(Vec<FoundReplica>),
+    /// The process that [`Action::Start`] asked for runs.
+    ProcessStarted {
+        /// Which.
+        replica: ReplicaId,
+        /// Its process.
+        pid: u32,
+    },
+    /// The process that [`Action::Start`] asked for could not be started.
+    StartRefused {
+        /// Which.
+        replica: ReplicaId,
+        /// Why.
+        reason: String,
+    },
+    /// A process is gone.
+    ProcessExited {
+        /// Which.
+        replica: ReplicaId,
+        /// How.
+        exit: Exit,
+    },
+    /// A replica tells something.
+    Report {
+        /// Which.
+        replica: ReplicaId,
+        /// What.
+        report: ReplicaReport,
+    },
+    /// The answer to [`Action::Probe`]; none when there was none.
+    Probed {
+        /// Which.
+        replica: ReplicaId,
+        /// What it says of itself.
+        status: Option<ReplicaStatus>,
+    },
+    /// The time of [`State::next_deadline`](crate::State::next_deadline) has come.
+    DeadlinePassed,
+}
+
+/// A replica's process that a new controller found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FoundReplica {
+    /// Its id.
+    pub replica: ReplicaId,
+    /// Its process.
+    pub pid: u32,
+    /// What it was started with; none when that cannot be told, so that it can only be stopped.
+    pub config: Option<Box<DeploymentConfig>>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Exit {
+    /// Its exit code, when it exited by itself.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.code, self.signal) {
+            (_, Some(9)) => f.write_str("was killed by signal 9 (memory may have run out)"),
+            (_, Some(signal)) => write!(f, "was ended by signal {signal}"),
+            (Some(code), None) => write!(f, "exited with code {code}"),
+            (None, None) => f.write_str("is gone"),
+        }
+    }
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Start the process of a new replica.
+    Start {
+        /// Its id.
+        replica: ReplicaId,
+        /// What it shall serve.
+        config: Box<DeploymentConfig>,
+    },
+    /// Give every proxy the new [`State::routes`](crate::State::routes).
+    Publish,
+    /// End a replica's process: SIGTERM, and SIGKILL when the grace is over.
+    Stop {
+        /// Which.
+        replica: ReplicaId,
+        /// Time for the requests it has.
+        grace: Duration,
+    },
+    /// Ask a replica for its status; the answer is [`Event::Probed`].
+    Probe(ReplicaId),
+    /// A deleted deployment has no process left.
+    Forget(DeploymentName),
+    /// Tell whoever watches.
+    Notice(Notice),
+}
+
+/// Something worth a log line or a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// A deployment at zero replicas gets one because of a request.
+    Waking {
+        /// Which.
+        deployment: DeploymentName,
+        /// The replica that is started.
+        replica: ReplicaId,
+    },
+    /// A replica takes requests.
+    Ready {
+        /// Whose.
+        deployment: DeploymentName,
+        /// Which.
+        replica: ReplicaId,
+        /// From the decision to start it; the first phase is `spawn`.
+        phases: ColdStartPhases,
+    },
+    /// The first request of a replica got its first token.
+    FirstToken {
+        /// Whose.
+        deployment: DeploymentName,
+        /// Which.
+        replica: ReplicaId,
+        /// From the decision to start it; the first phase is `spawn`.
+        phases: ColdStartPhases,
+    },
+    /// A replica could not start.
+    StartFailed {
+        /// Whose.
+        deployment: DeploymentName,
+        /// Which.
+        replica: ReplicaId,
+        /// One line of cause and one of cure.
+        reason: String,
+        /// Until the next try.
+        retry_in: Duration,
+    },
+    /// A replica that ran is gone without having been asked.
+    Died {
+        /// Whose.
+        deployment: DeploymentName,
+        /// Which.
+        replica: ReplicaId,
+        /// How.
+        reason: String,
+        /// Until its replacement may start.
+        retry_in: Duration,
+    },
+    /// A replica's process is gone.
+    Exited {
+        /// Whose.
+        deployment: DeploymentName,
+        /// Which.
+        replica: ReplicaId,
+        /// It had been asked to end.
+        is_expected: bool,
+    },
+    /// The autoscaler changed the target.
+    Scaled {
+        /// Which.
+        deployment: DeploymentName,
+        /// Replicas before.
+        from: u32,
+        /// Replicas now.
+        to: u32,
+    },
+}

@@ -1,0 +1,252 @@
+//! Any sequence of events, in any order, keeps the promises of the module head.
+
+use crate::tests::{card, config, name};
+use crate::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tyndall_types::protocol::{ColdStartPhases, Demand, DemandReport, ReplicaReport, RuntimeDir};
+use tyndall_types::{DeploymentName, ReplicaId, ReplicaState};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Deploy { deployment: usize, min: u32, max: u32, model: u32 },
+    Delete(usize),
+    Demand { deployment: usize, queued: u32, ongoing: u32 },
+    ProxyGone,
+    Ready(prop::sample::Index),
+    Failed(prop::sample::Index),
+    Exit(prop::sample::Index),
+    Refuse(prop::sample::Index),
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let any_index = any::<prop::sample::Index>;
+    let step = prop_oneof![
+        1 => (0usize..2, 0u32..3, 0u32..3, 0u32..2).prop_map(|(deployment, min, more, model)| {
+            Step::Deploy { deployment, min, max: (min + more).max(1), model }
+        }),
+        1 => (0usize..2).prop_map(Step::Delete),
+        4 => (0usize..2, 0u32..5, 0u32..5).prop_map(|(deployment, queued, ongoing)| {
+            Step::Demand { deployment, queued, ongoing }
+        }),
+        1 => Just(Step::ProxyGone),
+        6 => any_index().prop_map(Step::Ready),
+        1 => any_index().prop_map(Step::Failed),
+        2 => any_index().prop_map(Step::Exit),
+        1 => any_index().prop_map(Step::Refuse),
+        4 => (0u64..40_000).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+/// The processes as a supervisor would have them; a stopped one exits when time passes.
+#[derive(Default)]
+struct World {
+    processes: BTreeMap<ReplicaId, Option<Duration>>,
+    num_starts: usize,
+}
+
+struct Run {
+    state: State,
+    world: World,
+    now: Duration,
+    sequence: u64,
+    loads: [(u32, u32); 2],
+    /// Bounds that changed in mid-flight, while more may run than the newest allows.
+    max_ever: u32,
+    models: [u32; 2],
+}
+
+fn deployment(index: usize) -> DeploymentName {
+    [name(), DeploymentName::new("second").unwrap()][index].clone()
+}
+
+impl Run {
+    fn apply(&mut self, event: Event) {
+        let is_tick = event == Event::DeadlinePassed;
+        for action in self.state.apply(event, self.now) {
+            match action {
+                Action::Start { replica, .. } => {
+                    self.world.num_starts += 1;
+                    let before = self.world.processes.insert(replica, None);
+                    assert!(before.is_none(), "an id was used twice");
+                }
+                Action::Stop { replica, grace } => {
+                    let process = self.world.processes.get_mut(&replica);
+                    let at = self.now + grace;
+                    let end = process.expect("stops what was started");
+                    *end = Some(end.map_or(at, |before| before.min(at)));
+                }
+                Action::Publish | Action::Probe(_) | Action::Forget(_) | Action::Notice(_) => {}
+            }
+        }
+        if is_tick {
+            let next = self.state.next_deadline();
+            assert!(next.is_none_or(|at| at > self.now), "a deadline that does not pass");
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let details = self.state.details(self.now);
+        let known: usize = details
+            .applications
+            .values()
+            .flat_map(|a| a.deployments.values())
+            .map(|d| d.replicas.len())
+            .sum();
+        assert_eq!(known, self.world.processes.len(), "processes and replicas differ");
+        for replica in self.world.processes.keys() {
+            assert!(self.state.knows(replica), "{replica} was forgotten while it ran");
+        }
+        let routes = self.state.routes().unwrap();
+        for route in &routes.deployments {
+            let name = route.deployment.as_str();
+            let deployment = &details.applications[name].deployments[name];
+            let in_state = |wanted: &[ReplicaState]| {
+                deployment.replicas.iter().filter(|r| wanted.contains(&r.state)).count()
+            };
+            let routed: Vec<_> = route.replicas.iter().map(|r| &r.id).collect();
+            for replica in &deployment.replicas {
+                let is_running = replica.state == ReplicaState::Running;
+                assert_eq!(routed.contains(&&replica.replica_id), is_running, "{replica:?}");
+                let has_end = is_running || replica.deadline_s.is_some();
+                assert!(has_end, "a state without deadline: {replica:?}");
+                assert!(is_running || !replica.message.is_empty(), "{replica:?}");
+            }
+            let active = in_state(&[ReplicaState::Starting, ReplicaState::Running]);
+            assert!(active <= 2 * self.max_ever as usize, "{deployment:?}");
+            if self.models == [0, 0] {
+                assert!(active <= self.max_ever as usize, "{deployment:?}");
+            }
+            let reason = route.unavailable.as_ref().map(|u| (u.reason.is_empty(), u.retry_after_s));
+            assert!(reason.is_none_or(|(is_empty, s)| !is_empty && s > 0.0));
+            assert!(route.unavailable.is_none() || active == 0);
+        }
+    }
+
+    fn pick(&self, index: prop::sample::Index) -> Option<ReplicaId> {
+        let ids: Vec<_> = self.world.processes.keys().collect();
+        (!ids.is_empty()).then(|| (*index.get(&ids)).clone())
+    }
+
+    fn exit(&mut self, replica: ReplicaId, exit: Exit) {
+        self.world.processes.remove(&replica);
+        self.apply(Event::ProcessExited { replica, exit });
+    }
+
+    fn wait(&mut self, until: Duration) {
+        loop {
+            let deadline = self.state.next_deadline();
+            let end = self.world.processes.values().flatten().min().copied();
+            let Some(at) = deadline.into_iter().chain(end).min().filter(|at| *at <= until) else {
+                break;
+            };
+            self.now = self.now.max(at);
+            let over = |end: &Option<Duration>| end.is_some_and(|end| end <= self.now);
+            let ended = self.world.processes.iter().find(|(_, end)| over(end));
+            match ended.map(|(id, _)| id.clone()) {
+                Some(replica) => self.exit(replica, Exit { code: Some(0), signal: None }),
+                None => self.apply(Event::DeadlinePassed),
+            }
+        }
+        self.now = until;
+    }
+
+    fn demand(&mut self) {
+        self.sequence += 1;
+        let loads = self.loads.iter().enumerate().filter(|(_, load)| load.0 + load.1 > 0);
+        let demand = |(i, &(queued, ongoing)): (usize, &(u32, u32))| Demand {
+            deployment: deployment(i),
+            queued,
+            ongoing,
+        };
+        let report =
+            DemandReport { sequence: self.sequence, deployments: loads.map(demand).collect() };
+        self.apply(Event::Demand { proxy: "p".into(), report });
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Deploy { deployment: index, min, max, model } => {
+                let mut config = config();
+                config.name = deployment(index);
+                config.autoscaling.min_replicas = min;
+                config.autoscaling.max_replicas = max;
+                config.model.max_num_seqs += model;
+                self.max_ever = self.max_ever.max(max);
+                self.models[index] |= model;
+                self.apply(Event::Deploy { config: Box::new(config), deployed_at: self.now });
+            }
+            Step::Delete(index) => self.apply(Event::Delete(deployment(index))),
+            Step::Demand { deployment, queued, ongoing } => {
+                self.loads[deployment] = (queued, ongoing);
+                self.demand();
+            }
+            Step::ProxyGone => {
+                self.apply(Event::ProxyGone("p".into()));
+                self.apply(Event::ProxyConnected("p".into()));
+                self.sequence = 0;
+                self.demand();
+            }
+            Step::Ready(index) => {
+                let Some(replica) = self.pick(index) else { return };
+                let phases = ColdStartPhases(vec![("config".into(), 0.01)]);
+                let report = ReplicaReport::Ready { phases, card: card() };
+                self.apply(Event::Report { replica, report });
+            }
+            Step::Failed(index) => {
+                let Some(replica) = self.pick(index) else { return };
+                let report = ReplicaReport::Failed { reason: "no such model".into() };
+                self.apply(Event::Report { replica, report });
+            }
+            Step::Exit(index) => {
+                let Some(replica) = self.pick(index) else { return };
+                self.exit(replica, Exit { code: Some(1), signal: None });
+            }
+            Step::Refuse(index) => {
+                let Some(replica) = self.pick(index) else { return };
+                self.world.processes.remove(&replica);
+                self.apply(Event::StartRefused { replica, reason: "out of memory".into() });
+            }
+            Step::Wait(ms) => self.wait(self.now + Duration::from_millis(ms)),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_history_keeps_the_promises(steps in steps()) {
+        let state = State::new(RuntimeDir("/tmp/t".into()), 5);
+        let mut run = Run {
+            state,
+            world: World::default(),
+            now: Duration::from_secs(1000),
+            sequence: 0,
+            loads: [(0, 0); 2],
+            max_ever: 0,
+            models: [0; 2],
+        };
+        run.apply(Event::Snapshot(Vec::new()));
+        run.apply(Event::ProxyConnected("p".into()));
+        for step in steps {
+            run.step(step);
+        }
+        // Nothing loops: an hour of failed starts is at most one a second at first, then rarer.
+        let before = run.world.num_starts;
+        run.wait(run.now + Duration::from_secs(3600));
+        prop_assert!(run.world.num_starts - before < 200, "{}", run.world.num_starts - before);
+        // Deleted and idle, nothing is left and nothing is due.
+        run.loads = [(0, 0); 2];
+        run.demand();
+        for index in 0..2 {
+            run.apply(Event::Delete(deployment(index)));
+        }
+        run.wait(run.now + Duration::from_secs(60));
+        prop_assert!(run.world.processes.is_empty());
+        prop_assert!(run.state.details(run.now).applications.is_empty());
+        prop_assert_eq!(run.state.next_deadline(), None);
+    }
+}

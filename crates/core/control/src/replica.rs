@@ -1,0 +1,280 @@
+//! The life of one replica.
+
+use crate::{Instant, seconds};
+use std::time::Duration;
+use tyndall_types::protocol::{ColdStartPhases, ReplicaDetails};
+use tyndall_types::{ReplicaId, ReplicaState};
+
+/// After the grace, until the process is asked to end once more.
+const KILL_MARGIN: Duration = Duration::from_secs(5);
+/// A found replica is asked for its status this often.
+const PROBE_PERIOD: Duration = Duration::from_millis(500);
+
+/// What can happen to a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// It takes requests.
+    Ready,
+    /// It says that it cannot serve.
+    Failed,
+    /// Its process is gone.
+    Exited,
+    /// The deadline of its state passed.
+    Deadline,
+    /// It is not wanted any more.
+    Unwanted,
+}
+
+/// What a transition means for the deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Nothing.
+    Nothing,
+    /// One more takes requests.
+    Ready,
+    /// A start failed; its process, if any, is to be ended.
+    StartFailed,
+    /// One that ran is lost; its process, if any, is to be ended.
+    Died,
+    /// Its process is to be ended.
+    Stop,
+    /// Its process was asked to end and did not: it is to be killed.
+    Kill,
+    /// Its process is gone, as it should.
+    Gone,
+}
+
+/// The transition table of a replica.
+pub(crate) fn transition(state: ReplicaState, input: Input) -> (ReplicaState, Outcome) {
+    use ReplicaState::{Recovering, Running, Starting, Stopped, Stopping, Updating};
+    match (state, input) {
+        (Starting | Recovering, Input::Ready) => (Running, Outcome::Ready),
+        (Starting | Recovering, Input::Failed | Input::Deadline) => {
+            (Stopping, Outcome::StartFailed)
+        }
+        (Starting, Input::Exited) => (Stopped, Outcome::StartFailed),
+        (Recovering, Input::Exited) => (Stopped, Outcome::Died),
+        (Updating, Input::Ready) => (Running, Outcome::Nothing),
+        (Running | Updating, Input::Failed) | (Updating, Input::Deadline) => {
+            (Stopping, Outcome::Died)
+        }
+        (Running | Updating, Input::Exited) => (Stopped, Outcome::Died),
+        (Running, Input::Ready | Input::Deadline) => (Running, Outcome::Nothing),
+        (Starting | Recovering | Running | Updating, Input::Unwanted) => (Stopping, Outcome::Stop),
+        (Stopping, Input::Ready | Input::Failed | Input::Unwanted) => (Stopping, Outcome::Nothing),
+        (Stopping, Input::Deadline) => (Stopping, Outcome::Kill),
+        (Stopping, Input::Exited) => (Stopped, Outcome::Gone),
+        (
+            Stopped,
+            Input::Ready | Input::Failed | Input::Exited | Input::Deadline | Input::Unwanted,
+        ) => (Stopped, Outcome::Nothing),
+    }
+}
+
+/// One replica whose process may run.
+#[derive(Debug, Clone)]
+pub(crate) struct Replica {
+    pub(crate) id: ReplicaId,
+    /// The deployment's version that it serves.
+    pub(crate) version: u64,
+    pub(crate) state: ReplicaState,
+    /// Why it is in this state, and what happens next.
+    pub(crate) message: String,
+    /// When it was asked for, or found.
+    pub(crate) decided_at: Instant,
+    /// When the state began.
+    pub(crate) since: Instant,
+    /// When the controller acts on its own.
+    pub(crate) deadline: Option<Instant>,
+    /// When to ask it for its status.
+    pub(crate) probe_at: Option<Instant>,
+    pub(crate) pid: Option<u32>,
+    /// From the decision to the process's own first phase.
+    pub(crate) spawn: Duration,
+}
+
+impl Replica {
+    pub(crate) fn starting(id: ReplicaId, version: u64, timeout_s: f64, now: Instant) -> Self {
+        Self {
+            id,
+            version,
+            state: ReplicaState::Starting,
+            message: "its process was asked for; takes requests when it reports ready, is ended \
+                      at the deadline"
+                .to_owned(),
+            decided_at: now,
+            since: now,
+            deadline: Some(now.saturating_add(seconds(timeout_s))),
+            probe_at: None,
+            pid: None,
+            spawn: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn recovering(
+        id: ReplicaId,
+        pid: u32,
+        version: u64,
+        timeout_s: f64,
+        now: Instant,
+    ) -> Self {
+        Self {
+            state: ReplicaState::Recovering,
+            message: "found by a new controller; takes requests when it says that it is ready, is \
+                      ended at the deadline"
+                .to_owned(),
+            probe_at: Some(now),
+            pid: Some(pid),
+            ..Self::starting(id, version, timeout_s, now)
+        }
+    }
+
+    /// Feeds the state machine; `grace` is what the process gets if this makes it stop.
+    pub(crate) fn feed(
+        &mut self,
+        input: Input,
+        reason: &str,
+        grace: Duration,
+        now: Instant,
+    ) -> Outcome {
+        let before = self.state;
+        let (next, outcome) = transition(before, input);
+        if next != before {
+            self.state = next;
+            self.since = now;
+            self.probe_at = None;
+            self.deadline = None;
+            self.message.clear();
+        }
+        match outcome {
+            Outcome::Stop | Outcome::StartFailed | Outcome::Died => {
+                self.message =
+                    format!("{reason}; its process has the grace time to finish, then is killed");
+                self.deadline = Some(now.saturating_add(grace).saturating_add(KILL_MARGIN));
+            }
+            Outcome::Kill => {
+                "did not end in its grace time; is being killed".clone_into(&mut self.message);
+                self.deadline = Some(now.saturating_add(KILL_MARGIN));
+            }
+            Outcome::Nothing | Outcome::Ready | Outcome::Gone => {}
+        }
+        outcome
+    }
+
+    /// Asks for the next probe, if it is still needed.
+    pub(crate) fn probe_again(&mut self, now: Instant) {
+        if self.state == ReplicaState::Recovering {
+            self.probe_at = Some(now.saturating_add(PROBE_PERIOD));
+        }
+    }
+
+    /// True while it takes requests.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.state, ReplicaState::Running | ReplicaState::Updating)
+    }
+
+    /// True while it takes requests or is on the way there.
+    pub(crate) fn is_active(&self) -> bool {
+        match self.state {
+            ReplicaState::Starting
+            | ReplicaState::Recovering
+            | ReplicaState::Running
+            | ReplicaState::Updating => true,
+            ReplicaState::Stopping | ReplicaState::Stopped => false,
+        }
+    }
+
+    /// Ready now: what of the time since the decision the process does not know of is `spawn`.
+    pub(crate) fn measure_spawn(&mut self, phases: &ColdStartPhases, now: Instant) {
+        let own: f64 = phases.0.iter().map(|(_, s)| s).sum();
+        self.spawn = now.saturating_sub(self.decided_at).saturating_sub(seconds(own));
+    }
+
+    /// The process's own phases with `spawn` before them.
+    pub(crate) fn with_spawn(&self, mut phases: ColdStartPhases) -> ColdStartPhases {
+        phases.0.insert(0, ("spawn".to_owned(), self.spawn.as_secs_f64()));
+        phases
+    }
+
+    pub(crate) fn details(&self, now: Instant) -> ReplicaDetails {
+        ReplicaDetails {
+            replica_id: self.id.clone(),
+            state: self.state,
+            pid: self.pid,
+            start_time_s: self.decided_at.as_secs_f64(),
+            since_s: now.saturating_sub(self.since).as_secs_f64(),
+            message: self.message.clone(),
+            deadline_s: self.deadline.map(|at| at.saturating_sub(now).as_secs_f64()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ReplicaState::{Recovering, Running, Starting, Stopped, Stopping, Updating};
+
+    #[test]
+    fn the_transition_table() {
+        use Outcome as O;
+        let inputs = [Input::Ready, Input::Failed, Input::Exited, Input::Deadline, Input::Unwanted];
+        let table = [
+            (
+                Starting,
+                [
+                    (Running, O::Ready),
+                    (Stopping, O::StartFailed),
+                    (Stopped, O::StartFailed),
+                    (Stopping, O::StartFailed),
+                    (Stopping, O::Stop),
+                ],
+            ),
+            (
+                Recovering,
+                [
+                    (Running, O::Ready),
+                    (Stopping, O::StartFailed),
+                    (Stopped, O::Died),
+                    (Stopping, O::StartFailed),
+                    (Stopping, O::Stop),
+                ],
+            ),
+            (
+                Running,
+                [
+                    (Running, O::Nothing),
+                    (Stopping, O::Died),
+                    (Stopped, O::Died),
+                    (Running, O::Nothing),
+                    (Stopping, O::Stop),
+                ],
+            ),
+            (
+                Updating,
+                [
+                    (Running, O::Nothing),
+                    (Stopping, O::Died),
+                    (Stopped, O::Died),
+                    (Stopping, O::Died),
+                    (Stopping, O::Stop),
+                ],
+            ),
+            (
+                Stopping,
+                [
+                    (Stopping, O::Nothing),
+                    (Stopping, O::Nothing),
+                    (Stopped, O::Gone),
+                    (Stopping, O::Kill),
+                    (Stopping, O::Nothing),
+                ],
+            ),
+            (Stopped, [(Stopped, O::Nothing); 5]),
+        ];
+        for (state, row) in table {
+            for (input, expected) in inputs.into_iter().zip(row) {
+                assert_eq!(transition(state, input), expected, "{state} on {input:?}");
+            }
+        }
+    }
+}
