@@ -136,8 +136,7 @@ impl BlockPool {
             return;
         }
         let end = hashes.len().min(table.blocks.len());
-        for index in table.num_committed..end {
-            let (block, hash) = (table.blocks[index], hashes[index]);
+        for (&block, &hash) in table.blocks.iter().zip(hashes).skip(table.num_committed) {
             self.cached.entry(hash).or_insert_with(|| {
                 self.blocks[block as usize].hash = Some(hash);
                 block

@@ -125,9 +125,9 @@ impl Run {
 
     fn read_back(&self, row: &Row) {
         let tokens = self.scheduler.tokens(row.id).unwrap();
-        for position in 0..row.context_len as usize {
+        for (position, &token) in tokens[..row.context_len as usize].iter().enumerate() {
             let slot = self.slot(row.id, position);
-            assert_eq!(self.kv[slot], Some(tokens[position]), "position {position}");
+            assert_eq!(self.kv[slot], Some(token), "position {position}");
         }
         assert_eq!(row.wants_logits, row.context_len as usize == tokens.len());
     }
