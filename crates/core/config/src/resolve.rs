@@ -1,0 +1,437 @@
+//! Raw values to a complete, checked configuration of `tyndall run`.
+
+use crate::error::ConfigError;
+use crate::origin::{Effective, Environment, Origin, RawSettings, Reader, Sourced};
+use crate::parse;
+use crate::role::isa;
+use crate::settings::setting;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use tyndall_types::DeploymentName;
+use tyndall_types::protocol::{AutoscalingConfig, DeploymentConfig, GenerateDefaults, ModelConfig};
+
+/// Replicas on one machine beyond which a number is a typing error.
+const MAX_REPLICAS: u32 = 1000;
+const MIN_TARGET: f64 = 0.1;
+const MAX_GPUS: f64 = 64.0;
+
+/// A checked configuration: nothing in it can fail later for being out of range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunConfig {
+    /// What to serve.
+    pub target: Sourced<String>,
+    /// The public model id, where it is not the target's own.
+    pub name: Option<DeploymentName>,
+    /// Where it listens.
+    pub network: Network,
+    /// How many replicas, when.
+    pub scaling: Scaling,
+    /// How much may wait, how long.
+    pub limits: Limits,
+    /// How the model runs.
+    pub model: ModelSettings,
+    /// Defaults of `/generate`.
+    pub generate: GenerateDefaults,
+    /// Where deployments are kept; absent keeps nothing.
+    pub state_dir: Option<PathBuf>,
+    /// Form of the logs.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log_filter: String,
+    /// Every setting with its origin, in the order of the table.
+    pub effective: Vec<Effective>,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// For clients.
+    pub public: SocketAddr,
+    /// For status, delete and shutdown.
+    pub admin: SocketAddr,
+}
+
+/// How many replicas, when.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scaling {
+    /// Never fewer.
+    pub min_replicas: u32,
+    /// Never more; at least `min_replicas` and 1.
+    pub max_replicas: u32,
+    /// Requests per replica; at least 0.1.
+    pub target_ongoing_requests: f64,
+    /// Seconds without work before replicas go.
+    pub idle_timeout_s: f64,
+    /// Seconds that more load must last.
+    pub upscale_delay_s: f64,
+}
+
+/// How much may wait, how long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Requests that a replica has at a time.
+    pub max_ongoing_requests: u32,
+    /// Requests that wait for a replica.
+    pub max_queued_requests: u32,
+    /// Seconds to the begin of an answer.
+    pub request_timeout_s: f64,
+    /// Seconds between SIGTERM and SIGKILL of a replica.
+    pub graceful_timeout_s: f64,
+    /// Seconds to readiness.
+    pub startup_timeout_s: f64,
+}
+
+/// How a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelSettings {
+    /// Tokens; absent is what the checkpoint says.
+    pub max_model_len: Option<u32>,
+    /// Of one replica; absent is planned from the machine.
+    pub memory_bytes: Option<u64>,
+    /// Sequences in one step.
+    pub max_num_seqs: u32,
+    /// Tokens in one step; at least `max_num_seqs`.
+    pub max_num_batched_tokens: u32,
+    /// Absent is every usable core.
+    pub num_threads: Option<u32>,
+}
+
+/// Form of the logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object per line.
+    Json,
+}
+
+/// Reads and checks every setting.
+///
+/// # Errors
+/// The first [`ConfigError`], in the order of the table.
+pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, ConfigError> {
+    let mut reader = Reader::new(raw, env);
+    let target = reader.read("target", non_empty)?;
+    let network = network(&mut reader)?;
+    let name = reader.read_optional("name", |text| {
+        DeploymentName::new(text).map_err(|_| NAME_ACCEPTED.to_owned())
+    })?;
+    let scaling = scaling(&mut reader)?;
+    let limits = limits(&mut reader)?;
+    let model = model(&mut reader)?;
+    let generate = generate(&mut reader)?;
+    let state_dir = reader.read_optional("state_dir", |text| Ok(PathBuf::from(text)))?;
+    let log_format = reader.read("log_format", log_format)?.value;
+    let log_filter = reader.read("log", non_empty)?.value;
+    isa(env)?;
+    Ok(RunConfig {
+        target,
+        name,
+        network,
+        scaling,
+        limits,
+        model,
+        generate,
+        state_dir,
+        log_format,
+        log_filter,
+        effective: reader.effective,
+    })
+}
+
+impl RunConfig {
+    /// The deployment of a model that was found: `model_id` is what clients call it.
+    #[must_use]
+    pub fn deployment(
+        &self,
+        name: DeploymentName,
+        model_id: String,
+        path: PathBuf,
+    ) -> DeploymentConfig {
+        let Self { scaling, limits, model, .. } = self;
+        DeploymentConfig {
+            name,
+            model: ModelConfig {
+                id: model_id,
+                path,
+                max_model_len: model.max_model_len,
+                memory_budget_bytes: model.memory_bytes,
+                max_num_seqs: model.max_num_seqs,
+                max_num_batched_tokens: model.max_num_batched_tokens,
+                num_threads: model.num_threads,
+                generate: self.generate,
+            },
+            autoscaling: AutoscalingConfig {
+                min_replicas: scaling.min_replicas,
+                max_replicas: scaling.max_replicas,
+                target_ongoing_requests: scaling.target_ongoing_requests,
+                upscale_delay_s: scaling.upscale_delay_s,
+                downscale_delay_s: scaling.idle_timeout_s,
+                downscale_to_zero_delay_s: scaling.idle_timeout_s,
+            },
+            max_ongoing_requests: limits.max_ongoing_requests,
+            max_queued_requests: limits.max_queued_requests,
+            request_timeout_s: limits.request_timeout_s,
+            graceful_shutdown_timeout_s: limits.graceful_timeout_s,
+            startup_timeout_s: limits.startup_timeout_s,
+        }
+    }
+}
+
+const NAME_ACCEPTED: &str = "a name of 1 to 128 letters, digits, '.', '_', '-' or '/' that starts \
+                             with a letter or digit";
+
+fn non_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("a text of some length".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn network(reader: &mut Reader<'_>) -> Result<Network, ConfigError> {
+    let host = reader.read("host", parse::host)?;
+    let port = reader.read("port", parse::port)?.value;
+    let admin_host = reader.read("admin_host", parse::host)?;
+    let admin_port = reader.read("admin_port", parse::port)?.value;
+    let insecure = reader.read("insecure", parse::switch)?.value;
+    for (key, host) in [("host", &host), ("admin_host", &admin_host)] {
+        check_exposure(key, host, insecure)?;
+    }
+    if port == admin_port && port != 0 {
+        return Err(ConfigError::SamePort { port });
+    }
+    Ok(Network {
+        public: SocketAddr::new(host.value, port),
+        admin: SocketAddr::new(admin_host.value, admin_port),
+    })
+}
+
+fn check_exposure(key: &str, host: &Sourced<IpAddr>, insecure: bool) -> Result<(), ConfigError> {
+    if insecure || host.value.is_loopback() {
+        return Ok(());
+    }
+    Err(ConfigError::Exposed { from: from(key, host.origin), host: host.value.to_string() })
+}
+
+fn scaling(reader: &mut Reader<'_>) -> Result<Scaling, ConfigError> {
+    let min_replicas = reader.read("min_replicas", parse::whole(0..=MAX_REPLICAS))?.value;
+    let max_replicas = reader.read("max_replicas", parse::whole(1..=MAX_REPLICAS))?.value;
+    let target = reader.read("target_ongoing_requests", parse::number(0.0..=1e6))?.value;
+    Ok(Scaling {
+        min_replicas,
+        max_replicas: max_replicas.max(min_replicas),
+        target_ongoing_requests: target.max(MIN_TARGET),
+        idle_timeout_s: reader.read("idle_timeout", parse::parse_seconds)?.value,
+        upscale_delay_s: reader.read("upscale_delay", parse::parse_seconds)?.value,
+    })
+}
+
+fn limits(reader: &mut Reader<'_>) -> Result<Limits, ConfigError> {
+    let count = || parse::whole(1..=1_000_000);
+    Ok(Limits {
+        max_ongoing_requests: reader.read("max_ongoing_requests", count())?.value,
+        max_queued_requests: reader.read("max_queued_requests", count())?.value,
+        request_timeout_s: reader.read("request_timeout", parse::positive_seconds)?.value,
+        graceful_timeout_s: reader.read("graceful_timeout", parse::parse_seconds)?.value,
+        startup_timeout_s: reader.read("startup_timeout", parse::positive_seconds)?.value,
+    })
+}
+
+fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
+    let max_model_len = reader.read_optional("max_model_len", parse::tokens)?;
+    let memory_bytes = reader.read_optional("memory", parse::parse_bytes)?;
+    let seqs = reader.read("max_num_seqs", parse::whole(1..=4096))?;
+    let tokens = reader.read("max_num_batched_tokens", parse::whole(1..=1_000_000))?;
+    let threads = reader.read("threads", parse::number(0.0..=4096.0))?.value;
+    let gpus = reader.read("num_gpus_per_replica", parse::number(0.0..=MAX_GPUS))?;
+    if gpus.value > 0.0 {
+        let from = from("num_gpus_per_replica", gpus.origin);
+        return Err(ConfigError::NoGpu { from, gpus: gpus.value.to_string() });
+    }
+    if tokens.value < seqs.value {
+        return Err(ConfigError::StepTooSmall {
+            tokens_from: from("max_num_batched_tokens", tokens.origin),
+            max_num_batched_tokens: tokens.value,
+            seqs_from: from("max_num_seqs", seqs.origin),
+            max_num_seqs: seqs.value,
+        });
+    }
+    Ok(ModelSettings {
+        max_model_len,
+        memory_bytes,
+        max_num_seqs: seqs.value,
+        max_num_batched_tokens: tokens.value,
+        num_threads: (threads > 0.0).then_some(threads.ceil() as u32),
+    })
+}
+
+fn generate(reader: &mut Reader<'_>) -> Result<GenerateDefaults, ConfigError> {
+    let top_p = |text: &str| {
+        let accepted = "a number above 0 and up to 1";
+        text.parse().ok().filter(|p| *p > 0.0 && *p <= 1.0).ok_or_else(|| accepted.to_owned())
+    };
+    Ok(GenerateDefaults {
+        max_new_tokens: reader.read("max_new_tokens", parse::whole(1..=100_000_000))?.value,
+        temperature: reader.read("temperature", parse::number(0.0..=100.0))?.value as f32,
+        top_p: reader.read("top_p", top_p)?.value,
+    })
+}
+
+pub(crate) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("text or json".to_owned()),
+    }
+}
+
+fn from(key: &str, origin: Origin) -> &'static str {
+    crate::origin::from(setting(key).expect("keys in this crate are in the table"), origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::SETTINGS;
+    use proptest::prelude::*;
+
+    fn config(flags: &[(&str, &str)], env: &[(&str, &str)]) -> Result<RunConfig, ConfigError> {
+        let mut raw = RawSettings::default();
+        for (key, value) in flags {
+            raw.set(key, *value).unwrap();
+        }
+        resolve(&raw, &env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let c = config(&[], &[]).unwrap();
+        assert_eq!(c.target.value, "facebook/opt-125m");
+        assert_eq!(c.network.public.to_string(), "127.0.0.1:8000");
+        assert_eq!(c.network.admin.to_string(), "127.0.0.1:8265");
+        let d = c.deployment(DeploymentName::new("m").unwrap(), "m".into(), "/m".into());
+        assert_eq!((d.autoscaling.min_replicas, d.autoscaling.max_replicas), (0, 2));
+        assert_eq!(d.autoscaling.target_ongoing_requests, 1.0);
+        assert_eq!(d.autoscaling.downscale_to_zero_delay_s, 60.0);
+        assert_eq!((d.max_ongoing_requests, d.max_queued_requests), (256, 1024));
+        assert_eq!((d.request_timeout_s, d.graceful_shutdown_timeout_s), (600.0, 20.0));
+        assert_eq!((d.model.max_num_seqs, d.model.max_num_batched_tokens), (64, 512));
+        assert_eq!((d.model.num_threads, d.model.max_model_len), (None, None));
+        let defaults = GenerateDefaults { max_new_tokens: 256, temperature: 0.7, top_p: 0.9 };
+        assert_eq!(d.model.generate, defaults);
+        assert_eq!(c.effective.len(), SETTINGS.len());
+        assert!(c.effective.iter().all(|line| line.origin == Origin::Default));
+    }
+
+    #[test]
+    fn the_nearest_origin_wins() {
+        let both = [("TYNDALL_MAX_REPLICAS", "4"), ("MAX_REPLICAS", "5"), ("MIN_REPLICAS", " ")];
+        let of = |c: RunConfig| {
+            let line = c.effective.iter().find(|line| line.key == "max_replicas").unwrap().clone();
+            (c.scaling.max_replicas, line.origin)
+        };
+        assert_eq!(
+            of(config(&[("max_replicas", "3")], &both).unwrap()),
+            (3, Origin::Flag("--max-replicas"))
+        );
+        assert_eq!(
+            of(config(&[], &both).unwrap()),
+            (4, Origin::Environment("TYNDALL_MAX_REPLICAS"))
+        );
+        assert_eq!(of(config(&[], &both[1..]).unwrap()), (5, Origin::Environment("MAX_REPLICAS")));
+        assert_eq!(config(&[], &both).unwrap().scaling.min_replicas, 0, "blank is unset");
+    }
+
+    #[test]
+    fn the_variables_of_the_seed_mean_what_they_say() {
+        let c = config(
+            &[],
+            &[
+                ("MODEL_ID", "org/m"),
+                ("MAX_NEW_TOKENS", "64"),
+                ("TEMPERATURE", "0"),
+                ("TOP_P", "1"),
+                ("NUM_GPUS_PER_REPLICA", "0.0"),
+                ("NUM_CPUS_PER_REPLICA", "1.5"),
+                ("MIN_REPLICAS", "3"),
+                ("MAX_REPLICAS", "1"),
+                ("TARGET_ONGOING_REQUESTS", "0.01"),
+                ("RAY_SERVE_AUTOSCALER_IDLE_TIMEOUT_S", "120"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(c.target.value, "org/m");
+        assert_eq!(c.target.origin, Origin::Environment("MODEL_ID"));
+        assert_eq!(c.model.num_threads, Some(2));
+        assert_eq!((c.scaling.min_replicas, c.scaling.max_replicas), (3, 3));
+        assert_eq!(c.scaling.target_ongoing_requests, 0.1);
+        assert_eq!(c.scaling.idle_timeout_s, 120.0);
+        assert_eq!((c.generate.max_new_tokens, c.generate.temperature), (64, 0.0));
+    }
+
+    #[test]
+    fn bad_values_name_their_origin_and_what_is_accepted() {
+        let check = |flags: &[(&str, &str)], env: &[(&str, &str)], expected: &str| {
+            assert_eq!(config(flags, env).unwrap_err().to_string(), expected);
+        };
+        check(
+            &[],
+            &[("MAX_REPLICAS", "two")],
+            "MAX_REPLICAS is \"two\", which is not a whole number from 1 to 1000",
+        );
+        check(
+            &[("port", "70000")],
+            &[],
+            "--port is \"70000\", which is not a port from 0 to 65535, where 0 takes any free one",
+        );
+        check(
+            &[],
+            &[("TARGET_ONGOING_REQUESTS", "NaN")],
+            "TARGET_ONGOING_REQUESTS is \"NaN\", which is not a number from 0 to 1000000",
+        );
+        check(&[], &[("TOP_P", "0")], "TOP_P is \"0\", which is not a number above 0 and up to 1");
+        check(
+            &[],
+            &[("NUM_GPUS_PER_REPLICA", "1")],
+            "NUM_GPUS_PER_REPLICA asks for 1 GPUs per replica, and this build runs models on CPUs \
+             only",
+        );
+        check(
+            &[("host", "0.0.0.0")],
+            &[],
+            "--host 0.0.0.0 lets other machines in, and there are no API keys yet",
+        );
+        check(
+            &[("port", "9"), ("admin_port", "9")],
+            &[],
+            "the public and the admin listener both want port 9",
+        );
+        check(
+            &[("max_num_seqs", "600")],
+            &[],
+            "--max-num-batched-tokens is 512, less than --max-num-seqs with 600: a step could not \
+             serve every sequence",
+        );
+        assert!(config(&[("name", "a b")], &[]).is_err());
+        assert!(RawSettings::default().set("nothing", "").is_err());
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_on_request() {
+        let open = config(&[("host", "0.0.0.0"), ("insecure", "true")], &[]).unwrap();
+        assert!(!open.network.public.ip().is_loopback());
+        assert!(config(&[("host", "::1")], &[]).is_ok());
+        assert!(config(&[("admin_host", "0.0.0.0")], &[]).is_err());
+        assert!(config(&[("port", "0"), ("admin_port", "0")], &[]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_a_setting(row in 0..SETTINGS.len(), text in ".{0,12}") {
+            let key = SETTINGS[row].key;
+            if let Ok(c) = config(&[(key, &text)], &[]) {
+                prop_assert!(c.scaling.max_replicas >= c.scaling.min_replicas.max(1));
+                prop_assert!(c.scaling.target_ongoing_requests >= MIN_TARGET);
+                prop_assert!(c.limits.request_timeout_s > 0.0);
+                prop_assert!(c.generate.top_p > 0.0 && c.generate.top_p <= 1.0);
+            }
+        }
+    }
+}
