@@ -1,0 +1,311 @@
+//! The safe entry points: every shape is checked here, once, before any kernel runs.
+//!
+//! Legend: `T` tokens, `K` inputs, `N` outputs, `H` query heads, `H_kv` key/value heads, `D` head
+//! size, `B` cache blocks, `S` tokens per block, `R` sequences. All activations are f32, row-major.
+
+use crate::error::{KernelError, expect_count, expect_len, product};
+use crate::isa::Isa;
+use crate::naive;
+use crate::tensor::{Activation, AttentionArgs, KvLayer, LinearJob, Matrix, Vector, Write};
+
+/// Most threads a pool accepts.
+const MAX_THREADS: usize = 1024;
+
+/// How a [`Cpu`] is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CpuOptions {
+    /// Threads that compute, the calling one included; `None` uses every core this process may use.
+    pub threads: Option<usize>,
+    /// Instruction set; `None` takes the best one the processor has.
+    pub isa: Option<Isa>,
+}
+
+/// A table of kernels for one instruction set and the threads that run them.
+///
+/// For one instruction set, the bits of a result row depend on that row's inputs alone: not on the
+/// number of threads, the other rows of the batch, or the way a prompt was cut into chunks.
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    threads: usize,
+}
+
+impl Cpu {
+    /// Chooses the kernels and starts the worker threads.
+    ///
+    /// # Errors
+    /// [`KernelError::UnsupportedIsa`], [`KernelError::Threads`] or [`KernelError::Spawn`].
+    pub fn new(options: CpuOptions) -> Result<Cpu, KernelError> {
+        let best = Isa::detect();
+        let isa = options.isa.unwrap_or(best);
+        if !isa.is_available() {
+            return Err(KernelError::UnsupportedIsa { asked: isa, best });
+        }
+        let usable = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = options.threads.unwrap_or(usable.min(MAX_THREADS));
+        if threads == 0 || threads > MAX_THREADS {
+            return Err(KernelError::Threads { found: threads, max: MAX_THREADS });
+        }
+        Ok(Cpu { isa, threads })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads that compute, the calling one included.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Computes several outputs of one input in one parallel region: `out = x·weightᵀ (+ bias)`.
+    ///
+    /// `x` is `[T, K]`; each job's weight is `[N, K]`, its output `[T, N]`. f32 accumulation. On
+    /// [`Isa::Avx512Bf16`], activations that meet bf16 weights are rounded to bf16 first.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] names the tensor whose size does not fit.
+    pub fn linear(
+        &self,
+        x: &[f32],
+        t: usize,
+        jobs: &mut [LinearJob<'_>],
+    ) -> Result<(), KernelError> {
+        for job in jobs.iter() {
+            job.weight.check("weight")?;
+            expect_len("x", x.len(), product("x", t, job.weight.cols)?)?;
+            expect_len("out", job.out.len(), product("out", t, job.weight.rows)?)?;
+            if let Some(bias) = &job.bias {
+                bias.check("bias", job.weight.rows)?;
+            }
+        }
+        for job in jobs {
+            naive::linear(x, t, job, self.isa == Isa::Avx512Bf16);
+        }
+        Ok(())
+    }
+
+    /// `out = act(x·gateᵀ) * (x·upᵀ)` in one parallel region, without intermediate buffers.
+    ///
+    /// `x` is `[T, K]`, both weights `[N, K]`, `out` `[T, N]`. Each product has the bits that
+    /// [`Cpu::linear`] gives.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] or [`KernelError::Mismatch`] when shapes do not fit.
+    pub fn gated_linear(
+        &self,
+        x: &[f32],
+        t: usize,
+        gate: Matrix<'_>,
+        up: Matrix<'_>,
+        act: Activation,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        gate.check("gate")?;
+        up.check("up")?;
+        expect_count("up", up.rows, gate.rows, "rows")?;
+        expect_count("up", up.cols, gate.cols, "columns")?;
+        expect_len("x", x.len(), product("x", t, gate.cols)?)?;
+        expect_len("out", out.len(), product("out", t, gate.rows)?)?;
+        let mut other = vec![0.0; out.len()];
+        let job = |weight, out| LinearJob { weight, bias: None, out, mode: Write::Store };
+        self.linear(x, t, &mut [job(gate, &mut *out)])?;
+        self.linear(x, t, &mut [job(up, &mut other)])?;
+        for (gate, up) in out.iter_mut().zip(&other) {
+            *gate = naive::activate(act, *gate) * up;
+        }
+        Ok(())
+    }
+
+    /// Applies `act` to every value.
+    pub fn activation(&self, act: Activation, x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = naive::activate(act, *x));
+    }
+
+    /// Root-mean-square norm of each row of `weight.len()` values: hidden states and heads alike.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when `out` differs from `x`, [`KernelError::Mismatch`] when `x` is
+    /// not a whole number of rows.
+    pub fn rms_norm(
+        &self,
+        x: &[f32],
+        weight: Vector<'_>,
+        eps: f32,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        check_rows(x.len(), &weight)?;
+        expect_len("out", out.len(), x.len())?;
+        if !x.is_empty() {
+            naive::rms_norm(x, weight, eps, out);
+        }
+        Ok(())
+    }
+
+    /// [`Cpu::rms_norm`] that overwrites its input.
+    ///
+    /// # Errors
+    /// [`KernelError::Mismatch`] when `x` is not a whole number of rows.
+    pub fn rms_norm_in_place(
+        &self,
+        x: &mut [f32],
+        weight: Vector<'_>,
+        eps: f32,
+    ) -> Result<(), KernelError> {
+        let copy = x.to_vec();
+        self.rms_norm(&copy, weight, eps, x)
+    }
+
+    /// Layer norm of each row of `weight.len()` values.
+    ///
+    /// # Errors
+    /// As [`Cpu::rms_norm`]; `bias` must be as long as `weight`.
+    pub fn layer_norm(
+        &self,
+        x: &[f32],
+        weight: Vector<'_>,
+        bias: Vector<'_>,
+        eps: f32,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        check_rows(x.len(), &weight)?;
+        bias.check("bias", weight.len())?;
+        expect_len("out", out.len(), x.len())?;
+        if !x.is_empty() {
+            naive::layer_norm(x, weight, bias, eps, out);
+        }
+        Ok(())
+    }
+
+    /// Gathers rows `ids` of `table` (`[vocabulary, K]`), widened to f32, into `out` (`[T, K]`).
+    ///
+    /// # Errors
+    /// [`KernelError::Index`] for the first id outside the table, [`KernelError::Length`] for `out`.
+    pub fn embed(
+        &self,
+        table: Matrix<'_>,
+        ids: &[u32],
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        table.check("embedding table")?;
+        expect_len("out", out.len(), product("out", ids.len(), table.cols)?)?;
+        check_indices("ids", ids, table.rows)?;
+        for (t, &id) in ids.iter().enumerate() {
+            for c in 0..table.cols {
+                let at = id as usize * table.cols + c;
+                out[t * table.cols + c] = naive::load(table.dtype, table.data, at);
+            }
+        }
+        Ok(())
+    }
+
+    /// `x += y`.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when the lengths differ.
+    pub fn add(&self, x: &mut [f32], y: &[f32]) -> Result<(), KernelError> {
+        expect_len("y", y.len(), x.len())?;
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+        Ok(())
+    }
+
+    /// Rotates pairs `(i, half + i)` of each head of `x` (`[T, H, D]`) in place, NeoX style, by
+    /// `cos` and `sin` (`[T, half]`). Dimensions from `2 * half` on stay as they are.
+    ///
+    /// # Errors
+    /// [`KernelError::Mismatch`] or [`KernelError::Length`] when shapes do not fit.
+    pub fn rope(
+        &self,
+        x: &mut [f32],
+        heads: usize,
+        head_dim: usize,
+        cos: &[f32],
+        sin: &[f32],
+    ) -> Result<(), KernelError> {
+        expect_len("sin", sin.len(), cos.len())?;
+        let row = product("heads and head size", heads, head_dim)?;
+        if row == 0 || !x.len().is_multiple_of(row) {
+            return Err(KernelError::Mismatch {
+                what: "x and its rows",
+                left: x.len(),
+                right: row,
+            });
+        }
+        let tokens = x.len() / row;
+        if tokens == 0 {
+            return expect_len("cos", cos.len(), 0);
+        }
+        if !cos.len().is_multiple_of(tokens) || cos.len() / tokens * 2 > head_dim {
+            let (left, right) = (cos.len(), tokens);
+            return Err(KernelError::Mismatch { what: "cos and its rows", left, right });
+        }
+        naive::rope(x, heads, head_dim, cos, sin);
+        Ok(())
+    }
+
+    /// Writes `k` and `v` (`[T, H_kv, D]`) into the paged cache, rounded to its type.
+    ///
+    /// Token `t` goes to slot `slots[t] = block * S + offset`; slots of one call differ.
+    ///
+    /// # Errors
+    /// [`KernelError::Index`] for the first slot outside the cache, [`KernelError::Length`] else.
+    pub fn store_kv(
+        &self,
+        kv: &mut KvLayer<'_>,
+        k: &[f32],
+        v: &[f32],
+        slots: &[u32],
+    ) -> Result<(), KernelError> {
+        kv.check()?;
+        let values = product("k", slots.len(), kv.num_kv_heads * kv.head_dim)?;
+        expect_len("k", k.len(), values)?;
+        expect_len("v", v.len(), values)?;
+        check_indices("slots", slots, kv.slots())?;
+        naive::store_kv(kv, k, v, slots);
+        Ok(())
+    }
+
+    /// Attends every query token to the cached positions of its own sequence, causally.
+    ///
+    /// `q` and `out` are `[T, H, D]`. f32 accumulation; softmax over 256-token chunks aligned to
+    /// position 0, in order.
+    ///
+    /// # Errors
+    /// [`KernelError::Index`] for a block id outside the cache, else the tensor that does not fit.
+    ///
+    /// Source: Kwon et al., SOSP 2023, section 4.1 (paging); Milakov and Gimelshein, 2018 (online
+    /// softmax).
+    pub fn attention(
+        &self,
+        a: &AttentionArgs<'_>,
+        q: &[f32],
+        kv: &KvLayer<'_>,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        kv.check()?;
+        let tokens = a.check(kv)?;
+        let row = product("heads and head size", a.num_heads, kv.head_dim)?;
+        expect_len("q", q.len(), product("q", tokens, row)?)?;
+        expect_len("out", out.len(), q.len())?;
+        naive::attention(a, q, kv, out);
+        Ok(())
+    }
+}
+
+/// Checks that `values` is a whole number of rows as long as `weight`.
+fn check_rows(values: usize, weight: &Vector<'_>) -> Result<(), KernelError> {
+    weight.check("weight", weight.len())?;
+    if values == 0 || (!weight.is_empty() && values.is_multiple_of(weight.len())) {
+        return Ok(());
+    }
+    Err(KernelError::Mismatch { what: "x and its rows", left: values, right: weight.len() })
+}
+
+/// Names the first index outside `0..bound`.
+fn check_indices(tensor: &'static str, indices: &[u32], bound: usize) -> Result<(), KernelError> {
+    match indices.iter().find(|&&i| i as usize >= bound) {
+        None => Ok(()),
+        Some(&i) => Err(KernelError::Index { tensor, index: i as usize, bound }),
+    }
+}
