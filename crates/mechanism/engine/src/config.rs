@@ -1,0 +1,59 @@
+//! What an engine and a request are made of.
+
+use tyndall_scheduler::SchedulerConfig;
+use tyndall_types::{RequestId, SamplingParams};
+
+/// Most places in the waiting queue, whatever the configuration says: their memory is reserved.
+const MAX_WAITING: u32 = 1 << 16;
+
+/// Sizes and limits of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Tokens per KV block, as the runner lays them out.
+    pub block_size: u32,
+    /// KV blocks of the runner.
+    pub num_blocks: u32,
+    /// Longest sequence, prompt and output together, in tokens.
+    pub max_model_len: u32,
+    /// Most requests that run at a time.
+    pub max_num_seqs: u32,
+    /// Most tokens of a step.
+    pub max_num_batched_tokens: u32,
+    /// Most requests that wait for their first step, at most 65536.
+    pub max_waiting: u32,
+    /// The model's end tokens, the primary one first.
+    pub eos_token_ids: Vec<u32>,
+    /// Computed blocks are shared between requests with the same leading tokens.
+    pub enable_prefix_cache: bool,
+}
+
+impl EngineConfig {
+    pub(crate) fn max_waiting(&self) -> u32 {
+        self.max_waiting.min(MAX_WAITING)
+    }
+
+    pub(crate) fn scheduler(&self) -> SchedulerConfig {
+        SchedulerConfig {
+            block_size: self.block_size,
+            num_blocks: self.num_blocks,
+            max_model_len: self.max_model_len,
+            max_num_seqs: self.max_num_seqs,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            max_waiting: self.max_waiting(),
+            enable_prefix_cache: self.enable_prefix_cache,
+        }
+    }
+}
+
+/// One sequence to generate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineRequest {
+    /// For logs.
+    pub id: RequestId,
+    /// Token ids of the prompt.
+    pub prompt: Vec<u32>,
+    /// Validated parameters. `n`, `seed` and `stop` are the caller's matter and not looked at.
+    pub params: SamplingParams,
+    /// The same seed, prompt and parameters give the same tokens.
+    pub seed: u64,
+}

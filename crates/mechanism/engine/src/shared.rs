@@ -1,0 +1,154 @@
+//! What handles, streams and the thread share: atomics, and a watch that changes once.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Why an engine does not run any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopCause {
+    /// It was told to, or its last handle is gone.
+    Shutdown,
+    /// It cannot go on; the process should be replaced.
+    Failed {
+        /// What happened.
+        reason: Arc<str>,
+    },
+}
+
+impl std::fmt::Display for StopCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Shutdown => f.write_str("it was shut down"),
+            Self::Failed { reason } => f.write_str(reason),
+        }
+    }
+}
+
+/// A look at an engine; the numbers are each right, but not of exactly the same moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EngineStats {
+    /// Requests that hold KV blocks.
+    pub running: u32,
+    /// Requests that wait for their first step or, preempted, for their next one.
+    pub waiting: u32,
+    /// Share of the KV blocks in use, 0 to 1.
+    pub kv_usage: f64,
+    /// Times that a request lost its KV blocks.
+    pub num_preemptions: u64,
+    /// Prompt tokens of requests that began to run.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub generation_tokens: u64,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_cache_queries: u64,
+    /// Those found there.
+    pub prefix_cache_hits: u64,
+    /// Steps begun.
+    pub steps: u64,
+    /// When the thread last showed a sign of life. With requests running and this long ago, a
+    /// step hangs; without any, it sleeps.
+    pub last_step_at: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    started_at: Instant,
+    /// Places taken in the waiting queue: submitted, not yet in a step.
+    pub(crate) queued: AtomicU32,
+    /// Rises with every cancelled request.
+    pub(crate) cancellations: AtomicU64,
+    pub(crate) shutdown: AtomicBool,
+    /// Set as soon as the thread takes no more requests.
+    cause: OnceLock<StopCause>,
+    /// Becomes true when the thread has dropped everything.
+    ended: watch::Sender<bool>,
+    pub(crate) running: AtomicU32,
+    pub(crate) preempted: AtomicU32,
+    kv_usage_bits: AtomicU64,
+    pub(crate) num_preemptions: AtomicU64,
+    pub(crate) prompt_tokens: AtomicU64,
+    pub(crate) generation_tokens: AtomicU64,
+    pub(crate) prefix_cache_queries: AtomicU64,
+    pub(crate) prefix_cache_hits: AtomicU64,
+    pub(crate) steps: AtomicU64,
+    alive_ns: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self {
+            started_at: Instant::now(),
+            queued: AtomicU32::new(0),
+            cancellations: AtomicU64::new(0),
+            shutdown: AtomicBool::new(false),
+            cause: OnceLock::new(),
+            ended: watch::Sender::new(false),
+            running: AtomicU32::new(0),
+            preempted: AtomicU32::new(0),
+            kv_usage_bits: AtomicU64::new(0),
+            num_preemptions: AtomicU64::new(0),
+            prompt_tokens: AtomicU64::new(0),
+            generation_tokens: AtomicU64::new(0),
+            prefix_cache_queries: AtomicU64::new(0),
+            prefix_cache_hits: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            alive_ns: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn stop_cause(&self) -> Option<&StopCause> {
+        self.cause.get()
+    }
+
+    /// From here on requests are refused. The first cause counts.
+    pub(crate) fn set_stop_cause(&self, cause: StopCause) {
+        self.cause.get_or_init(|| cause);
+    }
+
+    /// The thread is done; a cause is set.
+    pub(crate) fn set_ended(&self) {
+        self.ended.send_replace(true);
+    }
+
+    pub(crate) async fn wait_for_end(&self) {
+        let mut ended = self.ended.subscribe();
+        // It fails only when the sender is gone, which `self` holds.
+        _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Takes a place in the queue, or says how many are taken.
+    pub(crate) fn take_place(&self, max: u32) -> Result<(), u32> {
+        let taken = self.queued.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1));
+        taken.map(|_| ())
+    }
+
+    pub(crate) fn give_place_back(&self) {
+        self.queued.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn set_kv_usage(&self, usage: f64) {
+        self.kv_usage_bits.store(usage.to_bits(), Relaxed);
+    }
+
+    pub(crate) fn beat(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.started_at).as_nanos();
+        self.alive_ns.store(u64::try_from(since).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub(crate) fn stats(&self) -> EngineStats {
+        EngineStats {
+            running: self.running.load(Relaxed),
+            waiting: self.queued.load(Relaxed) + self.preempted.load(Relaxed),
+            kv_usage: f64::from_bits(self.kv_usage_bits.load(Relaxed)),
+            num_preemptions: self.num_preemptions.load(Relaxed),
+            prompt_tokens: self.prompt_tokens.load(Relaxed),
+            generation_tokens: self.generation_tokens.load(Relaxed),
+            prefix_cache_queries: self.prefix_cache_queries.load(Relaxed),
+            prefix_cache_hits: self.prefix_cache_hits.load(Relaxed),
+            steps: self.steps.load(Relaxed),
+            last_step_at: self.started_at + Duration::from_nanos(self.alive_ns.load(Relaxed)),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A request's answer does not depend on what else happens: batches, chunks, prefix hits,
+//! preemptions and aborts of others change neither a token nor a bit of its log-probability.
+
+use crate::fake::{VOCAB, config, eventually, ids, logits_after, params, read, request, start};
+use proptest::prelude::*;
+use tyndall_engine::{Engine, EngineConfig, EngineRequest, GeneratedToken, TokenLogprobs};
+use tyndall_sampling::{Sampler, Scratch};
+use tyndall_types::{FinishReason, SamplingParams};
+
+/// A token and its log-probabilities, to be compared bit by bit.
+type Answer = Vec<(u32, Option<(u32, u32)>)>;
+
+fn bits(logprobs: Option<&TokenLogprobs>) -> Option<(u32, u32)> {
+    logprobs.map(|logprobs| (logprobs.logprob.to_bits(), logprobs.rank))
+}
+
+fn answer(tokens: &[GeneratedToken]) -> Answer {
+    tokens.iter().map(|token| (token.id, bits(token.logprob.as_ref()))).collect()
+}
+
+/// By definition: no engine, no blocks, the whole sequence each time.
+fn expected(request: &EngineRequest, config: &EngineConfig) -> Answer {
+    let eos = if request.params.ignore_eos { &[] } else { &config.eos_token_ids[..] };
+    let ends: Vec<u32> = eos.iter().chain(&request.params.stop_token_ids).copied().collect();
+    let mut sampler = Sampler::new(&request.params, request.seed, ends.clone(), &request.prompt);
+    let mut tokens = request.prompt.clone();
+    let mut answer = Vec::new();
+    let max_model_len = config.max_model_len.min(config.num_blocks * config.block_size) as usize;
+    let max_tokens = request.params.max_tokens.unwrap_or(u32::MAX) as usize;
+    while tokens.len() < max_model_len && answer.len() < max_tokens {
+        let logits = logits_after(&tokens);
+        let sampled = sampler.sample(&logits, tokens.len() as u64, &mut Scratch::default());
+        let sampled = sampled.unwrap();
+        tokens.push(sampled.token);
+        answer.push((sampled.token, bits(sampled.logprobs.as_ref())));
+        if ends.contains(&sampled.token) {
+            break;
+        }
+    }
+    answer
+}
+
+fn any_params() -> impl Strategy<Value = SamplingParams> {
+    (
+        prop_oneof![Just(0.0f32), 0.3..2.0f32],
+        prop_oneof![Just(1.0f32), 0.3..1.0f32],
+        0..9u32,
+        prop_oneof![Just(0.0f32), -2.0..2.0f32],
+        0..4u32,
+        prop::option::of(1..40u32),
+        any::<bool>(),
+        prop::option::of(0..3u32),
+    )
+        .prop_map(
+            |(temperature, top_p, top_k, penalty, min_tokens, max_tokens, eos, logprobs)| {
+                SamplingParams {
+                    temperature,
+                    top_p,
+                    top_k,
+                    frequency_penalty: penalty,
+                    repetition_penalty: 1.0 + penalty.abs(),
+                    stop_token_ids: vec![9, 30],
+                    min_tokens,
+                    max_tokens,
+                    ignore_eos: eos,
+                    logprobs,
+                    ..SamplingParams::default()
+                }
+            },
+        )
+}
+
+fn any_request() -> impl Strategy<Value = EngineRequest> {
+    // A few long common beginnings, so that prefixes are shared.
+    let beginning = (0..3u32, 0..30usize)
+        .prop_map(|(which, len)| (0..len as u32).map(|i| (i * 7 + which) % 50).collect::<Vec<_>>());
+    (beginning, prop::collection::vec(0..VOCAB as u32, 1..6), any_params(), any::<u64>()).prop_map(
+        |(mut prompt, end, params, seed)| {
+            prompt.extend(end);
+            EngineRequest { seed, ..request(&prompt, params) }
+        },
+    )
+}
+
+fn any_config() -> impl Strategy<Value = EngineConfig> {
+    (1..8u32, 40..120u32, 1..9u32, 1..50u32, any::<bool>()).prop_map(
+        |(block_size, tokens, max_num_seqs, max_num_batched_tokens, enable_prefix_cache)| {
+            EngineConfig {
+                block_size,
+                num_blocks: tokens.div_ceil(block_size),
+                max_model_len: 90,
+                max_num_seqs,
+                max_num_batched_tokens,
+                eos_token_ids: vec![5, 6],
+                enable_prefix_cache,
+                ..config()
+            }
+        },
+    )
+}
+
+async fn run_all(engine: &Engine, requests: &[(EngineRequest, bool)], config: &EngineConfig) {
+    let mut streams = Vec::new();
+    for (request, leaves) in requests {
+        let mut stream = engine.submit(request.clone()).unwrap();
+        if *leaves {
+            stream.next().await.unwrap();
+            drop(stream);
+        } else {
+            streams.push((request, stream));
+        }
+    }
+    for (request, stream) in streams {
+        let (tokens, finished) = read(stream).await;
+        assert_eq!(answer(&tokens), expected(request, config), "{finished:?}");
+        assert_eq!(finished.num_output_tokens as usize, tokens.len());
+        assert_eq!(finished.num_prompt_tokens as usize, request.prompt.len());
+        assert!(finished.num_cached_tokens < finished.num_prompt_tokens);
+    }
+    eventually("all blocks come back", || engine.stats().kv_usage == 0.0).await;
+    let stats = engine.stats();
+    assert_eq!((stats.running, stats.waiting), (0, 0));
+}
+
+fn block_on(future: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(future);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn answers_are_those_of_the_definition(
+        config in any_config(),
+        requests in prop::collection::vec((any_request(), prop::bool::weighted(0.15)), 1..24),
+    ) {
+        block_on(async {
+            let engine = start(&config);
+            run_all(&engine, &requests, &config).await;
+            // Once more, with everything cached that fits.
+            run_all(&engine, &requests, &config).await;
+        });
+    }
+}
+
+fn sixteen_requests() -> Vec<(EngineRequest, bool)> {
+    let params = SamplingParams { logprobs: Some(2), ..params(30) };
+    (0..16u32)
+        .map(|i| {
+            let prompt: Vec<u32> = (0..20).map(|j| (j * 3 + i % 4) % VOCAB as u32).collect();
+            (EngineRequest { seed: u64::from(i), ..request(&prompt, params.clone()) }, false)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn forced_preemptions_change_nothing() {
+    let config =
+        EngineConfig { num_blocks: 16, max_model_len: 64, enable_prefix_cache: false, ..config() };
+    let engine = start(&config);
+    run_all(&engine, &sixteen_requests(), &config).await;
+    assert!(engine.stats().num_preemptions > 0);
+}
+
+#[tokio::test]
+async fn prefix_hits_change_nothing_and_are_counted() {
+    let config = config();
+    let engine = start(&config);
+    run_all(&engine, &sixteen_requests(), &config).await;
+    let before = engine.stats();
+    run_all(&engine, &sixteen_requests(), &config).await;
+    let stats = engine.stats();
+    assert_eq!(stats.prefix_cache_queries - before.prefix_cache_queries, 16 * 20);
+    // Five blocks each, the last of which is always computed.
+    assert_eq!(stats.prefix_cache_hits - before.prefix_cache_hits, 16 * 16);
+    assert_eq!(stats.prompt_tokens, 2 * 16 * 20);
+    assert_eq!(stats.generation_tokens, 2 * 16 * 30);
+}
+
+#[tokio::test]
+async fn a_continued_sequence_draws_the_same_tokens() {
+    let config = config();
+    let engine = start(&config);
+    let (whole, _) = read(engine.submit(request(&[1, 2, 3], params(20))).unwrap()).await;
+    let mut prompt = vec![1, 2, 3];
+    prompt.extend(&ids(&whole)[..8]);
+    let (rest, finished) = read(engine.submit(request(&prompt, params(12))).unwrap()).await;
+    assert_eq!(ids(&rest), ids(&whole)[8..]);
+    assert_eq!((finished.reason, finished.num_cached_tokens), (FinishReason::Length, 8));
+}
