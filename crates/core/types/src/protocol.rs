@@ -105,6 +105,8 @@ pub enum ProcessEvent {
         /// The signal that ended it.
         signal: Option<i32>,
     },
+    /// The node ends: replicas end from now on because they are told to, none is to be started.
+    ShuttingDown,
 }
 
 /// A deployment as the controller is asked to run it: complete, every default filled in.

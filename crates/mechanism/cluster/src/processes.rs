@@ -1,0 +1,317 @@
+//! The table of processes, and the task that watches each of them.
+//!
+//! 1. [`Processes::spawn`] starts a child, opens its pidfd and announces it.
+//! 2. Its task waits for the pidfd, or for a stop: SIGTERM, and SIGKILL for the whole process group
+//!    when the grace is over.
+//! 3. When it is gone, and before its id is released, its process group is killed; then it is
+//!    reaped, leaves the table and is announced.
+
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::process::{Child, Command};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tyndall_types::protocol::{ProcessEvent, ProcessInfo, ProcessSpec};
+
+/// Events that a slow reader may be behind; then its stream ends and it starts anew.
+const MAX_EVENTS_BEHIND: usize = 1024;
+/// Processes at a time.
+const MAX_PROCESSES: usize = 4096;
+/// Longest grace; only keeps the arithmetic of time in its range.
+const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
+
+/// Why a process was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// One with this id runs.
+    #[error("a process with the id {id} runs already")]
+    Exists {
+        /// The id.
+        id: String,
+    },
+    /// The node ends.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// Too many processes.
+    #[error("{max} processes run already; stop some first")]
+    TooMany {
+        /// The bound.
+        max: usize,
+    },
+    /// The system refused.
+    #[error("failed to start {executable}: {source}")]
+    System {
+        /// What was to be started.
+        executable: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What a process is to the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Controller,
+    Proxy,
+    Replica,
+}
+
+/// The processes of this node. Clones share the table.
+#[derive(Debug, Clone)]
+pub(crate) struct Processes(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    executable: PathBuf,
+    table: Mutex<Table>,
+    events: broadcast::Sender<ProcessEvent>,
+    /// Counts exits, to wait on.
+    exits: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: BTreeMap<String, Entry>,
+    is_shutting_down: bool,
+    /// Processes that did not end in their grace.
+    num_killed: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    info: ProcessInfo,
+    kind: Kind,
+    /// Takes the grace of each stop.
+    stop: mpsc::Sender<Duration>,
+}
+
+impl Entry {
+    fn stop(&self, grace: Duration) {
+        if self.stop.try_send(grace).is_err() {
+            tracing::debug!(id = %self.info.id, "stopped more often than can be noted, or just ended");
+        }
+    }
+}
+
+impl Processes {
+    pub(crate) fn new(executable: PathBuf) -> Self {
+        let (events, _) = broadcast::channel(MAX_EVENTS_BEHIND);
+        let (exits, _) = watch::channel(0);
+        Self(Arc::new(Inner { executable, table: Mutex::default(), events, exits }))
+    }
+
+    /// Starts a process; `stdin` is what it finds as standard input.
+    pub(crate) fn spawn(
+        &self,
+        spec: ProcessSpec,
+        kind: Kind,
+        stdin: Option<OwnedFd>,
+    ) -> Result<ProcessInfo, SpawnError> {
+        let mut table = self.table();
+        if table.is_shutting_down {
+            return Err(SpawnError::ShuttingDown);
+        }
+        if table.entries.contains_key(&spec.id) {
+            return Err(SpawnError::Exists { id: spec.id });
+        }
+        if table.entries.len() >= MAX_PROCESSES {
+            return Err(SpawnError::TooMany { max: MAX_PROCESSES });
+        }
+        let (child, pid, pidfd) = self.start(&spec, stdin).map_err(|source| {
+            SpawnError::System { executable: self.0.executable.clone(), source }
+        })?;
+        let raw_pid = u32::try_from(pid.as_raw_nonzero().get()).expect("process ids are positive");
+        let info = ProcessInfo { id: spec.id.clone(), pid: raw_pid, args: spec.args };
+        let (stop, stops) = mpsc::channel(8);
+        table.entries.insert(spec.id.clone(), Entry { info: info.clone(), kind, stop });
+        if kind == Kind::Replica {
+            self.announce(ProcessEvent::Started { process: info.clone() });
+        }
+        drop(table);
+        tokio::spawn(self.clone().watch(spec.id, kind, Watched { child, pid, pidfd }, stops));
+        Ok(info)
+    }
+
+    /// Asks a process to end; false when there is none of this id.
+    pub(crate) fn stop(&self, id: &str, grace: Duration) -> bool {
+        let table = self.table();
+        let Some(entry) = table.entries.get(id) else { return false };
+        entry.stop(grace);
+        true
+    }
+
+    /// Asks all processes of a kind to end.
+    pub(crate) fn stop_all(&self, kind: Kind, grace: Duration) {
+        for entry in self.table().entries.values().filter(|entry| entry.kind == kind) {
+            entry.stop(grace);
+        }
+    }
+
+    /// Resolves when no process of this kind is left.
+    pub(crate) async fn all_gone(&self, kind: Kind) {
+        let is_gone = || !self.table().entries.values().any(|entry| entry.kind == kind);
+        let mut exits = self.0.exits.subscribe();
+        while !is_gone() {
+            exits.changed().await.expect("the sender lives in self");
+        }
+    }
+
+    /// Resolves when this process is gone; at once when it is not there.
+    pub(crate) async fn gone(&self, id: &str) {
+        let mut exits = self.0.exits.subscribe();
+        while self.table().entries.contains_key(id) {
+            exits.changed().await.expect("the sender lives in self");
+        }
+    }
+
+    /// From now on nothing is started, and whoever listens knows it.
+    pub(crate) fn refuse_starts(&self) {
+        self.table().is_shutting_down = true;
+        self.announce(ProcessEvent::ShuttingDown);
+    }
+
+    pub(crate) fn num_killed(&self) -> usize {
+        self.table().num_killed
+    }
+
+    /// The replicas' processes.
+    pub(crate) fn replicas(&self) -> Vec<ProcessInfo> {
+        replicas(&self.table())
+    }
+
+    /// The replicas' processes now, and every event after that.
+    pub(crate) fn subscribe(&self) -> (ProcessEvent, broadcast::Receiver<ProcessEvent>) {
+        // Events are sent with the table locked, so none is missed or seen twice.
+        let table = self.table();
+        (ProcessEvent::Snapshot { processes: replicas(&table) }, self.0.events.subscribe())
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self, event: ProcessEvent) {
+        // An error only says that nobody listens.
+        drop(self.0.events.send(event));
+    }
+
+    fn start(
+        &self,
+        spec: &ProcessSpec,
+        stdin: Option<OwnedFd>,
+    ) -> std::io::Result<(Child, Pid, AsyncFd<OwnedFd>)> {
+        let child = Command::new(&self.0.executable)
+            .args(&spec.args)
+            .arg("--parent-pid")
+            .arg(std::process::id().to_string())
+            .envs(&spec.env)
+            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let pid = pid.ok_or_else(|| std::io::Error::other("the process was gone at once"))?;
+        Ok((child, pid, async_pidfd(pid)?))
+    }
+
+    async fn watch(
+        self,
+        id: String,
+        kind: Kind,
+        watched: Watched,
+        stops: mpsc::Receiver<Duration>,
+    ) {
+        let (status, was_killed) = watched.until_gone(stops).await;
+        let (code, signal) = (status.and_then(|s| s.code()), status.and_then(|s| s.signal()));
+        tracing::debug!(%id, ?code, ?signal, "process ended");
+        let mut table = self.table();
+        table.entries.remove(&id);
+        table.num_killed += usize::from(was_killed);
+        if kind == Kind::Replica {
+            self.announce(ProcessEvent::Exited { id, code, signal });
+        }
+        self.0.exits.send_modify(|exits| *exits += 1);
+    }
+}
+
+/// A pidfd to wait on.
+#[expect(
+    deprecated,
+    reason = "its successor is an unsafe function; the descriptor is owned by the AsyncFd and \
+              never replaced, which is all that it asks for"
+)]
+fn async_pidfd(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
+fn replicas(table: &Table) -> Vec<ProcessInfo> {
+    let is_replica = |entry: &&Entry| entry.kind == Kind::Replica;
+    table.entries.values().filter(is_replica).map(|entry| entry.info.clone()).collect()
+}
+
+struct Watched {
+    child: Child,
+    pid: Pid,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Watched {
+    /// Waits for the end; the status, and whether its grace was over before.
+    async fn until_gone(
+        mut self,
+        mut stops: mpsc::Receiver<Duration>,
+    ) -> (Option<ExitStatus>, bool) {
+        let mut kill_at: Option<Instant> = None;
+        let mut was_killed = false;
+        loop {
+            let grace_over = async {
+                match kill_at {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = self.pidfd.readable() => break,
+                Some(grace) = stops.recv(), if !was_killed => {
+                    if kill_at.is_none() && !grace.is_zero() {
+                        self.signal(Signal::TERM);
+                    }
+                    let at = Instant::now() + grace.min(MAX_GRACE);
+                    kill_at = Some(kill_at.map_or(at, |before| before.min(at)));
+                }
+                () = grace_over => {
+                    kill_at = None;
+                    was_killed = true;
+                    self.signal(Signal::KILL);
+                }
+            }
+        }
+        // Not reaped yet, so the id, and with it the group's, belongs to nobody else.
+        if let Err(error) = kill_process_group(self.pid, Signal::KILL) {
+            tracing::debug!(%error, "no process group is left to kill");
+        }
+        match self.child.wait().await {
+            Ok(status) => (Some(status), was_killed),
+            Err(error) => {
+                tracing::error!(%error, "failed to reap a process");
+                (None, was_killed)
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), signal) {
+            tracing::debug!(%error, "failed to signal a process that has just ended");
+        }
+    }
+}
