@@ -1,0 +1,45 @@
+//! Request ids: the client's own, when it is harmless, else a new one.
+
+use crate::shared::seed;
+use http::{HeaderMap, HeaderValue};
+use tyndall_types::HEADER_REQUEST_ID;
+
+const MAX_LEN: usize = 128;
+
+/// The id of a request. The client's is taken when it can stand in a header, a log line and a JSON
+/// string as it is.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    match headers.get(HEADER_REQUEST_ID) {
+        Some(sent) if is_harmless(sent.as_bytes()) => sent.clone(),
+        _ => fresh(),
+    }
+}
+
+fn is_harmless(id: &[u8]) -> bool {
+    let ok = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+    (1..=MAX_LEN).contains(&id.len()) && id.iter().all(ok)
+}
+
+fn fresh() -> HeaderValue {
+    let id = format!("{:016x}{:016x}", seed(), seed());
+    HeaderValue::from_str(&id).expect("hexadecimal is a header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn harmless_ids_are_kept_and_others_replaced() {
+        let of = |sent: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HEADER_REQUEST_ID, HeaderValue::from_str(sent).unwrap());
+            request_id(&headers)
+        };
+        assert_eq!(of("a-B_9.x:1"), "a-B_9.x:1");
+        for sent in ["", "a b", "\"x\"", "é", &"x".repeat(129)] {
+            assert_eq!(of(sent).len(), 32, "{sent}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,383 @@
+//! A whole proxy over real sockets, between a fake controller and fake replicas.
+
+mod fakes;
+
+use crate::timing::SERVER_TIMING;
+use bytes::Bytes;
+use fakes::{Behaviour, Node, Replica, route};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tyndall_transport::{Client, ResponseBody, read_body};
+use tyndall_types::protocol::{RouteTable, Unavailable};
+
+const PROMPT: &str = r#"{"prompt": "hi"}"#;
+
+async fn post(client: &Client, path: &str, body: &str) -> Response<ResponseBody> {
+    let request = Request::post(path).body(Bytes::from(body.to_owned())).unwrap();
+    client.send(request).await.unwrap()
+}
+
+async fn get(client: &Client, path: &str) -> Response<ResponseBody> {
+    client.send(Request::get(path).body(Bytes::new()).unwrap()).await.unwrap()
+}
+
+async fn body(response: Response<ResponseBody>) -> String {
+    let bytes = read_body(response.into_body(), 1 << 20).await.unwrap();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+async fn json_body(response: Response<ResponseBody>) -> Value {
+    serde_json::from_str(&body(response).await).unwrap()
+}
+
+#[tokio::test]
+async fn a_cold_request_waits_is_reported_and_answered_by_the_replica_that_wakes() {
+    let node = Node::start(route("demo")).await;
+    let client = node.client.clone();
+    let asked = tokio::spawn(async move { post(&client, "/generate", PROMPT).await });
+    node.demand_is("demo", 1, 0).await;
+
+    let replica = Replica::start(&node, "r0", Behaviour::Echo);
+    node.edit(|demo| demo.replicas = vec![replica.route()]).await;
+    let response = asked.await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let timing = response.headers()[SERVER_TIMING].to_str().unwrap().to_owned();
+    assert!(timing.starts_with("queue;dur=") && timing.contains("wake;dur="), "{timing}");
+    assert!(timing.ends_with("prefill;dur=1.5, decode;dur=2.5"), "{timing}");
+    assert_eq!(response.headers()["x-request-id"].len(), 32);
+    assert_eq!(json_body(response).await["path"], "/generate");
+    node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_and_its_refusal_tells_when_to_come_back() {
+    let node = Node::start(route("demo")).await;
+    node.edit(|demo| demo.max_queued_requests = 2).await;
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let client = node.client.clone();
+            tokio::spawn(async move { post(&client, "/generate", PROMPT).await })
+        })
+        .collect();
+    node.demand_is("demo", 2, 0).await;
+    let refused = post(&node.client, "/generate", PROMPT).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
+    let error = json_body(refused).await;
+    assert!(error["error"].as_str().unwrap().contains("2 requests waiting"), "{error}");
+    let refused = post(&node.client, "/v1/completions", PROMPT).await;
+    assert_eq!(json_body(refused).await["error"]["code"], 503);
+
+    let replica = Replica::start(&node, "r0", Behaviour::Echo);
+    node.edit(|demo| demo.replicas = vec![replica.route()]).await;
+    for request in waiting {
+        assert_eq!(request.await.unwrap().status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_without_any_demand() {
+    let node = Node::start(route("org/demo")).await;
+    for (path, sent, status, part) in [
+        ("/generate", "", 400, "the body is empty"),
+        ("/generate", "{", 400, "line 1 column 1"),
+        ("/generate", r#"{"prompts": []}"#, 400, "must not be empty"),
+        ("/generate", r#"{"prompt": "a", "generation_kwargs": {"top_p": NaN}}"#, 400, "NaN"),
+        ("/v1/completions", r#"{"prompt": "a", "temperature": -1}"#, 400, "got -1"),
+        ("/v1/completions", r#"{"prompt": "a", "model": "demoo"}"#, 404, "did you mean org/demo?"),
+        ("/v1/chat/completions", r#"{"messages": 1}"#, 400, "messages must be a list"),
+    ] {
+        let response = post(&node.client, path, sent).await;
+        assert_eq!(response.status().as_u16(), status, "{sent}");
+        assert!(response.headers().contains_key("x-request-id"));
+        let error = json_body(response).await;
+        let openai = path != "/generate";
+        let message = if openai { &error["error"]["message"] } else { &error["error"] };
+        assert!(message.as_str().unwrap().contains(part), "{error}");
+        assert!(!openai || error["error"]["code"] == status);
+    }
+    let large = vec![b' '; crate::app::MAX_BODY_BYTES + 1];
+    let request = Request::post("/generate").body(large.into()).unwrap();
+    // The answer may come while the body is still on its way, and close the connection.
+    if let Ok(response) = node.client.send(request).await {
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    assert!(node.never_reported_demand());
+}
+
+#[tokio::test]
+async fn wrong_paths_and_methods_have_details() {
+    let node = Node::start(route("demo")).await;
+    let response = get(&node.client, "/nowhere").await;
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert_eq!(body(response).await, r#"{"detail":"Not Found"}"#);
+    for (method, path, allow) in
+        [(Method::GET, "/generate", "POST"), (Method::POST, "/healthz", "GET")]
+    {
+        let request = Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();
+        let response = node.client.send(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(response.headers()[header::ALLOW], allow);
+        assert_eq!(body(response).await, r#"{"detail":"Method Not Allowed"}"#);
+    }
+}
+
+#[tokio::test]
+async fn pages_answer_without_waking_anything() {
+    let node = Node::start(route("org/demo")).await;
+    let health = get(&node.client, "/healthz").await;
+    assert_eq!(body(health).await, r#"{"status":"ok","model":"org/demo"}"#);
+    for path in ["/livez", "/readyz", "/health", "/version"] {
+        assert_eq!(get(&node.client, path).await.status(), StatusCode::OK, "{path}");
+    }
+    let models = json_body(get(&node.client, "/v1/models").await).await;
+    assert_eq!(models["data"][0]["id"], "org/demo");
+    for path in ["/v1/models/org/demo", "/v1/models/org--demo", "/v1/models/org%2Fdemo"] {
+        assert_eq!(json_body(get(&node.client, path).await).await["id"], "org/demo", "{path}");
+    }
+    let missing = get(&node.client, "/v1/models/other").await;
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+    assert_eq!(json_body(missing).await["error"]["param"], "model");
+    assert!(node.never_reported_demand());
+}
+
+#[tokio::test]
+async fn before_the_first_table_nothing_is_ready() {
+    let node = Node::start_without_table().await;
+    assert_eq!(get(&node.client, "/livez").await.status(), StatusCode::OK);
+    for path in ["/readyz", "/healthz", "/health"] {
+        let status = get(&node.client, path).await.status();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+    }
+    let client = node.client.clone();
+    let early = tokio::spawn(async move { get(&client, "/v1/models").await });
+    node.publish(RouteTable { version: 1, deployments: vec![route("demo")] });
+    assert_eq!(early.await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_request_that_loses_its_replica_before_the_first_byte_is_answered_by_another() {
+    let node = Node::start(route("demo")).await;
+    let dying = Replica::start(&node, "r0", Behaviour::Dies);
+    node.edit(|demo| demo.replicas = vec![dying.route()]).await;
+    let client = node.client.clone();
+    let asked = tokio::spawn(async move { post(&client, "/generate", PROMPT).await });
+    dying.was_asked().await;
+    let good = Replica::start(&node, "r1", Behaviour::Echo);
+    node.edit(|demo| demo.replicas = vec![good.route()]).await;
+    let response = asked.await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(json_body(response).await["replica"], "r1");
+    node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn sockets_nobody_listens_on_and_replicas_that_drain_are_passed_by() {
+    let node = Node::start(route("demo")).await;
+    let draining = Replica::start(&node, "r0", Behaviour::NotStarted);
+    let gone = Replica::start(&node, "r1", Behaviour::Echo);
+    let gone_route = gone.route();
+    gone.stop().await;
+    let good = Replica::start(&node, "r2", Behaviour::Echo);
+    node.edit(|demo| {
+        demo.replicas = vec![draining.route(), gone_route, good.route()];
+    })
+    .await;
+    for _ in 0..20 {
+        let response = post(&node.client, "/v1/completions", PROMPT).await;
+        assert_eq!(json_body(response).await["replica"], "r2");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_every_replica_is_given_up() {
+    let node = Node::start(route("demo")).await;
+    let replicas = ["r0", "r1", "r2", "r3"].map(|id| Replica::start(&node, id, Behaviour::Dies));
+    node.edit(|demo| demo.replicas = replicas.iter().map(Replica::route).collect()).await;
+    let response = post(&node.client, "/generate", PROMPT).await;
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let error = json_body(response).await;
+    assert!(error["error"].as_str().unwrap().starts_with("3 replicas were lost"), "{error}");
+    let asked: usize = replicas.iter().map(Replica::times_asked).sum();
+    assert_eq!(asked, 3);
+}
+
+#[tokio::test]
+async fn a_stream_whose_replica_is_lost_ends_with_an_error_event() {
+    let node = Node::start(route("demo")).await;
+    let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
+    node.edit(|demo| demo.replicas = vec![replica.route()]).await;
+    let client = node.client.clone();
+    let asked = tokio::spawn(async move { post(&client, "/v1/completions", PROMPT).await });
+    let stream = replica.next_stream().await;
+    stream.send(Ok("data: {\"a\":1}\n\n".into())).await.unwrap();
+    let mut response = asked.await.unwrap();
+    let first = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first, "data: {\"a\":1}\n\n");
+    node.demand_is("demo", 0, 1).await;
+    // Half an event, then the end: the half is not passed on.
+    stream.send(Ok("data: {\"b\"".into())).await.unwrap();
+    stream.send(Err("killed".into())).await.unwrap();
+    let rest = body(response).await;
+    let events: Vec<&str> = rest.split_terminator("\n\n").collect();
+    assert_eq!(events.len(), 2, "{rest}");
+    let error: Value = serde_json::from_str(events[0].strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(error["error"]["code"], 500);
+    assert_eq!(events[1], "data: [DONE]");
+    node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn a_permit_lasts_to_the_last_byte_and_wakes_the_next_in_line() {
+    let node = Node::start(route("demo")).await;
+    let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
+    node.edit(|demo| {
+        demo.max_ongoing_requests = 1;
+        demo.replicas = vec![replica.route()];
+    })
+    .await;
+    let ask = || {
+        let client = node.client.clone();
+        tokio::spawn(async move { body(post(&client, "/v1/completions", PROMPT).await).await })
+    };
+    let first = ask();
+    let stream = replica.next_stream().await;
+    let second = ask();
+    stream.send(Ok("data: 1\n\n".into())).await.unwrap();
+    node.demand_is("demo", 1, 1).await;
+    drop(stream);
+    assert_eq!(first.await.unwrap(), "data: 1\n\n");
+    drop(replica.next_stream().await);
+    assert_eq!(second.await.unwrap(), "");
+    node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_place_back_and_cancels_the_work() {
+    let node = Node::start(route("demo")).await;
+    let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
+    node.edit(|demo| {
+        demo.max_ongoing_requests = 1;
+        demo.replicas = vec![replica.route()];
+    })
+    .await;
+    let ask = || {
+        let client = node.client.clone();
+        tokio::spawn(async move {
+            let mut response = post(&client, "/v1/completions", PROMPT).await;
+            response.body_mut().frame().await;
+            std::future::pending::<()>().await;
+        })
+    };
+    let (streaming, stream) = (ask(), replica.next_stream().await);
+    stream.send(Ok("data: 1\n\n".into())).await.unwrap();
+    let queued = ask();
+    node.demand_is("demo", 1, 1).await;
+    queued.abort();
+    node.demand_is("demo", 0, 1).await;
+    streaming.abort();
+    node.demand_is("demo", 0, 0).await;
+    // The replica sees it too.
+    tokio::time::timeout(fakes::PATIENCE, stream.closed()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_begin_in_time_is_a_504() {
+    let node = Node::start(route("demo")).await;
+    node.edit(|demo| demo.request_timeout_s = 0.05).await;
+    let response = post(&node.client, "/generate", PROMPT).await;
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(body(response).await.contains("request_timeout_s"));
+    let replica = Replica::start(&node, "r0", Behaviour::Hangs);
+    node.edit(|demo| demo.replicas = vec![replica.route()]).await;
+    let response = post(&node.client, "/v1/completions", PROMPT).await;
+    assert_eq!(json_body(response).await["error"]["type"], "TimeoutError");
+    node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn when_no_replica_can_be_had_waiting_and_new_requests_learn_why() {
+    let node = Node::start(route("demo")).await;
+    let client = node.client.clone();
+    let waiting = tokio::spawn(async move { post(&client, "/generate", PROMPT).await });
+    node.demand_is("demo", 1, 0).await;
+    node.edit(|demo| {
+        demo.unavailable =
+            Some(Unavailable { reason: "config.json is missing".into(), retry_after_s: 7.2 });
+    })
+    .await;
+    let new = post(&node.client, "/generate", PROMPT).await;
+    for response in [waiting.await.unwrap(), new] {
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "8");
+        assert_eq!(json_body(response).await, json!({"error": "config.json is missing"}));
+    }
+    node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn traffic_goes_on_without_a_controller_and_a_new_one_hears_all_counts() {
+    let mut node = Node::start(route("demo")).await;
+    let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
+    node.edit(|demo| demo.replicas = vec![replica.route()]).await;
+    let client = node.client.clone();
+    let ask = || {
+        let client = client.clone();
+        tokio::spawn(async move { body(post(&client, "/v1/completions", PROMPT).await).await })
+    };
+    let (first, stream) = (ask(), replica.next_stream().await);
+    node.demand_is("demo", 0, 1).await;
+    node.stop_controller().await;
+    let second = ask();
+    drop(replica.next_stream().await);
+    assert_eq!(second.await.unwrap(), "");
+    node.start_controller();
+    node.demand_is("demo", 0, 1).await;
+    drop(stream);
+    assert_eq!(first.await.unwrap(), "");
+    node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn the_metrics_page_joins_all_processes_and_is_valid() {
+    let node = Node::start(route("demo")).await;
+    let replicas = ["r0", "r1"].map(|id| Replica::start(&node, id, Behaviour::Echo));
+    node.edit(|demo| demo.replicas = replicas.iter().map(Replica::route).collect()).await;
+    post(&node.client, "/generate", PROMPT).await;
+    let response = get(&node.client, "/metrics").await;
+    assert!(response.headers()[header::CONTENT_TYPE].to_str().unwrap().contains("version=0.0.4"));
+    let page = body(response).await;
+    let mut families = std::collections::HashSet::new();
+    for line in page.lines() {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            assert!(families.insert(family.split(' ').next().unwrap()), "{line} twice");
+        }
+    }
+    for line in [
+        "fake_steps_total{replica=\"r0\"} 1",
+        "fake_steps_total{replica=\"r1\"} 1",
+        "fake_controller 1",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+    }
+    assert!(page.contains("tyndall_ongoing_requests{model=\"demo\"}"), "{page}");
+}
+
+#[tokio::test]
+async fn draining_answers_what_was_begun_and_takes_nothing_new() {
+    let mut node = Node::start(route("demo")).await;
+    let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
+    node.edit(|demo| demo.replicas = vec![replica.route()]).await;
+    let client = node.client.clone();
+    let asked =
+        tokio::spawn(async move { body(post(&client, "/v1/completions", PROMPT).await).await });
+    let stream = replica.next_stream().await;
+    node.demand_is("demo", 0, 1).await;
+    let stopping = node.begin_stop();
+    node.refuses_connections().await;
+    stream.send(Ok("data: 1\n\n".into())).await.unwrap();
+    drop(stream);
+    assert_eq!(asked.await.unwrap(), "data: 1\n\n");
+    tokio::time::timeout(fakes::PATIENCE, stopping).await.unwrap().unwrap();
+}
