@@ -1,6 +1,34 @@
 //! Hugging Face checkpoints: config to spec, files to weights, tokens to logits.
+//!
+//! 1. [`ModelSpec::from_dir`] reads `config.json`; an unsupported model ends here.
+//! 2. [`plan`] divides memory by arithmetic; a model that does not fit ends here.
+//! 3. [`Model::load`] maps the weights, checks them against the spec and reserves the KV cache.
+//! 4. [`Runner::step`] turns a ragged batch of tokens into logits.
+//!
+//! The weights are used where they lie in the file: loading copies nothing, and replicas of one
+//! machine share the page cache.
 #![forbid(unsafe_code)]
 
 mod batch;
+mod checkpoint;
+mod generation;
+mod kv_cache;
+mod model;
+mod plan;
+mod prefault;
+mod prepare;
+mod rope;
+mod spec;
+mod weights;
 
 pub use batch::{Runner, SeqChunk, StepBatch, StepError};
+pub use checkpoint::CheckpointError;
+pub use generation::GenerationDefaults;
+pub use model::Model;
+pub use plan::{BLOCK_SIZE, MemoryPlan, Misfit, PlanError, PlanRequest, plan};
+pub use prefault::Prefault;
+pub use spec::{
+    AttentionSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions, RopeScaling,
+    RopeSpec, SpecError,
+};
+pub use weights::LoadError;

@@ -1,0 +1,368 @@
+//! The tensors of a checkpoint, bound to their places in the decoder.
+//!
+//! Binding goes both ways: each place must find its tensor, with the shape that the config implies,
+//! and each tensor must have a place or be known to hold nothing of use. Either failure means that
+//! config and weights do not belong together.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use tyndall_kernels::{DType, KernelError, Matrix, Vector};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, StoredType, TensorBytes, TensorInfo};
+use crate::spec::{LayerSpec, ModelSpec, NormKind, Positions};
+
+/// Everything that the decoder multiplies with.
+pub(crate) struct Weights {
+    pub(crate) embedding: MatrixWeight,
+    pub(crate) positions: Option<MatrixWeight>,
+    pub(crate) project_in: Option<MatrixWeight>,
+    pub(crate) project_out: Option<MatrixWeight>,
+    pub(crate) layers: Vec<LayerWeights>,
+    pub(crate) final_norm: Option<NormWeights>,
+    /// Absent where the embedding serves as head.
+    pub(crate) head: Option<MatrixWeight>,
+}
+
+pub(crate) struct LayerWeights {
+    pub(crate) attention_norm: NormWeights,
+    pub(crate) query: LinearWeights,
+    pub(crate) key: LinearWeights,
+    pub(crate) value: LinearWeights,
+    pub(crate) output: LinearWeights,
+    /// Of queries and of keys.
+    pub(crate) qk_norm: Option<(VectorWeight, VectorWeight)>,
+    pub(crate) mlp_norm: NormWeights,
+    pub(crate) gate: Option<LinearWeights>,
+    pub(crate) up: LinearWeights,
+    pub(crate) down: LinearWeights,
+}
+
+pub(crate) struct LinearWeights {
+    pub(crate) weight: MatrixWeight,
+    pub(crate) bias: Option<VectorWeight>,
+}
+
+pub(crate) struct NormWeights {
+    pub(crate) weight: VectorWeight,
+    /// Only layer norms have one.
+    pub(crate) bias: Option<VectorWeight>,
+}
+
+/// A row-major matrix `[rows, cols]`.
+pub(crate) struct MatrixWeight {
+    bytes: TensorBytes,
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+}
+
+pub(crate) struct VectorWeight {
+    bytes: TensorBytes,
+    dtype: DType,
+}
+
+impl MatrixWeight {
+    pub(crate) fn view(&self) -> Result<Matrix<'_>, KernelError> {
+        Matrix::new(self.dtype, self.bytes.as_slice(), self.rows, self.cols)
+    }
+}
+
+impl VectorWeight {
+    pub(crate) fn view(&self) -> Vector<'_> {
+        Vector { dtype: self.dtype, data: self.bytes.as_slice() }
+    }
+
+    fn filled(value: f32, len: usize) -> VectorWeight {
+        let bytes: Vec<u8> = value.to_le_bytes().repeat(len);
+        VectorWeight { bytes: TensorBytes::Owned(bytes.into()), dtype: DType::F32 }
+    }
+}
+
+/// Why a model cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The weight files are absent or damaged.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A tensor that the config asks for is not there.
+    #[error("the checkpoint in '{dir}' lacks tensor '{tensor}', which its config.json asks for")]
+    MissingTensor {
+        /// Its name.
+        tensor: String,
+        /// The checkpoint.
+        dir: PathBuf,
+    },
+    /// A tensor has another shape than the config says.
+    #[error(
+        "tensor '{tensor}' in '{path}' has shape {found:?}, but config.json asks for \
+         {expected:?}; the two are not from one model"
+    )]
+    Shape {
+        /// Its name.
+        tensor: String,
+        /// Where it is.
+        path: PathBuf,
+        /// As stored.
+        found: Vec<usize>,
+        /// As the config implies.
+        expected: Vec<usize>,
+    },
+    /// A tensor has a type that no kernel reads.
+    #[error("tensor '{tensor}' in '{path}' is stored as {found}; supported: F32, F16, BF16")]
+    DType {
+        /// Its name.
+        tensor: String,
+        /// Where it is.
+        path: PathBuf,
+        /// As stored.
+        found: String,
+    },
+    /// Tensors that no part of the decoder uses.
+    #[error("{}", describe_unexpected(.tensors, .architecture))]
+    Unexpected {
+        /// Their names.
+        tensors: Vec<String>,
+        /// What the config says the model is.
+        architecture: &'static str,
+    },
+    /// The KV cache cannot be reserved.
+    #[error(
+        "failed to reserve {bytes} bytes for the KV cache; lower --max-model-len or the budget"
+    )]
+    KvCache {
+        /// Its size.
+        bytes: u64,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The plan was made for another model.
+    #[error("the memory plan does not belong to this model: {reason}")]
+    Plan {
+        /// What differs.
+        reason: String,
+    },
+}
+
+impl Weights {
+    /// Finds a tensor for each place of `spec`.
+    pub(crate) fn bind(
+        dir: &Path,
+        spec: &ModelSpec,
+        checkpoint: &Checkpoint,
+    ) -> Result<Weights, LoadError> {
+        let mut binder = Binder::new(dir, spec, checkpoint);
+        let weights = binder.weights()?;
+        binder.finish()?;
+        Ok(weights)
+    }
+
+    /// All tensors in the order in which a step uses them.
+    pub(crate) fn in_order(&self) -> Vec<TensorBytes> {
+        let mut all = Vec::new();
+        let mut matrix = |weight: &MatrixWeight| all.push(weight.bytes.clone());
+        matrix(&self.embedding);
+        self.positions.iter().chain(&self.project_in).for_each(&mut matrix);
+        for layer in &self.layers {
+            for linear in [&layer.query, &layer.key, &layer.value, &layer.output] {
+                matrix(&linear.weight);
+            }
+            for linear in layer.gate.iter().chain([&layer.up, &layer.down]) {
+                matrix(&linear.weight);
+            }
+        }
+        self.project_out.iter().chain(&self.head).for_each(&mut matrix);
+        all
+    }
+}
+
+struct Binder<'a> {
+    dir: &'a Path,
+    spec: &'a ModelSpec,
+    checkpoint: &'a Checkpoint,
+    prefix: &'static str,
+    used: BTreeSet<String>,
+}
+
+impl<'a> Binder<'a> {
+    fn new(dir: &'a Path, spec: &'a ModelSpec, checkpoint: &'a Checkpoint) -> Binder<'a> {
+        let names = spec.names;
+        let fits = |prefix: &&str| {
+            checkpoint.get(&format!("{prefix}{}.weight", names.embedding)).is_some()
+        };
+        let prefix = names.prefixes.iter().copied().find(fits).unwrap_or(names.prefixes[0]);
+        Binder { dir, spec, checkpoint, prefix, used: BTreeSet::new() }
+    }
+
+    fn weights(&mut self) -> Result<Weights, LoadError> {
+        let (spec, names) = (self.spec, self.spec.names);
+        let (hidden, inner) = (spec.hidden_size, spec.embedding_size);
+        let embedding = self.matrix(self.global(names.embedding), spec.vocab_size, inner)?;
+        let positions = match spec.positions {
+            Positions::Learned { rows, .. } => {
+                Some(self.matrix(self.global(names.positions), rows, hidden)?)
+            }
+            Positions::Rope(_) => None,
+        };
+        let (project_in, project_out) = if inner == hidden {
+            (None, None)
+        } else {
+            (
+                Some(self.matrix(self.global(names.project_in), hidden, inner)?),
+                Some(self.matrix(self.global(names.project_out), inner, hidden)?),
+            )
+        };
+        let mut layers = Vec::with_capacity(spec.layers.len());
+        for (index, layer) in spec.layers.iter().enumerate() {
+            layers.push(self.layer(index, layer)?);
+        }
+        let final_norm = match spec.final_norm {
+            true => Some(self.norm(self.global(names.final_norm))?),
+            false => None,
+        };
+        let head = self.matrix(names.head.to_owned(), spec.vocab_size, inner);
+        let head = match (head, spec.tied_head) {
+            // A tied head may be stored nevertheless; the embedding counts.
+            (Ok(_) | Err(LoadError::MissingTensor { .. }), true) => None,
+            (head, _) => Some(head?),
+        };
+        Ok(Weights { embedding, positions, project_in, project_out, layers, final_norm, head })
+    }
+
+    fn layer(&mut self, index: usize, layer: &LayerSpec) -> Result<LayerWeights, LoadError> {
+        let (names, hidden) = (self.spec.names, self.spec.hidden_size);
+        let (attention, mlp) = (&layer.attention, &layer.mlp);
+        let queries = attention.num_heads * attention.head_dim;
+        let keys = attention.num_kv_heads * attention.head_dim;
+        let width = mlp.intermediate_size;
+        let prefix = self.prefix;
+        let name = |module: &str| format!("{prefix}layers.{index}.{module}");
+        Ok(LayerWeights {
+            attention_norm: self.norm(name(names.attention_norm))?,
+            query: self.linear(name(names.query), [queries, hidden], attention.qkv_bias)?,
+            key: self.linear(name(names.key), [keys, hidden], attention.qkv_bias)?,
+            value: self.linear(name(names.value), [keys, hidden], attention.qkv_bias)?,
+            output: self.linear(name(names.output), [hidden, queries], attention.output_bias)?,
+            qk_norm: match attention.qk_norm {
+                true => Some((
+                    self.vector(format!("{}.weight", name(names.query_norm)), attention.head_dim)?,
+                    self.vector(format!("{}.weight", name(names.key_norm)), attention.head_dim)?,
+                )),
+                false => None,
+            },
+            mlp_norm: self.norm(name(names.mlp_norm))?,
+            gate: match mlp.gated {
+                true => Some(self.linear(name(names.gate), [width, hidden], mlp.bias)?),
+                false => None,
+            },
+            up: self.linear(name(names.up), [width, hidden], mlp.bias)?,
+            down: self.linear(name(names.down), [hidden, width], mlp.bias)?,
+        })
+    }
+
+    /// Each tensor must have been used, or be of no use.
+    fn finish(&self) -> Result<(), LoadError> {
+        let names = self.spec.names;
+        let ignored =
+            |name: &str| names.ignored_suffixes.iter().any(|suffix| name.ends_with(suffix));
+        let unexpected = |name: &&str| !self.used.contains(*name) && !ignored(name);
+        let tensors: Vec<String> =
+            self.checkpoint.names().filter(unexpected).map(str::to_owned).collect();
+        match tensors.is_empty() {
+            true => Ok(()),
+            false => Err(LoadError::Unexpected { tensors, architecture: self.spec.architecture }),
+        }
+    }
+
+    fn global(&self, module: &str) -> String {
+        format!("{}{module}", self.prefix)
+    }
+
+    fn linear(
+        &mut self,
+        module: String,
+        [rows, cols]: [usize; 2],
+        bias: bool,
+    ) -> Result<LinearWeights, LoadError> {
+        let weight = self.matrix(module.clone(), rows, cols)?;
+        let bias = match bias {
+            true => Some(self.vector(format!("{module}.bias"), rows)?),
+            false => None,
+        };
+        Ok(LinearWeights { weight, bias })
+    }
+
+    fn norm(&mut self, module: String) -> Result<NormWeights, LoadError> {
+        let width = self.spec.hidden_size;
+        Ok(match self.spec.norm.kind {
+            NormKind::Rms => {
+                NormWeights { weight: self.vector(format!("{module}.weight"), width)?, bias: None }
+            }
+            NormKind::Layer => NormWeights {
+                weight: self.vector(format!("{module}.weight"), width)?,
+                bias: Some(self.vector(format!("{module}.bias"), width)?),
+            },
+            NormKind::PlainLayer => NormWeights {
+                weight: VectorWeight::filled(1.0, width),
+                bias: Some(VectorWeight::filled(0.0, width)),
+            },
+        })
+    }
+
+    fn matrix(
+        &mut self,
+        module: String,
+        rows: usize,
+        cols: usize,
+    ) -> Result<MatrixWeight, LoadError> {
+        let (bytes, dtype) = self.tensor(format!("{module}.weight"), &[rows, cols])?;
+        Ok(MatrixWeight { bytes, dtype, rows, cols })
+    }
+
+    fn vector(&mut self, name: String, len: usize) -> Result<VectorWeight, LoadError> {
+        let (bytes, dtype) = self.tensor(name, &[len])?;
+        Ok(VectorWeight { bytes, dtype })
+    }
+
+    fn tensor(&mut self, name: String, shape: &[usize]) -> Result<(TensorBytes, DType), LoadError> {
+        let Some(tensor) = self.checkpoint.get(&name) else {
+            return Err(LoadError::MissingTensor { tensor: name, dir: self.dir.into() });
+        };
+        let path = |tensor: &TensorInfo| self.checkpoint.path_of(tensor).to_owned();
+        let dtype = match &tensor.dtype {
+            StoredType::Float(dtype) => *dtype,
+            StoredType::Other(found) => {
+                return Err(LoadError::DType {
+                    tensor: name,
+                    path: path(tensor),
+                    found: found.clone(),
+                });
+            }
+        };
+        if tensor.shape != shape {
+            return Err(LoadError::Shape {
+                tensor: name,
+                path: path(tensor),
+                found: tensor.shape.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        self.used.insert(name);
+        Ok((self.checkpoint.bytes(tensor, dtype), dtype))
+    }
+}
+
+fn describe_unexpected(tensors: &[String], architecture: &str) -> String {
+    const SHOWN: usize = 4;
+    let shown =
+        tensors.iter().take(SHOWN).map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let rest = match tensors.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        rest => format!(" and {rest} more"),
+    };
+    format!(
+        "the checkpoint has tensors that {architecture} as its config.json describes it does \
+         not use: {shown}{rest}; the two are not from one model"
+    )
+}
