@@ -42,6 +42,7 @@ impl Handler for Fine {
     }
 }
 
+#[expect(clippy::zombie_processes, reason = "its end is what the test waits for")]
 async fn role(args: &[String]) {
     process::prepare_child(value(args, "--parent-pid").unwrap().parse().unwrap()).unwrap();
     let name = &args[2];

@@ -1,1 +1,109 @@
-//! Feeds the control core with events and carries out its actions
+//! Feeds the control core with events and carries out its actions.
+//!
+//! One task owns the [`State`](tyndall_control::State), the store and the metrics: see [`service`].
+//! It sleeps until a message comes or the core's next deadline passes; there is no period.
+//!
+//! ```text
+//!  proxies, replicas, cli ──HTTP──► api ──┐                     ┌──► routes ──lines──► proxies
+//!                                         ├─messages─► service ─┼──► supervisor client
+//!  supervisor ──lines──► process events ──┘                     └──► store, metrics, log
+//! ```
+#![forbid(unsafe_code)]
+
+mod api;
+mod clock;
+mod metrics;
+mod notices;
+mod service;
+mod store;
+mod supervisor;
+
+pub use metrics::ControllerMetrics;
+pub use store::{Store, StoreError, StoredEvent};
+
+use crate::api::{Api, Scope};
+use crate::service::Service;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tyndall_transport::{Client, ClientError, Listener, ServeOptions, serve};
+use tyndall_types::protocol::RuntimeDir;
+
+/// Messages that may wait for the service; senders wait beyond that.
+const MAX_MESSAGES: usize = 1024;
+
+/// What the controller's process is told.
+#[derive(Debug)]
+pub struct ControllerOptions {
+    /// Where the sockets of the node lie.
+    pub runtime_dir: RuntimeDir,
+    /// Where `state.db` lies; absent keeps nothing.
+    pub state_dir: Option<PathBuf>,
+    /// The admin port.
+    pub admin: Listener,
+}
+
+/// Why the controller ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The state cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its own socket cannot be bound.
+    #[error("failed to listen on {path}")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The signal handler cannot be set.
+    #[error("failed to set up the controller")]
+    System(#[source] std::io::Error),
+    /// The supervisor does not answer.
+    #[error("failed to reach the supervisor")]
+    Supervisor(#[source] ClientError),
+    /// The supervisor ended its stream of events: it is gone, or this process was too slow. A new
+    /// controller starts from what runs then.
+    #[error("the supervisor's events ended")]
+    EventsEnded,
+}
+
+/// Runs the controller until SIGTERM.
+///
+/// # Errors
+/// [`ControllerError`]; the supervisor starts another one then.
+pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ControllerError::System)?;
+    let store = options.state_dir.as_deref().map(Store::open).transpose()?;
+    let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
+    let supervisor = Client::unix(options.runtime_dir.supervisor_socket());
+    let events = supervisor::events(&supervisor).await.map_err(ControllerError::Supervisor)?;
+    let (routes, routes_seen) = watch::channel(None);
+    let commands = supervisor::commands(supervisor.clone(), messages.clone());
+    let service =
+        Service::new(options.runtime_dir.clone(), store, commands, routes, messages.clone());
+
+    let path = options.runtime_dir.controller_socket();
+    let socket =
+        Listener::bind_unix(&path).map_err(|source| ControllerError::Socket { path, source })?;
+    let api = |scope| Api {
+        messages: messages.clone(),
+        routes: routes_seen.clone(),
+        supervisor: supervisor.clone(),
+        scope,
+    };
+    let serve_options = ServeOptions { drain: Duration::ZERO, ..ServeOptions::default() };
+    let internal = serve(socket, api(Scope::Node), serve_options, std::future::pending());
+    let admin = serve(options.admin, api(Scope::Admin), serve_options, std::future::pending());
+    // All on this task: whichever ends first, the rest is dropped with it.
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        () = service.run(inbox) => Ok(()),
+        () = supervisor::follow(events, &messages) => Err(ControllerError::EventsEnded),
+        _ = internal => Ok(()),
+        _ = admin => Ok(()),
+    }
+}

@@ -1,0 +1,119 @@
+//! What the controller counts.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tyndall_control::Notice;
+use tyndall_telemetry::{Metric, exposition};
+use tyndall_types::protocol::InstanceDetails;
+use tyndall_types::{DeploymentName, ReplicaState};
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Buckets of the phases of a start, seconds: from a spawn to a very large model on a slow disk.
+const PHASE_SECONDS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];
+
+const STATES: [ReplicaState; 4] = [
+    ReplicaState::Starting,
+    ReplicaState::Recovering,
+    ReplicaState::Running,
+    ReplicaState::Stopping,
+];
+
+/// The controller's metrics. Labels are bounded: deployments, states and phases.
+#[derive(Debug)]
+pub struct ControllerMetrics {
+    registry: Registry,
+    replicas: Family<Labels, Gauge>,
+    wakes: Family<Labels, Counter>,
+    cold_start: Family<Labels, Histogram, fn() -> Histogram>,
+    failures: Family<Labels, Counter>,
+}
+
+impl Default for ControllerMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ControllerMetrics {
+    /// No series yet: they appear with their deployments.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let replicas = Family::default();
+        Metric::Replicas.register(&mut registry, Family::clone(&replicas));
+        let (wakes, failures) = Default::default();
+        Metric::Wakes.register(&mut registry, Family::clone(&wakes));
+        Metric::ReplicaFailures.register(&mut registry, Family::clone(&failures));
+        let phases: fn() -> Histogram = || Histogram::new(PHASE_SECONDS);
+        let cold_start = Family::new_with_constructor(phases);
+        Metric::ColdStart.register(&mut registry, Family::clone(&cold_start));
+        Self { registry, replicas, wakes, cold_start, failures }
+    }
+
+    /// Counts what happened.
+    pub fn count(&self, notice: &Notice) {
+        match notice {
+            Notice::Waking { deployment, .. } => {
+                self.wakes.get_or_create(&labels(deployment)).inc();
+            }
+            Notice::Ready { deployment, phases, .. } => {
+                for (phase, s) in &phases.0 {
+                    self.phase(deployment, phase, *s);
+                }
+            }
+            Notice::FirstToken { deployment, phases, .. } => {
+                // All but the last have been counted when it was ready.
+                if let Some((phase, s)) = phases.0.last() {
+                    self.phase(deployment, phase, *s);
+                }
+            }
+            Notice::StartFailed { deployment, .. } | Notice::Died { deployment, .. } => {
+                self.failures.get_or_create(&labels(deployment)).inc();
+            }
+            Notice::Exited { .. } | Notice::Scaled { .. } => {}
+        }
+    }
+
+    /// A deployment is gone: so are its gauges. Counters stay, as they must not go back.
+    pub fn forget(&self, deployment: &DeploymentName) {
+        for state in STATES {
+            self.replicas.remove(&with(deployment, "state", state.as_str()));
+        }
+    }
+
+    /// The metrics page; replicas are counted from `details`.
+    #[must_use]
+    pub fn render(&self, details: &InstanceDetails) -> String {
+        for deployment in details.applications.values().flat_map(|app| app.deployments.values()) {
+            let Ok(name) = DeploymentName::new(deployment.name.as_str()) else { continue };
+            // They appear at zero, before there is something to count.
+            drop(self.wakes.get_or_create(&labels(&name)));
+            drop(self.failures.get_or_create(&labels(&name)));
+            for state in STATES {
+                let count = deployment.replicas.iter().filter(|r| r.state == state).count();
+                let gauge = self.replicas.get_or_create(&with(&name, "state", state.as_str()));
+                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
+        }
+        exposition::render(&self.registry)
+    }
+
+    fn phase(&self, deployment: &DeploymentName, phase: &str, s: f64) {
+        self.cold_start.get_or_create(&with(deployment, "phase", phase)).observe(s);
+    }
+}
+
+fn labels(deployment: &DeploymentName) -> Labels {
+    vec![("deployment", deployment.as_str().to_owned())]
+}
+
+fn with(deployment: &DeploymentName, name: &'static str, value: &str) -> Labels {
+    let mut labels = labels(deployment);
+    labels.push((name, value.to_owned()));
+    labels
+}

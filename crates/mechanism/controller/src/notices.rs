@@ -1,0 +1,88 @@
+//! What is worth a line in the log and in the store.
+
+use crate::store::Store;
+use std::fmt::Write;
+use std::time::Duration;
+use tyndall_control::Notice;
+use tyndall_types::DeploymentName;
+use tyndall_types::protocol::ColdStartPhases;
+
+/// `84 ms: spawn 12 · config 1 · weights 71`, in milliseconds.
+pub(crate) fn phases_line(phases: &ColdStartPhases) -> String {
+    let ms = |s: f64| tyndall_control::seconds(s + 0.0005).as_millis();
+    let total: f64 = phases.0.iter().map(|(_, s)| s).sum();
+    let mut line = format!("{} ms:", ms(total));
+    for (i, (name, s)) in phases.0.iter().enumerate() {
+        let separator = if i == 0 { "" } else { " ·" };
+        write!(line, "{separator} {name} {}", ms(*s)).expect("writing to a string");
+    }
+    line
+}
+
+pub(crate) fn log(notice: &Notice) {
+    match notice {
+        Notice::Waking { deployment, replica } => {
+            tracing::debug!(%deployment, %replica, "waking");
+        }
+        Notice::Ready { deployment, replica, phases } => {
+            tracing::debug!(%deployment, %replica, "ready in {}", phases_line(phases));
+        }
+        Notice::FirstToken { deployment, phases, .. } => {
+            tracing::info!("{deployment} woke in {}", phases_line(phases));
+        }
+        Notice::StartFailed { deployment, replica, reason, retry_in } => {
+            let retry_in_s = retry_in.as_secs_f64();
+            tracing::error!(%deployment, %replica, retry_in_s, "failed to start: {reason}");
+        }
+        Notice::Died { deployment, replica, reason, retry_in } => {
+            let retry_in_s = retry_in.as_secs_f64();
+            tracing::warn!(%deployment, %replica, retry_in_s, "lost: {reason}");
+        }
+        Notice::Exited { deployment, replica, is_expected } => {
+            tracing::debug!(%deployment, %replica, is_expected, "ended");
+        }
+        Notice::Scaled { deployment, from, to } => {
+            tracing::info!("{deployment} scales from {from} to {to} replicas");
+        }
+    }
+}
+
+/// Writes a notice into the table of events. A failure is logged: history is no reason to stop.
+pub(crate) fn store(store: &mut Store, notice: &Notice, now: Duration) {
+    let Some((deployment, kind, message)) = event(notice) else { return };
+    if let Err(error) = store.record(now, deployment, kind, &message) {
+        tracing::warn!(%error, "failed to record an event");
+    }
+}
+
+fn event(notice: &Notice) -> Option<(&DeploymentName, &'static str, String)> {
+    match notice {
+        Notice::FirstToken { deployment, replica, phases } => {
+            Some((deployment, "woke", format!("{replica} in {}", phases_line(phases))))
+        }
+        Notice::StartFailed { deployment, replica, reason, .. } => {
+            Some((deployment, "start_failed", format!("{replica}: {reason}")))
+        }
+        Notice::Died { deployment, replica, reason, .. } => {
+            Some((deployment, "replica_lost", format!("{replica}: {reason}")))
+        }
+        Notice::Scaled { deployment, from, to } => {
+            Some((deployment, "scaled", format!("from {from} to {to}")))
+        }
+        Notice::Waking { .. } | Notice::Ready { .. } | Notice::Exited { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wake_is_one_line() {
+        let phases = [("spawn", 0.0124), ("config", 0.0006), ("weights", 0.071)];
+        let phases = phases.map(|(name, s)| (name.to_owned(), s)).to_vec();
+        let line = phases_line(&ColdStartPhases(phases));
+        assert_eq!(line, "84 ms: spawn 12 · config 1 · weights 71");
+        assert_eq!(phases_line(&ColdStartPhases::default()), "0 ms:");
+    }
+}

@@ -1,0 +1,123 @@
+//! The two links to the supervisor: its events come in, commands go out in order.
+
+use crate::service::Message;
+use http::{Method, StatusCode};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tyndall_control::{Event, Exit, FoundReplica};
+use tyndall_transport::{Client, ClientError, JsonLines, ResponseBody};
+use tyndall_types::ReplicaId;
+use tyndall_types::protocol::{ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
+
+/// The argument of a replica's process that holds its deployment, as JSON.
+pub(crate) const CONFIG_ARG: &str = "--deployment-config";
+/// The supervisor answers in milliseconds; one that does not is ill.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_COMMANDS: usize = 1024;
+
+/// What the supervisor is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Start { replica: ReplicaId, args: Vec<String> },
+    Stop { replica: ReplicaId, grace: Duration },
+}
+
+type Events = JsonLines<ProcessEvent, ResponseBody>;
+
+/// Opens the supervisor's stream of events.
+pub(crate) async fn events(supervisor: &Client) -> Result<Events, ClientError> {
+    supervisor.lines("/-/events").await
+}
+
+/// Passes the supervisor's events on until they end.
+pub(crate) async fn follow(mut events: Events, messages: &mpsc::Sender<Message>) {
+    loop {
+        let message = match events.next().await {
+            Ok(Some(ProcessEvent::Snapshot { processes })) => {
+                Message::Event(Event::Snapshot(processes.into_iter().map(found).collect()))
+            }
+            Ok(Some(ProcessEvent::Started { process })) => Message::Event(Event::ProcessStarted {
+                replica: ReplicaId::new(process.id),
+                pid: process.pid,
+            }),
+            Ok(Some(ProcessEvent::Exited { id, code, signal })) => {
+                let exit = Exit { code, signal };
+                Message::Event(Event::ProcessExited { replica: ReplicaId::new(id), exit })
+            }
+            Ok(Some(ProcessEvent::ShuttingDown)) => Message::ShuttingDown,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "failed to read the supervisor's events");
+                return;
+            }
+        };
+        if messages.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What a process is, by the arguments that a controller before this one gave it.
+fn found(process: ProcessInfo) -> FoundReplica {
+    let mut args = process.args.iter().skip_while(|arg| *arg != CONFIG_ARG);
+    let config = args.nth(1).and_then(|json| serde_json::from_str(json).ok());
+    FoundReplica { replica: ReplicaId::new(process.id), pid: process.pid, config }
+}
+
+/// Starts the task that carries out commands one after another, so that no stop overtakes its
+/// start. It ends when the returned sender is dropped.
+pub(crate) fn commands(
+    supervisor: Client,
+    messages: mpsc::Sender<Message>,
+) -> mpsc::Sender<Command> {
+    let (sender, mut commands) = mpsc::channel(MAX_COMMANDS);
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            let event = match command {
+                Command::Start { replica, args } => Some(start(&supervisor, replica, args).await),
+                Command::Stop { replica, grace } => stop(&supervisor, replica, grace).await,
+            };
+            if let Some(event) = event
+                && messages.send(Message::Event(event)).await.is_err()
+            {
+                return;
+            }
+        }
+    });
+    sender
+}
+
+async fn start(supervisor: &Client, replica: ReplicaId, args: Vec<String>) -> Event {
+    let spec = ProcessSpec { id: replica.as_str().to_owned(), args, env: BTreeMap::new() };
+    let call = supervisor.call::<_, ProcessInfo>(Method::POST, "/-/processes", &spec);
+    let reason = match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(Ok(info)) => return Event::ProcessStarted { replica, pid: info.pid },
+        Ok(Err(ClientError::Status { body, .. })) => body,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the supervisor did not answer".to_owned(),
+    };
+    // It may have been started all the same; nobody would ever use it.
+    stop(supervisor, replica.clone(), Duration::ZERO).await;
+    Event::StartRefused { replica, reason }
+}
+
+/// Asks for the end of a process; an event when there is none.
+async fn stop(supervisor: &Client, replica: ReplicaId, grace: Duration) -> Option<Event> {
+    let path = format!("/-/processes/{replica}/stop");
+    let stop = StopProcess { grace_s: grace.as_secs_f64() };
+    match tokio::time::timeout(TIMEOUT, supervisor.tell(Method::POST, &path, &stop)).await {
+        Ok(Ok(())) => None,
+        Ok(Err(ClientError::Status { status: StatusCode::NOT_FOUND, .. })) => {
+            Some(Event::ProcessExited { replica, exit: Exit::default() })
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%error, %replica, "failed to stop a replica now");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(%replica, "the supervisor did not answer");
+            None
+        }
+    }
+}
