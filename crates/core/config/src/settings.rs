@@ -155,8 +155,8 @@ settings! {
             "Where deployments are kept over restarts; else they end with the command";
         log_format "--log-format" "TYNDALL_LOG_FORMAT", "text" "FORMAT",
             "Form of the logs on standard error: text or json";
-        log "--log" "TYNDALL_LOG", "warn" "FILTER",
-            "What is logged, such as info or tyndall_proxy=debug";
+        log "--log" "TYNDALL_LOG", "info" "FILTER",
+            "What is logged: a level such as warn, or parts of it such as info,tyndall_proxy=debug";
     }
 }
 

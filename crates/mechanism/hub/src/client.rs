@@ -7,8 +7,10 @@
 use crate::error::HubError;
 use crate::id::{ModelId, Revision, is_commit};
 use crate::options::HubOptions;
+use std::path::Path;
 use std::time::Duration;
 use ureq::http::{HeaderMap, Method, Response, Uri, header};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 const MAX_REDIRECTS: usize = 10;
@@ -59,7 +61,11 @@ pub(crate) struct HubClient<'a> {
 }
 
 impl<'a> HubClient<'a> {
-    pub(crate) fn new(options: &'a HubOptions, id: &'a ModelId) -> Self {
+    /// A client with its own connections.
+    ///
+    /// # Errors
+    /// When the bundle of trusted authorities cannot be used.
+    pub(crate) fn new(options: &'a HubOptions, id: &'a ModelId) -> Result<Self, HubError> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -72,7 +78,11 @@ impl<'a> HubClient<'a> {
         if !options.use_system_proxy {
             config = config.proxy(None);
         }
-        Self { agent: config.build().new_agent(), options, id }
+        if let Some(path) = &options.ca_bundle {
+            let roots = trusted(path)?;
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        Ok(Self { agent: config.build().new_agent(), options, id })
     }
 
     /// The commit and the files of a revision.
@@ -230,6 +240,20 @@ impl<'a> HubClient<'a> {
         };
         RequestError::Fatal(fatal)
     }
+}
+
+fn trusted(path: &Path) -> Result<RootCerts, HubError> {
+    let pem = std::fs::read(path).map_err(|e| HubError::io("read", path, e))?;
+    let certificates: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            Ok(_) | Err(_) => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(HubError::NoCertificates { path: path.to_owned() });
+    }
+    Ok(RootCerts::new_with_certs(&certificates))
 }
 
 fn transient(reason: impl Into<String>) -> RequestError {

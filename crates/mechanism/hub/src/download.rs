@@ -57,7 +57,7 @@ fn fetch(
         return Err(HubError::Offline { id: id.to_string(), cache: options.cache_dir.clone() });
     }
     let stop = Stop::default();
-    let client = HubClient::new(options, id);
+    let client = HubClient::new(options, id)?;
     let patience = Patience { options, stop: &stop, what: id.as_str(), progress };
     let RepositoryInfo { commit, files } =
         patience.retry(|| client.info(revision)).map_err(|e| unreachable_hub(e, id, options))?;

@@ -151,6 +151,12 @@ pub enum HubError {
         /// The variable that names a place.
         variable: &'static str,
     },
+    /// The bundle of trusted authorities holds none.
+    #[error("{} holds no certificates", path.display())]
+    NoCertificates {
+        /// The bundle.
+        path: PathBuf,
+    },
     /// The file system refused.
     #[error("failed to {action} {}", path.display())]
     Io {
@@ -213,6 +219,9 @@ impl HubError {
                 .to_owned(),
             Self::Locked { .. } => "wait for that process, or end it".to_owned(),
             Self::NoHome { variable, .. } => format!("set {variable} to a writable directory"),
+            Self::NoCertificates { .. } => {
+                "let SSL_CERT_FILE name a PEM bundle, or unset it".to_owned()
+            }
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::StorageFull => "free some disk space, or set HF_HOME to a \
                      larger disk"

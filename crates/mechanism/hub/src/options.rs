@@ -30,6 +30,9 @@ pub struct HubOptions {
     pub stall_timeout: Duration,
     /// How long to wait for another process that downloads the same file.
     pub lock_timeout: Duration,
+    /// `SSL_CERT_FILE`, else `REQUESTS_CA_BUNDLE`: trusted instead of the public authorities, as
+    /// companies with their own need it.
+    pub ca_bundle: Option<PathBuf>,
     /// Take `HTTPS_PROXY` and its relatives from the process's environment.
     pub use_system_proxy: bool,
 }
@@ -62,6 +65,7 @@ impl HubOptions {
             back_off: Duration::from_millis(500),
             stall_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(3600),
+            ca_bundle: None,
             use_system_proxy: true,
         }
     }
@@ -100,6 +104,9 @@ impl HubOptions {
             .filter(|token| !token.is_empty() && implicit);
         let mut options = Self::new(cache_dir, own_cache_dir);
         options.token = token;
+        options.ca_bundle = var("SSL_CERT_FILE")
+            .or_else(|| var("REQUESTS_CA_BUNDLE"))
+            .map(|path| expand(path, home.as_deref()));
         options.offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
             .iter()
             .any(|name| var(name).is_some_and(|value| is_true(value)));

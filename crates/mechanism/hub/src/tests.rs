@@ -362,6 +362,17 @@ fn offline_is_one_line_of_cause_and_one_of_cure() {
 }
 
 #[test]
+fn a_bundle_without_certificates_is_named() {
+    let mut s = stand_in();
+    let bundle = s.dir.path().join("bundle.pem");
+    s.options.ca_bundle = Some(bundle.clone());
+    assert!(matches!(s.resolve().unwrap_err(), HubError::Io { action: "read", .. }));
+    std::fs::write(&bundle, "nothing").unwrap();
+    assert!(matches!(s.resolve().unwrap_err(), HubError::NoCertificates { .. }));
+    assert!(s.seen().is_empty());
+}
+
+#[test]
 fn a_cached_model_needs_no_hub() {
     let mut s = stand_in();
     let model = s.resolve().unwrap();

@@ -1,0 +1,276 @@
+//! The command line. `run`'s flags are rows of the table in `tyndall_config`, so that help,
+//! variables, defaults and errors come from one place.
+
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use tyndall_config::{Group, RawSettings, SETTINGS, Setting};
+
+const ABOUT: &str = "Serves language models over HTTP: nothing runs until the first request, \
+                     requests are batched, and the model goes away when idle";
+
+const EXAMPLES: &str = "\
+Examples:
+  tyndall run demo                             serve the model inside this binary; needs no network
+  tyndall run Qwen/Qwen2.5-0.5B-Instruct       download once, then serve
+  tyndall run ./my-model --name mine           serve a directory
+  tyndall plan Qwen/Qwen3-0.6B                 what it would take, without starting it
+  tyndall status                               what runs, from another terminal
+
+  curl -s http://127.0.0.1:8000/generate -d '{\"prompt\": \"Write a haiku about Ray Serve.\"}'";
+
+const RUN_EXAMPLES: &str = "\
+Every flag can also be set by the variable beside it; a flag wins. The variables without TYNDALL_
+are those of the Ray Serve examples.
+
+Examples:
+  tyndall run demo --port 9000
+  tyndall run --min-replicas 1 ./my-model      keep one replica, so that no request waits for a wake
+  MODEL_ID=facebook/opt-350m tyndall run
+  tyndall run demo --print-config              show every setting and where it came from";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "tyndall", version, about = ABOUT, after_help = EXAMPLES)]
+#[command(propagate_version = true, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model in the foreground; Ctrl-C finishes what is running and ends everything
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Show what runs: deployments, replicas, load
+    Status(StatusArgs),
+    /// Remove a deployment; its replicas finish what they have
+    Delete(DeleteArgs),
+    /// End a running server as Ctrl-C would
+    Shutdown(AdminArgs),
+    /// Show what a model takes and what fits, without reading a weight
+    Plan(PlanArgs),
+    /// Download a model into the Hugging Face cache, or refresh it
+    Pull(PullArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  tyndall completions bash > \
+                            ~/.local/share/bash-completion/completions/tyndall")]
+    Completions(CompletionsArgs),
+    /// A process of a running server; started by it, not by hand
+    #[command(subcommand, hide = true)]
+    Role(RoleArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs<All>,
+    /// Print every setting with its origin, and exit
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs<Planning>,
+}
+
+/// Where a running server's admin API is.
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    /// Admin URL of the server, as `run` prints it [env: TYNDALL_ADDRESS] [default:
+    /// http://127.0.0.1:8265, or the port in TYNDALL_ADMIN_PORT]
+    #[arg(long, value_name = "URL")]
+    pub(crate) address: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Print the admin API's JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// The deployment's name, as `status` prints it
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// A Hugging Face id, such as facebook/opt-125m
+    pub(crate) model: String,
+    /// A branch, tag or commit
+    #[arg(long, default_value = "main")]
+    pub(crate) revision: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// The roles of a server's processes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoleArgs {
+    /// Decides what runs
+    Controller {
+        #[command(flatten)]
+        common: CommonRoleArgs,
+        /// Where deployments are kept
+        #[arg(long)]
+        state_dir: Option<PathBuf>,
+    },
+    /// Takes requests from clients
+    Proxy {
+        #[command(flatten)]
+        common: CommonRoleArgs,
+        /// Unique among the proxies
+        #[arg(long)]
+        id: String,
+        /// Seconds for running requests after SIGTERM
+        #[arg(long, default_value_t = 20.0)]
+        drain_s: f64,
+    },
+    /// Runs a model
+    Replica {
+        #[command(flatten)]
+        common: CommonRoleArgs,
+        /// Unique among all replicas ever
+        #[arg(long)]
+        id: String,
+        /// What to serve, as JSON
+        #[arg(long)]
+        deployment_config: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommonRoleArgs {
+    /// Where the processes' sockets are
+    #[arg(long)]
+    pub(crate) runtime_dir: PathBuf,
+    /// The process to end with
+    #[arg(long)]
+    pub(crate) parent_pid: u32,
+}
+
+/// Which settings a command has.
+pub(crate) trait Scope: Clone {
+    fn has(row: &Setting) -> bool;
+}
+
+/// Every setting.
+#[derive(Debug, Clone)]
+pub(crate) struct All;
+
+impl Scope for All {
+    fn has(_: &Setting) -> bool {
+        true
+    }
+}
+
+/// What decides how much memory a model takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Planning;
+
+impl Scope for Planning {
+    fn has(row: &Setting) -> bool {
+        let is_planned = row.group == Group::Model && row.key != "num_gpus_per_replica";
+        is_planned || ["target", "max_replicas"].contains(&row.key)
+    }
+}
+
+/// Settings as typed, unchecked.
+#[derive(Debug, Clone)]
+pub(crate) struct SettingArgs<S>(pub(crate) RawSettings, PhantomData<S>);
+
+impl<S: Scope> Args for SettingArgs<S> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        SETTINGS
+            .iter()
+            .filter(|row| S::has(row))
+            .fold(command, |command, row| command.arg(arg(row)))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<S: Scope> FromArgMatches for SettingArgs<S> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut settings = Self(RawSettings::default(), PhantomData);
+        settings.update_from_arg_matches(matches)?;
+        Ok(settings)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for row in SETTINGS.iter().filter(|row| S::has(row)) {
+            let text = if row.is_switch() {
+                matches.get_flag(row.key).then(|| "true".to_owned())
+            } else {
+                matches.get_one::<String>(row.key).cloned()
+            };
+            if let Some(text) = text {
+                self.0.set(row.key, text).expect("rows of the table are known keys");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn arg(row: &'static Setting) -> Arg {
+    let mut notes = vec![format!(
+        "[env: {}]",
+        [Some(row.env), row.seed_env].map(|name| { name.unwrap_or_default() }).join(" ").trim()
+    )];
+    if !row.default.is_empty() {
+        notes.push(format!("[default: {}]", row.default));
+    }
+    let arg = Arg::new(row.key)
+        .help(format!("{} {}", row.help, notes.join(" ")))
+        .help_heading(row.group.heading());
+    if row.key == "target" {
+        return arg.value_name(row.value_name).help_heading(None);
+    }
+    let arg = arg.long(row.flag.trim_start_matches('-'));
+    if row.is_switch() {
+        arg.action(ArgAction::SetTrue)
+    } else {
+        arg.value_name(row.value_name).allow_negative_numbers(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_what_was_typed_is_set() {
+        let parse = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
+            Command::Run(run) => run.settings.0,
+            other => panic!("{other:?}"),
+        };
+        let settings = parse(&["tyndall", "run", "demo", "--port", "-1", "--insecure"]);
+        assert_eq!(settings.get("target"), Some("demo"));
+        assert_eq!(settings.get("port"), Some("-1"));
+        assert_eq!(settings.get("insecure"), Some("true"));
+        assert_eq!(settings.get("host"), None);
+        assert_eq!(parse(&["tyndall", "run"]), RawSettings::default());
+    }
+}

@@ -1,0 +1,17 @@
+//! `tyndall delete NAME`.
+
+use crate::args::DeleteArgs;
+use crate::commands::admin::{APPLICATIONS, Admin};
+use crate::failure::Failure;
+use crate::output::print;
+use tyndall_config::Environment;
+use tyndall_types::DeploymentName;
+
+pub(crate) fn delete(args: &DeleteArgs, env: &Environment) -> Result<(), Failure> {
+    let admin = Admin::new(&args.admin, env)?;
+    let name = DeploymentName::new(&args.name).map_err(|error| Failure::of(&error))?;
+    // A name needs no encoding in a path. One that is not deployed is refused with those that are.
+    let path = format!("{APPLICATIONS}{name}");
+    admin.ask(|client| async move { client.tell(http::Method::DELETE, &path, &()).await })?;
+    print(&format!("deleting {name}: its replicas finish what they have\n"))
+}

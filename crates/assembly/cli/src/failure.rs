@@ -1,0 +1,123 @@
+//! How a command fails: one line of cause, one of cure, an exit code.
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+use tyndall_config::ConfigError;
+use tyndall_hub::HubError;
+use tyndall_model::{PlanError, SpecError};
+use tyndall_transport::ClientError;
+
+const ERROR: u8 = 1;
+const USAGE: u8 = 2;
+
+/// A command's end that is no success.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    cause: String,
+    cure: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    pub(crate) fn new(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), cure: None, code: ERROR }
+    }
+
+    pub(crate) fn with_cure(mut self, cure: impl Into<String>) -> Self {
+        self.cure = Some(cure.into());
+        self
+    }
+
+    /// From a message that may end in `; what to do`.
+    pub(crate) fn from_text(text: &str) -> Self {
+        match text.split_once("; ") {
+            Some((cause, cure)) => Self::new(cause).with_cure(cure),
+            None => Self::new(text),
+        }
+    }
+
+    /// From an error whose message may end in `; what to do`.
+    pub(crate) fn of(error: &dyn Error) -> Self {
+        let mut failure = Self::from_text(&error.to_string());
+        failure.cause = with_sources(&failure.cause, error);
+        failure
+    }
+
+    pub(crate) fn report(&self) -> ExitCode {
+        let mut stderr = std::io::stderr().lock();
+        // With standard error closed, the exit code is all that can be said.
+        drop(writeln!(stderr, "error: {}", self.cause));
+        if let Some(cure) = &self.cure {
+            drop(writeln!(stderr, "help: {cure}"));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// The cause with the chain behind it, each said once.
+pub(crate) fn with_sources(cause: &str, error: &dyn Error) -> String {
+    let mut text = cause.to_owned();
+    let mut source = error.source();
+    while let Some(next) = source {
+        let part = next.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        source = next.source();
+    }
+    text
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let cure = error.cure().map(str::to_owned);
+        Self { cause: error.to_string(), cure, code: USAGE }
+    }
+}
+
+impl From<HubError> for Failure {
+    fn from(error: HubError) -> Self {
+        let cure = error.cure();
+        Self { cause: with_sources(&error.to_string(), &error), cure, code: ERROR }
+    }
+}
+
+impl From<SpecError> for Failure {
+    fn from(error: SpecError) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::of(&error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cause_and_cure_are_told_apart() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the pot is empty; brew some tea")]
+        struct Outer(#[source] std::io::Error);
+        let failure = Failure::of(&Outer(std::io::Error::other("no leaves")));
+        assert_eq!(failure.cause, "the pot is empty: no leaves");
+        assert_eq!(failure.cure.as_deref(), Some("brew some tea"));
+    }
+}
