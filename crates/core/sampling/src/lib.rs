@@ -16,8 +16,8 @@
 //! and in every batch: the random numbers are a function of seed and position, the exponential is
 //! our own, and probabilities are summed as integers, so the order of the sum does not matter.
 //!
-//! Nothing sorts the vocabulary. The filters first drop what is too unlikely to be drawn, which
-//! usually leaves a few hundred tokens, and select among the rest in linear time.
+//! Nothing sorts the vocabulary: the filters collect the few tokens that matter and select among
+//! them in linear time, and a plain draw goes by sums over runs of the vocabulary.
 #![forbid(unsafe_code)]
 
 mod filter;

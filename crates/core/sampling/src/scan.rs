@@ -79,6 +79,40 @@ pub(crate) fn for_each_at_least<T>(
     }
 }
 
+/// The `k` largest values, best first, equal ones by index.
+pub(crate) fn top_k(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let k = k.min(logits.len());
+    if k > 64 {
+        return top_many(logits, k);
+    }
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
+    if k == 0 {
+        return best;
+    }
+    let threshold = |best: &Vec<(u32, f32)>| match best.last() {
+        Some(&(_, last)) if best.len() == k => last.next_up(),
+        _ => f32::NEG_INFINITY,
+    };
+    for_each_at_least(logits, &mut best, threshold, |best, index, x| {
+        let place = best.partition_point(|&(_, other)| other >= x);
+        best.insert(place, (index as u32, x));
+        best.truncate(k);
+    });
+    best
+}
+
+/// [`top_k`] for a large `k`.
+fn top_many(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let mut all: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &x)| (i as u32, x)).collect();
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if k < all.len() {
+        all.select_nth_unstable_by(k, order);
+        all.truncate(k);
+    }
+    all.sort_unstable_by(order);
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
