@@ -29,6 +29,8 @@ use tyndall_types::protocol::RuntimeDir;
 const PROXY_ID: &str = "proxy-0";
 /// What the controller gets to close its files in.
 const CONTROLLER_GRACE: Duration = Duration::from_secs(5);
+/// A killed process is gone in milliseconds, unless it hangs in the kernel.
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// A process ends its own drain first; the supervisor's deadline is for those that hang.
 const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 
@@ -266,9 +268,17 @@ impl Supervisor {
             self.end_proxy.ending.send_replace(true);
             self.end_controller.ending.send_replace(true);
             self.processes.refuse_starts();
-            for kind in [Kind::Proxy, Kind::Replica, Kind::Controller] {
+            let all = [Kind::Proxy, Kind::Replica, Kind::Controller];
+            for kind in all {
                 self.processes.stop_all(kind, Duration::ZERO);
-                self.processes.all_gone(kind).await;
+            }
+            let gone = async {
+                for kind in all {
+                    self.processes.all_gone(kind).await;
+                }
+            };
+            if tokio::time::timeout(KILL_DEADLINE, gone).await.is_err() {
+                tracing::error!("killed processes hang in the kernel; they go when it lets them");
             }
         }
         self.api.abort();

@@ -44,6 +44,10 @@ type Answer = Result<Response<Body>, Response<Body>>;
 impl Handler for Api {
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
+        if is_foreign(&request) {
+            let why = "pages of other origins may not change anything here\n";
+            return text(StatusCode::FORBIDDEN, why);
+        }
         let answered = match self.scope {
             Scope::Node if path.starts_with("/-/") => self.internal(&path, request).await,
             Scope::Node | Scope::Admin => self.public(&path, request.method()).await,
@@ -229,6 +233,19 @@ fn busy() -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, "the controller does not answer; try again\n")
 }
 
+/// True for a request that would change something and comes from a web page of another origin:
+/// the admin port needs no key on the loopback, so a browser there must not lend its hand.
+fn is_foreign<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(header::HOST).map(|host| host.as_bytes());
+    let is_own = |origin: &header::HeaderValue| {
+        let origin = origin.as_bytes();
+        let scheme_end = origin.windows(3).position(|part| part == b"://");
+        scheme_end.map(|at| &origin[at + 3..]) == host
+    };
+    let origin = request.headers().get(header::ORIGIN);
+    request.method() != Method::GET && origin.is_some_and(|origin| !is_own(origin))
+}
+
 /// Undoes percent-encoding; none when it is broken.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -248,6 +265,24 @@ fn decoded(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_origins_may_only_read() {
+        let check = |method: Method, origin: Option<&str>, expected: bool| {
+            let mut request = Request::builder().method(method).header("host", "127.0.0.1:8265");
+            if let Some(origin) = origin {
+                request = request.header("origin", origin);
+            }
+            assert_eq!(is_foreign(&request.body(()).unwrap()), expected, "{origin:?}");
+        };
+        check(Method::POST, None, false);
+        check(Method::POST, Some("http://127.0.0.1:8265"), false);
+        check(Method::GET, Some("http://evil.example"), false);
+        for origin in ["http://evil.example", "http://127.0.0.1", "null", ""] {
+            check(Method::POST, Some(origin), true);
+            check(Method::DELETE, Some(origin), true);
+        }
+    }
 
     #[test]
     fn percent_encoding_is_undone() {

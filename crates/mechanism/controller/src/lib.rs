@@ -1,6 +1,6 @@
 //! Feeds the control core with events and carries out its actions.
 //!
-//! One task owns the [`State`](tyndall_control::State), the store and the metrics: see [`service`].
+//! One task owns the [`State`](tyndall_control::State), the store and the metrics (`service.rs`).
 //! It sleeps until a message comes or the core's next deadline passes; there is no period.
 //!
 //! ```text
