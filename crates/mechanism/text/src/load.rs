@@ -22,8 +22,8 @@ use tokenizers::{
 use crate::TokenizerError;
 use crate::config::{TokenizerConfig, invalid, read_optional};
 
-/// Below this many bytes of vocabulary and merges a second thread costs more than it saves.
-const PARALLEL_BYTES: usize = 256 * 1024;
+/// Below this many bytes of merges a second thread costs more than it saves.
+const PARALLEL_BYTES: usize = 128 * 1024;
 
 /// A tokenizer from its files, before what the configuration adds.
 pub(crate) struct Loaded {
@@ -51,8 +51,10 @@ pub(crate) fn load(dir: &Path, config: &TokenizerConfig) -> Result<Loaded, Token
     let (vocab_path, merges_path) = (dir.join("vocab.json"), dir.join("merges.txt"));
     if let (Some(vocab), Some(merges)) = (read_optional(&vocab_path)?, read_optional(&merges_path)?)
     {
-        let merges = parse_merge_lines(&merges).map_err(|reason| invalid(&merges_path, reason))?;
-        let vocab = parse_vocab(&vocab).map_err(|error| invalid(&vocab_path, error.to_string()))?;
+        let parse_vocab = || parse_vocab(&vocab).map_err(|e| invalid(&vocab_path, e.to_string()));
+        let parse_merges = || parse_merge_lines(&merges).map_err(|e| invalid(&merges_path, e));
+        let (vocab, merges) = both(merges.len(), parse_vocab, parse_merges);
+        let (vocab, merges) = (vocab?, merges?);
         let bpe = BPE::builder();
         let bpe =
             build_bpe(bpe, vocab, merges, 0).map_err(|reason| invalid(&merges_path, reason))?;
@@ -130,16 +132,8 @@ fn parse_bpe(model: &str) -> Result<BPE, String> {
     let parts: BpeParts<'_> = serde_json::from_str(model).map_err(|e| format!("model: {e}"))?;
     let vocab = || parse_vocab(parts.vocab.get()).map_err(|error| format!("model.vocab: {error}"));
     let merges = || parse_merges(parts.merges.get()).map_err(|e| format!("model.merges: {e}"));
-    let (vocab, merges) = if model.len() < PARALLEL_BYTES {
-        (vocab()?, merges()?)
-    } else {
-        std::thread::scope(|scope| {
-            let merges = scope.spawn(merges);
-            let vocab = vocab();
-            let merges = merges.join().map_err(|_| "model.merges: unreadable".to_owned())?;
-            Ok::<_, String>((vocab?, merges?))
-        })?
-    };
+    let (vocab, merges) = both(parts.merges.get().len(), vocab, merges);
+    let (vocab, merges) = (vocab?, merges?);
     let mut builder = BPE::builder()
         .fuse_unk(parts.fuse_unk.unwrap_or(false))
         .byte_fallback(parts.byte_fallback.unwrap_or(false))
@@ -156,6 +150,18 @@ fn parse_bpe(model: &str) -> Result<BPE, String> {
         builder = builder.end_of_word_suffix(suffix);
     }
     build_bpe(builder, vocab, merges, prefix_len)
+}
+
+/// Does both, side by side if the second has many bytes to read.
+fn both<A, B: Send>(bytes: usize, a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> (A, B) {
+    if bytes < PARALLEL_BYTES {
+        return (a(), b());
+    }
+    std::thread::scope(|scope| {
+        let b = scope.spawn(b);
+        let a = a();
+        (a, b.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 fn build_bpe(

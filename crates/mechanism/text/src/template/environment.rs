@@ -1,10 +1,10 @@
 //! The Jinja dialect of chat templates, as transformers sets it up.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest};
+use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::{json, strftime};
+use super::{json, methods, strftime};
 
 /// The template's name inside its environment; it appears in error messages.
 pub(super) const NAME: &str = "chat template";
@@ -31,12 +31,23 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, Error> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     environment.set_syntax(syntax);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(methods::call);
+    environment.add_test("sequence", is_sequence);
+    environment.add_test("callable", is_callable);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime::now);
     environment.add_filter("tojson", to_json);
     environment.add_template_owned(NAME, without_generation_tags(source))?;
     Ok(environment)
+}
+
+/// In Python, strings and dicts count as sequences.
+fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+}
+
+fn is_callable(value: &Value) -> bool {
+    value.kind() == ValueKind::Plain
 }
 
 fn raise_exception(message: &Value) -> Result<Value, Error> {

@@ -8,6 +8,7 @@
 mod content;
 mod environment;
 mod json;
+mod methods;
 mod strftime;
 
 use std::path::Path;
