@@ -6,3 +6,5 @@ mod fake;
 mod lifecycle;
 #[cfg(test)]
 mod metamorphic;
+#[cfg(test)]
+mod real_model;
