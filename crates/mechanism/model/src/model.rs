@@ -368,3 +368,6 @@ fn emptied(mut tables: Vec<&[u32]>) -> Vec<&'static [u32]> {
     tables.clear();
     tables.into_iter().map(|_| -> &'static [u32] { &[] }).collect()
 }
+
+#[cfg(test)]
+mod tests;

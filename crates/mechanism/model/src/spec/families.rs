@@ -16,6 +16,9 @@ const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 12;
 const MAX_LENGTH: usize = 1 << 28;
 
+/// Where `sliding_window` is absent; `null` is none.
+const DEFAULT_WINDOW: u32 = 4096;
+
 /// A family is an entry of [`FAMILIES`].
 pub(super) struct Family {
     pub(super) architecture: &'static str,
@@ -52,8 +55,8 @@ enum AttentionBias {
 
 enum Window {
     Never,
-    /// `sliding_window` holds for all layers; this where the key is absent.
-    All(u32),
+    /// `sliding_window` holds for all layers.
+    All,
     /// `use_sliding_window` and `max_window_layers`, or `layer_types`.
     Upper,
 }
@@ -83,7 +86,7 @@ pub(super) const FAMILIES: &[Family] = &[
             default_kv_heads: Some(8),
             bias: AttentionBias::Never,
             mlp_bias: false,
-            window: Window::All(4096),
+            window: Window::All,
             ..LLAMA_LIKE
         }),
     },
@@ -283,29 +286,27 @@ fn read_windows(
     num_layers: usize,
 ) -> Result<Vec<Option<u32>>, SpecError> {
     let key = "sliding_window";
-    let size = config.count(key, MAX_LENGTH)?.map(|size| size as u32);
+    let size = match config.count(key, MAX_LENGTH)? {
+        Some(size) => Some(size as u32),
+        None if config.mentions(key) => None,
+        None => Some(DEFAULT_WINDOW),
+    };
     match rule {
         Window::Never => Ok(vec![None; num_layers]),
-        Window::All(default) => {
-            let absent = (!config.mentions(key)).then_some(*default);
-            Ok(vec![size.or(absent); num_layers])
-        }
+        Window::All => Ok(vec![size; num_layers]),
         Window::Upper => {
             // Files mention a size even where the switch is off.
-            let size =
-                if config.flag("use_sliding_window", false)? { size.or(Some(4096)) } else { None };
-            match config.get("layer_types") {
-                Some(types) => read_layer_types(config, types, size, num_layers),
-                None => {
-                    let key = "max_window_layers";
-                    // 0 is a legal value here: every layer has the window.
-                    let first = match config.number(key)? {
-                        Some(0.0) => 0,
-                        _ => config.count(key, MAX_LENGTH)?.unwrap_or(28),
-                    };
-                    Ok((0..num_layers).map(|layer| size.filter(|_| layer >= first)).collect())
-                }
+            let size = if config.flag("use_sliding_window", false)? { size } else { None };
+            if let Some(types) = config.get("layer_types") {
+                return read_layer_types(config, types, size, num_layers);
             }
+            let key = "max_window_layers";
+            // 0 is a legal value here: every layer has the window.
+            let first = match config.number(key)? {
+                Some(0.0) => 0,
+                _ => config.count(key, MAX_LENGTH)?.unwrap_or(28),
+            };
+            Ok((0..num_layers).map(|layer| size.filter(|_| layer >= first)).collect())
         }
     }
 }

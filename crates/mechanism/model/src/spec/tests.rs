@@ -200,6 +200,10 @@ fn windows_follow_the_family() {
     };
     assert_eq!(windows(on(json!({}))), [None, None]);
     assert_eq!(windows(on(json!({"max_window_layers": 0}))), [Some(8); 2]);
+    assert_eq!(
+        windows(on(json!({"max_window_layers": 0, "sliding_window": null}))),
+        [Some(4096); 2]
+    );
     assert_eq!(windows(on(json!({"max_window_layers": 1}))), [None, Some(8)]);
     let types = json!({"layer_types": ["sliding_attention", "full_attention"]});
     assert_eq!(windows(on(types.clone())), [Some(8), None]);
