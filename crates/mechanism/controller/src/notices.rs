@@ -41,6 +41,10 @@ pub(crate) fn log(notice: &Notice) {
         Notice::Exited { deployment, replica, is_expected } => {
             tracing::debug!(%deployment, %replica, is_expected, "ended");
         }
+        Notice::Scaled { deployment, from: 0, to } => {
+            // The wake has a line of its own when it is done.
+            tracing::debug!(%deployment, to, "scales from zero");
+        }
         Notice::Scaled { deployment, from, to } => {
             tracing::info!("{deployment} scales from {from} to {to} replicas");
         }
