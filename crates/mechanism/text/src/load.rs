@@ -55,9 +55,9 @@ pub(crate) fn load(dir: &Path, config: &TokenizerConfig) -> Result<Loaded, Token
         let parse_merges = || parse_merge_lines(&merges).map_err(|e| invalid(&merges_path, e));
         let (vocab, merges) = both(merges.len(), parse_vocab, parse_merges);
         let (vocab, merges) = (vocab?, merges?);
-        let bpe = BPE::builder();
-        let bpe =
-            build_bpe(bpe, vocab, merges, 0).map_err(|reason| invalid(&merges_path, reason))?;
+        let bpe = build_bpe(BPE::builder(), vocab, merges, 0).map_err(|reason| {
+            invalid(&merges_path, format!("it does not fit vocab.json: {reason}"))
+        })?;
         let mut inner = Inner::new(ModelWrapper::BPE(bpe));
         let add_prefix_space = config.add_prefix_space.unwrap_or(false);
         let byte_level = ByteLevel::default().add_prefix_space(add_prefix_space);
@@ -74,15 +74,22 @@ pub(crate) fn load(dir: &Path, config: &TokenizerConfig) -> Result<Loaded, Token
 }
 
 /// The parts of a `tokenizer.json`; truncation and padding are the caller's business, not ours.
+///
+/// The library's readers of the small parts panic on text that is no JSON. Taken as raw values
+/// they are known to be JSON before those readers see them.
 #[derive(Deserialize)]
 struct Parts<'a> {
     version: Option<String>,
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
-    normalizer: Option<NormalizerWrapper>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
-    post_processor: Option<PostProcessorWrapper>,
-    decoder: Option<DecoderWrapper>,
+    #[serde(borrow)]
+    normalizer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pre_tokenizer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    post_processor: Option<&'a RawValue>,
+    #[serde(borrow)]
+    decoder: Option<&'a RawValue>,
     #[serde(borrow)]
     model: &'a RawValue,
 }
@@ -112,13 +119,26 @@ fn from_json(text: &str) -> Result<Inner, String> {
         serde_json::from_str(parts.model.get()).map_err(|error| format!("model: {error}"))?
     };
     let mut inner = Inner::new(model);
-    inner.with_normalizer(parts.normalizer).map_err(|error| error.to_string())?;
+    let normalizer: Option<NormalizerWrapper> = part("normalizer", parts.normalizer)?;
+    let pre_tokenizer: Option<PreTokenizerWrapper> = part("pre_tokenizer", parts.pre_tokenizer)?;
+    let post_processor: Option<PostProcessorWrapper> =
+        part("post_processor", parts.post_processor)?;
+    let decoder: Option<DecoderWrapper> = part("decoder", parts.decoder)?;
+    inner.with_normalizer(normalizer).map_err(|error| error.to_string())?;
     inner
-        .with_pre_tokenizer(parts.pre_tokenizer)
-        .with_post_processor(parts.post_processor)
-        .with_decoder(parts.decoder);
+        .with_pre_tokenizer(pre_tokenizer)
+        .with_post_processor(post_processor)
+        .with_decoder(decoder);
     inner.add_tokens(parts.added_tokens).map_err(|error| format!("added tokens: {error}"))?;
     Ok(inner)
+}
+
+fn part<T: for<'de> Deserialize<'de>>(
+    name: &str,
+    json: Option<&RawValue>,
+) -> Result<Option<T>, String> {
+    let Some(json) = json else { return Ok(None) };
+    serde_json::from_str(json.get()).map_err(|error| format!("{name}: {error}"))
 }
 
 /// The type stands at the head of the model; where it does not, the slow path finds it.
@@ -293,6 +313,15 @@ mod tests {
             assert!(parse_merges(broken).is_err(), "{broken}");
         }
         assert!(parse_merge_lines("a b\n\nab\n").unwrap_err().starts_with("line 3"));
+    }
+
+    #[test]
+    fn both_sides_are_read_on_one_thread_or_two() {
+        for bytes in [0, PARALLEL_BYTES] {
+            let merges = || parse_merge_lines("a b");
+            let (vocab, merges) = both(bytes, || parse_vocab(r#"{"a": 1}"#), merges);
+            assert_eq!((vocab.unwrap().len(), merges.unwrap().len()), (1, 1));
+        }
     }
 
     #[test]

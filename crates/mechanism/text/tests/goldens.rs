@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use serde_json::{Map, Value};
 use tyndall_text::{ChatInput, Detokenizer, TemplateError, Tokenizer, TokenizerError};
 
@@ -205,4 +206,47 @@ fn a_rendered_chat_is_encoded_without_a_second_bos() {
     let prompt = tokenizer.render_chat(&input).unwrap();
     let ids = tokenizer.encode(&prompt, false).unwrap();
     assert_eq!(ids.iter().filter(|&&id| Some(id) == tokenizer.bos_token_id()).count(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens to a file: a tokenizer or an error comes out.
+    #[test]
+    fn damaged_files_never_panic(
+        name in prop::sample::select(vec![
+            "qwen2/tokenizer.json",
+            "llama2/tokenizer.json",
+            "llama2/tokenizer_config.json",
+            "opt/vocab.json",
+            "opt/merges.txt",
+            "opt/tokenizer_config.json",
+        ]),
+        at: prop::sample::Index,
+        length in 0..40_usize,
+        patch in prop::sample::select(vec!["", "\"", "0", "-1", "null", "{}", "[]", "\\p{", " a", "9999999999", "é"]),
+    ) {
+        let (folder, file) = name.split_once('/').unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(fixtures().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let mut bytes = std::fs::read(dir.path().join(file)).unwrap();
+        let start = at.index(bytes.len());
+        let end = (start + length).min(bytes.len());
+        bytes.splice(start..end, patch.bytes());
+        std::fs::write(dir.path().join(file), bytes).unwrap();
+        match Tokenizer::load(dir.path()) {
+            Ok(tokenizer) => {
+                if let Ok(ids) = tokenizer.encode("the replica 🙂 </s>", true) {
+                    let _text = stream(&tokenizer, &ids, false);
+                }
+            }
+            Err(error) => {
+                let message = error.to_string();
+                prop_assert!(message.contains(file) || message.contains("merges.txt"), "{}", message);
+            }
+        }
+    }
 }
