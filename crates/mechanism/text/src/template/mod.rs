@@ -24,7 +24,8 @@ use crate::config::{invalid, read_object, read_optional};
 use crate::{TemplateError, TokenizerError};
 
 /// Marks the place where a continued message ends; the space tells whether the template trims.
-const CONTINUE_MARK: &str = "\u{e000}continue-here\u{e000} ";
+/// Private-use characters, which no template changes and no conversation contains.
+const CONTINUE_MARK: &str = "\u{e000}\u{e0ff}\u{e000}\u{e0fe} ";
 
 /// What a chat template is rendered with.
 #[derive(Debug, Clone, Default)]
