@@ -14,8 +14,8 @@ const TEXT_PARTS: [&str; 4] = ["text", "input_text", "output_text", "refusal"];
 pub struct ChatRequest {
     /// The model asked for; none is the served one.
     pub model: Option<String>,
-    /// At least one, for the chat template: `content` is a string or null, `developer` has become
-    /// `system`, arguments of earlier tool calls are objects; other keys as sent.
+    /// At least one, as sent: objects with a known role whose content is text. What a template
+    /// wants otherwise is the template engine's matter.
     pub messages: Vec<Value>,
     /// Shown to the template.
     pub tools: Option<Value>,
@@ -99,10 +99,13 @@ fn messages(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     if list.is_empty() {
         return Err(ApiError::invalid("messages", "messages must not be empty"));
     }
-    list.iter().enumerate().map(|(i, item)| message(i, item)).collect()
+    for (index, item) in list.iter().enumerate() {
+        check_message(index, item)?;
+    }
+    Ok(list.to_vec())
 }
 
-fn message(index: usize, item: &Value) -> Result<Value, ApiError> {
+fn check_message(index: usize, item: &Value) -> Result<(), ApiError> {
     let path = format!("messages[{index}]");
     let wrong = |path: &str, expected: &str, value: &Value| {
         ApiError::malformed(path, format!("{path} must be {expected}, got {}", shown(value)))
@@ -117,31 +120,23 @@ fn message(index: usize, item: &Value) -> Result<Value, ApiError> {
             return Err(wrong(&format!("{path}.role"), &expected, other.unwrap_or(&Value::Null)));
         }
     };
-    let content = match object.get("content") {
-        None | Some(Value::Null) if role == "assistant" => Value::Null,
-        Some(Value::String(text)) => Value::String(text.clone()),
-        Some(Value::Array(parts)) => Value::String(joined(&path, parts)?),
+    match object.get("content") {
+        None | Some(Value::Null) if role == "assistant" => Ok(()),
+        Some(Value::String(_)) => Ok(()),
+        Some(Value::Array(parts)) => check_parts(&path, parts),
         other => {
             let path = format!("{path}.content");
             let value = other.unwrap_or(&Value::Null);
-            return Err(wrong(&path, "a string or a list of text parts", value));
+            Err(wrong(&path, "a string or a list of text parts", value))
         }
-    };
-    let mut message = object.clone();
-    if role == "developer" {
-        message.insert("role".to_owned(), Value::String("system".to_owned()));
     }
-    message.insert("content".to_owned(), content);
-    parse_arguments(&mut message);
-    Ok(Value::Object(message))
 }
 
-/// Text parts, one per line.
-fn joined(path: &str, parts: &[Value]) -> Result<String, ApiError> {
-    let mut texts = Vec::with_capacity(parts.len());
+/// Every part is text.
+fn check_parts(path: &str, parts: &[Value]) -> Result<(), ApiError> {
     for (i, part) in parts.iter().enumerate() {
         let path = format!("{path}.content[{i}]");
-        let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
+        let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
         if !part.is_string() && !TEXT_PARTS.contains(&kind) {
             return Err(ApiError::invalid(
                 &format!("{path}.type"),
@@ -157,27 +152,14 @@ fn joined(path: &str, parts: &[Value]) -> Result<String, ApiError> {
                 part.get(if kind == "refusal" { "refusal" } else { "text" }).and_then(Value::as_str)
             }
         };
-        texts.push(text.ok_or_else(|| {
-            ApiError::malformed(
+        if text.is_none() {
+            return Err(ApiError::malformed(
                 &path,
                 format!("{path} must be {{\"type\": \"text\", \"text\": …}}, got {}", shown(part)),
-            )
-        })?);
-    }
-    Ok(texts.join("\n"))
-}
-
-/// Templates want the arguments of earlier tool calls as objects; OpenAI's wire has strings.
-fn parse_arguments(message: &mut Map<String, Value>) {
-    let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
-    for call in calls.into_iter().flatten() {
-        if let Some(arguments) = call.pointer_mut("/function/arguments")
-            && let Value::String(text) = arguments
-        {
-            *arguments =
-                serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default().into();
+            ));
         }
     }
+    Ok(())
 }
 
 /// Tools can be shown to the template; calls are not parsed out of the answer yet.
@@ -238,20 +220,15 @@ mod tests {
     }
 
     #[test]
-    fn messages_reach_the_template_in_one_form() {
-        let request = parse(
-            r#"{"messages": [
-                {"role": "developer", "content": "be brief"},
-                {"role": "user", "content": [{"type": "text", "text": "a"}, "b"], "name": "n"},
-                {"role": "assistant", "content": null,
-                 "tool_calls": [{"function": {"name": "f", "arguments": "{\"x\": 1}"}}]},
-                {"role": "tool", "content": "3", "tool_call_id": "t"}]}"#,
-        )
-        .unwrap();
-        assert_eq!(request.messages[0], json!({"role": "system", "content": "be brief"}));
-        assert_eq!(request.messages[1], json!({"role": "user", "content": "a\nb", "name": "n"}));
-        assert_eq!(request.messages[2]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
-        assert_eq!(request.messages[3]["tool_call_id"], "t");
+    fn messages_are_passed_on_as_sent() {
+        let messages = json!([
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, "b"], "name": "n"},
+            {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f"}}]},
+            {"role": "tool", "content": "3", "tool_call_id": "t"},
+        ]);
+        let request = parse(&json!({"messages": messages}).to_string()).unwrap();
+        assert_eq!(Value::from(request.messages), messages);
         assert!(request.add_generation_prompt && !request.continue_final_message);
         assert_eq!(request.overrides.max_tokens, None);
     }

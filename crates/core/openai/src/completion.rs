@@ -54,6 +54,13 @@ pub fn parse_completion(body: &[u8]) -> Result<CompletionRequest, ApiError> {
     overrides.max_tokens = Some(max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
     overrides.logprobs = num_logprobs(&fields, "logprobs")?;
     overrides.check()?;
+    let sequences = prompts.len() * overrides.n as usize;
+    if sequences > MAX_PROMPTS {
+        return Err(ApiError::invalid(
+            "n",
+            format!("prompts times n must not be more than {MAX_PROMPTS}, got {sequences}"),
+        ));
+    }
     let (stream, stream_options) = StreamOptions::read(&fields)?;
     let add_special_tokens = fields.bool("add_special_tokens")?.unwrap_or(true);
     Ok(CompletionRequest { model, prompts, overrides, stream, stream_options, add_special_tokens })

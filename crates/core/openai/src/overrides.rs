@@ -24,6 +24,10 @@ pub struct SamplingDefaults {
     pub min_p: Option<f32>,
     /// As the request field.
     pub repetition_penalty: Option<f32>,
+    /// As the request field.
+    pub presence_penalty: Option<f32>,
+    /// As the request field.
+    pub frequency_penalty: Option<f32>,
     /// For requests without `max_tokens`.
     pub max_new_tokens: Option<u32>,
 }
@@ -139,8 +143,14 @@ impl Overrides {
                 .repetition_penalty
                 .or(defaults.repetition_penalty)
                 .unwrap_or(open.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(open.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(open.frequency_penalty),
+            presence_penalty: self
+                .presence_penalty
+                .or(defaults.presence_penalty)
+                .unwrap_or(open.presence_penalty),
+            frequency_penalty: self
+                .frequency_penalty
+                .or(defaults.frequency_penalty)
+                .unwrap_or(open.frequency_penalty),
             logit_bias: self.logit_bias,
             seed: self.seed,
             stop: self.stop,

@@ -1,0 +1,208 @@
+//! Paths to handlers, and what a replica says while it cannot answer.
+
+use crate::ready::Ready;
+use crate::{chat, completion, generate};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::watch;
+use tyndall_openai::ApiError;
+use tyndall_telemetry::exposition;
+use tyndall_transport::{Body, BodyError, Handler, empty, json as json_response, read_body, text};
+use tyndall_types::protocol::ReplicaStatus;
+use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState, RequestId};
+
+/// Largest request body; the proxy's bound is the same.
+const MAX_BODY_BYTES: usize = 32 << 20;
+
+/// Where the replica is in its life.
+#[derive(Clone)]
+pub(crate) enum Phase {
+    Starting,
+    Running(Arc<Ready>),
+    Stopping(Option<Arc<Ready>>),
+}
+
+/// Answers every request of the replica's socket.
+#[derive(Clone)]
+pub(crate) struct App {
+    id: ReplicaId,
+    phase: Arc<watch::Sender<Phase>>,
+    ongoing: Arc<AtomicU32>,
+}
+
+/// A request for text, from its arrival to its last byte.
+pub(crate) struct Ongoing(Arc<AtomicU32>);
+
+impl Ongoing {
+    fn begin(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Ongoing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request for text that was read.
+pub(crate) struct Asked {
+    pub(crate) id: RequestId,
+    pub(crate) body: bytes::Bytes,
+    pub(crate) ongoing: Ongoing,
+}
+
+/// Why a request has no text.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Api(ApiError),
+    /// The proxy may give it to another replica.
+    NotStarted(&'static str),
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Api(error)
+    }
+}
+
+impl From<crate::job::SubmitFailure> for Failure {
+    fn from(failure: crate::job::SubmitFailure) -> Self {
+        match failure {
+            crate::job::SubmitFailure::Refused(error) => Self::Api(error),
+            crate::job::SubmitFailure::NotStarted(reason) => Self::NotStarted(reason),
+        }
+    }
+}
+
+impl Handler for App {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        match (request.method(), path.as_str()) {
+            (&Method::GET, "/-/status") => json_response(StatusCode::OK, &self.status()),
+            (&Method::GET, "/-/metrics") => self.metrics(),
+            (&Method::POST, "/generate" | "/v1/completions" | "/v1/chat/completions") => {
+                self.answer(&path, request).await.unwrap_or_else(|failure| refused(&path, failure))
+            }
+            _ => empty(StatusCode::NOT_FOUND),
+        }
+    }
+}
+
+impl App {
+    pub(crate) fn new(id: ReplicaId) -> Self {
+        let phase = Arc::new(watch::Sender::new(Phase::Starting));
+        Self { id, phase, ongoing: Arc::default() }
+    }
+
+    /// It takes requests from here on.
+    pub(crate) fn set_running(&self, ready: Arc<Ready>) {
+        self.phase.send_replace(Phase::Running(ready));
+    }
+
+    /// It takes no more requests. Returns the model, which those it has go on using.
+    pub(crate) fn set_stopping(&self) -> Option<Arc<Ready>> {
+        let ready = self.ready();
+        self.phase.send_replace(Phase::Stopping(ready.clone()));
+        ready
+    }
+
+    fn ready(&self) -> Option<Arc<Ready>> {
+        match &*self.phase.borrow() {
+            Phase::Starting => None,
+            Phase::Running(ready) => Some(ready.clone()),
+            Phase::Stopping(ready) => ready.clone(),
+        }
+    }
+
+    fn status(&self) -> ReplicaStatus {
+        ReplicaStatus {
+            replica_id: self.id.clone(),
+            state: match &*self.phase.borrow() {
+                Phase::Starting => ReplicaState::Starting,
+                Phase::Running(_) => ReplicaState::Running,
+                Phase::Stopping(_) => ReplicaState::Stopping,
+            },
+            ongoing: self.ongoing.load(Ordering::Relaxed),
+            card: self.ready().map(|ready| ready.card.clone()),
+        }
+    }
+
+    fn metrics(&self) -> Response<Body> {
+        let page = self.ready().map(|ready| ready.metrics_page()).unwrap_or_default();
+        let mut response = text(StatusCode::OK, page);
+        let kind = HeaderValue::from_static(exposition::CONTENT_TYPE);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+
+    async fn answer(
+        &self,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Failure> {
+        let running = match &*self.phase.borrow() {
+            Phase::Running(ready) => Ok(ready.clone()),
+            Phase::Starting => Err(Failure::NotStarted("starting")),
+            Phase::Stopping(_) => Err(Failure::NotStarted("draining")),
+        };
+        let ready = running?;
+        let ongoing = Ongoing::begin(&self.ongoing);
+        let id = request_id(&request);
+        let body = read_body(request.into_body(), MAX_BODY_BYTES).await.map_err(|e| match e {
+            BodyError::TooLarge { .. } => ApiError::too_large(e.to_string()),
+            BodyError::Broken(_) => ApiError::malformed("", e.to_string()),
+        })?;
+        let asked = Asked { id, body, ongoing };
+        match path {
+            "/generate" => generate::answer(&ready, asked).await,
+            "/v1/completions" => completion::answer(&ready, asked).await,
+            _ => chat::answer(&ready, asked).await,
+        }
+    }
+}
+
+fn request_id(request: &Request<Incoming>) -> RequestId {
+    let sent = request.headers().get(HEADER_REQUEST_ID).and_then(|id| id.to_str().ok());
+    RequestId::new(sent.unwrap_or("unnamed"))
+}
+
+fn refused(path: &str, failure: Failure) -> Response<Body> {
+    let (error, not_started) = match failure {
+        Failure::Api(error) => (error, None),
+        Failure::NotStarted(reason) => {
+            let message = format!("this replica takes no request now: it is {reason}; try again");
+            (ApiError::unavailable(message), Some(reason))
+        }
+    };
+    if error.status >= 500 && not_started.is_none() {
+        tracing::error!(path, %error, "a request failed");
+    }
+    let status = StatusCode::from_u16(error.status).expect("api errors have statuses");
+    let body = if path == "/generate" { error.generate_body() } else { error.openai_body() };
+    let mut response = json_response(status, &body);
+    if let Some(reason) = not_started {
+        response.headers_mut().insert(HEADER_NOT_STARTED, HeaderValue::from_static(reason));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// Unix seconds, for `created`.
+pub(crate) fn now_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// A whole answer with its phases.
+pub(crate) fn whole<T: serde::Serialize>(
+    value: &T,
+    times: crate::text_stream::Times,
+) -> Response<Body> {
+    let mut response = json_response(StatusCode::OK, value);
+    response.headers_mut().insert(crate::timing::SERVER_TIMING, crate::timing::whole(times));
+    response
+}

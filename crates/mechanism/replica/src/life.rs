@@ -1,0 +1,144 @@
+//! The life of the process, from its socket to its end.
+
+use crate::app::App;
+use crate::load::load;
+use crate::phases::PhaseClock;
+use crate::ready::Ready;
+use crate::report::send;
+use crate::{ReplicaError, ReplicaOptions};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tyndall_engine::StopCause;
+use tyndall_transport::{Client, Listener, ServeOptions, serve};
+use tyndall_types::protocol::ReplicaReport;
+
+/// How long a replica that cannot start tries to say so.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// How long the engine's last step may take when the process ends.
+const ENGINE_END: Duration = Duration::from_secs(2);
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// [`ReplicaError`]; the process should exit with an error, so that it is replaced.
+///
+/// # Cancel safety
+/// Dropping the future cuts every connection and ends the engine.
+pub async fn run(options: ReplicaOptions) -> Result<(), ReplicaError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ReplicaError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ReplicaError::Signal)?;
+    let asked_to_end = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    run_until(options, asked_to_end).await
+}
+
+/// Serves until `shutdown` resolves, then drains.
+///
+/// # Errors
+/// [`ReplicaError`].
+///
+/// # Cancel safety
+/// As [`run`].
+pub async fn run_until(
+    options: ReplicaOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ReplicaError> {
+    let mut clock = PhaseClock::since(options.started_at);
+    let socket = options.runtime_dir.replica_socket(&options.id);
+    let listener = Listener::bind_unix(&socket)
+        .map_err(|source| ReplicaError::Listen { path: socket.display().to_string(), source })?;
+    clock.end("process");
+    let app = App::new(options.id.clone());
+    let drain = Duration::try_from_secs_f64(options.config.graceful_shutdown_timeout_s);
+    let serve_options =
+        ServeOptions { drain: drain.unwrap_or(Duration::MAX), ..ServeOptions::default() };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
+    let living = async {
+        let outcome = live(&app, options, clock, shutdown).await;
+        let ready = app.set_stopping();
+        drop(stop);
+        (outcome, ready)
+    };
+    let (cut, (outcome, ready)) = tokio::join!(serving, living);
+    if cut > 0 {
+        tracing::warn!(connections = cut, "cut because the drain time was over");
+    }
+    if let Some(ready) = ready {
+        ready.engine.shutdown();
+        drop(tokio::time::timeout(ENGINE_END, ready.engine.stopped()).await);
+    }
+    outcome
+}
+
+/// Loads, reports, and waits for the end.
+async fn live(
+    app: &App,
+    options: ReplicaOptions,
+    clock: PhaseClock,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ReplicaError> {
+    tokio::pin!(shutdown);
+    let controller = Client::unix(options.runtime_dir.controller_socket());
+    let id = options.id.clone();
+    let loaded = tokio::select! {
+        () = &mut shutdown => return Ok(()),
+        loaded = load(options, clock) => loaded,
+    };
+    let (ready, clock) = match loaded {
+        Ok((ready, clock)) => (Arc::new(ready), clock),
+        Err(reason) => {
+            tracing::error!(reason, "the model cannot be served");
+            let report = ReplicaReport::Failed { reason: reason.clone() };
+            tokio::select! {
+                () = &mut shutdown => {}
+                _ = tokio::time::timeout(LAST_WORDS, send(&controller, &id, &report)) => {}
+            }
+            return Err(ReplicaError::Load { reason });
+        }
+    };
+    tracing::info!(phases = ?clock.phases().0, "ready");
+    app.set_running(ready.clone());
+    let reports = async {
+        let (phases, card) = (clock.phases(), ready.card.clone());
+        send(&controller, &id, &ReplicaReport::Ready { phases, card }).await;
+        report_first_token(&ready, &controller, &id, &clock).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = &mut shutdown => {
+            tracing::info!("draining");
+            Ok(())
+        }
+        cause = ready.engine.stopped() => match cause {
+            StopCause::Shutdown => Ok(()),
+            StopCause::Failed { reason } => {
+                tracing::error!(%reason, "the engine died");
+                Err(ReplicaError::Engine { reason: reason.to_string() })
+            }
+        },
+        () = reports => Ok(()),
+    }
+}
+
+async fn report_first_token(
+    ready: &Ready,
+    controller: &Client,
+    id: &tyndall_types::ReplicaId,
+    clock: &PhaseClock,
+) {
+    let mut first_token = ready.first_token.clone();
+    // An error means that the engine is gone, which ends the process elsewhere.
+    if let Ok(seconds) = first_token.wait_for(Option::is_some).await.map(|first| *first) {
+        let phases = clock.with("first_step", seconds.unwrap_or_default());
+        send(controller, id, &ReplicaReport::FirstToken { phases }).await;
+    }
+}

@@ -1,0 +1,202 @@
+//! From a directory to a running engine, on threads of its own, tokenizer and model side by side.
+
+use crate::ReplicaOptions;
+use crate::error::chain;
+use crate::phases::PhaseClock;
+use crate::ready::Ready;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use tokio::sync::{oneshot, watch};
+use tyndall_engine::{Engine, EngineConfig, EngineObserver, Finished};
+use tyndall_kernels::{Cpu, CpuOptions};
+use tyndall_model::{GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, plan};
+use tyndall_openai::SamplingDefaults;
+use tyndall_telemetry::{EngineLabels, EngineMetrics};
+use tyndall_text::Tokenizer;
+use tyndall_types::protocol::ModelCard;
+
+/// Sequences that may wait in the engine: the proxy's queue is the one that is meant to hold
+/// requests, this one holds the sequences of requests with many prompts.
+const MAX_WAITING: u32 = 4096;
+
+/// Loads on threads of its own, so that the runtime goes on answering and can end at any time.
+///
+/// # Errors
+/// One line of cause and one of cure.
+pub(crate) async fn load(
+    options: ReplicaOptions,
+    clock: PhaseClock,
+) -> Result<(Ready, PhaseClock), String> {
+    let (done, loaded) = oneshot::channel();
+    let spawned = thread::Builder::new().name("load".to_owned()).spawn(move || {
+        // Nobody listens when the process is being stopped.
+        drop(done.send(load_now(&options, clock)));
+    });
+    spawned.map_err(|error| format!("failed to start a thread: {error}"))?;
+    loaded.await.unwrap_or_else(|_| {
+        Err("loading the model panicked; the log above says where; please report it".to_owned())
+    })
+}
+
+fn load_now(
+    options: &ReplicaOptions,
+    mut clock: PhaseClock,
+) -> Result<(Ready, PhaseClock), String> {
+    let model = &options.config.model;
+    let tokenizer = load_tokenizer(model.path.clone())?;
+
+    let spec = ModelSpec::from_dir(&model.path).map_err(|error| chain(&error))?;
+    let generation = GenerationDefaults::from_dir(&model.path).map_err(|error| chain(&error))?;
+    let request = PlanRequest {
+        max_model_len: model.max_model_len,
+        memory_budget_bytes: model.memory_budget_bytes,
+        available_bytes: options.available_memory_bytes,
+        max_num_seqs: model.max_num_seqs,
+        max_num_batched_tokens: model.max_num_batched_tokens,
+    };
+    let memory = plan(&model.path, &spec, &request).map_err(|error| chain(&error))?;
+    clock.end("config");
+
+    let threads = model.num_threads.map(|threads| threads as usize);
+    let cpu = Cpu::new(CpuOptions { threads, isa: options.isa }).map_err(|error| chain(&error))?;
+    tracing::info!(isa = ?cpu.isa(), threads = cpu.threads(), "kernels");
+    clock.end("kernels");
+    let vocab_size = spec.vocab_size;
+    let runner =
+        Model::load(&model.path, spec, &memory, Arc::new(cpu)).map_err(|error| chain(&error))?;
+    clock.end("weights");
+
+    let tokenizer = tokenizer
+        .join()
+        .unwrap_or_else(|_| Err("loading the tokenizer panicked; please report it".to_owned()))?;
+    clock.end("tokenizer");
+
+    let ready = start_engine(options, &memory, generation, tokenizer, runner, vocab_size);
+    clock.end("engine");
+    Ok((ready, clock))
+}
+
+type Loading<T> = thread::JoinHandle<Result<T, String>>;
+
+fn load_tokenizer(dir: PathBuf) -> Result<Loading<Tokenizer>, String> {
+    thread::Builder::new()
+        .name("tokenizer".to_owned())
+        .spawn(move || Tokenizer::load(&dir).map_err(|error| chain(&error)))
+        .map_err(|error| format!("failed to start a thread: {error}"))
+}
+
+fn start_engine(
+    options: &ReplicaOptions,
+    memory: &MemoryPlan,
+    generation: GenerationDefaults,
+    tokenizer: Tokenizer,
+    runner: Model,
+    vocab_size: usize,
+) -> Ready {
+    let prefault = runner
+        .prefault()
+        .inspect_err(|error| tracing::warn!(%error, "weights are mapped as they are used"))
+        .ok();
+    let config = EngineConfig {
+        block_size: memory.block_size,
+        num_blocks: memory.num_kv_blocks,
+        max_model_len: memory.max_model_len,
+        max_num_seqs: memory.max_num_seqs,
+        max_num_batched_tokens: memory.max_num_batched_tokens,
+        max_waiting: MAX_WAITING,
+        eos_token_ids: eos_token_ids(tokenizer.eos_token_ids(), &generation.eos_token_ids),
+        enable_prefix_cache: true,
+    };
+    let metrics = Arc::new(EngineMetrics::new(EngineLabels {
+        model: options.config.model.id.clone(),
+        replica: options.id.to_string(),
+    }));
+    let (first, first_token) = watch::channel(None);
+    let observer = Observer { metrics: metrics.clone(), first };
+    let engine = Engine::start_observed(Box::new(runner), config, Box::new(observer));
+    Ready {
+        model_id: options.config.model.id.clone(),
+        card: ModelCard {
+            max_model_len: engine.max_model_len(),
+            num_kv_blocks: memory.num_kv_blocks,
+            block_size: memory.block_size,
+        },
+        engine,
+        tokenizer,
+        generate: options.config.model.generate,
+        defaults: sampling_defaults(&generation),
+        vocab_size,
+        metrics,
+        first_token,
+        prefault,
+    }
+}
+
+/// The tokenizer's own end token is the primary one; those of the checkpoint come after it.
+fn eos_token_ids(tokenizer: &[u32], generation: &[u32]) -> Vec<u32> {
+    let mut ids = tokenizer.to_vec();
+    ids.extend(generation.iter().filter(|id| !tokenizer.contains(id)));
+    ids
+}
+
+fn sampling_defaults(generation: &GenerationDefaults) -> SamplingDefaults {
+    SamplingDefaults {
+        temperature: generation.temperature,
+        top_p: generation.top_p,
+        top_k: generation.top_k,
+        min_p: generation.min_p,
+        repetition_penalty: generation.repetition_penalty,
+        presence_penalty: generation.presence_penalty,
+        frequency_penalty: generation.frequency_penalty,
+        max_new_tokens: generation.max_new_tokens,
+    }
+}
+
+/// The engine's events as metrics. What ends early by a stop string is an abort to the engine, so
+/// ends are counted where the text is made.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    pub(crate) metrics: Arc<EngineMetrics>,
+    /// Seconds from the submission of the first request to its first token, once.
+    pub(crate) first: watch::Sender<Option<f64>>,
+}
+
+impl EngineObserver for Observer {
+    fn on_first_token(&mut self, ttft_s: f64) {
+        self.metrics.first_token(seconds(ttft_s));
+        self.first.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert(ttft_s);
+            is_first
+        });
+    }
+
+    fn on_next_token(&mut self, gap_s: f64) {
+        self.metrics.next_token(seconds(gap_s));
+    }
+
+    fn on_finished(&mut self, finished: &Finished) {
+        let Finished { queue_s, prefill_s, decode_s, num_output_tokens, .. } = *finished;
+        if num_output_tokens == 0 {
+            return;
+        }
+        let whole = seconds(queue_s + prefill_s + decode_s);
+        self.metrics.request(whole, queue_s, prefill_s, decode_s);
+    }
+}
+
+fn seconds(value: f64) -> std::time::Duration {
+    std::time::Duration::try_from_secs_f64(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tokenizers_end_token_comes_first() {
+        assert_eq!(eos_token_ids(&[7], &[3, 7, 9]), [7, 3, 9]);
+        assert_eq!(eos_token_ids(&[], &[3]), [3]);
+    }
+}
