@@ -5,21 +5,14 @@ use crate::{BlockHash, BlockTable};
 use std::collections::HashMap;
 
 /// Fewer blocks can be had than were asked for; nothing was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{wanted} KV blocks are wanted but only {available} can be had")]
 pub struct OutOfBlocks {
     /// Blocks wanted beyond those already held or shared.
     pub wanted: usize,
     /// Blocks that could be had: free ones and cached ones that no one holds.
     pub available: usize,
 }
-
-impl std::fmt::Display for OutOfBlocks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} KV blocks are wanted but only {} can be had", self.wanted, self.available)
-    }
-}
-
-impl std::error::Error for OutOfBlocks {}
 
 #[derive(Debug, Clone, Default)]
 struct Block {

@@ -11,26 +11,15 @@ use tyndall_types::SamplingParams;
 const GREEDY_TEMPERATURE: f32 = 1e-5;
 
 /// Why no token could be sampled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SampleError {
     /// The model's logits hold a NaN or an infinity.
+    #[error("the model's logits are not finite: its weights or its number format are broken")]
     NotFinite,
     /// Masks and biases leave no token.
+    #[error("no token is possible: relax min_tokens or logit_bias")]
     NoToken,
 }
-
-impl std::fmt::Display for SampleError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::NotFinite => {
-                "the model's logits are not finite: its weights or its number format are broken"
-            }
-            Self::NoToken => "no token is possible: relax min_tokens or logit_bias",
-        })
-    }
-}
-
-impl std::error::Error for SampleError {}
 
 impl From<BadRow> for SampleError {
     fn from(bad: BadRow) -> Self {
