@@ -44,7 +44,15 @@ impl Failure {
         failure
     }
 
+    /// A failure that was told already: only the exit code remains.
+    pub(crate) fn told() -> Self {
+        Self::new("")
+    }
+
     pub(crate) fn report(&self) -> ExitCode {
+        if self.cause.is_empty() {
+            return ExitCode::from(self.code);
+        }
         let mut stderr = std::io::stderr().lock();
         // With standard error closed, the exit code is all that can be said.
         drop(writeln!(stderr, "error: {}", self.cause));

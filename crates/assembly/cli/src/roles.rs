@@ -2,55 +2,83 @@
 
 use crate::args::{CommonRoleArgs, RoleArgs};
 use crate::failure::Failure;
+use crate::machine::available_memory_bytes;
 use std::error::Error;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tyndall_cluster::process::prepare_child;
-use tyndall_config::{Environment, LogFormat, RoleConfig};
+use tyndall_config::{Environment, Isa, LogFormat, RoleConfig};
 use tyndall_controller::ControllerOptions;
 use tyndall_proxy::ProxyOptions;
+use tyndall_replica::{ReplicaError, ReplicaOptions};
 use tyndall_telemetry::LogOptions;
 use tyndall_transport::Listener;
+use tyndall_types::ReplicaId;
 use tyndall_types::protocol::RuntimeDir;
 
 /// A proxy moves bytes; two threads keep it from being one slow client's hostage and leave the
 /// cores to the model.
 const PROXY_THREADS: usize = 2;
 
-pub(crate) fn run(role: RoleArgs, env: &Environment) -> Result<(), Failure> {
+/// Text in and text out; the engine has threads of its own.
+const REPLICA_THREADS: usize = 1;
+
+/// Runs a role to its end. `started_at` is when the process began.
+pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Result<(), Failure> {
     let config = RoleConfig::from_env(env)?;
     match role {
         RoleArgs::Controller { common, state_dir } => {
             prepare("controller", &common, &config)?;
             block_on(&mut Builder::new_current_thread(), async {
-                tyndall_controller::run(ControllerOptions {
-                    runtime_dir: RuntimeDir(common.runtime_dir),
-                    state_dir,
-                    admin: Listener::from_stdin()?,
-                })
-                .await?;
-                Ok(())
+                let runtime_dir = RuntimeDir(common.runtime_dir);
+                let options = ControllerOptions { runtime_dir, state_dir, admin: listener()? };
+                tyndall_controller::run(options).await.map_err(|error| log(&error))
             })
         }
         RoleArgs::Proxy { common, id, drain_s } => {
             prepare(&id, &common, &config)?;
             block_on(Builder::new_multi_thread().worker_threads(PROXY_THREADS), async {
-                tyndall_proxy::run(ProxyOptions {
+                let options = ProxyOptions {
                     runtime_dir: RuntimeDir(common.runtime_dir),
                     id,
-                    listener: Listener::from_stdin()?,
-                    drain: Duration::try_from_secs_f64(drain_s)?,
-                })
-                .await?;
-                Ok(())
+                    listener: listener()?,
+                    drain: Duration::try_from_secs_f64(drain_s).map_err(|error| log(&error))?,
+                };
+                tyndall_proxy::run(options).await.map_err(|error| log(&error))
             })
         }
         RoleArgs::Replica { common, id, deployment_config } => {
             prepare(&id, &common, &config)?;
-            drop(deployment_config);
-            Err(Failure::new("this build has no engine yet"))
+            let deployment = serde_json::from_str(&deployment_config).map_err(|error| {
+                Failure::new(format!("--deployment-config is not as expected: {error}"))
+            })?;
+            let options = ReplicaOptions {
+                runtime_dir: RuntimeDir(common.runtime_dir),
+                id: ReplicaId::new(id),
+                config: deployment,
+                started_at,
+                // The controller's budget decides; this is for a deployment that names none.
+                available_memory_bytes: available_memory_bytes().unwrap_or(0),
+                isa: config.isa.map(isa),
+            };
+            block_on(Builder::new_multi_thread().worker_threads(REPLICA_THREADS), async {
+                match tyndall_replica::run(options).await {
+                    // The controller has the reason and tells it.
+                    Err(ReplicaError::Load { .. }) => Err(Failure::told()),
+                    Err(error) => Err(log(&error)),
+                    Ok(()) => Ok(()),
+                }
+            })
         }
+    }
+}
+
+fn isa(isa: Isa) -> tyndall_kernels::Isa {
+    match isa {
+        Isa::Avx512 => tyndall_kernels::Isa::Avx512Bf16,
+        Isa::Avx2 => tyndall_kernels::Isa::Avx2,
+        Isa::Portable => tyndall_kernels::Isa::Portable,
     }
 }
 
@@ -70,10 +98,20 @@ pub(crate) fn init_logs(role: &str, filter: &str, format: LogFormat) -> Result<(
     tyndall_telemetry::init_logs(options).map_err(|error| Failure::of(&error))
 }
 
+/// The listener that the supervisor passed as standard input.
+fn listener() -> Result<Listener, Failure> {
+    Listener::from_stdin().map_err(|error| log(&error))
+}
+
+/// Says why the role ends, as its log says everything else.
+fn log(error: &(dyn Error + 'static)) -> Failure {
+    tracing::error!(error, "the role ends");
+    Failure::told()
+}
+
 fn block_on(
     builder: &mut Builder,
-    role: impl Future<Output = Result<(), Box<dyn Error>>>,
+    role: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    let runtime = builder.enable_all().build()?;
-    runtime.block_on(role).map_err(|error| Failure::of(error.as_ref()))
+    builder.enable_all().build().map_err(|error| log(&error))?.block_on(role)
 }
