@@ -8,7 +8,7 @@
 //! ```
 //! Source of the layout: huggingface_hub, "Understand caching".
 
-use crate::choose::inspect;
+use crate::choose::{Missing, inspect};
 use crate::error::HubError;
 use crate::id::{ModelId, Revision, is_commit};
 use std::io::ErrorKind;
@@ -36,6 +36,12 @@ impl ModelCache {
     pub fn snapshot(&self, revision: &Revision) -> Option<PathBuf> {
         let dir = self.snapshot_dir(&self.commit(revision)?);
         inspect(&dir).ok().map(|()| dir)
+    }
+
+    /// What the snapshot of a revision lacks; nothing when there is no snapshot at all.
+    pub(crate) fn lacking(&self, revision: &Revision) -> Option<Missing> {
+        let dir = self.snapshot_dir(&self.commit(revision)?);
+        if dir.is_dir() { inspect(&dir).err() } else { None }
     }
 
     /// The commit that a revision was last seen at.

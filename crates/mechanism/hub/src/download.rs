@@ -54,7 +54,8 @@ fn fetch(
     cache: &ModelCache,
 ) -> Result<PathBuf, HubError> {
     if options.offline {
-        return Err(HubError::Offline { id: id.to_string(), cache: options.cache_dir.clone() });
+        let (id, cache_dir) = (id.to_string(), options.cache_dir.clone());
+        return Err(HubError::Offline { id, lacking: cache.lacking(revision), cache: cache_dir });
     }
     let stop = Stop::default();
     let client = HubClient::new(options, id)?;

@@ -1,5 +1,6 @@
 //! What can go wrong between a target and a directory, and what a user can do about it.
 
+use crate::choose::Missing;
 use std::path::PathBuf;
 
 /// Why there is no model directory. [`HubError::cure`] says what to do next.
@@ -42,10 +43,16 @@ pub enum HubError {
         missing: String,
     },
     /// Offline by choice, and the cache does not have the model.
-    #[error("{id} is not in the cache at {} and HF_HUB_OFFLINE is set", cache.display())]
+    #[error(
+        "{id} is {} in the cache at {} and HF_HUB_OFFLINE is set",
+        lacking.as_ref().map_or("not".to_owned(), |part| format!("without {part}")),
+        cache.display()
+    )]
     Offline {
         /// The repository.
         id: String,
+        /// What a snapshot that is there lacks.
+        lacking: Option<Missing>,
         /// The cache that was looked at.
         cache: PathBuf,
     },

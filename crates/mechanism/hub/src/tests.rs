@@ -378,6 +378,10 @@ fn a_cached_model_needs_no_hub() {
     let model = s.resolve().unwrap();
     s.options.offline = true;
     assert_eq!(s.resolve().unwrap(), model);
+    std::fs::rename(model.dir.join("model.safetensors"), s.dir.path().join("away")).unwrap();
+    let error = s.resolve().unwrap_err().to_string();
+    assert!(error.contains("org/m is without weights"), "{error}");
+    std::fs::rename(s.dir.path().join("away"), model.dir.join("model.safetensors")).unwrap();
     let id = ModelId::new("org/m").unwrap();
     assert_eq!(pull(&id, &Revision::main(), &s.options, &Silent).unwrap(), model.dir);
 }
