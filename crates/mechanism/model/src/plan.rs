@@ -103,7 +103,8 @@ pub struct Misfit {
 
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let required = self.weights_bytes + self.activation_bytes + self.kv_bytes;
+        let fixed = self.weights_bytes.saturating_add(self.activation_bytes);
+        let required = fixed.saturating_add(self.kv_bytes);
         write!(
             f,
             "the model does not fit: weights {} + activations {} + KV cache for one \
@@ -169,7 +170,7 @@ fn divide(
         return Err(PlanError::DoesNotFit(Misfit {
             weights_bytes,
             activation_bytes,
-            kv_bytes: one * block_bytes,
+            kv_bytes: one.saturating_mul(block_bytes),
             max_model_len,
             fitting_len: (affordable * u64::from(BLOCK_SIZE)) as u32,
             budget_bytes,

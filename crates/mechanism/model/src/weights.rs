@@ -158,22 +158,20 @@ impl Weights {
         Ok(weights)
     }
 
-    /// All tensors in the order in which a step uses them.
+    /// All matrices in the order in which a step goes through them. Tables of which a step takes
+    /// only a few rows come last.
     pub(crate) fn in_order(&self) -> Vec<TensorBytes> {
-        let mut all = Vec::new();
-        let mut matrix = |weight: &MatrixWeight| all.push(weight.bytes.clone());
-        matrix(&self.embedding);
-        self.positions.iter().chain(&self.project_in).for_each(&mut matrix);
+        let mut all: Vec<&MatrixWeight> = self.project_in.iter().collect();
         for layer in &self.layers {
-            for linear in [&layer.query, &layer.key, &layer.value, &layer.output] {
-                matrix(&linear.weight);
-            }
-            for linear in layer.gate.iter().chain([&layer.up, &layer.down]) {
-                matrix(&linear.weight);
-            }
+            let attention = [&layer.query, &layer.key, &layer.value, &layer.output];
+            let mlp = layer.gate.iter().chain([&layer.up, &layer.down]);
+            all.extend(attention.into_iter().chain(mlp).map(|linear| &linear.weight));
         }
-        self.project_out.iter().chain(&self.head).for_each(&mut matrix);
-        all
+        all.extend(self.project_out.iter().chain(&self.head));
+        // Where it serves as head it is used as a whole, and now is the time.
+        all.push(&self.embedding);
+        all.extend(&self.positions);
+        all.into_iter().map(|weight| weight.bytes.clone()).collect()
     }
 }
 

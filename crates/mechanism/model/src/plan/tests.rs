@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::spec::ModelSpec;
 
@@ -115,4 +117,40 @@ KV cache        768.0 MiB  2048 blocks of 32 tokens, 12.0 KiB per token (bf16)
 total             1.8 GiB  of 2.0 GiB budget
 sequences     16 of 4096 tokens, or 64 of 1024 tokens, or 64 of 256 tokens";
     assert_eq!(plan.to_string(), expected);
+}
+
+proptest! {
+    /// Whatever is asked, a plan keeps its promises and a refusal proposes something that works.
+    #[test]
+    fn plans_keep_their_promises(
+        length in 1u32..40_000,
+        budget in prop::option::of(0u64..8192 * MIB),
+        available in 0u64..1 << 44,
+        num_seqs in 1u32..1000,
+        num_tokens in prop_oneof![1u32..10_000, Just(u32::MAX)],
+    ) {
+        let request = PlanRequest {
+            max_model_len: Some(length),
+            memory_budget_bytes: budget,
+            available_bytes: available,
+            max_num_seqs: num_seqs,
+            max_num_batched_tokens: num_tokens,
+        };
+        match divide_weights(request) {
+            Ok(plan) => {
+                prop_assert!(plan.total_bytes() <= plan.budget_bytes);
+                prop_assert!(plan.max_sequences(length) >= 1);
+                prop_assert!(plan.num_kv_blocks <= num_seqs * length.div_ceil(BLOCK_SIZE));
+            }
+            Err(PlanError::DoesNotFit(misfit)) => {
+                let fitting = misfit.fitting_len;
+                prop_assert!(fitting < length);
+                if fitting > 0 {
+                    let request = PlanRequest { max_model_len: Some(fitting), ..request };
+                    prop_assert!(divide_weights(request).is_ok());
+                }
+            }
+            Err(other) => prop_assert!(length > 32768, "{other}"),
+        }
+    }
 }

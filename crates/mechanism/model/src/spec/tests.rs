@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -279,5 +280,45 @@ fn the_tokenizer_may_shorten_the_context() {
         std::fs::write(dir.path().join("tokenizer_config.json"), text).expect("a file");
         let spec = ModelSpec::from_dir(dir.path()).expect("a supported config");
         assert_eq!(spec.max_model_len, expected, "{limit}");
+    }
+}
+
+fn any_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (0u64..600).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z]{0,6}".prop_map(Value::from),
+        prop::collection::vec("[a-z_]{0,6}", 0..3).prop_map(Value::from),
+        (0.0..9.0).prop_map(|factor| json!({"rope_type": "linear", "factor": factor})),
+    ]
+}
+
+proptest! {
+    /// What is accepted is consistent enough to compute with.
+    #[test]
+    fn no_config_makes_the_reader_panic(
+        family in prop::sample::select(ModelSpec::supported()),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any_value()), 1..4),
+    ) {
+        let keys = [
+            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "vocab_size", "max_position_embeddings", "head_dim", "rope_scaling",
+            "rope_parameters", "rope_theta", "sliding_window", "use_sliding_window", "layer_types",
+            "max_window_layers", "ffn_dim", "word_embed_proj_dim", "hidden_act", "dtype",
+            "tie_word_embeddings", "attention_bias", "rms_norm_eps", "quantization_config",
+        ];
+        let mut config = config(json!({"architectures": [family], "ffn_dim": 96}));
+        for (key, value) in changes {
+            config[*key.get(&keys)] = value;
+        }
+        if let Ok(spec) = read(&config) {
+            prop_assert!(spec.kv_elements_per_token() > 0);
+            for layer in spec.layers {
+                prop_assert_eq!(layer.attention.num_heads % layer.attention.num_kv_heads, 0);
+            }
+        }
     }
 }

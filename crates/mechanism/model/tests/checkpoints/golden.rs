@@ -83,7 +83,10 @@ fn check_agreement(name: &str, _: &Golden, pairs: &[(Vec<f32>, Vec<f32>)]) {
         }
     }
     let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
-    assert!(mean <= 1e-3, "{name}: divergences {divergences:?}");
+    let largest = divergences.iter().copied().fold(0.0, f64::max);
+    // The bound of 1e-3 is for the model; a single row of such a small one may be worse.
+    let small = mean <= 1e-3 && largest <= 5e-3;
+    assert!(small, "{name}: divergence {mean} in the mean, {largest} at most");
     assert!(decided > pairs.len() / 2, "{name}: the reference decides only {decided} rows");
     assert!(agreed * 100 >= decided * 99, "{name}: {agreed} of {decided} best tokens agree");
 }
