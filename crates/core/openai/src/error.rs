@@ -43,12 +43,11 @@ impl ApiError {
     #[must_use]
     pub fn unknown_model(asked: &str, known: &[&str]) -> Self {
         let shown: String = asked.chars().take(100).collect();
-        let mut message = format!("the model {shown:?} does not exist");
-        if known.is_empty() {
-            message.push_str("; no model is deployed");
+        let mut message = if known.is_empty() {
+            "no model is deployed; deploy one with `tyndall run MODEL`".to_owned()
         } else {
-            message.push_str(&format!("; this server has {}", known.join(", ")));
-        }
+            format!("the model {shown:?} does not exist; this server has {}", known.join(", "))
+        };
         if let Some(nearest) = nearest(&shown, known) {
             message.push_str(&format!("; did you mean {nearest}?"));
         }

@@ -229,6 +229,22 @@ async fn a_stream_whose_replica_is_lost_ends_with_an_error_event() {
 }
 
 #[tokio::test]
+async fn the_time_of_a_streams_end_comes_as_a_trailer_to_clients_that_take_one() {
+    let node = Node::start(route("demo")).await;
+    let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
+    node.edit(|demo| demo.replicas = vec![replica.route()]).await;
+    let request = Request::post("/v1/completions").header("te", "trailers");
+    let request = request.body(Bytes::from(PROMPT)).unwrap();
+    let client = node.client.clone();
+    let asked = tokio::spawn(async move { client.send(request).await.unwrap() });
+    drop(replica.next_stream().await);
+    let response = asked.await.unwrap();
+    assert!(response.headers()[SERVER_TIMING].to_str().unwrap().starts_with("queue;dur="));
+    let collected = response.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers().unwrap()[SERVER_TIMING], "decode;dur=9.5");
+}
+
+#[tokio::test]
 async fn a_permit_lasts_to_the_last_byte_and_wakes_the_next_in_line() {
     let node = Node::start(route("demo")).await;
     let mut replica = Replica::start(&node, "r0", Behaviour::Streams);

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tyndall_engine::StopCause;
 use tyndall_transport::{Client, Listener, ServeOptions, serve};
+use tyndall_types::ReplicaId;
 use tyndall_types::protocol::ReplicaReport;
 
 /// How long a replica that cannot start tries to say so.
@@ -51,6 +52,18 @@ pub async fn run_until(
     options: ReplicaOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ReplicaError> {
+    run_with(options, load, shutdown).await
+}
+
+/// [`run_until`] with another way to come to a model.
+pub(crate) async fn run_with<L>(
+    options: ReplicaOptions,
+    load: impl FnOnce(ReplicaOptions, PhaseClock) -> L,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ReplicaError>
+where
+    L: Future<Output = Result<(Ready, PhaseClock), String>>,
+{
     let mut clock = PhaseClock::since(options.started_at);
     let socket = options.runtime_dir.replica_socket(&options.id);
     let listener = Listener::bind_unix(&socket)
@@ -63,7 +76,9 @@ pub async fn run_until(
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
     let living = async {
-        let outcome = live(&app, options, clock, shutdown).await;
+        let controller = Client::unix(options.runtime_dir.controller_socket());
+        let id = options.id.clone();
+        let outcome = live(&app, &id, &controller, load(options, clock), shutdown).await;
         let ready = app.set_stopping();
         drop(stop);
         (outcome, ready)
@@ -82,16 +97,15 @@ pub async fn run_until(
 /// Loads, reports, and waits for the end.
 async fn live(
     app: &App,
-    options: ReplicaOptions,
-    clock: PhaseClock,
+    id: &ReplicaId,
+    controller: &Client,
+    loading: impl Future<Output = Result<(Ready, PhaseClock), String>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ReplicaError> {
     tokio::pin!(shutdown);
-    let controller = Client::unix(options.runtime_dir.controller_socket());
-    let id = options.id.clone();
     let loaded = tokio::select! {
         () = &mut shutdown => return Ok(()),
-        loaded = load(options, clock) => loaded,
+        loaded = loading => loaded,
     };
     let (ready, clock) = match loaded {
         Ok((ready, clock)) => (Arc::new(ready), clock),
@@ -100,7 +114,7 @@ async fn live(
             let report = ReplicaReport::Failed { reason: reason.clone() };
             tokio::select! {
                 () = &mut shutdown => {}
-                _ = tokio::time::timeout(LAST_WORDS, send(&controller, &id, &report)) => {}
+                _ = tokio::time::timeout(LAST_WORDS, send(controller, id, &report)) => {}
             }
             return Err(ReplicaError::Load { reason });
         }
@@ -109,8 +123,8 @@ async fn live(
     app.set_running(ready.clone());
     let reports = async {
         let (phases, card) = (clock.phases(), ready.card.clone());
-        send(&controller, &id, &ReplicaReport::Ready { phases, card }).await;
-        report_first_token(&ready, &controller, &id, &clock).await;
+        send(controller, id, &ReplicaReport::Ready { phases, card }).await;
+        report_first_token(&ready, controller, id, &clock).await;
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -132,7 +146,7 @@ async fn live(
 async fn report_first_token(
     ready: &Ready,
     controller: &Client,
-    id: &tyndall_types::ReplicaId,
+    id: &ReplicaId,
     clock: &PhaseClock,
 ) {
     let mut first_token = ready.first_token.clone();

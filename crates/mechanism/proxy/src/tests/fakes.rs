@@ -284,10 +284,15 @@ impl Handler for FakeReplica {
                 let frames = futures_util::stream::unfold(receiver, |mut receiver| async {
                     receiver.recv().await.map(|frame| (frame, receiver))
                 });
-                let body = StreamBody::new(frames.map(|data| data.map(Frame::data)));
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("server-timing", HeaderValue::from_static("decode;dur=9.5"));
+                let end = futures_util::stream::iter([Ok(Frame::trailers(trailers))]);
+                let body = StreamBody::new(frames.map(|data| data.map(Frame::data)).chain(end));
                 let mut response = Response::new(body.boxed_unsync());
                 let kind = HeaderValue::from_static("text/event-stream");
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                let names = HeaderValue::from_static("server-timing");
+                response.headers_mut().insert(header::TRAILER, names);
                 response
             }
             Behaviour::Hangs | Behaviour::Dies => std::future::pending().await,
