@@ -41,17 +41,23 @@ impl ApiError {
 
     /// No deployment serves the model; names those there are and the one nearest in spelling.
     #[must_use]
-    pub fn unknown_model(asked: &str, known: &[&str]) -> Self {
+    pub fn unknown_model<S: AsRef<str>>(asked: &str, known: &[S]) -> Self {
         let shown: String = asked.chars().take(100).collect();
         let mut message = if known.is_empty() {
             "no model is deployed; deploy one with `tyndall run MODEL`".to_owned()
         } else {
-            format!("the model {shown:?} does not exist; this server has {}", known.join(", "))
+            format!("the model {shown:?} does not exist; this server has {}", listed(known))
         };
         if let Some(nearest) = nearest(&shown, known) {
             message.push_str(&format!("; did you mean {nearest}?"));
         }
         Self { status: 404, kind: "NotFoundError", message, param: Some("model".to_owned()) }
+    }
+
+    /// The request names no model and there are several.
+    #[must_use]
+    pub fn missing_model<S: AsRef<str>>(known: &[S]) -> Self {
+        Self::invalid("model", format!("model is missing; this server has {}", listed(known)))
     }
 
     /// The request body is larger than allowed.
@@ -94,15 +100,26 @@ impl ApiError {
     }
 }
 
+/// The first names of a list that may be long.
+fn listed<S: AsRef<str>>(names: &[S]) -> String {
+    const SHOWN: usize = 20;
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let mut list = shown.join(", ");
+    if names.len() > SHOWN {
+        list.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    list
+}
+
 /// The name nearest to `asked`, unless even that one is far.
-fn nearest<'a>(asked: &str, known: &[&'a str]) -> Option<&'a str> {
+fn nearest<'a, S: AsRef<str>>(asked: &str, known: &'a [S]) -> Option<&'a str> {
     let asked_lower = asked.to_lowercase();
     let score = |name: &str| {
         let name = name.to_lowercase();
         let tail = name.rsplit('/').next().unwrap_or_default();
         distance(&asked_lower, &name).min(distance(&asked_lower, tail))
     };
-    let (best, name) = known.iter().map(|name| (score(name), *name)).min()?;
+    let (best, name) = known.iter().map(|name| (score(name.as_ref()), name.as_ref())).min()?;
     (best <= 2.max(asked.chars().count() / 3)).then_some(name)
 }
 
@@ -137,7 +154,10 @@ mod tests {
         );
         assert!(message("DEMO2").ends_with("did you mean demo?"));
         assert!(!message("gpt-4o-mini").contains("did you mean"));
-        assert!(ApiError::unknown_model("x", &[]).message.contains("no model is deployed"));
+        let many: Vec<String> = (0..25).map(|i| format!("model-number-{i}")).collect();
+        let message = ApiError::missing_model(&many).message;
+        assert!(message.ends_with("model-number-19 and 5 more"), "{message}");
+        assert!(ApiError::unknown_model::<&str>("x", &[]).message.contains("no model is deployed"));
     }
 
     #[test]

@@ -110,5 +110,5 @@ async fn page(client: &Client) -> Option<String> {
 
 /// The first deployment, which `/generate` means.
 pub(crate) fn no_model() -> ApiError {
-    ApiError::unknown_model("", &[])
+    ApiError::unknown_model::<&str>("", &[])
 }

@@ -1,6 +1,7 @@
 //! What requests and the links to the controller share: the deployments of the last route table.
 
 use crate::deployment::{Changes, Deployment};
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -17,31 +18,35 @@ const FIRST_TABLE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     pub(crate) deployments: Vec<Arc<Deployment>>,
+    /// Where each model id and each deployment name leads; an id wins over a name.
+    by_id: HashMap<String, usize>,
 }
 
 impl Table {
-    fn with_name(&self, name: &DeploymentName) -> Option<&Arc<Deployment>> {
-        self.deployments.iter().find(|deployment| deployment.name() == name)
+    fn new(deployments: Vec<Arc<Deployment>>) -> Self {
+        let mut by_id = HashMap::with_capacity(deployments.len());
+        for (index, deployment) in deployments.iter().enumerate() {
+            by_id.entry(deployment.route().model_id.clone()).or_insert(index);
+        }
+        for (index, deployment) in deployments.iter().enumerate() {
+            by_id.entry(deployment.name().to_string()).or_insert(index);
+        }
+        Self { deployments, by_id }
     }
 
     /// The deployment that serves a model; without a name the only one there is.
     pub(crate) fn find(&self, model: Option<&str>) -> Result<&Arc<Deployment>, ApiError> {
-        let ids: Vec<String> =
-            self.deployments.iter().map(|deployment| deployment.route().model_id.clone()).collect();
-        let known: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let known = || -> Vec<String> {
+            self.deployments.iter().map(|deployment| deployment.route().model_id.clone()).collect()
+        };
         match (model, self.deployments.as_slice()) {
             (None, [only]) => Ok(only),
-            (None, []) => Err(ApiError::unknown_model("", &[])),
-            (None, _) => Err(ApiError::invalid(
-                "model",
-                format!("model is missing; this server has {}", known.join(", ")),
-            )),
-            (Some(model), deployments) => deployments
-                .iter()
-                .zip(&known)
-                .find(|(deployment, id)| **id == model || deployment.name().as_str() == model)
-                .map(|(deployment, _)| deployment)
-                .ok_or_else(|| ApiError::unknown_model(model, &known)),
+            (None, []) => Err(ApiError::unknown_model::<&str>("", &[])),
+            (None, _) => Err(ApiError::missing_model(&known())),
+            (Some(model), deployments) => match self.by_id.get(model) {
+                Some(&index) => Ok(&deployments[index]),
+                None => Err(ApiError::unknown_model(model, &known())),
+            },
         }
     }
 }
@@ -93,24 +98,26 @@ impl Shared {
     /// ones that wait.
     pub(crate) fn apply(&self, table: RouteTable) {
         let before = self.table();
-        let deployments: Vec<Arc<Deployment>> = table
+        let by_name: HashMap<&DeploymentName, &Arc<Deployment>> =
+            before.deployments.iter().map(|deployment| (deployment.name(), deployment)).collect();
+        let mut kept = HashSet::new();
+        let deployments = table
             .deployments
             .into_iter()
-            .map(|route| match before.with_name(&route.deployment) {
+            .map(|route| match by_name.get(&route.deployment) {
                 Some(deployment) => {
+                    kept.insert(deployment.name());
                     deployment.update(route);
-                    deployment.clone()
+                    Arc::clone(deployment)
                 }
                 None => Arc::new(Deployment::new(route, seed(), self.changes.clone())),
             })
             .collect();
-        for gone in &before.deployments {
-            if !deployments.iter().any(|deployment| Arc::ptr_eq(deployment, gone)) {
-                gone.retire();
-            }
+        for gone in before.deployments.iter().filter(|old| !kept.contains(old.name())) {
+            gone.retire();
         }
         *self.table.write().unwrap_or_else(PoisonError::into_inner) =
-            Arc::new(Table { deployments });
+            Arc::new(Table::new(deployments));
         self.has_table.send_replace(true);
     }
 
@@ -138,4 +145,43 @@ impl Shared {
 /// A number that differs from process to process and call to call.
 pub(crate) fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::route;
+
+    fn table(models: &[&str]) -> RouteTable {
+        RouteTable { version: 1, deployments: models.iter().map(|model| route(model)).collect() }
+    }
+
+    #[test]
+    fn models_are_found_by_id_by_name_or_by_being_alone() {
+        let shared = Shared::new();
+        shared.apply(table(&["a"]));
+        assert_eq!(shared.table().find(None).unwrap().name().as_str(), "a");
+        let mut two = table(&["a", "b"]);
+        two.deployments[1].model_id = "org/b".to_owned();
+        shared.apply(two);
+        let table = shared.table();
+        for asked in ["b", "org/b"] {
+            assert_eq!(table.find(Some(asked)).unwrap().name().as_str(), "b");
+        }
+        let message = table.find(None).unwrap_err().message;
+        assert_eq!(message, "model is missing; this server has a, org/b");
+        assert_eq!(table.find(Some("c")).unwrap_err().status, 404);
+        assert_eq!(Table::default().find(None).unwrap_err().status, 404);
+    }
+
+    #[test]
+    fn deployments_outlive_tables_that_name_them() {
+        let shared = Shared::new();
+        shared.apply(table(&["a", "b"]));
+        let before = shared.table().deployments[0].clone();
+        shared.apply(table(&["b", "a"]));
+        assert!(Arc::ptr_eq(&before, &shared.table().deployments[1]));
+        shared.apply(table(&[]));
+        assert!(shared.table().deployments.is_empty() && shared.has_table());
+    }
 }

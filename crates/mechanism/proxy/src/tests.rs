@@ -4,7 +4,8 @@ mod fakes;
 
 use crate::timing::SERVER_TIMING;
 use bytes::Bytes;
-use fakes::{Behaviour, Node, Replica, route};
+pub(crate) use fakes::route;
+use fakes::{Behaviour, Node, Replica};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};

@@ -27,7 +27,7 @@ use tyndall_types::{DeploymentName, HEADER_NOT_STARTED, ReplicaId};
 /// No wait of a test is longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) fn route(model: &str) -> DeploymentRoute {
+pub(crate) fn route(model: &str) -> DeploymentRoute {
     DeploymentRoute {
         deployment: DeploymentName::new(model).unwrap(),
         model_id: model.to_owned(),
