@@ -1,6 +1,6 @@
 //! Texts to values. The error of each parser is what it accepts, in words.
 
-use std::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 pub(crate) fn whole(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> {

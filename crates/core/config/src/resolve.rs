@@ -5,7 +5,7 @@ use crate::origin::{Effective, Environment, Origin, RawSettings, Reader, Sourced
 use crate::parse;
 use crate::role::isa;
 use crate::settings::setting;
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tyndall_types::DeploymentName;
 use tyndall_types::protocol::{AutoscalingConfig, DeploymentConfig, GenerateDefaults, ModelConfig};
