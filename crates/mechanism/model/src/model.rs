@@ -140,10 +140,8 @@ impl Model {
         if let (Some(table), Positions::Learned { offset, .. }) =
             (&weights.positions, spec.positions)
         {
-            // The indices are positions no more, but nothing else uses them in such a model.
-            prepared.positions.iter_mut().for_each(|position| *position += offset as u32);
             let added = sized(&mut scratch.normed, rows * spec.hidden_size);
-            cpu.embed(table.view()?, &prepared.positions, added)?;
+            cpu.embed(table.view_from(offset)?, &prepared.positions, added)?;
             cpu.add(&mut scratch.x, added)?;
         }
         if let Some(rope) = &mut self.rope {

@@ -64,7 +64,14 @@ pub(crate) struct VectorWeight {
 
 impl MatrixWeight {
     pub(crate) fn view(&self) -> Result<Matrix<'_>, KernelError> {
-        Matrix::new(self.dtype, self.bytes.as_slice(), self.rows, self.cols)
+        self.view_from(0)
+    }
+
+    /// Without the rows before `first`, which is at most the number of rows.
+    pub(crate) fn view_from(&self, first: usize) -> Result<Matrix<'_>, KernelError> {
+        let skipped = first * self.cols * self.dtype.size_bytes();
+        let bytes = &self.bytes.as_slice()[skipped..];
+        Matrix::new(self.dtype, bytes, self.rows - first, self.cols)
     }
 }
 
