@@ -3,10 +3,15 @@
 //! Legend: `T` tokens, `K` inputs, `N` outputs, `H` query heads, `H_kv` key/value heads, `D` head
 //! size, `B` cache blocks, `S` tokens per block, `R` sequences. All activations are f32, row-major.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::drive::{self, Elements, Machine};
 use crate::error::{KernelError, expect_count, expect_len, product};
 use crate::isa::Isa;
-use crate::naive;
-use crate::tensor::{Activation, AttentionArgs, KvLayer, LinearJob, Matrix, Vector, Write};
+use crate::pool::Pool;
+use crate::scratch::Scratch;
+use crate::table::Kernels;
+use crate::tensor::{Activation, AttentionArgs, KvLayer, LinearJob, Matrix, Vector};
 
 /// Most threads a pool accepts.
 const MAX_THREADS: usize = 1024;
@@ -27,7 +32,9 @@ pub struct CpuOptions {
 #[derive(Debug)]
 pub struct Cpu {
     isa: Isa,
-    threads: usize,
+    pool: Pool,
+    /// Held for a whole call: calls from several threads take turns.
+    scratch: Mutex<Scratch>,
 }
 
 impl Cpu {
@@ -46,7 +53,8 @@ impl Cpu {
         if threads == 0 || threads > MAX_THREADS {
             return Err(KernelError::Threads { found: threads, max: MAX_THREADS });
         }
-        Ok(Cpu { isa, threads })
+        let pool = Pool::new(threads).map_err(KernelError::Spawn)?;
+        Ok(Cpu { isa, pool, scratch: Mutex::default() })
     }
 
     /// The instruction set in use.
@@ -56,7 +64,16 @@ impl Cpu {
 
     /// Threads that compute, the calling one included.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.pool.threads()
+    }
+
+    fn machine(&self) -> Machine<'_> {
+        Machine { pool: &self.pool, kernels: Kernels::of(self.isa) }
+    }
+
+    /// Scratch is overwritten by each call, so one that panicked leaves nothing behind.
+    fn scratch(&self) -> MutexGuard<'_, Scratch> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Computes several outputs of one input in one parallel region: `out = x·weightᵀ (+ bias)`.
@@ -80,9 +97,7 @@ impl Cpu {
                 bias.check("bias", job.weight.rows)?;
             }
         }
-        for job in jobs {
-            naive::linear(x, t, job, self.isa == Isa::Avx512Bf16);
-        }
+        drive::linear(self.machine(), &mut self.scratch(), x, t, jobs);
         Ok(())
     }
 
@@ -108,19 +123,14 @@ impl Cpu {
         expect_count("up", up.cols, gate.cols, "columns")?;
         expect_len("x", x.len(), product("x", t, gate.cols)?)?;
         expect_len("out", out.len(), product("out", t, gate.rows)?)?;
-        let mut other = vec![0.0; out.len()];
-        let job = |weight, out| LinearJob { weight, bias: None, out, mode: Write::Store };
-        self.linear(x, t, &mut [job(gate, &mut *out)])?;
-        self.linear(x, t, &mut [job(up, &mut other)])?;
-        for (gate, up) in out.iter_mut().zip(&other) {
-            *gate = naive::activate(act, *gate) * up;
-        }
+        let weights = (gate, up, act);
+        drive::gated_linear(self.machine(), &mut self.scratch(), x, t, weights, out);
         Ok(())
     }
 
     /// Applies `act` to every value.
     pub fn activation(&self, act: Activation, x: &mut [f32]) {
-        x.iter_mut().for_each(|x| *x = naive::activate(act, *x));
+        drive::activation(self.machine(), act, x);
     }
 
     /// Root-mean-square norm of each row of `weight.len()` values: hidden states and heads alike.
@@ -137,9 +147,9 @@ impl Cpu {
     ) -> Result<(), KernelError> {
         check_rows(x.len(), &weight)?;
         expect_len("out", out.len(), x.len())?;
-        if !x.is_empty() {
-            naive::rms_norm(x, weight, eps, out);
-        }
+        let x = Elements { from: x.as_ptr(), to: out.as_mut_ptr(), len: x.len() };
+        // SAFETY: both slices have whole rows, as checked, and `out` is borrowed exclusively.
+        unsafe { drive::norm(self.machine(), &mut self.scratch(), x, weight, None, eps) };
         Ok(())
     }
 
@@ -153,8 +163,11 @@ impl Cpu {
         weight: Vector<'_>,
         eps: f32,
     ) -> Result<(), KernelError> {
-        let copy = x.to_vec();
-        self.rms_norm(&copy, weight, eps, x)
+        check_rows(x.len(), &weight)?;
+        let x = Elements { from: x.as_ptr(), to: x.as_mut_ptr(), len: x.len() };
+        // SAFETY: the slice has whole rows, as checked, and is borrowed exclusively.
+        unsafe { drive::norm(self.machine(), &mut self.scratch(), x, weight, None, eps) };
+        Ok(())
     }
 
     /// Layer norm of each row of `weight.len()` values.
@@ -172,9 +185,9 @@ impl Cpu {
         check_rows(x.len(), &weight)?;
         bias.check("bias", weight.len())?;
         expect_len("out", out.len(), x.len())?;
-        if !x.is_empty() {
-            naive::layer_norm(x, weight, bias, eps, out);
-        }
+        let x = Elements { from: x.as_ptr(), to: out.as_mut_ptr(), len: x.len() };
+        // SAFETY: both slices have whole rows, as checked, and `out` is borrowed exclusively.
+        unsafe { drive::norm(self.machine(), &mut self.scratch(), x, weight, Some(bias), eps) };
         Ok(())
     }
 
@@ -191,12 +204,7 @@ impl Cpu {
         table.check("embedding table")?;
         expect_len("out", out.len(), product("out", ids.len(), table.cols)?)?;
         check_indices("ids", ids, table.rows)?;
-        for (t, &id) in ids.iter().enumerate() {
-            for c in 0..table.cols {
-                let at = id as usize * table.cols + c;
-                out[t * table.cols + c] = naive::load(table.dtype, table.data, at);
-            }
-        }
+        drive::embed(self.machine(), table, ids, out);
         Ok(())
     }
 
@@ -206,7 +214,7 @@ impl Cpu {
     /// [`KernelError::Length`] when the lengths differ.
     pub fn add(&self, x: &mut [f32], y: &[f32]) -> Result<(), KernelError> {
         expect_len("y", y.len(), x.len())?;
-        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+        drive::add(self.machine(), x, y);
         Ok(())
     }
 
@@ -240,7 +248,7 @@ impl Cpu {
             let (left, right) = (cos.len(), tokens);
             return Err(KernelError::Mismatch { what: "cos and its rows", left, right });
         }
-        naive::rope(x, heads, head_dim, cos, sin);
+        drive::rope(self.machine(), x, (heads, head_dim), cos, sin);
         Ok(())
     }
 
@@ -262,7 +270,7 @@ impl Cpu {
         expect_len("k", k.len(), values)?;
         expect_len("v", v.len(), values)?;
         check_indices("slots", slots, kv.slots())?;
-        naive::store_kv(kv, k, v, slots);
+        drive::store_kv(self.machine(), kv, k, v, slots);
         Ok(())
     }
 
@@ -288,7 +296,7 @@ impl Cpu {
         let row = product("heads and head size", a.num_heads, kv.head_dim)?;
         expect_len("q", q.len(), product("q", tokens, row)?)?;
         expect_len("out", out.len(), q.len())?;
-        naive::attention(a, q, kv, out);
+        drive::attention(self.machine(), &mut self.scratch(), a, q, kv, out);
         Ok(())
     }
 }

@@ -3,12 +3,28 @@
 //! [`Cpu`] is the way in: it owns the threads and the table of kernels for one instruction set.
 //! Weights are used where they lie, row-major and unaligned, usually in a [`MappedFile`].
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "accumulator tiles are indexed like the matrices they stand for"
+)]
+
+mod attention;
 mod cpu;
+mod drive;
+mod elementwise;
 mod error;
+mod gemm;
 mod isa;
 mod memory;
+#[cfg(test)]
 mod naive;
+mod pool;
+mod scratch;
+mod simd;
+mod table;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 pub use cpu::{Cpu, CpuOptions};
 pub use error::KernelError;

@@ -1,0 +1,250 @@
+//! Attention: one task per tile of queries, or per tile and chunk when tiles are few.
+
+use super::Machine;
+use crate::attention::{CHUNK, Cache, State, Tile, reset, state_len};
+use crate::scratch::{Scratch, Shared};
+use crate::table::StorageKernels;
+use crate::tensor::{AttentionArgs, KvLayer};
+
+/// Most rows (query tokens times heads per kv head) of a tile, unless one token has more.
+const TILE_ROWS: usize = 64;
+/// Most bytes of partial states before chunks of one tile are left to one thread.
+const MAX_PARTIAL_BYTES: usize = 64 << 20;
+
+/// One tile and where its results go.
+#[derive(Clone, Copy)]
+struct Task {
+    /// Its `q` is set when a worker has prepared the queries.
+    tile: Tile,
+    first_token: usize,
+    kv_head: usize,
+    /// Number of its first partial state.
+    first_partial: usize,
+}
+
+/// A checked call.
+struct Call<'a> {
+    q: &'a [f32],
+    out: Shared<f32>,
+    kernels: &'a StorageKernels,
+    merge: unsafe fn(State, State, usize, usize),
+    num_heads: usize,
+    group: usize,
+    dim: usize,
+    q_stride: usize,
+    max_rows: usize,
+    tasks: Vec<Task>,
+}
+
+// SAFETY: the raw pointers in `tasks` are to the cache and the block tables, which are borrowed
+// for the whole call and only read.
+unsafe impl Sync for Call<'_> {}
+
+/// Attends; shapes and block ids are checked.
+pub(crate) fn attention(
+    machine: Machine<'_>,
+    scratch: &mut Scratch,
+    a: &AttentionArgs<'_>,
+    q: &[f32],
+    kv: &KvLayer<'_>,
+    out: &mut [f32],
+) {
+    let call = Call::new(machine, a, q, kv, out);
+    let partials = call.tasks.last().map_or(0, |t| t.first_partial + t.tile.chunks().len());
+    let state = state_len(call.max_rows, call.dim).next_multiple_of(16);
+    // A worker's part: prepared queries, scores, and two states.
+    let queries = call.max_rows * call.q_stride / size_of::<f32>();
+    let part = queries.next_multiple_of(16) + call.max_rows * CHUNK + 2 * state;
+    let workers = Shared::new(scratch.workers.floats(machine.pool.threads() * part));
+    let worker_part = |worker: usize| Part::at(workers.at(worker * part), &call, state);
+    let few = call.tasks.len() < 4 * machine.pool.threads() && partials > call.tasks.len();
+    let split = machine.pool.threads() > 1 && few && partials * state * 4 <= MAX_PARTIAL_BYTES;
+    if !split {
+        return machine.pool.for_each(call.tasks.len(), &|worker, task| {
+            // SAFETY: the part belongs to this worker alone, and has room for the widest tile.
+            unsafe { call.whole(&call.tasks[task], &worker_part(worker)) }
+        });
+    }
+    let states = Shared::new(scratch.shared.floats(partials * state));
+    machine.pool.for_each(partials, &|worker, partial| {
+        let task = &call.tasks[call.tasks.partition_point(|t| t.first_partial <= partial) - 1];
+        let chunk = task.tile.chunks().start + partial - task.first_partial;
+        let (part, to) =
+            (worker_part(worker), State::at(states.at(partial * state), task.tile.rows));
+        // SAFETY: part and partial state belong to this task alone.
+        unsafe {
+            let tile = call.prepare(task, part.queries);
+            (call.kernels.attend)(&tile, chunk, part.scores, to);
+        }
+    });
+    machine.pool.for_each(call.tasks.len(), &|worker, index| {
+        let task = &call.tasks[index];
+        let (rows, sum) = (task.tile.rows, worker_part(worker).sum(task.tile.rows));
+        // SAFETY: the partial states were written by the region before; `sum` is this worker's.
+        unsafe {
+            reset(sum, rows, call.dim);
+            for i in 0..task.tile.chunks().len() {
+                let next = State::at(states.at((task.first_partial + i) * state), rows);
+                (call.merge)(sum, next, rows, call.dim);
+            }
+            call.finish(task, sum);
+        }
+    });
+}
+
+/// A worker's scratch.
+struct Part {
+    queries: *mut u8,
+    scores: *mut f32,
+    states: *mut f32,
+    state: usize,
+}
+
+impl Part {
+    fn at(base: *mut f32, call: &Call<'_>, state: usize) -> Part {
+        let queries = (call.max_rows * call.q_stride / size_of::<f32>()).next_multiple_of(16);
+        let scores = base.wrapping_add(queries);
+        let states = scores.wrapping_add(call.max_rows * CHUNK);
+        Part { queries: base.cast(), scores, states, state }
+    }
+
+    /// The state of all chunks so far.
+    fn sum(&self, rows: usize) -> State {
+        State::at(self.states, rows)
+    }
+
+    /// The state of one chunk.
+    fn next(&self, rows: usize) -> State {
+        State::at(self.states.wrapping_add(self.state), rows)
+    }
+}
+
+impl<'a> Call<'a> {
+    fn new(
+        machine: Machine<'a>,
+        a: &AttentionArgs<'_>,
+        q: &'a [f32],
+        kv: &KvLayer<'_>,
+        out: &mut [f32],
+    ) -> Call<'a> {
+        let kernels = machine.kernels.storage(kv.dtype);
+        let group = a.num_heads / kv.num_kv_heads;
+        let q_stride =
+            kv.head_dim.next_multiple_of(kernels.query.step) * kernels.query.x_bytes + 64;
+        let mut call = Call {
+            q,
+            out: Shared::new(out.as_mut_ptr()),
+            kernels,
+            merge: machine.kernels.merge,
+            num_heads: a.num_heads,
+            group,
+            dim: kv.head_dim,
+            q_stride,
+            max_rows: 0,
+            tasks: Vec::new(),
+        };
+        for sequence in 0..a.context_lens.len() {
+            for kv_head in 0..kv.num_kv_heads {
+                call.add_tiles(a, kv, sequence, kv_head);
+            }
+        }
+        call
+    }
+
+    /// Cuts one sequence's queries of one kv head into tiles.
+    fn add_tiles(
+        &mut self,
+        a: &AttentionArgs<'_>,
+        kv: &KvLayer<'_>,
+        sequence: usize,
+        kv_head: usize,
+    ) {
+        let (start, end) = (a.q_starts[sequence] as usize, a.q_starts[sequence + 1] as usize);
+        let head_bytes = kv.block_size * kv.head_dim * kv.dtype.size_bytes();
+        let cache = Cache {
+            k: kv.k.as_ptr(),
+            v: kv.v.as_ptr(),
+            table: a.block_tables[sequence].as_ptr(),
+            block_size: kv.block_size,
+            block_stride: kv.num_kv_heads * head_bytes,
+            head_offset: kv_head * head_bytes,
+            dim: kv.head_dim,
+        };
+        let tokens = (TILE_ROWS / self.group).max(1);
+        for first in (start..end).step_by(tokens) {
+            let tile = Tile {
+                cache,
+                q: std::ptr::null(),
+                q_stride: self.q_stride,
+                rows: tokens.min(end - first) * self.group,
+                group: self.group,
+                position: a.context_lens[sequence] as usize - (end - first),
+                window: a.window.map_or(usize::MAX, |w| w as usize),
+                scale: a.scale,
+            };
+            let first_partial =
+                self.tasks.last().map_or(0, |t| t.first_partial + t.tile.chunks().len());
+            self.max_rows = self.max_rows.max(tile.rows);
+            self.tasks.push(Task { tile, first_token: first, kv_head, first_partial });
+        }
+    }
+
+    /// Index of a row's first value in `q` and `out`.
+    fn row(&self, task: &Task, row: usize) -> usize {
+        let (token, head) = (row / self.group, row % self.group);
+        let head = task.kv_head * self.group + head;
+        ((task.first_token + token) * self.num_heads + head) * self.dim
+    }
+
+    /// Brings a tile's queries together.
+    ///
+    /// # Safety
+    /// `to` has room for the tile's rows and is this thread's alone.
+    unsafe fn prepare(&self, task: &Task, to: *mut u8) -> Tile {
+        for row in 0..task.tile.rows {
+            let q = &self.q[self.row(task, row)..][..self.dim];
+            // SAFETY: one row of `dim` values, one stride at `to`.
+            unsafe {
+                let to = to.add(row * self.q_stride);
+                (self.kernels.query.prepare)(q.as_ptr(), 1, self.dim, to, self.q_stride);
+            }
+        }
+        Tile { q: to, ..task.tile }
+    }
+
+    /// Walks all chunks of a tile.
+    ///
+    /// # Safety
+    /// `part` is this thread's alone.
+    unsafe fn whole(&self, task: &Task, part: &Part) {
+        let rows = task.tile.rows;
+        let (sum, next) = (part.sum(rows), part.next(rows));
+        // SAFETY: the part has room for the widest tile; blocks were checked.
+        unsafe {
+            let tile = self.prepare(task, part.queries);
+            reset(sum, rows, self.dim);
+            for chunk in tile.chunks() {
+                (self.kernels.attend)(&tile, chunk, part.scores, next);
+                (self.merge)(sum, next, rows, self.dim);
+            }
+            self.finish(task, sum);
+        }
+    }
+
+    /// Divides by the sums and writes the tile's rows.
+    ///
+    /// # Safety
+    /// `state` holds the tile's rows; no other thread writes the same rows of `out`.
+    unsafe fn finish(&self, task: &Task, state: State) {
+        for row in 0..task.tile.rows {
+            let to = self.out.at(self.row(task, row));
+            // SAFETY: row `row` of the state, and its row of `out`, have `dim` values.
+            unsafe {
+                let sum = *state.sum.add(row);
+                for d in 0..self.dim {
+                    *to.add(d) = *state.out.add(row * self.dim + d) / sum;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Work that falls apart into independent rows or values.
+
+use super::Machine;
+use crate::elementwise::Norm;
+use crate::scratch::{Scratch, Shared};
+use crate::tensor::{Activation, KvLayer, Matrix, Vector};
+
+/// Values per task. Less work than this costs less than waking a thread for it.
+const TASK_VALUES: usize = 16 << 10;
+
+/// Input and output of a norm, which may be one buffer.
+#[derive(Clone, Copy)]
+pub(crate) struct Elements {
+    pub(crate) from: *const f32,
+    pub(crate) to: *mut f32,
+    pub(crate) len: usize,
+}
+
+/// Runs `f(first, count)` over `rows` rows of `row_len` values.
+fn for_rows(machine: Machine<'_>, rows: usize, row_len: usize, f: &(dyn Fn(usize, usize) + Sync)) {
+    let per_task = (TASK_VALUES / row_len.max(1)).max(1);
+    machine.pool.for_each(rows.div_ceil(per_task), &|_, task| {
+        let first = task * per_task;
+        f(first, per_task.min(rows - first));
+    });
+}
+
+/// Norms each row; without `bias` it is the root-mean-square norm.
+///
+/// # Safety
+/// Both ends of `x` hold `x.len` values, a multiple of the weight's; `to` is exclusive to the call,
+/// and is `from` or does not overlap it.
+pub(crate) unsafe fn norm(
+    machine: Machine<'_>,
+    scratch: &mut Scratch,
+    x: Elements,
+    weight: Vector<'_>,
+    bias: Option<Vector<'_>>,
+    eps: f32,
+) {
+    let cols = weight.len();
+    let rows = x.len.checked_div(cols).unwrap_or(0);
+    let wide = scratch.shared.floats(2 * cols);
+    // SAFETY: the scratch holds both vectors; their lengths were checked to be `cols`.
+    let bias = unsafe {
+        (machine.kernels.storage(weight.dtype).widen)(weight.data.as_ptr(), wide, cols);
+        bias.map_or(std::ptr::null_mut(), |bias| {
+            let to = wide.add(cols);
+            (machine.kernels.storage(bias.dtype).widen)(bias.data.as_ptr(), to, cols);
+            to
+        })
+    };
+    let (weight, bias) = (Shared::new(wide), Shared::new(bias));
+    let (from, to) = (Shared::new(x.from.cast_mut()), Shared::new(x.to));
+    for_rows(machine, rows, cols, &|first, count| {
+        let norm = Norm { weight: weight.at(0), bias: bias.at(0), cols, eps };
+        let at = first * cols;
+        // SAFETY: tasks have separate rows; the rest is the caller's promise.
+        unsafe { (machine.kernels.norm)(&norm, from.at(at), to.at(at), count) }
+    });
+}
+
+/// `x = act(x)`.
+pub(crate) fn activation(machine: Machine<'_>, act: Activation, x: &mut [f32]) {
+    let (n, x) = (x.len(), Shared::new(x.as_mut_ptr()));
+    for_rows(machine, n, 1, &|first, count| {
+        // SAFETY: tasks have separate values of the slice.
+        unsafe { (machine.kernels.activate)(act, x.at(first), count) }
+    });
+}
+
+/// `x += y`; equally long.
+pub(crate) fn add(machine: Machine<'_>, x: &mut [f32], y: &[f32]) {
+    let (n, x) = (x.len().min(y.len()), Shared::new(x.as_mut_ptr()));
+    for_rows(machine, n, 1, &|first, count| {
+        // SAFETY: tasks have separate values of the slices.
+        unsafe { (machine.kernels.add)(x.at(first), y[first..].as_ptr(), count) }
+    });
+}
+
+/// Gathers and widens rows; ids are checked.
+pub(crate) fn embed(machine: Machine<'_>, table: Matrix<'_>, ids: &[u32], out: &mut [f32]) {
+    let cols = table.cols;
+    let row_bytes = cols * table.dtype.size_bytes();
+    let widen = machine.kernels.storage(table.dtype).widen;
+    let out = Shared::new(out.as_mut_ptr());
+    for_rows(machine, ids.len(), cols, &|first, count| {
+        for (t, &id) in ids.iter().enumerate().skip(first).take(count) {
+            let row = &table.data[id as usize * row_bytes..][..row_bytes];
+            // SAFETY: the row has `cols` values, and so has row `t` of `out`.
+            unsafe { widen(row.as_ptr(), out.at(t * cols), cols) }
+        }
+    });
+}
+
+/// Rotates every head; shapes are checked and there is at least one token.
+pub(crate) fn rope(
+    machine: Machine<'_>,
+    x: &mut [f32],
+    (heads, head_dim): (usize, usize),
+    cos: &[f32],
+    sin: &[f32],
+) {
+    let row = heads * head_dim;
+    let tokens = x.len() / row;
+    let half = cos.len() / tokens;
+    let x = Shared::new(x.as_mut_ptr());
+    for_rows(machine, tokens, row, &|first, count| {
+        for t in first..first + count {
+            let (cos, sin) = (&cos[t * half..][..half], &sin[t * half..][..half]);
+            for head in 0..heads {
+                let at = x.at(t * row + head * head_dim);
+                // SAFETY: `2 * half <= head_dim`, and tokens belong to one task each.
+                unsafe { (machine.kernels.rotate)(at, cos.as_ptr(), sin.as_ptr(), half) }
+            }
+        }
+    });
+}
+
+/// Writes keys and values to their slots; shapes and slots are checked.
+///
+/// Not parallel: two tokens may be sent to one slot by mistake, and the last one wins.
+pub(crate) fn store_kv(
+    machine: Machine<'_>,
+    kv: &mut KvLayer<'_>,
+    k: &[f32],
+    v: &[f32],
+    slots: &[u32],
+) {
+    let narrow = machine.kernels.storage(kv.dtype).narrow;
+    let (dim, size) = (kv.head_dim, kv.dtype.size_bytes());
+    for (t, &slot) in slots.iter().enumerate() {
+        let (block, offset) = (slot as usize / kv.block_size, slot as usize % kv.block_size);
+        for head in 0..kv.num_kv_heads {
+            let row = (block * kv.num_kv_heads + head) * kv.block_size + offset;
+            let (from, to) = ((t * kv.num_kv_heads + head) * dim, row * dim * size);
+            for (x, cache) in [(k, &mut *kv.k), (v, &mut *kv.v)] {
+                let to = &mut cache[to..to + dim * size];
+                // SAFETY: both sides hold `dim` values, by the slices just taken.
+                unsafe { narrow(x[from..from + dim].as_ptr(), to.as_mut_ptr(), dim) }
+            }
+        }
+    }
+}

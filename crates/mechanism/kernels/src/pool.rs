@@ -1,0 +1,349 @@
+//! Worker threads that run one closure at a time, all together.
+//!
+//! A region: (1) the caller publishes a pointer to its closure and bumps `epoch`; (2) every thread,
+//! the caller as worker 0, runs the closure with its own index; (3) the last worker to finish
+//! brings `running` to zero, and the caller returns. Waiting on either side spins for a short while
+//! (a barrier then costs well under a microsecond) and parks after that, so an idle pool takes no
+//! processor time.
+//!
+//! Races: a worker that decides to park counts itself in `parked` before it looks at `epoch` again,
+//! and the caller looks at `parked` after it bumped `epoch`; both in one total order, so one of them
+//! sees the other. The caller's own parking mirrors this with `caller_parked` and `running`.
+//!
+//! Floating-point environment: nobody changes it. Flush-to-zero on the workers alone would let the
+//! bits of a row depend on the thread that computed it, and changing it on the calling thread
+//! breaks the assumptions the compiler makes about all other code there. Denormals stay rare
+//! instead: the exponential in softmax flushes its own, and the dot products of AVX-512 BF16 flush
+//! theirs in hardware. Workers inherit the environment of the thread that made the pool.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+/// How long a thread spins before it parks, when every thread has a core of its own. It covers the
+/// bookkeeping between two regions of a step; the gap between two steps may park.
+const SPIN: Duration = Duration::from_micros(150);
+
+/// What a region runs; the lifetime is erased because workers outlive it.
+type Job = *const (dyn Fn(usize) + Sync);
+
+/// Threads that compute; the caller of [`Pool::run`] is one of them.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held for a whole region: the closure slot has one writer.
+    turn: Mutex<()>,
+}
+
+struct Shared {
+    epoch: AtomicU32,
+    running: AtomicUsize,
+    stop: AtomicBool,
+    parked: AtomicUsize,
+    caller_parked: AtomicBool,
+    lock: Mutex<()>,
+    work: Condvar,
+    done: Condvar,
+    job: UnsafeCell<Option<Job>>,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    spin: Duration,
+}
+
+// SAFETY: `job` is the only field that is not `Sync` (nor `Send`). The caller writes it before the
+// release of `epoch` while no worker runs; workers read it after acquiring that `epoch` and before
+// they release `running`, on which the caller waits before it writes again or drops the closure.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointer is only followed inside a region.
+unsafe impl Send for Shared {}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Starts `threads - 1` workers.
+    pub(crate) fn new(threads: usize) -> io::Result<Pool> {
+        // Counts affinity masks and cgroup quotas. With fewer cores than threads a spinning thread
+        // only takes time from the one it waits for.
+        let usable = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let spin = if threads > usable { Duration::ZERO } else { SPIN };
+        let cores = if threads == usable { allowed_cores() } else { Vec::new() };
+        let shared = Arc::new(Shared {
+            epoch: AtomicU32::new(0),
+            running: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            parked: AtomicUsize::new(0),
+            caller_parked: AtomicBool::new(false),
+            lock: Mutex::new(()),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            job: UnsafeCell::new(None),
+            panic: Mutex::new(None),
+            spin,
+        });
+        let mut pool = Pool { shared, workers: Vec::new(), turn: Mutex::new(()) };
+        for index in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let core = cores.get(index).copied();
+            let worker = std::thread::Builder::new().name(format!("tyndall-cpu-{index}"));
+            pool.workers.push(worker.spawn(move || {
+                pin(core);
+                shared.work(index);
+            })?);
+        }
+        Ok(pool)
+    }
+
+    /// Threads, the caller included.
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `f(worker)` once on every thread and returns when all are done.
+    ///
+    /// A panic of any thread is resumed on the caller, after all have finished.
+    pub(crate) fn run(&self, f: &(dyn Fn(usize) + Sync)) {
+        if self.workers.is_empty() {
+            return f(0);
+        }
+        let turn = lock(&self.turn);
+        let shared = &*self.shared;
+        // SAFETY: the transmute only erases the lifetime. Workers follow the pointer inside this
+        // region alone, and this function does not return or unwind before `wait` saw them finish.
+        let job: Job = unsafe {
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(std::ptr::from_ref(f))
+        };
+        // SAFETY: no region runs (we hold `turn` and the last one was waited for), so nobody reads.
+        unsafe { *shared.job.get() = Some(job) };
+        shared.running.store(self.workers.len(), Ordering::Relaxed);
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        if shared.parked.load(Ordering::SeqCst) > 0 {
+            drop(lock(&shared.lock));
+            shared.work.notify_all();
+        }
+        let mine = catch_unwind(AssertUnwindSafe(|| f(0)));
+        shared.wait();
+        let theirs = lock(&shared.panic).take();
+        drop(turn);
+        if let Some(payload) = mine.err().or(theirs) {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Runs `f(worker, task)` for every task below `tasks`; threads take the next one when free.
+    pub(crate) fn for_each(&self, tasks: usize, f: &(dyn Fn(usize, usize) + Sync)) {
+        if tasks <= 1 || self.workers.is_empty() {
+            return (0..tasks).for_each(|task| f(0, task));
+        }
+        let next = AtomicUsize::new(0);
+        self.run(&|worker| {
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= tasks {
+                    break;
+                }
+                f(worker, task);
+            }
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        drop(lock(&self.shared.lock));
+        self.shared.work.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches every panic of a closure; there is nothing left to report here.
+            drop(worker.join());
+        }
+    }
+}
+
+impl Shared {
+    /// A worker's life.
+    fn work(&self, index: usize) {
+        let mut seen = 0;
+        loop {
+            seen = self.next_epoch(seen);
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            // SAFETY: acquired with `epoch`; the caller does not write until `running` is zero.
+            let job = unsafe { *self.job.get() }.expect("a region starts with a closure");
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                // SAFETY: the closure lives until the caller has seen `running` at zero, which this
+                // thread's share of the count prevents until after the call.
+                unsafe { (*job)(index) }
+            }));
+            if let Err(payload) = result {
+                lock(&self.panic).get_or_insert(payload);
+            }
+            let last = self.running.fetch_sub(1, Ordering::SeqCst) == 1;
+            if last && self.caller_parked.load(Ordering::SeqCst) {
+                drop(lock(&self.lock));
+                self.done.notify_all();
+            }
+        }
+    }
+
+    /// Waits until `epoch` is not `seen` and returns it.
+    fn next_epoch(&self, seen: u32) -> u32 {
+        if self.spin_until(|| self.epoch.load(Ordering::Acquire) != seen) {
+            return self.epoch.load(Ordering::Acquire);
+        }
+        let mut guard = lock(&self.lock);
+        self.parked.fetch_add(1, Ordering::SeqCst);
+        while self.epoch.load(Ordering::SeqCst) == seen {
+            guard = self.work.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.parked.fetch_sub(1, Ordering::SeqCst);
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Waits until every worker has finished its share.
+    fn wait(&self) {
+        if self.spin_until(|| self.running.load(Ordering::Acquire) == 0) {
+            return;
+        }
+        let mut guard = lock(&self.lock);
+        self.caller_parked.store(true, Ordering::SeqCst);
+        while self.running.load(Ordering::SeqCst) != 0 {
+            guard = self.done.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.caller_parked.store(false, Ordering::SeqCst);
+    }
+
+    /// Spins until `ready` or until the time for that is over; returns whether it became ready.
+    fn spin_until(&self, ready: impl Fn() -> bool) -> bool {
+        if ready() {
+            return true;
+        }
+        if self.spin.is_zero() {
+            return false;
+        }
+        let start = Instant::now();
+        loop {
+            for _ in 0..32 {
+                std::hint::spin_loop();
+                if ready() {
+                    return true;
+                }
+            }
+            if start.elapsed() > self.spin {
+                return false;
+            }
+        }
+    }
+}
+
+/// Nothing is left half-changed by a panic while one of these locks is held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The cores this process may run on, in order.
+#[cfg(target_os = "linux")]
+fn allowed_cores() -> Vec<usize> {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+    let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+}
+
+/// Keeps a worker on one core. Only done when the pool takes every core anyway; failing to pin is
+/// harmless, as placement never changes results.
+#[cfg(target_os = "linux")]
+fn pin(core: Option<usize>) {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+    if let Some(core) = core {
+        let mut set = CpuSet::new();
+        set.set(core);
+        sched_setaffinity(None, &set).unwrap_or(());
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allowed_cores() -> Vec<usize> {
+    Vec::new()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pin(_core: Option<usize>) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_worker_runs_each_region_once() {
+        for threads in [1, 2, 3, 5] {
+            let pool = Pool::new(threads).unwrap();
+            let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
+            for _ in 0..500 {
+                pool.run(&|worker| {
+                    counts[worker].fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 500), "{threads}");
+        }
+    }
+
+    #[test]
+    fn tasks_are_taken_exactly_once() {
+        for (threads, tasks) in [(1, 7), (2, 0), (2, 1), (2, 1000), (4, 3)] {
+            let pool = Pool::new(threads).unwrap();
+            let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+            pool.for_each(tasks, &|_, task| {
+                counts[task].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} {tasks}");
+        }
+    }
+
+    #[test]
+    fn a_panic_on_any_thread_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(3).unwrap();
+        for bad in 0..3 {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(&|worker| assert_ne!(worker, bad, "worker {bad} fails"));
+            }));
+            assert!(result.is_err(), "{bad}");
+            let alive = AtomicUsize::new(0);
+            pool.run(&|_| {
+                alive.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(alive.load(Ordering::Relaxed), 3);
+        }
+    }
+
+    #[test]
+    fn a_parked_pool_wakes_and_callers_take_turns() {
+        let pool = Pool::new(2).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while pool.shared.parked.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < deadline, "the idle worker never parked");
+            std::thread::yield_now();
+        }
+        let total = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        pool.run(&|_| {
+                            total.fetch_add(1, Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.load(Ordering::Relaxed), 600);
+    }
+}

@@ -1,0 +1,58 @@
+//! Buffers that live as long as the pool: no allocation in the middle of a step once warm.
+
+/// A growable buffer on cache-line borders.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    lines: Vec<Line>,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Buffer {
+    /// At least `bytes` bytes, with whatever was last written there.
+    pub(crate) fn bytes(&mut self, bytes: usize) -> *mut u8 {
+        let lines = bytes.div_ceil(size_of::<Line>());
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0; 64]));
+        }
+        self.lines.as_mut_ptr().cast()
+    }
+
+    /// At least `values` f32 values, with whatever was last written there.
+    pub(crate) fn floats(&mut self, values: usize) -> *mut f32 {
+        self.bytes(values * size_of::<f32>()).cast()
+    }
+}
+
+/// A pointer that a region's threads share; each touches its own part of what is behind it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shared<T>(*mut T);
+
+// SAFETY: the pointer itself is plain data; every use argues that threads touch separate parts.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub(crate) fn new(p: *mut T) -> Shared<T> {
+        Shared(p)
+    }
+
+    /// The pointer, `count` values on.
+    pub(crate) fn at(self, count: usize) -> *mut T {
+        self.0.wrapping_add(count)
+    }
+}
+
+/// Everything a [`crate::Cpu`] keeps between calls.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// Activations prepared for dot products: as f32, and as bf16.
+    pub(crate) x: [Buffer; 2],
+    /// One part per worker.
+    pub(crate) workers: Buffer,
+    /// Widened norm weights, or the partial states of attention.
+    pub(crate) shared: Buffer,
+}

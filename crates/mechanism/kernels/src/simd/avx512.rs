@@ -1,0 +1,208 @@
+//! Sixteen lanes, and bf16 dot products.
+
+use std::arch::x86_64::*;
+use std::mem::transmute;
+
+use super::{Dot, Lanes};
+
+/// Sixteen lanes of AVX-512.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(__m512);
+
+// SAFETY: every load and store is the unaligned one of sixteen values.
+unsafe impl Lanes for Avx512 {
+    const N: usize = 16;
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_set1_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_loadu_ps(p)) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u16) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { _mm512_storeu_ps(p, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16) {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<0>(self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16) {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            _mm256_storeu_si256(
+                p.cast(),
+                transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0)),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_add_ps(self.0, o.0)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_sub_ps(self.0, o.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_mul_ps(self.0, o.0)) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, o: Self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_div_ps(self.0, o.0)) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_max_ps(self.0, o.0)) }
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_min_ps(self.0, o.0)) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_fmadd_ps(self.0, a.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(_mm512_roundscale_ps::<8>(self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn pow2(self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            let n = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+            Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_lt(self, o: Self, a: Self, b: Self) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, o.0);
+            Avx512(_mm512_mask_blend_ps(less, b.0, a.0))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            let high = _mm512_extractf32x8_ps::<1>(self.0);
+            super::avx2::sum8(_mm256_add_ps(_mm512_castps512_ps256(self.0), high))
+        }
+    }
+}
+
+/// bf16 weights times activations rounded to bf16, 32 values of `K` per instruction.
+///
+/// The instruction rounds to nearest even and flushes denormals, whatever the thread's settings.
+pub(crate) struct Dpbf16;
+
+// SAFETY: a step is one 64-byte vector of bf16 on both sides; the partial load is masked.
+unsafe impl Dot for Dpbf16 {
+    type X = __m512bh;
+    type W = __m512bh;
+    type Acc = __m512;
+    const STEP: usize = 32;
+    const MAX_M: usize = 6;
+    const X_BYTES: usize = 2;
+    const W_BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load_x(p: *const u8) -> __m512bh {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_w(p: *const u8) -> __m512bh {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_w_part(p: *const u8, n: usize) -> __m512bh {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            transmute::<__m512i, __m512bh>(_mm512_maskz_loadu_epi16((1u32 << n) - 1, p.cast()))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: __m512, x: __m512bh, w: __m512bh) -> __m512 {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { _mm512_dpbf16_ps(acc, x, w) }
+    }
+    #[inline(always)]
+    unsafe fn sum(acc: __m512) -> f32 {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { Avx512(acc).sum() }
+    }
+    /// Adds halves and quarters of all four before the rest, in the order of [`Lanes::sum`].
+    #[inline(always)]
+    unsafe fn sum4(acc: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: needs the instruction set only, which the caller has.
+        unsafe {
+            let (a, b, c, d) = (quarter(acc[0]), quarter(acc[1]), quarter(acc[2]), quarter(acc[3]));
+            // (0 + 2) and (1 + 3) of each, then their sum.
+            let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+            let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+            let sums = _mm_add_ps(_mm_shuffle_ps::<0x88>(ab, cd), _mm_shuffle_ps::<0xdd>(ab, cd));
+            transmute::<__m128, [f32; 4]>(sums)
+        }
+    }
+    #[inline(always)]
+    unsafe fn prepare(x: *const f32, k: usize, to: *mut u8) {
+        // SAFETY: the caller vouches for `k` values at `x` and whole steps at `to`; masked lanes
+        // are not touched by the loads.
+        unsafe {
+            let mut i = 0;
+            while i < k.next_multiple_of(Self::STEP) {
+                let n = k.saturating_sub(i).min(16);
+                let mask = ((1u32 << n) - 1) as u16;
+                let values = _mm512_maskz_loadu_ps(mask, x.wrapping_add(i));
+                Avx512(values).store_bf16(to.cast::<u16>().add(i));
+                i += 16;
+            }
+        }
+    }
+}
+
+/// Adds halves, then quarters.
+#[inline(always)]
+unsafe fn quarter(v: __m512) -> __m128 {
+    // SAFETY: needs the instruction set only, which the caller has.
+    unsafe {
+        let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+        _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))
+    }
+}

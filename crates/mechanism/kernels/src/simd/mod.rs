@@ -1,0 +1,205 @@
+//! Vectors of f32 lanes and the numbers stored beside them: each algorithm is written once over
+//! these traits, and each instruction set is one thin file.
+//!
+//! Everything here is `inline(always)`: the code takes on the instruction set of the function it
+//! lands in, which is one of the `target_feature` entries in [`crate::table`]. Closures are not, so
+//! no vector may meet one.
+
+pub(crate) mod math;
+pub(crate) mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+
+use std::marker::PhantomData;
+
+/// Upper bound of [`Lanes::N`].
+pub(crate) const MAX_LANES: usize = 16;
+
+/// A vector of `N` f32 values. Operations act lane by lane, so a value's bits never depend on the
+/// lane it sits in.
+///
+/// # Safety
+/// `N` is at most [`MAX_LANES`] and a power of two; loads and stores touch exactly `N` values and
+/// need no alignment. All methods need the instruction set of the implementing type.
+pub(crate) unsafe trait Lanes: Copy {
+    const N: usize;
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(p: *const f32) -> Self;
+    unsafe fn load_f16(p: *const u16) -> Self;
+    unsafe fn load_bf16(p: *const u16) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    /// Rounds to nearest even.
+    unsafe fn store_f16(self, p: *mut u16);
+    /// Rounds to nearest even; NaN stays NaN.
+    unsafe fn store_bf16(self, p: *mut u16);
+    unsafe fn add(self, o: Self) -> Self;
+    unsafe fn sub(self, o: Self) -> Self;
+    unsafe fn mul(self, o: Self) -> Self;
+    unsafe fn div(self, o: Self) -> Self;
+    /// `self * a + b`.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// The larger value; `o` when either is NaN.
+    unsafe fn max(self, o: Self) -> Self;
+    /// The smaller value; `o` when either is NaN.
+    unsafe fn min(self, o: Self) -> Self;
+    /// Nearest integer, ties to even.
+    unsafe fn round(self) -> Self;
+    /// `2^self` for integers in `-126..=127`; anything for other values.
+    unsafe fn pow2(self) -> Self;
+    /// `a` where `self < o`, else `b`.
+    unsafe fn select_lt(self, o: Self, a: Self, b: Self) -> Self;
+    /// Sum of the lanes as a balanced tree: lane `i` meets lane `i + N/2` first.
+    unsafe fn sum(self) -> f32;
+}
+
+/// A storage type of weights or cache rows.
+///
+/// # Safety
+/// `BYTES` is the size of one value. Methods touch exactly `L::N` values (or `n` of them).
+pub(crate) unsafe trait Storage: Copy {
+    const BYTES: usize;
+    unsafe fn load<L: Lanes>(p: *const u8) -> L;
+    unsafe fn store<L: Lanes>(p: *mut u8, x: L);
+
+    /// Loads `n < N` values; the other lanes are zero.
+    #[inline(always)]
+    unsafe fn load_part<L: Lanes>(p: *const u8, n: usize) -> L {
+        let mut buffer = [0u32; MAX_LANES];
+        let to = buffer.as_mut_ptr().cast::<u8>();
+        // SAFETY: the caller vouches for `n` values at `p`; the buffer holds `MAX_LANES` of any
+        // storage type, and zero bytes are zero in each.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, to, n * Self::BYTES);
+            Self::load(to)
+        }
+    }
+
+    /// Stores the first `n < N` values.
+    #[inline(always)]
+    unsafe fn store_part<L: Lanes>(p: *mut u8, x: L, n: usize) {
+        let mut buffer = [0u32; MAX_LANES];
+        let from = buffer.as_mut_ptr().cast::<u8>();
+        // SAFETY: as for `load_part`.
+        unsafe {
+            Self::store(from, x);
+            std::ptr::copy_nonoverlapping(from, p, n * Self::BYTES);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct F32;
+#[derive(Clone, Copy)]
+pub(crate) struct F16;
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16;
+
+macro_rules! storage {
+    ($name:ident, $value:ty, $load:ident, $store:ident) => {
+        // SAFETY: forwards to the lane method for this type, which touches `N` values.
+        unsafe impl Storage for $name {
+            const BYTES: usize = size_of::<$value>();
+            #[inline(always)]
+            unsafe fn load<L: Lanes>(p: *const u8) -> L {
+                // SAFETY: the caller's promise is the lane method's.
+                unsafe { L::$load(p.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn store<L: Lanes>(p: *mut u8, x: L) {
+                // SAFETY: the caller's promise is the lane method's.
+                unsafe { x.$store(p.cast()) }
+            }
+        }
+    };
+}
+
+storage!(F32, f32, load, store);
+storage!(F16, u16, load_f16, store_f16);
+storage!(Bf16, u16, load_bf16, store_bf16);
+
+/// One way of multiplying prepared activations with stored weights along `K`.
+///
+/// # Safety
+/// Loads touch `STEP` values (or `n` of them); `X_BYTES` and `W_BYTES` are the sizes of one value.
+pub(crate) unsafe trait Dot {
+    type X: Copy;
+    type W: Copy;
+    type Acc: Copy;
+    /// Values of `K` per instruction.
+    const STEP: usize;
+    /// Most rows of `x` in one tile, so that a tile of four weight rows fits the registers.
+    const MAX_M: usize;
+    const X_BYTES: usize;
+    const W_BYTES: usize;
+    unsafe fn zero() -> Self::Acc;
+    unsafe fn load_x(p: *const u8) -> Self::X;
+    unsafe fn load_w(p: *const u8) -> Self::W;
+    /// `n < STEP` weights, then zeros.
+    unsafe fn load_w_part(p: *const u8, n: usize) -> Self::W;
+    unsafe fn dot(acc: Self::Acc, x: Self::X, w: Self::W) -> Self::Acc;
+    unsafe fn sum(acc: Self::Acc) -> f32;
+    /// Sums four accumulators, each by the tree of [`Dot::sum`].
+    #[inline(always)]
+    unsafe fn sum4(acc: [Self::Acc; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise is that of `sum`.
+        unsafe { [Self::sum(acc[0]), Self::sum(acc[1]), Self::sum(acc[2]), Self::sum(acc[3])] }
+    }
+    /// Converts one row of `k` activations; what lies behind them up to a whole step becomes zero.
+    unsafe fn prepare(x: *const f32, k: usize, to: *mut u8);
+}
+
+/// Weights widened to f32, f32 arithmetic.
+pub(crate) struct Widen<L, S>(PhantomData<(L, S)>);
+
+// SAFETY: a step is one vector; sizes follow from the parameters.
+unsafe impl<L: Lanes, S: Storage> Dot for Widen<L, S> {
+    type X = L;
+    type W = L;
+    type Acc = L;
+    const STEP: usize = L::N;
+    const MAX_M: usize = if L::N == 16 { 6 } else { 3 };
+    const X_BYTES: usize = 4;
+    const W_BYTES: usize = S::BYTES;
+    #[inline(always)]
+    unsafe fn zero() -> L {
+        // SAFETY: needs the instruction set only, which the caller has.
+        unsafe { L::splat(0.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_x(p: *const u8) -> L {
+        // SAFETY: the caller vouches for one step.
+        unsafe { L::load(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_w(p: *const u8) -> L {
+        // SAFETY: the caller vouches for one step.
+        unsafe { S::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_w_part(p: *const u8, n: usize) -> L {
+        // SAFETY: the caller vouches for `n` values.
+        unsafe { S::load_part(p, n) }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: L, x: L, w: L) -> L {
+        // SAFETY: needs the instruction set only, which the caller has.
+        unsafe { x.fma(w, acc) }
+    }
+    #[inline(always)]
+    unsafe fn sum(acc: L) -> f32 {
+        // SAFETY: needs the instruction set only, which the caller has.
+        unsafe { acc.sum() }
+    }
+    #[inline(always)]
+    unsafe fn prepare(x: *const f32, k: usize, to: *mut u8) {
+        // SAFETY: the caller vouches for `k` values at `x` and whole steps at `to`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(x, to.cast(), k);
+            let padded = k.next_multiple_of(L::N);
+            std::ptr::write_bytes(to.cast::<f32>().add(k), 0, padded - k);
+        }
+    }
+}
