@@ -110,7 +110,7 @@ pub(crate) async fn forward(
         progress.broken_attempts += u32::from(failure == Failure::Broken);
         progress.past_deadline = Instant::now() >= deadline;
         let replica = permit.replica().clone();
-        tracing::info!(model, %replica, reason, ?failure, "a replica did not take a request");
+        tracing::debug!(model, %replica, reason, ?failure, "a replica did not take a request");
         if retry(failure, progress) == Retry::No {
             return Err(lost(progress, &reason).after(waits));
         }

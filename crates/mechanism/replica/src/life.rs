@@ -119,7 +119,7 @@ async fn live(
             return Err(ReplicaError::Load { reason });
         }
     };
-    tracing::info!(phases = ?clock.phases().0, "ready");
+    tracing::debug!(phases = ?clock.phases().0, "ready");
     app.set_running(ready.clone());
     let reports = async {
         let (phases, card) = (clock.phases(), ready.card.clone());

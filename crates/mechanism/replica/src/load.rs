@@ -60,7 +60,7 @@ fn load_now(
 
     let threads = model.num_threads.map(|threads| threads as usize);
     let cpu = Cpu::new(CpuOptions { threads, isa: options.isa }).map_err(|error| chain(&error))?;
-    tracing::info!(isa = ?cpu.isa(), threads = cpu.threads(), "kernels");
+    tracing::debug!(isa = ?cpu.isa(), threads = cpu.threads(), "kernels");
     clock.end("kernels");
     let vocab_size = spec.vocab_size;
     let runner =
