@@ -313,3 +313,37 @@ async fn an_engine_that_fails_is_a_500_before_and_an_event_after_the_first_byte(
     let chunks = parsed(&events);
     assert_eq!(chunks.last().unwrap()["error"]["code"], 500);
 }
+
+#[tokio::test]
+async fn a_stream_joined_is_the_whole_answer() {
+    let replica = Replica::start(Alphabet::open());
+    for (prompt, fields) in [
+        ("a", json!({"max_tokens": 30})),
+        ("a", json!({"stop": ["ij", "h", "cdefghijkl"]})),
+        ("a", json!({"stop": ["xyzz", "yz"], "max_tokens": 30})),
+        ("p", json!({"stop": ["stu"], "include_stop_str_in_output": true})),
+        ("x.", json!({"min_tokens": 4, "max_tokens": 6, "stop": " "})),
+        ("a", json!({"stop_token_ids": [alphabet::id('k')], "include_stop_str_in_output": true})),
+    ] {
+        let mut body = fields;
+        body["prompt"] = prompt.into();
+        let whole = ask(&replica.client, "/v1/completions", body.clone()).await;
+        body["stream"] = true.into();
+        body["stream_options"] = json!({"include_usage": true});
+        let response = post(&replica.client, "/v1/completions", &body).await;
+        let chunks = parsed(&events(response).await.0);
+        let choices: Vec<&Value> =
+            chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap()).collect();
+        let text: String = choices.iter().map(|c| c["text"].as_str().unwrap()).collect();
+        let (last, expected) = (choices.last().unwrap(), &whole["choices"][0]);
+        assert_eq!(expected["text"], text, "{body}");
+        assert_eq!(last["finish_reason"], expected["finish_reason"], "{body}");
+        assert_eq!(
+            last.get("stop_reason").unwrap_or(&Value::Null),
+            &expected["stop_reason"],
+            "{body}"
+        );
+        let tokens = |usage: &Value| usage["completion_tokens"].clone();
+        assert_eq!(tokens(&chunks.last().unwrap()["usage"]), tokens(&whole["usage"]), "{body}");
+    }
+}
