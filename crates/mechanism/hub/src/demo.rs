@@ -12,7 +12,14 @@ use std::path::{Path, PathBuf};
 
 type Files = [(&'static str, &'static [u8])];
 
-const FILES: &Files = &[];
+const FILES: &Files = &[
+    ("config.json", include_bytes!("../demo/config.json")),
+    ("generation_config.json", include_bytes!("../demo/generation_config.json")),
+    ("model.safetensors", include_bytes!("../demo/model.safetensors")),
+    ("tokenizer.json", include_bytes!("../demo/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../demo/tokenizer_config.json")),
+    ("chat_template.jinja", include_bytes!("../demo/chat_template.jinja")),
+];
 
 /// The directory of the unpacked demo model below `own_cache_dir`.
 pub(crate) fn unpack(own_cache_dir: &Path) -> Result<PathBuf, HubError> {
@@ -76,6 +83,15 @@ fn remove_all(dir: &Path) -> Result<(), HubError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_embedded_model_is_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = unpack(root.path()).unwrap();
+        assert!(dir.starts_with(root.path().join("demo")));
+        crate::inspect(&dir).unwrap();
+        assert_eq!(unpack(root.path()).unwrap(), dir);
+    }
 
     #[test]
     fn a_damaged_copy_is_replaced_and_a_whole_one_kept() {
