@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let weights = memory.bytes();
     println!("barrier               {:8.0} ns", barrier(&cpu)? * 1e9);
     println!("memory read           {:8.1} GB/s", read(weights, cpu.threads()) / 1e9);
+    println!("bf16 multiply-adds    {:8.0} GFLOP/s", peak(&cpu) / 1e9);
     for (n, k) in [(896, 4864), (4864, 896), (151_936, 896), (8192, 2048)] {
         for t in [1, 2, 4, 8, 16, 64, 256, 512] {
             if t * n <= 16 << 20 {
@@ -100,6 +101,40 @@ fn sum(bytes: &[u8]) -> u64 {
         }
     }
     sums.iter().fold(0, |a, b| a.wrapping_add(*b))
+}
+
+/// Bf16 multiply-adds per second (counted as two operations) of all threads, from registers; zero
+/// where the processor has no such instruction.
+fn peak(cpu: &Cpu) -> f64 {
+    const ROUNDS: usize = 1 << 20;
+    if cpu.isa() != Isa::Avx512Bf16 {
+        return 0.0;
+    }
+    let seconds = best(|_| {
+        std::thread::scope(|scope| {
+            for _ in 0..cpu.threads() {
+                // SAFETY: the chosen instruction set has the instructions.
+                #[cfg(target_arch = "x86_64")]
+                scope.spawn(|| unsafe { dot_products(ROUNDS) });
+            }
+        });
+    });
+    (ROUNDS * 12 * 64 * cpu.threads()) as f64 / seconds
+}
+
+/// Twelve independent chains of 32 multiply-adds per round.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn dot_products(rounds: usize) {
+    use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_set1_ps};
+    let x = black_box(_mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5), _mm512_set1_ps(0.5)));
+    let mut sums = [_mm512_set1_ps(0.0); 12];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, x, x);
+        }
+    }
+    black_box(sums);
 }
 
 fn report(
