@@ -17,9 +17,11 @@ const CAP: Duration = Duration::from_secs(60);
 
 /// Counts failures of one deployment and says when the next replica may be started.
 ///
-/// Failed starts wait 1 s, 2 s, 4 s and so on up to 60 s. A replica that dies while it runs is replaced
-/// at once, and the second one too; from the third in a row the replacement waits 250 ms, doubled
-/// each time up to 60 s.
+/// Failed starts wait 1 s, 2 s, 4 s and so on up to 60 s; after a first one that was
+/// killed by a signal the next is tried at once, because the signal may have come from outside. A replica that dies while
+/// it runs is replaced at once, and the second one too; from the third in a row the replacement waits
+/// 250 ms, doubled each time up to 60 s. One that answered a request starts the row anew: its death
+/// costs the requests it had a retry, not the others their answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Backoff {
     /// Failed starts since the last replica that became ready.
@@ -33,10 +35,19 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A start failed: the wait until the next one.
-    pub(crate) fn start_failed(&mut self, reason: &str, now: Instant) -> Duration {
+    /// A start failed, perhaps because the process was killed: the wait until the next one.
+    pub(crate) fn start_failed(
+        &mut self,
+        reason: &str,
+        was_killed: bool,
+        now: Instant,
+    ) -> Duration {
         self.failed_starts = self.failed_starts.saturating_add(1);
-        self.wait(doubled(START_FIRST, self.failed_starts - 1), reason, now)
+        let wait = match self.failed_starts {
+            1 if was_killed => Duration::ZERO,
+            times => doubled(START_FIRST, times - 1),
+        };
+        self.wait(wait, reason, now)
     }
 
     /// A replica died after it had run for `ran`: the wait until its replacement.
@@ -47,6 +58,11 @@ impl Backoff {
             more => doubled(CRASH_FIRST, more - 3),
         };
         self.wait(wait, reason, now)
+    }
+
+    /// A replica answered a request.
+    pub(crate) fn served(&mut self) {
+        self.crashes = 0;
     }
 
     /// A replica became ready.
@@ -89,7 +105,8 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_cap_and_success_resets() {
         let mut backoff = Backoff::default();
-        let waits: Vec<u64> = (0..9).map(|_| backoff.start_failed("x", s(0)).as_secs()).collect();
+        let waits: Vec<u64> =
+            (0..9).map(|_| backoff.start_failed("x", false, s(0)).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert!(backoff.is_hopeless(s(59)) && !backoff.is_hopeless(s(60)));
         assert!(!backoff.allows_start(true, s(59)) && backoff.allows_start(false, s(60)));
@@ -97,6 +114,9 @@ mod tests {
         assert!(backoff.allows_start(true, s(60)) && !backoff.allows_start(false, s(60)));
         backoff.became_ready();
         assert!(backoff.allows_start(false, s(0)));
+        assert_eq!(backoff.start_failed("x", true, s(0)), s(0));
+        assert!(!backoff.is_hopeless(s(0)) && backoff.allows_start(true, s(0)));
+        assert_eq!(backoff.start_failed("x", true, s(0)), s(2));
     }
 
     #[test]
@@ -106,5 +126,8 @@ mod tests {
         assert_eq!([crash(s(1)), crash(s(1)), crash(s(1)), crash(s(1))], [0, 0, 250, 500]);
         assert_eq!(crash(s(31)), 0);
         assert_eq!(backoff.crashes, 1);
+        backoff.crashed("x", s(1), s(0));
+        backoff.served();
+        assert_eq!(backoff.crashed("x", s(1), s(0)), s(0));
     }
 }

@@ -106,6 +106,7 @@ impl Deployment {
         match report {
             ReplicaReport::Ready { phases, card } => self.ready(index, Some(phases), card, cx),
             ReplicaReport::FirstToken { phases } => {
+                self.backoff.served();
                 let replica = &self.replicas[index];
                 let phases = replica.with_spawn(phases);
                 cx.notice(Notice::FirstToken {
@@ -194,7 +195,8 @@ impl Deployment {
     }
 
     fn start_failed(&mut self, index: usize, reason: &str, cx: &mut Context<'_>) {
-        let retry_in = self.backoff.start_failed(reason, cx.now);
+        let was_killed = self.replicas[index].was_killed;
+        let retry_in = self.backoff.start_failed(reason, was_killed, cx.now);
         let event =
             if self.was_ready { StatusEvent::StartFailed } else { StatusEvent::NeverStarted };
         let times = self.backoff.failed_starts;

@@ -89,6 +89,8 @@ pub(crate) struct Replica {
     /// When to ask it for its status.
     pub(crate) probe_at: Option<Instant>,
     pub(crate) pid: Option<u32>,
+    /// Its process was ended by a signal, which may have come from outside.
+    pub(crate) was_killed: bool,
     /// From the decision to the process's own first phase.
     pub(crate) spawn: Duration,
 }
@@ -107,6 +109,7 @@ impl Replica {
             deadline: Some(now.saturating_add(seconds(timeout_s))),
             probe_at: None,
             pid: None,
+            was_killed: false,
             spawn: Duration::ZERO,
         }
     }

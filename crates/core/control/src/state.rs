@@ -175,6 +175,7 @@ impl State {
                     } else {
                         format!("its process {exit} before it was ready; the log says why")
                     };
+                    deployment.replicas[index].was_killed = exit.signal.is_some();
                     deployment.feed(index, Input::Exited, &reason, cx);
                 })
             }

@@ -234,7 +234,7 @@ fn a_model_that_cannot_start_fails_its_requests_and_is_tried_again_on_demand() {
     let later = sim.wait(100.0);
     assert_eq!((starts(&later), sim.unavailable()), (vec![], None));
     assert_eq!(sim.status().0, DeploymentStatus::DeployFailed);
-    // The next request tries again, and a second failure waits longer.
+    // The next request tries again, and a second failure waits longer, also a silent one.
     sim.demand(1, 0);
     let [second] = sim.started().try_into().unwrap();
     sim.exited(&second);
@@ -247,6 +247,17 @@ fn a_model_that_cannot_start_fails_its_requests_and_is_tried_again_on_demand() {
     assert_eq!(sim.unavailable(), None);
     assert_eq!(sim.status().0, DeploymentStatus::Healthy);
     assert_eq!(sim.details().message, "");
+}
+
+#[test]
+fn a_start_that_was_killed_once_is_tried_again_at_once() {
+    let mut sim = Sim::deployed(config());
+    sim.demand(3, 0);
+    let [first] = sim.started().try_into().unwrap();
+    let [second] = starts(sim.exited(&first)).try_into().unwrap();
+    assert_eq!(sim.unavailable(), None, "the waiting requests go on waiting");
+    assert_eq!(starts(sim.exited(&second)), []);
+    assert!(sim.unavailable().unwrap().contains("killed by signal 9"));
 }
 
 #[test]
@@ -322,6 +333,21 @@ fn a_replica_that_dies_is_replaced_while_it_is_wanted() {
     assert_eq!(starts(sim.exited(&replica)), []);
     assert_eq!(sim.status().0, DeploymentStatus::Healthy);
     assert_eq!(starts(&sim.wait(100.0)), []);
+}
+
+#[test]
+fn replicas_that_serve_before_they_die_are_replaced_without_end() {
+    let mut sim = Sim::deployed(config());
+    sim.demand(1, 0);
+    for _ in 0..50 {
+        let replica = sim.details().replicas[0].replica_id.clone();
+        sim.ready(&replica);
+        let phases = ColdStartPhases::default();
+        let report = ReplicaReport::FirstToken { phases };
+        sim.apply(Event::Report { replica: replica.clone(), report });
+        assert_eq!(starts(sim.exited(&replica)).len(), 1);
+        assert_eq!(sim.unavailable(), None);
+    }
 }
 
 #[test]
