@@ -125,8 +125,9 @@ def read_questions() -> list[dict]:
         mark, _, rest = line.partition(" ")
         if mark == "!":
             entries.append({"term": [t.strip() for t in rest.split("|")], "asks": [], "answers": [], "more": []})
-        elif mark == "?":
-            entries.append({"term": None, "asks": [t.strip() for t in rest.split("|")], "answers": [], "more": []})
+        elif mark in ("?", "~"):
+            asks = [t.strip() for t in rest.split("|")]
+            entries.append({"term": None, "small_talk": mark == "~", "asks": asks, "answers": [], "more": []})
         elif mark == ">":
             entries[-1]["answers"].append(rest)
         elif mark == "+":
@@ -141,7 +142,9 @@ def upper_first(text: str) -> str:
 class Writer:
     """Writes documents: lists of (text, is_answer) pieces whose texts join to the document."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, small_talk: float = 0.0):
+        """`small_talk` is the share of questions that are drawn from small talk alone."""
+        self.small_talk = small_talk
         self.rng = random.Random(seed)
         self.themes = read_themes()
         self.questions = read_questions()
@@ -233,6 +236,8 @@ class Writer:
             subject = self.pick(self.nouns) if self.rng.random() < 0.8 else self.made_up_name()
             return self.pick(UNKNOWN_PROMPTS).format(subject), self.pick(UNKNOWN_ANSWERS)
         entry = self.pick(self.questions)
+        if self.small_talk and self.rng.random() < self.small_talk:
+            entry = self.pick([e for e in self.questions if e.get("small_talk")])
         if entry["term"]:
             ask = self.pick(DEFINE_PROMPTS).format(self.pick(entry["term"][:1] + entry["term"]))
             ask = upper_first(ask) if self.rng.random() < 0.3 else ask
