@@ -1,0 +1,145 @@
+//! From zero replicas and back.
+
+use crate::{endless, haiku, server};
+use anyhow::Result;
+use std::thread;
+use std::time::Duration;
+use tyndall_testkit::{Signal, descendants, eventually, is_alive, pause};
+
+#[test]
+fn the_first_request_wakes_a_replica_and_idleness_ends_it() -> Result<()> {
+    let server = server().arg("--idle-timeout", "1").start("demo")?;
+    assert_eq!(server.pids_of("replica").len(), 0);
+    assert_eq!(server.get("/healthz")?.json()["model"], "demo");
+    assert_eq!(server.get("/v1/models")?.json()["data"][0]["id"], "demo");
+    assert_eq!(server.get("/metrics")?.status, 200);
+    assert_eq!(server.pids_of("replica").len(), 0, "looking does not wake");
+
+    let answer = server.post("/generate", &haiku())?;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let text = answer.json()["completions"][0].as_str().unwrap_or_default().to_owned();
+    assert_eq!(text.lines().count(), 3, "{text:?}");
+    let replica = server.pids_of("replica");
+    assert_eq!(replica.len(), 1);
+
+    server.wait_for_replicas(0)?;
+    assert!(!is_alive(replica[0]));
+    let details = server.deployment()?;
+    assert_eq!((details.target_num_replicas, details.replicas.len()), (0, 0));
+    assert_eq!(server.post("/generate", &haiku())?.json()["completions"][0], text.as_str());
+    Ok(())
+}
+
+#[test]
+fn a_busy_replica_is_not_idle() -> Result<()> {
+    let server = server().arg("--idle-timeout", "0.1").start("demo")?;
+    let mut request = endless(true);
+    request["n"] = 32.into();
+    let mut stream = server.stream("/v1/completions", &request)?;
+    let replica = server.pids_of("replica");
+    assert_eq!(replica.len(), 1);
+    pause(Duration::from_millis(400));
+    assert_eq!(server.pids_of("replica"), replica);
+    assert!(stream.next().is_some_and(|event| !event.contains("[DONE]")));
+    drop(stream);
+    server.wait_for_replicas(0)
+}
+
+#[test]
+fn two_hundred_wakes_lose_nothing() -> Result<()> {
+    let server = server().arg("--idle-timeout", "0").start("demo")?;
+    let roles = descendants(server.pid()).len();
+    let expected = server.post("/generate", &haiku())?.json();
+    for cycle in 0..200 {
+        // Every third request comes while the replica of the one before may still be going.
+        if cycle % 3 != 0 {
+            server.wait_for_replicas(0)?;
+        }
+        let answer = server.post("/generate", &haiku())?;
+        assert_eq!(answer.status, 200, "cycle {cycle}: {}", answer.text);
+        assert_eq!(answer.json(), expected, "cycle {cycle}");
+    }
+    server.wait_for_replicas(0)?;
+    eventually("only the roles are left", || {
+        (descendants(server.pid()).len() == roles).then_some(())
+    })?;
+    assert!(server.metric("tyndall_wakes_total")? >= 100.0);
+    Ok(())
+}
+
+#[test]
+fn load_adds_replicas_and_its_end_removes_them() -> Result<()> {
+    let server = server()
+        .arg("--max-replicas", "2")
+        .arg("--target-ongoing-requests", "1")
+        .arg("--idle-timeout", "1")
+        .start("demo")?;
+    let streams = (0..3).map(|_| server.stream("/v1/completions", &endless(true)));
+    let streams = streams.collect::<Result<Vec<_>>>()?;
+    server.wait_for_replicas(2)?;
+    pause(Duration::from_millis(300));
+    assert_eq!(server.pids_of("replica").len(), 2, "never more than the maximum");
+    drop(streams);
+    server.wait_for_replicas(0)
+}
+
+#[test]
+fn a_minimum_is_kept() -> Result<()> {
+    let server = server().arg("--min-replicas", "1").arg("--idle-timeout", "0").start("demo")?;
+    server.wait_for_replicas(1)?;
+    let replica = server.pids_of("replica");
+    assert_eq!(server.post("/generate", &haiku())?.status, 200);
+    pause(Duration::from_millis(500));
+    assert_eq!(server.pids_of("replica"), replica);
+    Ok(())
+}
+
+#[test]
+fn a_signal_drains_what_was_begun() -> Result<()> {
+    let mut server = server().start("demo")?;
+    let mut stream = server.stream("/v1/completions", &endless(true))?;
+    assert!(stream.next().is_some());
+    let started = descendants(server.pid());
+    server.signal(Signal::TERM);
+    let rest: Vec<String> = stream.collect();
+    assert_eq!(rest.last().map(String::as_str), Some("[DONE]"));
+    assert!(!rest.iter().any(|event| event.contains("\"error\"")), "{rest:?}");
+    assert!(server.wait(&started)?.success());
+    Ok(())
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() -> Result<()> {
+    let mut server = server().start("demo")?;
+    let slow = serde_json::json!({"model": "demo", "prompt": "Hello", "n": 64,
+        "max_tokens": 900, "ignore_eos": true, "stream": true});
+    let mut stream = server.stream("/v1/completions", &slow)?;
+    assert!(stream.next().is_some());
+    let started = descendants(server.pid());
+    server.signal(Signal::INT);
+    eventually("it drains", || server.output().contains("drain").then_some(()))?;
+    server.signal(Signal::INT);
+    server.wait(&started)?;
+    Ok(())
+}
+
+#[test]
+fn waiting_requests_survive_the_drain() -> Result<()> {
+    let mut server = server().start("demo")?;
+    let url = server.url.clone();
+    assert!(url.starts_with("http://127.0.0.1:"));
+    // The request wakes a replica and the signal comes while it waits for it.
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.post("/generate", &haiku()));
+        eventually("the replica is being started", || {
+            (!server.pids_of("replica").is_empty()).then_some(())
+        })?;
+        server.signal(Signal::TERM);
+        let answer = waiting.join().expect("the thread does not panic")?;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        anyhow::Ok(())
+    })?;
+    let started = descendants(server.pid());
+    assert!(server.wait(&started)?.success());
+    Ok(())
+}
