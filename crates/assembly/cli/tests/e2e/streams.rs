@@ -31,6 +31,52 @@ fn a_stream_is_the_answer_in_pieces() -> Result<()> {
     Ok(())
 }
 
+/// What transformers says of the demo model in f32; where its second choice was close, rounding to
+/// bf16 may decide otherwise.
+#[test]
+fn the_demo_model_says_what_transformers_says() -> Result<()> {
+    let server = server().start("demo")?;
+    let expected = include_str!("../../../../../tools/demo-model/expected.json");
+    let cases: Vec<Value> = serde_json::from_str(expected)?;
+    let clear = cases.iter().filter(|case| case["min_margin"].as_f64().is_some_and(|m| m > 0.1));
+    let mut compared = 0;
+    for case in clear {
+        let (path, mut body) = if case["form"] == "chat" {
+            let message = json!({"role": "user", "content": case["prompt"]});
+            ("/v1/chat/completions", json!({"messages": [message]}))
+        } else {
+            ("/v1/completions", json!({"prompt": case["prompt"]}))
+        };
+        body["model"] = "demo".into();
+        body["temperature"] = 0.into();
+        body["max_tokens"] = 128.into();
+        let answer = server.post(path, &body)?.json();
+        let choice = &answer["choices"][0];
+        let text = choice["text"].as_str().or(choice["message"]["content"].as_str());
+        let expected = case["completion"].as_str().unwrap_or_default();
+        assert_eq!(text.unwrap_or_default().trim_start(), expected, "{}", case["prompt"]);
+        assert_eq!(choice["finish_reason"], case["finish"]);
+        compared += 1;
+    }
+    assert!(compared >= 4);
+    Ok(())
+}
+
+#[test]
+fn haiku_have_three_lines_at_any_temperature() -> Result<()> {
+    let server = server().start("demo")?;
+    for seed in 0..20 {
+        let body = json!({"prompt": "Write a haiku about Ray Serve.",
+            "generation_kwargs": {"temperature": 0.7, "seed": seed, "max_new_tokens": 64}});
+        let answer = server.post("/generate", &body)?.json();
+        let text = answer["completions"][0].as_str().unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text:?}");
+        assert!(lines.iter().all(|line| (2..=9).contains(&line.split(' ').count())), "{text:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_same_seed_gives_the_same_text_alone_and_in_a_crowd() -> Result<()> {
     let server = server().start("demo")?;
