@@ -80,6 +80,11 @@ impl ApiError {
         Self { status: 504, kind: "TimeoutError", message: message.into(), param: None }
     }
 
+    /// What was to answer was lost while it worked, through no fault of the client.
+    pub fn replica_lost(message: impl Into<String>) -> Self {
+        Self { status: 502, kind: "BadGatewayError", message: message.into(), param: None }
+    }
+
     /// Our fault.
     pub fn internal(message: impl Into<String>) -> Self {
         Self { status: 500, kind: "InternalServerError", message: message.into(), param: None }

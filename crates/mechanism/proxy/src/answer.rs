@@ -1,12 +1,11 @@
 //! From a replica's answer to the client's.
 
-use crate::body::ReplicaBody;
-use crate::deployment::{Permit, Waits};
+use crate::body::{ReplicaBody, Served};
+use crate::deployment::Waits;
 use crate::timing::{SERVER_TIMING, server_timing};
 use http::{HeaderMap, HeaderName, Response, header};
 use http_body_util::BodyExt;
-use std::sync::Arc;
-use tyndall_telemetry::ProxyMetrics;
+use std::time::Duration;
 use tyndall_transport::{Body, ResponseBody};
 
 /// Headers that concern one connection only.
@@ -19,13 +18,12 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::PROXY_AUTHORIZATION,
 ];
 
-/// The client's answer. The permit moves into its body.
+/// The client's answer. The permit moves into its body, which may pause for `max_silence` at most.
 pub(crate) fn answer(
     response: Response<ResponseBody>,
-    permit: Permit,
+    served: Served,
     waits: Waits,
-    model: String,
-    metrics: Arc<ProxyMetrics>,
+    max_silence: Duration,
 ) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     for name in &HOP_BY_HOP {
@@ -36,7 +34,7 @@ pub(crate) fn answer(
     parts.headers.insert(SERVER_TIMING, timing);
     let is_event_stream = is_event_stream(&parts.headers);
     parts.extensions.clear();
-    let body = ReplicaBody::new(body, permit, is_event_stream, model, metrics);
+    let body = ReplicaBody::new(body, served, is_event_stream, max_silence);
     Response::from_parts(parts, body.boxed_unsync())
 }
 

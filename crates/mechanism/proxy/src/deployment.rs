@@ -34,6 +34,16 @@ pub(crate) enum Refusal {
     Unavailable(Unavailable),
 }
 
+impl Refusal {
+    /// The word that metrics use.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Full { .. } => "full",
+            Self::Unavailable(_) => "no_replica",
+        }
+    }
+}
+
 /// How long a request waited: with a running replica, and without one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Waits {
@@ -166,11 +176,14 @@ impl Deployment {
         self.changed(state);
     }
 
-    /// The deployment is gone.
+    /// The deployment is gone: for those that wait, for those that come back from a replica, and for
+    /// those that found it in the table just before.
     pub(crate) fn retire(&self) {
         let mut state = self.lock();
         let reason = format!("deployment {} was deleted", self.name);
-        state.fail_waiting(&Unavailable { reason, retry_after_s: 1.0 });
+        let unavailable = Unavailable { reason, retry_after_s: 1.0 };
+        state.fail_waiting(&unavailable);
+        Arc::make_mut(&mut state.route).unavailable = Some(unavailable);
         self.changed(&state);
     }
 

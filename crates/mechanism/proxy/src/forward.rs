@@ -1,7 +1,8 @@
 //! A valid request's way to a replica: wait, send, and again elsewhere when nothing came back.
 
 use crate::answer::answer;
-use crate::deployment::{Deployment, Permit, Waits};
+use crate::body::Served;
+use crate::deployment::{Deployment, Permit, Refusal, Waits};
 use crate::reply::Failed;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
@@ -72,10 +73,11 @@ pub(crate) async fn forward(
 ) -> Result<Response<Body>, Failed> {
     let route = deployment.route();
     let model = route.model_id.as_str();
-    let limit = Duration::try_from_secs_f64(route.request_timeout_s).unwrap_or(Duration::MAX);
-    let deadline = call.arrived.checked_add(limit).unwrap_or(call.arrived + MAX_DEADLINE);
-    let refused = |refusal| {
-        metrics.refused(model, "no_replica");
+    let limit = Duration::try_from_secs_f64(route.request_timeout_s).unwrap_or(MAX_LIMIT);
+    let limit = limit.min(MAX_LIMIT);
+    let deadline = call.arrived + limit;
+    let refused = |refusal: Refusal| {
+        metrics.refused(model, refusal.word());
         Failed::refused(refusal, model)
     };
 
@@ -102,8 +104,8 @@ pub(crate) async fn forward(
         };
         let (failure, permit, reason) = match tried {
             Tried::Answered(response, permit) => {
-                let metrics = metrics.clone();
-                return Ok(answer(response, permit, waits, model.to_owned(), metrics));
+                let served = Served { permit, model: model.to_owned(), metrics: metrics.clone() };
+                return Ok(answer(response, served, waits, limit));
             }
             Tried::Failed(failure, permit, reason) => (failure, permit, reason),
         };
@@ -111,6 +113,9 @@ pub(crate) async fn forward(
         progress.past_deadline = Instant::now() >= deadline;
         let replica = permit.replica().clone();
         tracing::debug!(model, %replica, reason, ?failure, "a replica did not take a request");
+        if progress.past_deadline {
+            return Err(too_late(route.request_timeout_s, "the last replica was lost", waits));
+        }
         if retry(failure, progress) == Retry::No {
             return Err(lost(progress, &reason).after(waits));
         }
@@ -121,8 +126,8 @@ pub(crate) async fn forward(
     }
 }
 
-/// Where a configured timeout is too large to add to the clock.
-const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Longest time limit; only keeps the arithmetic of time in its range.
+const MAX_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 async fn send(call: &Call, permit: Permit) -> Tried {
     match permit.client().send(call.request()).await {
@@ -161,9 +166,10 @@ fn too_late(limit_s: f64, what: &str, waits: Waits) -> Failed {
     .after(waits)
 }
 
+/// No `Retry-After`: a request that ends every replica it meets is better not sent again.
 fn lost(progress: Progress, reason: &str) -> Failed {
     tracing::warn!(reason, attempts = progress.broken_attempts, "a request is given up");
-    ApiError::internal(format!(
+    ApiError::replica_lost(format!(
         "{} replicas were lost while they worked on this request; it is not tried again",
         progress.broken_attempts
     ))

@@ -13,6 +13,7 @@ use tyndall_transport::{Client, ResponseBody, read_body};
 use tyndall_types::protocol::{RouteTable, Unavailable};
 
 const PROMPT: &str = r#"{"prompt": "hi"}"#;
+const STREAM: &str = r#"{"prompt": "hi", "stream": true}"#;
 
 async fn post(client: &Client, path: &str, body: &str) -> Response<ResponseBody> {
     let request = Request::post(path).body(Bytes::from(body.to_owned())).unwrap();
@@ -197,11 +198,13 @@ async fn a_request_that_breaks_every_replica_is_given_up() {
     let replicas = ["r0", "r1", "r2", "r3"].map(|id| Replica::start(&node, id, Behaviour::Dies));
     node.edit(|demo| demo.replicas = replicas.iter().map(Replica::route).collect()).await;
     let response = post(&node.client, "/generate", PROMPT).await;
-    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
     let error = json_body(response).await;
     assert!(error["error"].as_str().unwrap().starts_with("3 replicas were lost"), "{error}");
     let asked: usize = replicas.iter().map(Replica::times_asked).sum();
     assert_eq!(asked, 3);
+    let error = json_body(post(&node.client, "/v1/completions", STREAM).await).await;
+    assert_eq!((&error["error"]["code"], &error["error"]["param"]), (&json!(502), &json!(null)));
 }
 
 #[tokio::test]
@@ -224,9 +227,70 @@ async fn a_stream_whose_replica_is_lost_ends_with_an_error_event() {
     let events: Vec<&str> = rest.split_terminator("\n\n").collect();
     assert_eq!(events.len(), 2, "{rest}");
     let error: Value = serde_json::from_str(events[0].strip_prefix("data: ").unwrap()).unwrap();
-    assert_eq!(error["error"]["code"], 500);
+    assert_eq!(error["error"]["code"], 502);
     assert_eq!(events[1], "data: [DONE]");
     node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn a_replica_lost_after_its_last_event_adds_no_second_end() {
+    let node = Node::start(route("demo")).await;
+    let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
+    node.edit(|demo| demo.replicas = vec![replica.route()]).await;
+    let client = node.client.clone();
+    let asked = tokio::spawn(async move { post(&client, "/v1/completions", STREAM).await });
+    let stream = replica.next_stream().await;
+    // The last event may come in pieces.
+    stream.send(Ok("data: {\"a\":1}\n\ndata: [DO".into())).await.unwrap();
+    let mut response = asked.await.unwrap();
+    for (sent, expected) in [("NE]", "data: {\"a\":1}\n\n"), ("\n\n", "data: [DONE]\n\n")] {
+        stream.send(Ok(sent.into())).await.unwrap();
+        let frame = response.body_mut().frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), expected);
+    }
+    stream.send(Err("killed".into())).await.unwrap();
+    assert_eq!(body(response).await, "");
+    node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_falls_silent_midway_ends_its_streams() {
+    let node = Node::start(route("demo")).await;
+    let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
+    node.edit(|demo| {
+        demo.request_timeout_s = 0.2;
+        demo.replicas = vec![replica.route()];
+    })
+    .await;
+    let client = node.client.clone();
+    let asked = tokio::spawn(async move { post(&client, "/v1/completions", STREAM).await });
+    let stream = replica.next_stream().await;
+    stream.send(Ok("data: {\"a\":1}\n\n".into())).await.unwrap();
+    let text = body(asked.await.unwrap()).await;
+    assert!(text.contains("said nothing for 200ms"), "{text}");
+    assert!(text.contains("502") && text.ends_with("\n\ndata: [DONE]\n\n"), "{text}");
+    tokio::time::timeout(fakes::PATIENCE, stream.closed()).await.unwrap();
+    node.demand_is("demo", 0, 0).await;
+}
+
+#[tokio::test]
+async fn requests_of_a_deployment_that_is_deleted_learn_it() {
+    let node = Node::start(route("demo")).await;
+    let hanging = Replica::start(&node, "r1", Behaviour::Hangs);
+    node.edit(|demo| demo.replicas = vec![hanging.route()]).await;
+    let client = node.client.clone();
+    let asked = tokio::spawn(async move { post(&client, "/generate", PROMPT).await });
+    hanging.was_asked().await;
+    node.publish(RouteTable { version: 100, deployments: Vec::new() });
+    let gone = async {
+        while json_body(get(&node.client, "/v1/models").await).await["data"] != json!([]) {}
+    };
+    tokio::time::timeout(fakes::PATIENCE, gone).await.unwrap();
+    // It comes back to a deployment that nobody updates any more.
+    hanging.stop().await;
+    let response = tokio::time::timeout(fakes::PATIENCE, asked).await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body(response).await.contains("was deleted"));
 }
 
 #[tokio::test]
