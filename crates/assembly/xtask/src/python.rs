@@ -1,17 +1,17 @@
 //! Tests with unmodified Python clients, in an environment of their own under `target/`.
 
 use crate::metadata;
-use crate::steps::{cargo, command};
+use crate::steps::{cargo, command, tests};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::Command;
 
 /// Builds the binary, makes the environment, runs pytest.
-pub(crate) fn test() -> Result<()> {
+pub(crate) fn test() -> Result<usize> {
     cargo(&["build", "--quiet", "--package", "tyndall-cli"])?;
     let root = metadata::root();
     let binary = root.join("target/debug/tyndall");
-    command(
+    tests(
         Command::new(environment()?)
             .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/python"])
             .env("TYNDALL_BIN", binary)

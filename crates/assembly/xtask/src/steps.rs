@@ -1,30 +1,70 @@
 //! Steps: named, timed on the way, the first failure ends the task.
 
 use anyhow::{Context, Result, bail};
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// One thing that can fail.
+/// One thing that can fail; it says how many tests it ran.
 pub(crate) struct Step {
     name: &'static str,
-    run: fn() -> Result<()>,
+    run: fn() -> Result<usize>,
 }
 
 impl Step {
-    pub(crate) fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
+    pub(crate) fn new(name: &'static str, run: fn() -> Result<usize>) -> Self {
         Self { name, run }
     }
 }
 
-/// Runs the steps in order.
+/// Runs the steps in order; the last line is the number of tests in all.
 pub(crate) fn run_all(steps: impl IntoIterator<Item = Step>) -> Result<()> {
+    let mut passed = 0;
     for Step { name, run } in steps {
         eprintln!("── {name}");
         let start = Instant::now();
-        run().with_context(|| format!("the step {name:?} failed"))?;
+        passed += run().with_context(|| format!("the step {name:?} failed"))?;
         eprintln!("── {name}: {:.0} s", start.elapsed().as_secs_f64());
     }
+    if passed > 0 {
+        say(&format!("{passed} passed, 0 failed"));
+    }
     Ok(())
+}
+
+/// Runs a test runner, passes its output on, and adds up the `N passed` of its summaries.
+pub(crate) fn tests(command: &mut Command) -> Result<usize> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("failed to start {command:?}"))?;
+    let output = child.stdout.take().context("its output is a pipe")?;
+    let mut passed = 0;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        passed += passed_in(&line);
+        say(&line);
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    if passed == 0 {
+        bail!("{command:?} ran no test");
+    }
+    Ok(passed)
+}
+
+/// The number before ` passed` in a summary line of cargo's or pytest's.
+fn passed_in(line: &str) -> usize {
+    let summary = line.strip_prefix("test result: ok. ").unwrap_or(line);
+    let count = summary.split_once(" passed").map(|(count, _)| count);
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+#[expect(clippy::print_stdout, reason = "the output of tests is what the task is for")]
+fn say(line: &str) {
+    println!("{line}");
 }
 
 /// Runs a command with inherited output; its failure is ours.
@@ -39,4 +79,17 @@ pub(crate) fn command(command: &mut Command) -> Result<()> {
 /// Runs the cargo that runs us.
 pub(crate) fn cargo(args: &[&str]) -> Result<()> {
     command(Command::new(env!("CARGO")).args(args))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::passed_in;
+
+    #[test]
+    fn summaries_are_counted_and_nothing_else() {
+        assert_eq!(passed_in("test result: ok. 23 passed; 0 failed; 0 ignored"), 23);
+        assert_eq!(passed_in("20 passed in 1.95s"), 20);
+        assert_eq!(passed_in("test a_wall_is_passed ... ok"), 0);
+        assert_eq!(passed_in("he passed"), 0);
+    }
 }
