@@ -276,6 +276,10 @@ pub(crate) fn classify(error: ureq::Error) -> RequestError {
         ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => {
             RequestError::Unreachable("no connection in time".to_owned())
         }
+        // The standard library has no kind for it, only this text.
+        ureq::Error::Io(error) if error.to_string().contains("failed to lookup address") => {
+            RequestError::Unreachable("its name cannot be looked up".to_owned())
+        }
         ureq::Error::Io(error) => transient(error.to_string()),
         other => transient(other.to_string()),
     }

@@ -440,3 +440,10 @@ fn directories_are_checked_before_anything_starts() {
     assert!(matches!(resolve("a/b/c"), Err(HubError::NoDirectory { .. })));
     assert!(matches!(resolve("no such"), Err(HubError::BadTarget { .. })));
 }
+
+#[test]
+fn a_name_that_cannot_be_looked_up_is_not_tried_again() {
+    let text = "failed to lookup address information: Name or service not known";
+    let error = crate::client::classify(ureq::Error::Io(std::io::Error::other(text)));
+    assert!(matches!(error, crate::client::RequestError::Unreachable(_)));
+}
