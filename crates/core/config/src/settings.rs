@@ -122,7 +122,7 @@ settings! {
         max_queued_requests "--max-queued-requests" "TYNDALL_MAX_QUEUED_REQUESTS", "1024" "N",
             "Requests that wait for a replica; more are refused with 503";
         request_timeout "--request-timeout" "TYNDALL_REQUEST_TIMEOUT", "600" "SECONDS",
-            "A request that has not begun to answer by then ends with 504; a wake counts";
+            "A request that has not begun to answer by then ends with 504, a wake counts; so long may an answer pause";
         graceful_timeout "--graceful-timeout" "TYNDALL_GRACEFUL_TIMEOUT", "20" "SECONDS",
             "How long requests may go on when their replica is to stop";
         startup_timeout "--startup-timeout" "TYNDALL_STARTUP_TIMEOUT", "600" "SECONDS",

@@ -51,10 +51,15 @@ impl Deployment {
             max_queued_requests: self.config.max_queued_requests,
             request_timeout_s: self.config.request_timeout_s,
             generate: self.config.model.generate,
-            card: self.card.clone(),
+            max_model_len: self.max_model_len(),
             replicas: running.map(replica).collect(),
             unavailable: self.unavailable().cloned(),
         })
+    }
+
+    fn max_model_len(&self) -> Option<u32> {
+        let said = self.card.as_ref().map(|card| card.max_model_len);
+        said.or(self.config.model.max_model_len)
     }
 
     fn application_details(&self, now: Instant) -> ApplicationDetails {

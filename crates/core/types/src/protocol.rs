@@ -125,6 +125,7 @@ pub struct DeploymentConfig {
     /// Requests that may wait in each proxy; more are refused with 503.
     pub max_queued_requests: u32,
     /// A request that has not begun to answer by then is ended with 504; waiting for a wake counts.
+    /// An answer that pauses for so long is ended too.
     pub request_timeout_s: f64,
     /// Between SIGTERM and SIGKILL of a replica, for the requests it has.
     pub graceful_shutdown_timeout_s: f64,
@@ -139,7 +140,8 @@ pub struct ModelConfig {
     pub id: String,
     /// The directory of the checkpoint.
     pub path: PathBuf,
-    /// Largest prompt plus output, in tokens; absent is what the checkpoint says.
+    /// Largest prompt plus output, in tokens; absent is what the checkpoint says. `tyndall run` puts
+    /// its plan here, so that clients can be told before the first wake.
     pub max_model_len: Option<u32>,
     /// Bytes of memory for weights and KV cache of one replica; absent is planned from the machine.
     pub memory_budget_bytes: Option<u64>,
@@ -278,8 +280,9 @@ pub struct DeploymentRoute {
     pub request_timeout_s: f64,
     /// As in [`ModelConfig`].
     pub generate: GenerateDefaults,
-    /// Known since a replica was first ready.
-    pub card: Option<ModelCard>,
+    /// Largest prompt plus output, in tokens: what a replica last said, before that what is
+    /// configured.
+    pub max_model_len: Option<u32>,
     /// Those that take requests; a replica that drains is not here.
     pub replicas: Vec<ReplicaRoute>,
     /// No replica can be had: waiting requests and new ones fail with this.

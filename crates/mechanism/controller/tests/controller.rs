@@ -26,7 +26,7 @@ fn config(name: &str) -> DeploymentConfig {
         model: ModelConfig {
             id: name.into(),
             path: "/models/demo".into(),
-            max_model_len: None,
+            max_model_len: Some(96),
             memory_budget_bytes: None,
             max_num_seqs: 8,
             max_num_batched_tokens: 512,
@@ -267,6 +267,11 @@ async fn a_request_wakes_a_replica_and_idleness_ends_it() {
     node.deploy(&config("org/demo")).await;
     let table = until(&mut routes, |table| table.deployments.len() == 1).await;
     assert_eq!(table.deployments[0].model_id, "org/demo");
+    assert_eq!(
+        table.deployments[0].max_model_len,
+        Some(96),
+        "as configured, before the first wake"
+    );
     node.demand("org/demo", 1).await;
     let spec = node.started().await;
     let dir = node.dir.path().display().to_string();
@@ -279,7 +284,7 @@ async fn a_request_wakes_a_replica_and_idleness_ends_it() {
     let table = until(&mut routes, |table| !routed(table).is_empty()).await;
     let route = &table.deployments[0];
     assert_eq!(route.replicas[0].socket, node.dir.path().join(format!("{}.sock", spec.id)));
-    assert_eq!(route.card, Some(card()));
+    assert_eq!(route.max_model_len, Some(card().max_model_len));
     let details = node.application("org/demo").await.unwrap();
     assert_eq!(details.status, ApplicationStatus::Running);
     assert_eq!(details.deployments["org/demo"].replicas[0].pid, Some(4242));
@@ -391,7 +396,7 @@ async fn a_new_controller_takes_over_what_runs() {
     let mut routes = node.routes().await;
     let table = until(&mut routes, |_| true).await;
     assert_eq!(routed(&table), [id.as_str()], "the first table is complete");
-    assert_eq!(table.deployments[0].card, Some(card()));
+    assert_eq!(table.deployments[0].max_model_len, Some(card().max_model_len));
     node.supervisor.exit(&id, None);
     assert_ne!(node.started().await.id, id, "nothing was started before");
 }

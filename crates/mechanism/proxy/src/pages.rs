@@ -74,8 +74,7 @@ pub(crate) async fn model(shared: &Shared, id: &str) -> Response<Body> {
 }
 
 fn card(route: &tyndall_types::protocol::DeploymentRoute) -> ModelCardView {
-    let max_model_len = route.card.as_ref().map(|card| card.max_model_len);
-    ModelCardView::base(&route.model_id, route.created_s, max_model_len)
+    ModelCardView::base(&route.model_id, route.created_s, route.max_model_len)
 }
 
 /// This process's metrics, the controller's and those of every running replica, as one page. A

@@ -135,6 +135,7 @@ async fn pages_answer_without_waking_anything() {
     }
     let models = json_body(get(&node.client, "/v1/models").await).await;
     assert_eq!(models["data"][0]["id"], "org/demo");
+    assert_eq!(models["data"][0]["max_model_len"], 512, "known before any replica is");
     for path in ["/v1/models/org/demo", "/v1/models/org--demo", "/v1/models/org%2Fdemo"] {
         assert_eq!(json_body(get(&node.client, path).await).await["id"], "org/demo", "{path}");
     }

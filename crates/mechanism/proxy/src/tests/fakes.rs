@@ -36,7 +36,7 @@ pub(crate) fn route(model: &str) -> DeploymentRoute {
         max_queued_requests: 100,
         request_timeout_s: 60.0,
         generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
-        card: None,
+        max_model_len: Some(512),
         replicas: Vec::new(),
         unavailable: None,
     }
