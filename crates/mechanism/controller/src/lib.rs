@@ -32,6 +32,8 @@ use tyndall_types::protocol::RuntimeDir;
 
 /// Messages that may wait for the service; senders wait beyond that.
 const MAX_MESSAGES: usize = 1024;
+/// Whoever asked for the end on the admin port has its answer by then.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What the controller's process is told.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ pub enum ControllerError {
     EventsEnded,
 }
 
-/// Runs the controller until SIGTERM.
+/// Runs the controller until SIGTERM. What the admin port was asked before that is answered.
 ///
 /// # Errors
 /// [`ControllerError`]; the supervisor starts another one then.
@@ -97,10 +99,13 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     };
     let serve_options = ServeOptions { drain: Duration::ZERO, ..ServeOptions::default() };
     let internal = serve(socket, api(Scope::Node), serve_options, std::future::pending());
-    let admin = serve(options.admin, api(Scope::Admin), serve_options, std::future::pending());
-    // All on this task: whichever ends first, the rest is dropped with it.
+    let admin_options = ServeOptions { drain: LAST_ANSWERS, ..serve_options };
+    let admin = serve(options.admin, api(Scope::Admin), admin_options, async {
+        terminate.recv().await;
+    });
+    // All on this task: whichever ends first, the rest is dropped with it. The routes that proxies
+    // read never end by themselves, so the internal socket is not waited for.
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
         () = service.run(inbox) => Ok(()),
         () = supervisor::follow(events, &messages) => Err(ControllerError::EventsEnded),
         _ = internal => Ok(()),
