@@ -110,11 +110,14 @@ async fn live(
     let (ready, clock) = match loaded {
         Ok((ready, clock)) => (Arc::new(ready), clock),
         Err(reason) => {
-            tracing::error!(reason, "the model cannot be served");
             let report = ReplicaReport::Failed { reason: reason.clone() };
-            tokio::select! {
-                () = &mut shutdown => {}
-                _ = tokio::time::timeout(LAST_WORDS, send(controller, id, &report)) => {}
+            let is_told = tokio::select! {
+                () = &mut shutdown => false,
+                told = tokio::time::timeout(LAST_WORDS, send(controller, id, &report)) => told.is_ok(),
+            };
+            // Who was told logs it.
+            if !is_told {
+                tracing::error!(reason, "the model cannot be served");
             }
             return Err(ReplicaError::Load { reason });
         }
@@ -135,7 +138,6 @@ async fn live(
         cause = ready.engine.stopped() => match cause {
             StopCause::Shutdown => Ok(()),
             StopCause::Failed { reason } => {
-                tracing::error!(%reason, "the engine died");
                 Err(ReplicaError::Engine { reason: reason.to_string() })
             }
         },
