@@ -38,6 +38,10 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
+    // Refused before it is sent, when its length is known and the client asked whether to send it.
+    if body.size_hint().lower() > limit_bytes as u64 {
+        return Err(BodyError::TooLarge { limit_bytes });
+    }
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| BodyError::Broken(e.into()))?;

@@ -14,7 +14,7 @@ mod server;
 pub use body::{Body, BodyError, BoxError, empty, full, json, read_body, text};
 pub use client::{Client, ClientError, ResponseBody};
 pub use lines::{JsonLines, LineSender, LinesError, line_channel};
-pub use server::{Handler, Listener, ServeOptions, serve};
+pub use server::{Handler, Listener, ServeOptions, reachable, serve};
 
 #[cfg(test)]
 mod tests;

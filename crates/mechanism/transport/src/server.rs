@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -37,6 +37,7 @@ pub enum Listener {
 impl Listener {
     /// Takes over the listening TCP socket that a parent process passed as standard input, so that
     /// the port stays open, and clients wait instead of failing, while this process is replaced.
+    /// Standard input is empty afterwards, so that dropping the listener closes the socket.
     ///
     /// # Errors
     /// When standard input is no listening TCP socket.
@@ -44,6 +45,7 @@ impl Listener {
         let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
         let listener = std::net::TcpListener::from(socket);
         listener.local_addr()?;
+        rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
         listener.set_nonblocking(true)?;
         Ok(Self::Tcp(TcpListener::from_std(listener)?))
     }
@@ -80,6 +82,19 @@ impl Listener {
             Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
         }
     }
+}
+
+/// Where a listener is reached from this machine: one that listens everywhere also does on the
+/// loopback.
+#[must_use]
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }
 
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}

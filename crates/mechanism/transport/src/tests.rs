@@ -84,6 +84,16 @@ async fn a_value_goes_there_and_back_over_one_connection() {
     assert_eq!(s.task.await.unwrap(), 0);
 }
 
+#[test]
+fn a_listener_that_listens_everywhere_is_reached_on_the_loopback() {
+    let check = |from: &str, to: &str| {
+        assert_eq!(reachable(from.parse().unwrap()).to_string(), to);
+    };
+    check("0.0.0.0:80", "127.0.0.1:80");
+    check("[::]:80", "[::1]:80");
+    check("10.0.0.1:80", "10.0.0.1:80");
+}
+
 #[tokio::test]
 async fn dropping_a_request_drops_its_handler() {
     let s = start();
