@@ -54,6 +54,9 @@ async fn role(args: &[String]) {
         let sleep = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
         log(args, &format!("grandchild {}", sleep.id()));
     }
+    if let Some((_, value)) = std::env::vars().find(|(name, _)| name == "TEST_ENV") {
+        log(args, &format!("TEST_ENV {value}"));
+    }
     log(args, &format!("{name} {}", std::process::id()));
     let is_stubborn = args.iter().any(|arg| arg == "--stubborn");
     let told = async {
@@ -78,6 +81,7 @@ async fn node(base: &Path, log: &str) {
     let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
     let supervisor = Supervisor::start(SupervisorOptions {
         executable: std::env::current_exe().unwrap(),
+        env: Default::default(),
         runtime_dir: dir.runtime_dir().clone(),
         state_dir: None,
         public: listen(),

@@ -72,6 +72,7 @@ pub(crate) struct Processes(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     executable: PathBuf,
+    env: BTreeMap<String, String>,
     table: Mutex<Table>,
     events: broadcast::Sender<ProcessEvent>,
     /// Counts exits, to wait on.
@@ -103,10 +104,11 @@ impl Entry {
 }
 
 impl Processes {
-    pub(crate) fn new(executable: PathBuf) -> Self {
+    /// Every process is this executable; `env` adds to the environment that it inherits.
+    pub(crate) fn new(executable: PathBuf, env: BTreeMap<String, String>) -> Self {
         let (events, _) = broadcast::channel(MAX_EVENTS_BEHIND);
         let (exits, _) = watch::channel(0);
-        Self(Arc::new(Inner { executable, table: Mutex::default(), events, exits }))
+        Self(Arc::new(Inner { executable, env, table: Mutex::default(), events, exits }))
     }
 
     /// Starts a process; `stdin` is what it finds as standard input.
@@ -213,6 +215,7 @@ impl Processes {
             .args(&spec.args)
             .arg("--parent-pid")
             .arg(std::process::id().to_string())
+            .envs(&self.0.env)
             .envs(&spec.env)
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .process_group(0)

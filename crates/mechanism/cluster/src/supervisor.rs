@@ -14,6 +14,7 @@ use crate::processes::{Kind, Processes, SpawnError};
 use crate::roles::Role;
 use bytes::Bytes;
 use http::Request;
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tyndall_transport::{Client, ClientError, Listener, ServeOptions, read_body, serve};
+use tyndall_transport::{Client, ClientError, Listener, ServeOptions, reachable, read_body, serve};
 use tyndall_types::protocol::RuntimeDir;
 
 /// The id of the only proxy.
@@ -39,6 +40,8 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 pub struct SupervisorOptions {
     /// Started as every role; usually this same executable.
     pub executable: PathBuf,
+    /// Added to the environment that every process inherits.
+    pub env: BTreeMap<String, String>,
     /// Where the sockets go; see [`NodeDir`](crate::NodeDir).
     pub runtime_dir: RuntimeDir,
     /// Where the controller keeps its state; absent is the runtime directory, so that a new
@@ -183,7 +186,7 @@ impl Supervisor {
         let path = options.runtime_dir.supervisor_socket();
         let listener =
             Listener::bind_unix(&path).map_err(|source| StartError::Socket { path, source })?;
-        let processes = Processes::new(options.executable);
+        let processes = Processes::new(options.executable, options.env);
         let api = Api { processes: processes.clone(), shutdown: requested };
         let serve_options = ServeOptions { drain: Duration::ZERO, ..ServeOptions::default() };
         let api = tokio::spawn(serve(listener, api, serve_options, std::future::pending()));
@@ -331,15 +334,4 @@ async fn answers(
     let began = Instant::now();
     let asked = tokio::time::timeout(deadline, ask).await;
     asked.map_err(|_| NotReady { role, address, waited: began.elapsed() })
-}
-
-/// An address that listens everywhere is asked on the loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
 }

@@ -38,6 +38,7 @@ impl Node {
         let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
         SupervisorOptions {
             executable: role_child(),
+            env: [("TEST_ENV".to_owned(), "given".to_owned())].into(),
             runtime_dir: RuntimeDir(self.dir.path().to_owned()),
             state_dir: None,
             public: listen(),
@@ -184,6 +185,7 @@ async fn the_end_comes_in_order() {
         node.spawn(id, &[]).await.unwrap();
     }
     eventually("both are up", || node.pids("replica").len() == 2).await;
+    assert_eq!(node.log().iter().filter(|line| *line == "TEST_ENV given").count(), 4);
     let mut events: Events = node.client.lines("/-/events").await.unwrap();
     next(&mut events).await;
     node.client.tell(Method::POST, "/-/shutdown", &()).await.unwrap();

@@ -6,17 +6,18 @@ use crate::failure::Failure;
 use crate::output::{print, table};
 use bytes::Bytes;
 use http::{Method, Request};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tyndall_cluster::{NodeDir, Supervisor, SupervisorOptions};
 use tyndall_config::{Environment, Origin, RunConfig};
+use tyndall_controller::Store;
 use tyndall_hub::ResolvedModel;
-use tyndall_transport::Client;
+use tyndall_transport::{Client, reachable};
 use tyndall_types::DeploymentName;
 use tyndall_types::protocol::DeploymentConfig;
 
@@ -32,11 +33,14 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
         print(&effective(&config))?;
         return Ok(ExitCode::SUCCESS);
     }
-    hand_down(&config, env)?;
     crate::roles::init_logs("run", &config.log_filter, config.log_format)?;
     // Both ports first: with one taken, nothing is downloaded or started.
     let public = bind(config.network.public, "--port")?;
     let admin = bind(config.network.admin, "--admin-port")?;
+    if let Some(dir) = &config.state_dir {
+        // Closed again at once: it is the controller's. A failure is told before anything starts.
+        Store::open(dir).map_err(|error| Failure::of(&error))?;
+    }
     let model = find(&config, env)?;
     let name = public_name(&config, &model)?;
     let planned = Planned::new(&config, &model)?;
@@ -48,25 +52,18 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
     ))?;
     let mut deployment = config.deployment(name.clone(), name.into(), model.dir.clone());
     deployment.model.memory_budget_bytes = Some(planned.budget_bytes());
+    deployment.model.max_model_len = Some(planned.memory.max_model_len);
     supervise(&config, env, deployment, (public, admin))
 }
 
-/// The server's processes inherit the environment and read their log settings there. Where flags
-/// say something else, this process starts over with what they say.
-fn hand_down(config: &RunConfig, env: &Environment) -> Result<(), Failure> {
-    let said = ["log", "log_format"].iter().filter_map(|key| {
+/// The server's processes read their log settings in the environment; these are those that flags gave.
+fn log_env(config: &RunConfig) -> BTreeMap<String, String> {
+    let given = ["log", "log_format"].iter().filter_map(|key| {
         let line = config.effective.iter().find(|line| line.key == *key)?;
         let name = tyndall_config::setting(key)?.env;
-        let is_new = matches!(line.origin, Origin::Flag(_)) && env.get(name) != Some(&line.value);
-        is_new.then(|| (name, line.value.clone()))
+        matches!(line.origin, Origin::Flag(_)).then(|| (name.to_owned(), line.value.clone()))
     });
-    let said: Vec<(&str, String)> = said.collect();
-    if said.is_empty() {
-        return Ok(());
-    }
-    let arguments = std::env::args_os().skip(1);
-    let error = Command::new(std::env::current_exe()?).args(arguments).envs(said).exec();
-    Err(Failure::of(&error))
+    given.collect()
 }
 
 /// The public id: what the user says, else what the model is called where it came from.
@@ -108,17 +105,6 @@ fn url_of(listener: &TcpListener) -> Result<String, Failure> {
     Ok(format!("http://{}", reachable(listener.local_addr()?)))
 }
 
-/// An address that listens everywhere is shown and asked on the loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
-}
-
 fn curl(url: &str) -> String {
     format!(
         "curl -s {url}/generate -H 'content-type: application/json' \
@@ -150,6 +136,7 @@ fn supervise(
     let drain_s = config.limits.graceful_timeout_s;
     let options = SupervisorOptions {
         executable: std::env::current_exe()?,
+        env: log_env(config),
         runtime_dir: node.runtime_dir().clone(),
         state_dir: config.state_dir.clone(),
         public,
@@ -261,15 +248,5 @@ mod tests {
             assert_eq!(tame(id), expected);
             DeploymentName::new(tame(id)).unwrap();
         }
-    }
-
-    #[test]
-    fn a_server_that_listens_everywhere_is_reached_on_loopback() {
-        let check = |from: &str, to: &str| {
-            assert_eq!(reachable(from.parse().unwrap()).to_string(), to);
-        };
-        check("0.0.0.0:80", "127.0.0.1:80");
-        check("[::]:80", "[::1]:80");
-        check("10.0.0.1:80", "10.0.0.1:80");
     }
 }
