@@ -38,20 +38,7 @@ impl Builder {
     /// # Errors
     /// When it ends before, with what it said.
     pub fn start(self, target: impl AsRef<Path>) -> Result<Server> {
-        let Builder { mut command } = self;
-        let home = tempfile::tempdir()?;
-        let output = home.path().join("output");
-        let file = File::create(&output)?;
-        command
-            .args(["--port", "0", "--admin-port", "0"])
-            .arg(target.as_ref())
-            .env("XDG_CACHE_HOME", home.path())
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file);
-        let child = command.spawn().context("failed to start the binary")?;
-        let mut server =
-            Server { child, output, url: String::new(), admin: String::new(), _home: home };
+        let mut server = self.launch(target)?;
         let ended = |server: &mut Server| {
             server.child.try_wait().ok().flatten().map(|status| (None, Some(status)))
         };
@@ -66,14 +53,36 @@ impl Builder {
         (server.url, server.admin) = (urls[0].clone(), urls[1].clone());
         Ok(server)
     }
+
+    /// Starts it on free ports and waits for nothing; it has no URLs.
+    ///
+    /// # Errors
+    /// When the binary cannot be started.
+    pub fn launch(self, target: impl AsRef<Path>) -> Result<Server> {
+        let Builder { mut command } = self;
+        let home = tempfile::tempdir()?;
+        let output = home.path().join("output");
+        let file = File::create(&output)?;
+        command
+            .args(["--port", "0", "--admin-port", "0"])
+            .arg(target.as_ref())
+            .env("XDG_CACHE_HOME", home.path())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        let child = command.spawn().context("failed to start the binary")?;
+        Ok(Server { child, output, url: String::new(), admin: String::new(), _home: home })
+    }
 }
 
 /// The public URL, then the admin URL, as `run` prints them.
 fn urls_in(output: &str) -> Vec<String> {
     let mut urls: Vec<String> = Vec::new();
-    for word in output.split_whitespace().filter(|word| word.starts_with("http://127.0.0.1:")) {
-        let end = word[17..].find(|c: char| !c.is_ascii_digit()).map_or(word.len(), |end| 17 + end);
-        let url = word[..end].to_owned();
+    for word in output.split_whitespace() {
+        let hosts = ["http://127.0.0.1:", "http://[::1]:"];
+        let Some(host) = hosts.iter().find(|host| word.starts_with(**host)) else { continue };
+        let port = word[host.len()..].split(|c: char| !c.is_ascii_digit()).next();
+        let url = format!("{host}{}", port.unwrap_or_default());
         if !urls.contains(&url) {
             urls.push(url);
         }
@@ -156,6 +165,14 @@ impl Server {
         let request = http::agent().post(format!("{}{path}", self.url));
         let request = request.content_type("application/json");
         Ok(http::stream(request.send(body.to_string().as_bytes())?))
+    }
+
+    /// Asks for the end on the admin API.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub fn shutdown(&self) -> Result<Answer> {
+        http::whole(http::agent().post(format!("{}/api/shutdown", self.admin)).send_empty()?)
     }
 
     /// What the admin API says of everything.

@@ -107,6 +107,42 @@ fn a_port_in_use_is_named() -> Result<()> {
 }
 
 #[test]
+fn a_state_directory_has_one_owner_and_outlives_it() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let state = home.path().join("state");
+    let state = state.to_string_lossy();
+    let mut first = server().arg("--state-dir", &state).start("demo")?;
+    let run = ["run", "demo", "--port", "0", "--admin-port", "0", "--state-dir", &state];
+    let output = tyndall(&run)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("in use") && said.contains("help: "), "{said}");
+    assert_eq!(first.post("/generate", &haiku())?.status, 200);
+    let started = tyndall_testkit::descendants(first.pid());
+    first.signal(tyndall_testkit::Signal::TERM);
+    assert!(first.wait(&started)?.success());
+
+    let again = server().arg("--state-dir", &state).start("demo")?;
+    assert_eq!(again.post("/generate", &haiku())?.status, 200);
+    assert_eq!(again.status()?.applications.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn log_flags_reach_every_process() -> Result<()> {
+    let server = server().arg("--log-format", "json").arg("--log", "debug").start("demo")?;
+    assert_eq!(server.post("/generate", &haiku())?.status, 200);
+    for role in ["controller", "proxy", "replica"] {
+        let pids = server.pids_of(role);
+        let environment = std::fs::read_to_string(format!("/proc/{}/environ", pids[0]))?;
+        let variables: Vec<&str> = environment.split('\0').collect();
+        assert!(variables.contains(&"TYNDALL_LOG=debug"), "{role}");
+        assert!(variables.contains(&"TYNDALL_LOG_FORMAT=json"), "{role}");
+    }
+    Ok(())
+}
+
+#[test]
 fn commands_without_a_server_say_so() -> Result<()> {
     for command in [&["status"][..], &["delete", "demo"], &["shutdown"]] {
         let address = ["--address", "http://127.0.0.1:9"];

@@ -117,13 +117,97 @@ fn a_model_that_cannot_start_fails_its_requests_with_the_reason() -> Result<()> 
     assert_eq!(answer.status, 503, "{}", answer.text);
     assert!(answer.text.contains("model.safetensors"), "{}", answer.text);
     assert!(!answer.header("retry-after").is_empty());
-    assert!(server.output().contains("model.safetensors"));
+    let output = server.output();
+    assert_eq!(output.matches("model.safetensors").count(), 1, "told once: {output}");
     assert_eq!(server.get("/healthz")?.status, 200);
 
     std::fs::write(&weights, &whole)?;
     eventually("it serves again when the file is whole", || {
         server.post("/generate", &haiku()).ok().filter(|answer| answer.status == 200)
     })?;
+    Ok(())
+}
+
+#[test]
+fn a_request_at_zero_replicas_outlives_the_death_of_any_role() -> Result<()> {
+    for role in ["controller", "replica"] {
+        let server = server().start("demo")?;
+        thread::scope(|scope| {
+            // The signal comes while the request waits for the wake.
+            let waiting = scope.spawn(|| server.post("/generate", &haiku()));
+            let first = eventually("a replica is being started", || {
+                server.pids_of("replica").first().copied()
+            })?;
+            let victim = if role == "replica" { first } else { server.pids_of(role)[0] };
+            kill(victim, Signal::KILL);
+            let answer = waiting.join().expect("the thread does not panic")?;
+            // A start that was killed counts as failed, and its reason is told.
+            let allowed: &[u16] = if role == "replica" { &[200, 503] } else { &[200] };
+            assert!(allowed.contains(&answer.status), "{role}: {}", answer.text);
+            anyhow::Ok(())
+        })?;
+        eventually("it serves", || {
+            server.post("/generate", &haiku()).ok().filter(|answer| answer.status == 200)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_proxy_killed_under_a_waiting_request_leaves_no_demand() -> Result<()> {
+    let server = server().arg("--idle-timeout", "0").start("demo")?;
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.post("/generate", &haiku()));
+        eventually("a replica is being started", || server.pids_of("replica").first().copied())?;
+        kill_role(&server, "proxy")?;
+        // Its connection is gone with the proxy, or it was answered just before.
+        if let Ok(answer) = waiting.join().expect("the thread does not panic") {
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+        anyhow::Ok(())
+    })?;
+    server.wait_for_replicas(0)?;
+    assert_eq!(server.post("/generate", &haiku())?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn requests_of_a_stopped_replica_end_by_their_timeout() -> Result<()> {
+    let server = server()
+        .arg("--request-timeout", "3")
+        .arg("--graceful-timeout", "0")
+        .arg("--idle-timeout", "0")
+        .arg("--max-replicas", "1")
+        .start("demo")?;
+    let mut request = endless(true);
+    request["n"] = 32.into();
+    let mut stream = server.stream("/v1/completions", &request)?;
+    assert!(stream.next().is_some());
+    let replica = server.pids_of("replica");
+    kill(replica[0], Signal::STOP);
+    let answer = server.post("/generate", &haiku())?;
+    assert_eq!(answer.status, 504, "{}", answer.text);
+    assert!(answer.text.contains("request_timeout_s"), "{}", answer.text);
+    let rest: Vec<String> = stream.collect();
+    assert_eq!(rest.iter().filter(|event| event.contains("\"error\"")).count(), 1);
+    assert_eq!(rest.last().map(String::as_str), Some("[DONE]"));
+    // Nobody asks any more, so it is scaled away, by force.
+    eventually("the stopped one is gone", || (!is_alive(replica[0])).then_some(()))?;
+    assert_eq!(server.post("/generate", &haiku())?.status, 200);
+    Ok(())
+}
+
+#[test]
+fn a_model_deleted_after_its_first_wake_is_named() -> Result<()> {
+    let (_home, model) = demo_copy()?;
+    let server = server().arg("--idle-timeout", "0").start(&model)?;
+    assert_eq!(server.post("/generate", &haiku())?.status, 200);
+    server.wait_for_replicas(0)?;
+    std::fs::remove_dir_all(&model)?;
+    let answer = server.post("/generate", &haiku())?;
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    assert!(answer.text.contains(&*model.to_string_lossy()), "{}", answer.text);
+    assert_eq!(server.get("/healthz")?.status, 200);
     Ok(())
 }
 

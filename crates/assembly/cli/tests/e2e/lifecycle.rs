@@ -11,7 +11,9 @@ fn the_first_request_wakes_a_replica_and_idleness_ends_it() -> Result<()> {
     let server = server().arg("--idle-timeout", "1").start("demo")?;
     assert_eq!(server.pids_of("replica").len(), 0);
     assert_eq!(server.get("/healthz")?.json()["model"], "demo");
-    assert_eq!(server.get("/v1/models")?.json()["data"][0]["id"], "demo");
+    let models = server.get("/v1/models")?.json();
+    assert_eq!(models["data"][0]["id"], "demo");
+    assert!(models["data"][0]["max_model_len"].is_u64(), "{models}");
     assert_eq!(server.get("/metrics")?.status, 200);
     assert_eq!(server.pids_of("replica").len(), 0, "looking does not wake");
 
@@ -21,6 +23,7 @@ fn the_first_request_wakes_a_replica_and_idleness_ends_it() -> Result<()> {
     assert_eq!(text.lines().count(), 3, "{text:?}");
     let replica = server.pids_of("replica");
     assert_eq!(replica.len(), 1);
+    assert_eq!(server.get("/v1/models")?.json(), models, "a wake changes no fact");
 
     server.wait_for_replicas(0)?;
     assert!(!is_alive(replica[0]));
@@ -120,6 +123,59 @@ fn a_second_signal_ends_it_at_once() -> Result<()> {
     eventually("it drains", || server.output().contains("drain").then_some(()))?;
     server.signal(Signal::INT);
     server.wait(&started)?;
+    Ok(())
+}
+
+#[test]
+fn a_shutdown_is_answered_before_it_happens() -> Result<()> {
+    for _ in 0..5 {
+        let mut server = server().start("demo")?;
+        let started = descendants(server.pid());
+        assert_eq!(server.shutdown()?.status, 202);
+        assert!(server.wait(&started)?.success());
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interrupt_at_any_time_of_the_start_ends_everything() -> Result<()> {
+    for wanted in 0..=2 {
+        let mut server = server().arg("--min-replicas", "1").launch("demo")?;
+        let mut started = Vec::new();
+        eventually("so many processes run", || {
+            started = descendants(server.pid());
+            (started.len() >= wanted).then_some(())
+        })?;
+        server.signal(Signal::INT);
+        // What is started while the signal is on its way must end too.
+        eventually("the server ends", || {
+            started.extend(descendants(server.pid()));
+            (!is_alive(server.pid())).then_some(())
+        })?;
+        server.wait(&started)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn two_servers_run_beside_each_other() -> Result<()> {
+    let (one, two) = (server().start("demo")?, server().start("demo")?);
+    let answer = one.post("/generate", &haiku())?.json();
+    assert_eq!(two.pids_of("replica").len(), 0);
+    drop(one);
+    assert_eq!(two.post("/generate", &haiku())?.json(), answer);
+    Ok(())
+}
+
+#[test]
+fn a_server_on_ipv6_answers() -> Result<()> {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        // This machine has none.
+        return Ok(());
+    }
+    let server = server().arg("--host", "::1").start("demo")?;
+    assert!(server.url.starts_with("http://[::1]:"), "{}", server.url);
+    assert_eq!(server.post("/generate", &haiku())?.status, 200);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! End to end: the real binary, its real processes, real sockets.
 
 mod bad_input;
+mod clients;
 mod failures;
 mod lifecycle;
 mod streams;
