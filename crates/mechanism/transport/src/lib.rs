@@ -10,6 +10,7 @@ mod body;
 mod client;
 mod lines;
 mod server;
+mod stall;
 
 pub use body::{Body, BodyError, BoxError, empty, full, json, read_body, text};
 pub use client::{Client, ClientError, ResponseBody};

@@ -4,6 +4,7 @@
 //! end after the request it is in; 3. wait for them, at most the drain time; 4. cut the rest.
 
 use crate::body::Body;
+use crate::stall::StallGuard;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -109,6 +110,8 @@ pub struct ServeOptions {
     pub max_connections: usize,
     /// A client must have sent its request's head by then.
     pub header_timeout: Duration,
+    /// A client that takes nothing of its answer for so long is cut.
+    pub write_timeout: Duration,
 }
 
 impl Default for ServeOptions {
@@ -117,6 +120,7 @@ impl Default for ServeOptions {
             drain: Duration::from_secs(20),
             max_connections: 16_384,
             header_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -177,7 +181,7 @@ async fn connection<H: Handler>(
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(StallGuard::new(io, options.write_timeout)), service);
     tokio::pin!(connection);
     let stop = async {
         drop(stopped.wait_for(|stop| *stop).await);

@@ -37,6 +37,15 @@ impl Handler for Echo {
                 let _guard = OnDrop(self.dropped.clone());
                 std::future::pending().await
             }
+            "/endless" => {
+                let (sender, body) = line_channel(1);
+                let guard = OnDrop(self.dropped.clone());
+                tokio::spawn(async move {
+                    let _guard = guard;
+                    while sender.send(&"x".repeat(1 << 16)).await {}
+                });
+                Response::new(body)
+            }
             "/slow" => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 text(StatusCode::OK, "late")
@@ -60,7 +69,11 @@ fn start() -> Running {
     let listener = Listener::bind_unix(&path).unwrap();
     let echo = Echo::default();
     let (stop, stopped) = oneshot::channel();
-    let options = ServeOptions { drain: Duration::from_secs(5), ..Default::default() };
+    let options = ServeOptions {
+        drain: Duration::from_secs(5),
+        write_timeout: Duration::from_millis(50),
+        ..Default::default()
+    };
     let task = tokio::spawn(serve(listener, echo.clone(), options, async {
         stopped.await.unwrap();
     }));
@@ -101,6 +114,15 @@ async fn dropping_a_request_drops_its_handler() {
     let sent = tokio::time::timeout(Duration::from_millis(30), s.client.send(request)).await;
     assert!(sent.is_err());
     tokio::time::timeout(Duration::from_secs(5), s.echo.dropped.notified()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_is_cut() {
+    let s = start();
+    let request = Request::get("/endless").body(Bytes::new()).unwrap();
+    let answer = s.client.send(request).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), s.echo.dropped.notified()).await.unwrap();
+    assert!(read_body(answer.into_body(), usize::MAX).await.is_err());
 }
 
 #[tokio::test]
