@@ -1,5 +1,6 @@
 """The openai client, unmodified, against the demo model."""
 
+import asyncio
 import concurrent.futures
 import re
 
@@ -104,6 +105,29 @@ def test_requests_side_by_side_do_not_change_each_other(client):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         together = list(pool.map(ask, range(32)))
     assert together == alone * 8
+
+
+def test_many_parallel_streams_say_what_one_says(server, client):
+    request = dict(model="demo", messages=[{"role": "user", "content": HAIKU}], temperature=0)
+    whole = client.chat.completions.create(**request).choices[0].message.content
+
+    async def ask(many, leaves):
+        stream = await many.chat.completions.create(**request, stream=True)
+        async with stream:
+            text = ""
+            async for chunk in stream:
+                text += chunk.choices[0].delta.content or ""
+                if leaves and text:
+                    return None
+        return text
+
+    async def ask_all():
+        url = f"{server.url}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="unused", max_retries=0) as many:
+            return await asyncio.gather(*(ask(many, i % 8 == 7) for i in range(64)))
+
+    texts = asyncio.run(ask_all())
+    assert [text for text in texts if text is not None] == [whole] * 56
 
 
 @pytest.mark.parametrize(
