@@ -112,7 +112,8 @@ async fn live(
         Err(reason) => {
             let report = ReplicaReport::Failed { reason: reason.clone() };
             let is_told = tokio::select! {
-                () = &mut shutdown => false,
+                // Whoever heard it may end the process before it answers.
+                () = &mut shutdown => true,
                 told = tokio::time::timeout(LAST_WORDS, send(controller, id, &report)) => told.is_ok(),
             };
             // Who was told logs it.
