@@ -179,7 +179,15 @@ impl App {
             let call = Call { path, headers: parts.headers, request_id, body, arrived };
             forward(deployment, &call, self.shared.metrics()).await
         };
-        answered.await.unwrap_or_else(|failed: Failed| failed.into_response(dialect))
+        let cut = async {
+            self.shared.is_cut().await;
+            Err(ApiError::unavailable("the server shuts down before it could answer").into())
+        };
+        let answer: Result<_, Failed> = tokio::select! {
+            answer = answered => answer,
+            cut = cut => cut,
+        };
+        answer.unwrap_or_else(|failed| failed.into_response(dialect))
     }
 }
 

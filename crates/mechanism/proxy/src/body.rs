@@ -22,7 +22,7 @@ const DONE: &str = "data: [DONE]\n\n";
 /// The permit ends with the last byte, or when the client goes away and the body is dropped, which
 /// also closes the connection to the replica and so cancels its work.
 ///
-/// When the replica is lost midway, or silent for too long, an event stream ends with an error event
+/// When the replica is lost midway or silent for too long, or the drain time is over, an event stream ends with an error event
 /// and `[DONE]`, since its status is spent; any other body is cut, so that the client cannot take
 /// it for whole. Events are passed on whole only: a torn one would spoil the error event after it.
 pub(crate) struct ReplicaBody {
@@ -34,6 +34,7 @@ pub(crate) struct ReplicaBody {
     is_done: bool,
     is_over: bool,
     silence: Silence,
+    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
     model: String,
     metrics: Arc<ProxyMetrics>,
 }
@@ -71,6 +72,8 @@ enum Lost {
     Broken,
     #[error("the replica said nothing for {0:?} in the middle of the answer")]
     Silent(Duration),
+    #[error("the server shut down in the middle of the answer")]
+    Cut,
 }
 
 impl ReplicaBody {
@@ -83,6 +86,7 @@ impl ReplicaBody {
         let timer = Box::pin(tokio::time::sleep(max_silence));
         Self {
             inner,
+            cut: Box::pin(served.permit.cut()),
             permit: Some(served.permit),
             events: is_event_stream.then(BytesMut::new),
             ready: VecDeque::new(),
@@ -169,6 +173,7 @@ impl HttpBody for ReplicaBody {
                 return Poll::Ready(None);
             }
             let why = match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Pending if self.cut.as_mut().poll(cx).is_ready() => Lost::Cut,
                 Poll::Pending => {
                     std::task::ready!(self.silence.poll(cx));
                     Lost::Silent(self.silence.max)

@@ -8,9 +8,10 @@
 //! that also guards cancellation, so that of both exactly one happens.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tyndall_routing::{Admission, Assignment, Dispatcher, Ticket};
 use tyndall_telemetry::ProxyMetrics;
@@ -22,6 +23,8 @@ use tyndall_types::{DeploymentName, ReplicaId};
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) demand: Notify,
+    /// True when the drain time is over: everything ends.
+    pub(crate) is_cut: watch::Sender<bool>,
     pub(crate) metrics: Arc<ProxyMetrics>,
 }
 
@@ -357,6 +360,12 @@ pub(crate) struct Permit {
 impl Permit {
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Resolves when everything ends.
+    pub(crate) fn cut(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut is_cut = self.deployment.changes.is_cut.subscribe();
+        async move { drop(is_cut.wait_for(|is_cut| *is_cut).await) }
     }
 
     pub(crate) fn replica(&self) -> &ReplicaId {

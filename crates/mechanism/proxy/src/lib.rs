@@ -36,6 +36,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tyndall_transport::{Client, Listener, ServeOptions, serve};
 use tyndall_types::protocol::RuntimeDir;
 
+/// When the drain time is over, what is left is told so; clients have it by then.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// What a proxy is started with.
 #[derive(Debug)]
 pub struct ProxyOptions {
@@ -81,7 +84,8 @@ pub async fn run(options: ProxyOptions) -> Result<(), ProxyError> {
     Ok(())
 }
 
-/// Serves until `shutdown` resolves, then drains.
+/// Serves until `shutdown` resolves, then drains. Requests that are not answered when the drain time
+/// is over fail with 503, streams end with an error event.
 ///
 /// # Cancel safety
 /// Dropping the future cuts every connection.
@@ -89,15 +93,25 @@ pub async fn run_until(options: ProxyOptions, shutdown: impl Future<Output = ()>
     let controller = Client::unix(options.runtime_dir.controller_socket());
     let shared = Arc::new(Shared::new());
     let app = App::new(shared.clone(), controller.clone());
-    let serve_options = ServeOptions { drain: options.drain, ..ServeOptions::default() };
+    let drain = options.drain.saturating_add(LAST_WORDS);
+    let serve_options = ServeOptions { drain, ..ServeOptions::default() };
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let end = async {
+        shutdown.await;
+        drop(stop);
+        tokio::time::sleep(options.drain).await;
+        shared.cut();
+        std::future::pending().await
+    };
     // Both links are needed while requests drain; neither ever ends by itself.
     let cut = tokio::select! {
-        cut = serve(options.listener, app, serve_options, shutdown) => cut,
+        cut = serve(options.listener, app, serve_options, async { drop(stopped.await) }) => cut,
+        () = end => 0,
         () = control::follow_routes(&shared, &controller, &options.id) => 0,
         () = control::push_demand(&shared, &controller, &options.id) => 0,
     };
     if cut > 0 {
-        tracing::warn!(connections = cut, "cut because the drain time was over");
+        tracing::warn!(connections = cut, "clients did not take the end of their answers");
     }
 }
 

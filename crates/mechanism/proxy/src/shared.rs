@@ -65,7 +65,11 @@ impl Shared {
         Self {
             table: RwLock::default(),
             has_table: watch::Sender::new(false),
-            changes: Arc::new(Changes { demand: Notify::new(), metrics }),
+            changes: Arc::new(Changes {
+                demand: Notify::new(),
+                is_cut: watch::Sender::new(false),
+                metrics,
+            }),
         }
     }
 
@@ -129,6 +133,18 @@ impl Shared {
             .map(|deployment| deployment.demand())
             .filter(|demand| demand.queued + demand.ongoing > 0)
             .collect()
+    }
+
+    /// The drain time is over.
+    pub(crate) fn cut(&self) {
+        self.changes.is_cut.send_replace(true);
+    }
+
+    /// Resolves when the drain time is over.
+    pub(crate) async fn is_cut(&self) {
+        let mut is_cut = self.changes.is_cut.subscribe();
+        // The sender lives as long as self.
+        drop(is_cut.wait_for(|is_cut| *is_cut).await);
     }
 
     /// Resolves when a count changed since it last did.

@@ -447,6 +447,34 @@ async fn the_metrics_page_joins_all_processes_and_is_valid() {
 }
 
 #[tokio::test]
+async fn what_outlasts_the_drain_is_told_so() {
+    let mut node = Node::start_with_drain(std::time::Duration::from_millis(50)).await;
+    node.publish(RouteTable { version: 1, deployments: vec![route("demo")] });
+    node.edit(|_| {}).await;
+    let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
+    node.edit(|demo| {
+        demo.max_ongoing_requests = 1;
+        demo.replicas = vec![replica.route()];
+    })
+    .await;
+    let client = node.client.clone();
+    let asked = tokio::spawn(async move { post(&client, "/v1/completions", STREAM).await });
+    let stream = replica.next_stream().await;
+    stream.send(Ok("data: 1\n\n".into())).await.unwrap();
+    let client = node.client.clone();
+    let waiting = tokio::spawn(async move { post(&client, "/generate", PROMPT).await });
+    node.demand_is("demo", 1, 1).await;
+    let stopping = node.begin_stop();
+    let refused = waiting.await.unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body(refused).await.contains("shuts down"));
+    let text = body(asked.await.unwrap()).await;
+    assert!(text.contains("shut down in the middle"), "{text}");
+    assert!(text.ends_with("\n\ndata: [DONE]\n\n"), "{text}");
+    tokio::time::timeout(fakes::PATIENCE, stopping).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn draining_answers_what_was_begun_and_takes_nothing_new() {
     let mut node = Node::start(route("demo")).await;
     let mut replica = Replica::start(&node, "r0", Behaviour::Streams);

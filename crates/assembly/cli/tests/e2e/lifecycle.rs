@@ -112,6 +112,22 @@ fn a_signal_drains_what_was_begun() -> Result<()> {
 }
 
 #[test]
+fn a_stream_that_outlasts_the_drain_ends_with_an_error() -> Result<()> {
+    let mut server = server().arg("--graceful-timeout", "0.2").start("demo")?;
+    let mut slow = endless(true);
+    slow["n"] = 64.into();
+    let mut stream = server.stream("/v1/completions", &slow)?;
+    assert!(stream.next().is_some());
+    let started = descendants(server.pid());
+    server.signal(Signal::TERM);
+    let rest: Vec<String> = stream.collect();
+    assert_eq!(rest.iter().filter(|event| event.contains("\"error\"")).count(), 1);
+    assert_eq!(rest.last().map(String::as_str), Some("[DONE]"));
+    assert!(server.wait(&started)?.success(), "{}", server.output());
+    Ok(())
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() -> Result<()> {
     let mut server = server().start("demo")?;
     let slow = serde_json::json!({"model": "demo", "prompt": "Hello", "n": 64,

@@ -103,6 +103,10 @@ impl Node {
     }
 
     pub(super) async fn start_without_table() -> Self {
+        Self::start_with_drain(PATIENCE).await
+    }
+
+    pub(super) async fn start_with_drain(drain: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -111,7 +115,7 @@ impl Node {
             runtime_dir: RuntimeDir(dir.path().to_owned()),
             id: "proxy-0".to_owned(),
             listener: Listener::Tcp(listener),
-            drain: PATIENCE,
+            drain,
         };
         let proxy = tokio::spawn(run_until(options, async { drop(stopped.await) }));
         let mut node = Self {
