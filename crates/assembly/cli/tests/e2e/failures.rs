@@ -174,7 +174,7 @@ fn a_proxy_killed_under_a_waiting_request_leaves_no_demand() -> Result<()> {
 #[test]
 fn requests_of_a_stopped_replica_end_by_their_timeout() -> Result<()> {
     let server = server()
-        .arg("--request-timeout", "3")
+        .arg("--request-timeout", "5")
         .arg("--graceful-timeout", "0")
         .arg("--idle-timeout", "0")
         .arg("--max-replicas", "1")

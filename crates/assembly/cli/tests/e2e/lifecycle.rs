@@ -75,9 +75,12 @@ fn load_adds_replicas_and_its_end_removes_them() -> Result<()> {
     let server = server()
         .arg("--max-replicas", "2")
         .arg("--target-ongoing-requests", "1")
+        .arg("--upscale-delay", "0")
         .arg("--idle-timeout", "1")
         .start("demo")?;
-    let streams = (0..3).map(|_| server.stream("/v1/completions", &endless(true)));
+    let mut request = endless(true);
+    request["n"] = 32.into();
+    let streams = (0..3).map(|_| server.stream("/v1/completions", &request));
     let streams = streams.collect::<Result<Vec<_>>>()?;
     server.wait_for_replicas(2)?;
     pause(Duration::from_millis(300));
@@ -99,7 +102,7 @@ fn a_minimum_is_kept() -> Result<()> {
 
 #[test]
 fn a_signal_drains_what_was_begun() -> Result<()> {
-    let mut server = server().start("demo")?;
+    let mut server = server().arg("--graceful-timeout", "300").start("demo")?;
     let mut stream = server.stream("/v1/completions", &endless(true))?;
     assert!(stream.next().is_some());
     let started = descendants(server.pid());

@@ -20,9 +20,10 @@ fn haiku() -> Value {
     json!({"prompt": "Write a haiku about Ray Serve.", "generation_kwargs": {"temperature": 0}})
 }
 
-/// A completion that goes on until the context ends or somebody stops it.
+/// A completion that goes on until the context ends or somebody stops it: long enough for a test
+/// that does not get the processor for a while.
 fn endless(stream: bool) -> Value {
-    json!({"model": "demo", "prompt": "Hello", "max_tokens": 900, "ignore_eos": true, "stream": stream})
+    json!({"model": "demo", "prompt": "Hello", "n": 8, "max_tokens": 900, "ignore_eos": true, "stream": stream})
 }
 
 /// A writable copy of the demo checkpoint.

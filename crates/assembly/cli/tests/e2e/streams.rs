@@ -118,7 +118,9 @@ fn the_queue_has_a_bound() -> Result<()> {
         .arg("--max-replicas", "1")
         .arg("--max-queued-requests", "1")
         .start("demo")?;
-    let busy = server.stream("/v1/completions", &endless(true))?;
+    let mut request = endless(true);
+    request["n"] = 64.into();
+    let busy = server.stream("/v1/completions", &request)?;
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| server.post("/generate", &haiku()));
         tyndall_testkit::eventually("one waits", || {
