@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tyndall_openai::{ApiError, parse_chat, parse_completion, parse_generate};
-use tyndall_transport::{Body, Client, Handler, read_body};
+use tyndall_transport::{Body, BoxError, Client, Handler, read_body};
 use tyndall_types::HEADER_REQUEST_ID;
 
 /// Largest request body.
@@ -162,7 +162,7 @@ impl App {
         let arrived = Instant::now();
         let answered = async {
             let (parts, body) = request.into_parts();
-            let body = read(body).await?;
+            let body = read(body, BODY_TIMEOUT).await?;
             let table = self.shared.first_table().await?;
             // Checked here, before anything wakes; the replica reads it again.
             let deployment = match route {
@@ -196,13 +196,17 @@ fn allows(allowed: &Method, method: &Method) -> bool {
     method == allowed || (allowed == Method::GET && method == Method::HEAD)
 }
 
-async fn read(body: Incoming) -> Result<Bytes, ApiError> {
-    match tokio::time::timeout(BODY_TIMEOUT, read_body(body, MAX_BODY_BYTES)).await {
+async fn read<B>(body: B, limit: Duration) -> Result<Bytes, ApiError>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    match tokio::time::timeout(limit, read_body(body, MAX_BODY_BYTES)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => Err(unread(&error)),
         Err(_) => Err(ApiError::request_timeout(format!(
             "the body did not arrive within {} s",
-            BODY_TIMEOUT.as_secs()
+            limit.as_secs()
         ))),
     }
 }
@@ -210,6 +214,14 @@ async fn read(body: Incoming) -> Result<Bytes, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_has_a_deadline() {
+        let (sender, body) = tyndall_transport::line_channel(1);
+        assert!(sender.send(&"half of it").await);
+        let error = read(body, Duration::from_millis(10)).await.unwrap_err();
+        assert_eq!((error.status, error.kind), (408, "RequestTimeoutError"));
+    }
 
     #[test]
     fn internal_paths_lead_nowhere() {
