@@ -1,6 +1,8 @@
-//! What a child process does first.
+//! What the processes of a node do first.
 
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{
+    Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 
 /// Why a child must not go on.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +34,27 @@ pub fn prepare_child(parent_pid: u32) -> Result<(), PrepareError> {
     }
 }
 
+/// Lets this process, and those that it starts, open as many files as the system allows. A client is
+/// one, and one at work at a replica two; the usual 1024 would stand below the bounds of the queues.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, ?limit, "failed to raise the limit of open files");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        let limit = getrlimit(Resource::Nofile);
+        let low = limit.maximum.map_or(1024, |maximum| maximum / 2);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(low), ..limit }).unwrap();
+        raise_file_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
+    }
 
     #[test]
     fn a_child_of_somebody_else_is_refused() {

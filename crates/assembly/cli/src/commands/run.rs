@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tyndall_cluster::process::raise_file_limit;
 use tyndall_cluster::{NodeDir, Supervisor, SupervisorOptions};
 use tyndall_config::{Environment, Origin, RunConfig};
 use tyndall_controller::Store;
@@ -34,6 +35,7 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
         return Ok(ExitCode::SUCCESS);
     }
     crate::roles::init_logs("run", &config.log_filter, config.log_format)?;
+    raise_file_limit();
     // Both ports first: with one taken, nothing is downloaded or started.
     let public = bind(config.network.public, "--port")?;
     let admin = bind(config.network.admin, "--admin-port")?;
