@@ -17,7 +17,7 @@ pub(crate) const CHUNK: usize = 256;
 const ROWS: usize = 4;
 
 /// The cache rows of one sequence and one kv head.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Cache {
     pub(crate) k: *const u8,
     pub(crate) v: *const u8,
@@ -32,7 +32,7 @@ pub(crate) struct Cache {
 }
 
 /// Consecutive query tokens of one sequence and one kv head.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Tile {
     pub(crate) cache: Cache,
     /// Prepared queries, one row per (token, head), token by token.

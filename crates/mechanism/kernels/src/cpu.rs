@@ -133,6 +133,16 @@ impl Cpu {
         drive::activation(self.machine(), act, x);
     }
 
+    /// `gate = act(gate) * up`, with the bits of [`Cpu::gated_linear`].
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when the lengths differ.
+    pub fn gate(&self, act: Activation, gate: &mut [f32], up: &[f32]) -> Result<(), KernelError> {
+        expect_len("up", up.len(), gate.len())?;
+        drive::gate(self.machine(), act, gate, up);
+        Ok(())
+    }
+
     /// Root-mean-square norm of each row of `weight.len()` values: hidden states and heads alike.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Buffers that live as long as the pool: no allocation in the middle of a step once warm.
 
+use crate::drive::{Plan, Task};
+
 /// A growable buffer on cache-line borders.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
@@ -55,4 +57,8 @@ pub(crate) struct Scratch {
     pub(crate) workers: Buffer,
     /// Widened norm weights, or the partial states of attention.
     pub(crate) shared: Buffer,
+    /// Jobs of a linear call; empty between calls, as are the tasks.
+    pub(crate) plans: Vec<Plan>,
+    /// Tiles of an attention call.
+    pub(crate) tasks: Vec<Task>,
 }

@@ -9,7 +9,7 @@ use crate::isa::Isa;
 use crate::tensor::{Activation, DType};
 
 /// Kernels of one weight type.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct DotKernels {
     /// `(x, rows, k, to, stride_bytes)`, see [`crate::gemm::prepare`].
     pub(crate) prepare: unsafe fn(*const f32, usize, usize, *mut u8, usize),
@@ -21,7 +21,7 @@ pub(crate) struct DotKernels {
 }
 
 /// Kernels of one storage type.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct StorageKernels {
     pub(crate) dot: DotKernels,
     pub(crate) widen: unsafe fn(*const u8, *mut f32, usize),

@@ -52,7 +52,7 @@ struct Scratch {
     /// `[T, intermediate_size]`
     mlp: Vec<f32>,
     /// Only where gated projections have biases.
-    gate: Vec<f32>,
+    up: Vec<f32>,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -284,7 +284,7 @@ impl LayerPass<'_> {
     }
 
     fn feed_forward(&mut self, scratch: &mut Scratch) -> Result<(), KernelError> {
-        let Scratch { x, normed, mlp, gate, .. } = scratch;
+        let Scratch { x, normed, mlp, up, .. } = scratch;
         let (weights, spec) = (self.weights, &self.spec.mlp);
         let input: &[f32] = if self.norm.post {
             x
@@ -303,12 +303,11 @@ impl LayerPass<'_> {
                 self.cpu.gated_linear(input, self.rows, gate, up, spec.activation, inner)?;
             }
             Some(biased) => {
-                let gate = sized(gate, inner.len());
+                let up = sized(up, inner.len());
                 let mut jobs =
-                    [job(biased, gate, Write::Store)?, job(&weights.up, inner, Write::Store)?];
+                    [job(biased, inner, Write::Store)?, job(&weights.up, up, Write::Store)?];
                 self.cpu.linear(input, self.rows, &mut jobs)?;
-                self.cpu.activation(spec.activation, gate);
-                std::iter::zip(&mut *inner, gate).for_each(|(up, gate)| *up *= *gate);
+                self.cpu.gate(spec.activation, inner, up)?;
             }
         }
         self.cpu.linear(mlp, self.rows, &mut [job(&weights.down, x, Write::Add)?])?;

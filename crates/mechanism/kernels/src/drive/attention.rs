@@ -12,8 +12,8 @@ const TILE_ROWS: usize = 64;
 const MAX_PARTIAL_BYTES: usize = 64 << 20;
 
 /// One tile and where its results go.
-#[derive(Clone, Copy)]
-struct Task {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Task {
     /// Its `q` is set when a worker has prepared the queries.
     tile: Tile,
     first_token: usize,
@@ -21,6 +21,9 @@ struct Task {
     /// Number of its first partial state.
     first_partial: usize,
 }
+
+// SAFETY: the pointers of the tile are followed only during the call that made the task.
+unsafe impl Send for Task {}
 
 /// A checked call.
 struct Call<'a> {
@@ -49,14 +52,20 @@ pub(crate) fn attention(
     kv: &KvLayer<'_>,
     out: &mut [f32],
 ) {
-    let call = Call::new(machine, a, q, kv, out);
+    let mut call = Call::new(machine, a, q, kv, out, std::mem::take(&mut scratch.tasks));
+    run(machine, scratch, &call);
+    call.tasks.clear();
+    scratch.tasks = call.tasks;
+}
+
+fn run(machine: Machine<'_>, scratch: &mut Scratch, call: &Call<'_>) {
     let partials = call.tasks.last().map_or(0, |t| t.first_partial + t.tile.chunks().len());
     let state = state_len(call.max_rows, call.dim).next_multiple_of(16);
     // A worker's part: prepared queries, scores, and two states.
     let queries = call.max_rows * call.q_stride / size_of::<f32>();
     let part = queries.next_multiple_of(16) + call.max_rows * CHUNK + 2 * state;
     let workers = Shared::new(scratch.workers.floats(machine.pool.threads() * part));
-    let worker_part = |worker: usize| Part::at(workers.at(worker * part), &call, state);
+    let worker_part = |worker: usize| Part::at(workers.at(worker * part), call, state);
     let few = call.tasks.len() < 4 * machine.pool.threads() && partials > call.tasks.len();
     let split = machine.pool.threads() > 1 && few && partials * state * 4 <= MAX_PARTIAL_BYTES;
     if !split {
@@ -126,6 +135,7 @@ impl<'a> Call<'a> {
         q: &'a [f32],
         kv: &KvLayer<'_>,
         out: &mut [f32],
+        tasks: Vec<Task>,
     ) -> Call<'a> {
         let kernels = machine.kernels.storage(kv.dtype);
         let group = a.num_heads / kv.num_kv_heads;
@@ -141,7 +151,7 @@ impl<'a> Call<'a> {
             dim: kv.head_dim,
             q_stride,
             max_rows: 0,
-            tasks: Vec::new(),
+            tasks,
         };
         for sequence in 0..a.context_lens.len() {
             for kv_head in 0..kv.num_kv_heads {

@@ -16,8 +16,8 @@ const MAX_PANEL_ROWS: usize = 512;
 const PREPARE_VALUES: usize = 32 << 10;
 
 /// One job as the tasks see it.
-#[derive(Clone, Copy)]
-struct Plan {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
     dot: DotKernels,
     x: Shared<u8>,
     x_stride: usize,
@@ -123,7 +123,7 @@ pub(crate) fn linear(
     let mut prepared: [Option<Prepared>; 2] = [None, None];
     let total: usize = jobs.iter().map(|job| job.weight.data.len()).sum();
     let bytes = panel_bytes(machine, t, total);
-    let mut plans = Vec::with_capacity(jobs.len());
+    let mut plans = std::mem::take(&mut scratch.plans);
     for job in jobs.iter_mut() {
         let dot = machine.kernels.storage(job.weight.dtype).dot;
         let slot = &mut prepared[usize::from(dot.x_bytes == 2)];
@@ -142,6 +142,8 @@ pub(crate) fn linear(
             task -= plan.tasks();
         }
     });
+    plans.clear();
+    scratch.plans = plans;
 }
 
 /// Cache-sized panels, smaller where that gives every thread several of them.

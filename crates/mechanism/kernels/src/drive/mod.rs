@@ -4,9 +4,9 @@ mod attention;
 mod linear;
 mod rows;
 
-pub(crate) use attention::attention;
-pub(crate) use linear::{gated_linear, linear};
-pub(crate) use rows::{Elements, activation, add, embed, norm, rope, store_kv};
+pub(crate) use attention::{Task, attention};
+pub(crate) use linear::{Plan, gated_linear, linear};
+pub(crate) use rows::{Elements, activation, add, embed, gate, norm, rope, store_kv};
 
 use crate::pool::Pool;
 use crate::table::Kernels;

@@ -69,6 +69,17 @@ pub(crate) fn activation(machine: Machine<'_>, act: Activation, x: &mut [f32]) {
     });
 }
 
+/// `gate = act(gate) * up`; equally long.
+pub(crate) fn gate(machine: Machine<'_>, act: Activation, gate: &mut [f32], up: &[f32]) {
+    let (n, gate) = (gate.len().min(up.len()), Shared::new(gate.as_mut_ptr()));
+    for_rows(machine, n, 1, &|first, count| {
+        // SAFETY: tasks have separate values of the slices.
+        unsafe {
+            (machine.kernels.activate_mul)(act, gate.at(first), up[first..].as_ptr(), count);
+        }
+    });
+}
+
 /// `x += y`; equally long.
 pub(crate) fn add(machine: Machine<'_>, x: &mut [f32], y: &[f32]) {
     let (n, x) = (x.len().min(y.len()), Shared::new(x.as_mut_ptr()));
@@ -119,7 +130,8 @@ pub(crate) fn rope(
 
 /// Writes keys and values to their slots; shapes and slots are checked.
 ///
-/// Not parallel: two tokens may be sent to one slot by mistake, and the last one wins.
+/// A task is one head of the keys or of the values: where two tokens are sent to one slot by
+/// mistake, the last one wins on any number of threads.
 pub(crate) fn store_kv(
     machine: Machine<'_>,
     kv: &mut KvLayer<'_>,
@@ -128,17 +140,22 @@ pub(crate) fn store_kv(
     slots: &[u32],
 ) {
     let narrow = machine.kernels.storage(kv.dtype).narrow;
-    let (dim, size) = (kv.head_dim, kv.dtype.size_bytes());
-    for (t, &slot) in slots.iter().enumerate() {
-        let (block, offset) = (slot as usize / kv.block_size, slot as usize % kv.block_size);
-        for head in 0..kv.num_kv_heads {
-            let row = (block * kv.num_kv_heads + head) * kv.block_size + offset;
-            let (from, to) = ((t * kv.num_kv_heads + head) * dim, row * dim * size);
-            for (x, cache) in [(k, &mut *kv.k), (v, &mut *kv.v)] {
-                let to = &mut cache[to..to + dim * size];
-                // SAFETY: both sides hold `dim` values, by the slices just taken.
-                unsafe { narrow(x[from..from + dim].as_ptr(), to.as_mut_ptr(), dim) }
-            }
+    let (heads, dim, block_size) = (kv.num_kv_heads, kv.head_dim, kv.block_size);
+    let row_bytes = dim * kv.dtype.size_bytes();
+    let caches = [Shared::new(kv.k.as_mut_ptr()), Shared::new(kv.v.as_mut_ptr())];
+    let store = |_: usize, task: usize| {
+        let (head, x, cache) = (task / 2, [k, v][task % 2], caches[task % 2]);
+        for (t, &slot) in slots.iter().enumerate() {
+            let (block, offset) = (slot as usize / block_size, slot as usize % block_size);
+            let row = (block * heads + head) * block_size + offset;
+            let from = &x[(t * heads + head) * dim..][..dim];
+            // SAFETY: the slot is below the number of slots, so the row lies in the cache, whose
+            // size was checked; rows of one head of one cache belong to one task.
+            unsafe { narrow(from.as_ptr(), cache.at(row * row_bytes), dim) }
         }
+    };
+    if k.len() < TASK_VALUES {
+        return (0..2 * heads).for_each(|task| store(0, task));
     }
+    machine.pool.for_each(2 * heads, &store);
 }

@@ -130,9 +130,12 @@ fn several_jobs_and_gated_linear_have_the_bits_of_single_ones() {
                 let act = Activation::Silu;
                 let mut out = vec![0.0; t * 70];
                 cpu.gated_linear(&gate.x, t, gate.weight(), up.weight(), act, &mut out).unwrap();
+                let mut gated = a.clone();
+                cpu.gate(act, &mut gated, &b).unwrap();
                 cpu.activation(act, &mut a);
                 let expected: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a * b).collect();
                 assert_same(&out, &expected, &format!("{isa} {gate_type:?} {up_type:?} T={t}"));
+                assert_same(&gated, &expected, "activation and product alone");
             }
         }
     }

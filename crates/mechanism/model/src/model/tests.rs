@@ -22,8 +22,8 @@ fn model(name: &str) -> Model {
 
 /// Address and room of every buffer; two of them may trade places.
 fn buffers(model: &Model) -> Vec<(usize, usize)> {
-    let Scratch { x, normed, inner, q, k, v, attended, mlp, gate, cos, sin } = &model.scratch;
-    let floats = [x, normed, inner, q, k, v, attended, mlp, gate, cos, sin];
+    let Scratch { x, normed, inner, q, k, v, attended, mlp, up, cos, sin } = &model.scratch;
+    let floats = [x, normed, inner, q, k, v, attended, mlp, up, cos, sin];
     let Prepared { positions, slots, q_starts, context_lens, logits_rows } = &model.prepared;
     let counts = [positions, slots, q_starts, context_lens, logits_rows];
     let mut buffers: Vec<_> = floats
