@@ -4,15 +4,19 @@
 //! masked rest, and is summed by a fixed tree. Tiles only decide how many chains run at once, so
 //! the bits of an output do not depend on the tile shape, on `T` or on the number of threads.
 //!
-//! A panel (some weight rows) is sized to stay in half of L2 while all of `x` passes by it; a tile
-//! is six rows of `x` by four of `w` (24 accumulators of 32 registers). One row of `x` is a stream
-//! over the weights instead, eight rows at a time.
+//! A tile is up to six rows of `x` by four of `w` (24 accumulators of 32 registers). Three orders:
+//! one row of `x` is a stream over the weights, eight of them at a time. A few rows of `x` stay in
+//! cache, and each four weight rows meet all of them at once, so weights come from memory once
+//! while the next four are on their way. Many rows of `x` pass by a panel of weights that is sized
+//! to stay in half of L2.
 
 use crate::simd::Dot;
 use crate::tensor::{DType, Write};
 
 /// Bytes of weights that stay in cache while the rows of `x` pass.
 pub(crate) const PANEL_BYTES: usize = 512 << 10;
+/// Up to so many rows of `x`, weights are streamed from memory: all of `x` stays in cache.
+pub(crate) const STREAM_ROWS: usize = 16;
 
 /// A bias in storage, read value by value at the end of a tile.
 #[derive(Clone, Copy)]
@@ -51,61 +55,101 @@ pub(crate) struct Panel {
 /// exclusively so.
 #[inline(always)]
 pub(crate) unsafe fn panel<D: Dot>(p: &Panel) {
-    let mut m = 0;
-    while m < p.m {
-        let rows = (p.m - m).min(D::MAX_M);
-        // SAFETY: `m..m + rows` lies inside the panel; the rest is the caller's promise.
-        unsafe {
-            match rows {
-                1 if p.m == 1 => strip::<D, 1, 8>(p, m),
-                1 => strip::<D, 1, 4>(p, m),
-                2 => strip::<D, 2, 4>(p, m),
-                3 => strip::<D, 3, 4>(p, m),
-                4 => strip::<D, 4, 4>(p, m),
-                5 => strip::<D, 5, 4>(p, m),
-                _ => strip::<D, 6, 4>(p, m),
+    // As even as possible: a strip of one or two rows would spend its time on loads.
+    let strips = p.m.div_ceil(D::MAX_M);
+    let strip = |i: usize| (i * p.m / strips, (i + 1) * p.m / strips);
+    // SAFETY: strips and columns lie inside the panel; the rest is the caller's promise.
+    unsafe {
+        if p.m == 1 {
+            for n in (0..p.n).step_by(8) {
+                outputs::<D, 1, 8>(p, 0, n, Ahead { row: n + 8, rows: 0 });
             }
-        }
-        m += rows;
-    }
-}
-
-/// `MR` rows of `x` from `m` on, over all weight rows of the panel.
-#[inline(always)]
-unsafe fn strip<D: Dot, const MR: usize, const NR: usize>(p: &Panel, m: usize) {
-    let mut n = 0;
-    while n < p.n {
-        let count = (p.n - n).min(NR);
-        // SAFETY: the last tile repeats its last weight row instead of leaving the panel; results
-        // of repeated rows are not written.
-        unsafe {
-            let x = p.x.add(m * p.x_stride);
-            let mut w = [p.w.add(n * p.w_stride); NR];
-            for i in 1..NR {
-                w[i] = p.w.add((n + i.min(count - 1)) * p.w_stride);
+        } else if p.m <= STREAM_ROWS {
+            // Each strip asks for its share of the next four weight rows, so that memory is as busy
+            // during the strips that find their weights in cache.
+            let rows = if strips == 1 { 4 } else { 2 };
+            for n in (0..p.n).step_by(4) {
+                for i in 0..strips {
+                    strip_outputs::<D>(p, strip(i), n, Ahead { row: n + 4 + i * rows, rows });
+                }
             }
-            let sums = tile::<D, MR, NR>(p.k, x, p.x_stride, w);
-            for (i, sums) in sums.iter().enumerate() {
-                let out = p.out.add((m + i) * p.out_stride + n);
-                for (j, &sum) in sums.iter().enumerate().take(count) {
-                    let sum = sum + p.bias.map_or(0.0, |bias| bias_at(bias, n + j));
-                    match p.mode {
-                        Write::Store => *out.add(j) = sum,
-                        Write::Add => *out.add(j) += sum,
-                    }
+        } else {
+            for i in 0..strips {
+                for n in (0..p.n).step_by(4) {
+                    strip_outputs::<D>(p, strip(i), n, Ahead { row: n + 4, rows: 0 });
                 }
             }
         }
-        n += count;
     }
 }
 
+/// Weight rows to prefetch meanwhile: none, two or four of them from `row` on.
+#[derive(Clone, Copy)]
+struct Ahead {
+    row: usize,
+    rows: usize,
+}
+
+/// Rows `first..end` of `x` by at most four weight rows from `n` on.
+#[inline(always)]
+unsafe fn strip_outputs<D: Dot>(p: &Panel, (first, end): (usize, usize), n: usize, ahead: Ahead) {
+    // SAFETY: the caller's promise is that of `outputs`.
+    unsafe {
+        match end - first {
+            1 => outputs::<D, 1, 4>(p, first, n, ahead),
+            2 => outputs::<D, 2, 4>(p, first, n, ahead),
+            3 => outputs::<D, 3, 4>(p, first, n, ahead),
+            4 => outputs::<D, 4, 4>(p, first, n, ahead),
+            5 => outputs::<D, 5, 4>(p, first, n, ahead),
+            _ => outputs::<D, 6, 4>(p, first, n, ahead),
+        }
+    }
+}
+
+/// `MR` rows of `x` from `m` on by at most `NR` weight rows from `n` on.
+#[inline(always)]
+unsafe fn outputs<D: Dot, const MR: usize, const NR: usize>(
+    p: &Panel,
+    m: usize,
+    n: usize,
+    ahead: Ahead,
+) {
+    let count = (p.n - n).min(NR);
+    // SAFETY: the last tile repeats its last weight row instead of leaving the panel; results of
+    // repeated rows are not written.
+    unsafe {
+        let x = p.x.add(m * p.x_stride);
+        let mut w = [p.w.add(n * p.w_stride); NR];
+        let mut bias = [0.0; NR];
+        for i in 0..NR {
+            let row = n + i.min(count - 1);
+            w[i] = p.w.add(row * p.w_stride);
+            bias[i] = p.bias.map_or(0.0, |bias| bias_at(bias, row));
+        }
+        // It may lie behind the panel, or behind the weight: a prefetch reads nothing.
+        let next = p.w.wrapping_add(ahead.row * p.w_stride);
+        let sums = tile::<D, MR, NR>(p.k, (x, p.x_stride), w, (next, p.w_stride, ahead.rows));
+        for (i, sums) in sums.iter().enumerate() {
+            let out = p.out.add((m + i) * p.out_stride + n);
+            for j in 0..count {
+                let sum = sums[j] + bias[j];
+                match p.mode {
+                    Write::Store => *out.add(j) = sum,
+                    Write::Add => *out.add(j) += sum,
+                }
+            }
+        }
+    }
+}
+
+/// The products of `MR` rows of `x` and `NR` rows of `w`. `next` is what to prefetch: the first row,
+/// its stride in bytes, and how many rows.
 #[inline(always)]
 unsafe fn tile<D: Dot, const MR: usize, const NR: usize>(
     k: usize,
-    x: *const u8,
-    x_stride: usize,
+    (x, x_stride): (*const u8, usize),
     w: [*const u8; NR],
+    (next, next_stride, next_rows): (*const u8, usize, usize),
 ) -> [[f32; NR]; MR] {
     // SAFETY: whole steps stay below `k` in the weights; `x` is padded to a whole step.
     unsafe {
@@ -116,6 +160,15 @@ unsafe fn tile<D: Dot, const MR: usize, const NR: usize>(
             let mut xs = [D::load_x(x.add(i * D::X_BYTES)); MR];
             for m in 1..MR {
                 xs[m] = D::load_x(x.add(m * x_stride + i * D::X_BYTES));
+            }
+            if MR > 1 && next_rows > 0 {
+                let next = next.wrapping_add(i * D::W_BYTES);
+                D::prefetch(next);
+                D::prefetch(next.wrapping_add(next_stride));
+                if next_rows > 2 {
+                    D::prefetch(next.wrapping_add(2 * next_stride));
+                    D::prefetch(next.wrapping_add(3 * next_stride));
+                }
             }
             for n in 0..NR {
                 let w = D::load_w(w[n].add(i * D::W_BYTES));

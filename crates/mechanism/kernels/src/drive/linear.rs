@@ -1,12 +1,12 @@
 //! Linear layers: outputs are cut into panels of weight rows, never along `K`.
 
 use super::Machine;
-use crate::gemm::{Bias, PANEL_BYTES, Panel};
+use crate::gemm::{Bias, PANEL_BYTES, Panel, STREAM_ROWS};
 use crate::scratch::{Scratch, Shared};
 use crate::table::DotKernels;
 use crate::tensor::{Activation, DType, LinearJob, Matrix, Write};
 
-/// Bytes of weights per task when one row of `x` streams over them.
+/// Bytes of weights per task when they stream past a few rows of `x`.
 const STREAM_BYTES: usize = 128 << 10;
 /// Rows of `x` between the two halves of a gated linear, so its intermediate stays in cache.
 const GATED_ROWS: usize = 48;
@@ -148,7 +148,7 @@ pub(crate) fn linear(
 
 /// Cache-sized panels, smaller where that gives every thread several of them.
 fn panel_bytes(machine: Machine<'_>, t: usize, total: usize) -> usize {
-    let most = if t == 1 { STREAM_BYTES } else { PANEL_BYTES };
+    let most = if t <= STREAM_ROWS { STREAM_BYTES } else { PANEL_BYTES };
     (total / (machine.pool.threads() * 4)).clamp(16 << 10, most)
 }
 

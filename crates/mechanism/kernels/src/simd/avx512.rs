@@ -163,6 +163,11 @@ unsafe impl Dot for Dpbf16 {
         unsafe { _mm512_dpbf16_ps(acc, x, w) }
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch of an address that is not mapped does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn sum(acc: __m512) -> f32 {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe { Avx512(acc).sum() }

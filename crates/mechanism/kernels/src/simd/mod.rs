@@ -2,8 +2,8 @@
 //! these traits, and each instruction set is one thin file.
 //!
 //! Everything here is `inline(always)`: the code takes on the instruction set of the function it
-//! lands in, which is one of the `target_feature` entries in [`crate::table`]. Closures are not, so
-//! no vector may meet one.
+//! lands in, which is one of the `target_feature` entries in [`crate::table`]. Closures carry no such
+//! attribute, so vectors are kept out of them.
 
 pub(crate) mod math;
 pub(crate) mod portable;
@@ -140,6 +140,9 @@ pub(crate) unsafe trait Dot {
     /// `n < STEP` weights, then zeros.
     unsafe fn load_w_part(p: *const u8, n: usize) -> Self::W;
     unsafe fn dot(acc: Self::Acc, x: Self::X, w: Self::W) -> Self::Acc;
+    /// Asks for the cache line at `p`, which may be any address.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
     unsafe fn sum(acc: Self::Acc) -> f32;
     /// Sums four accumulators, each by the tree of [`Dot::sum`].
     #[inline(always)]
