@@ -18,16 +18,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let isa: Option<Isa> = args.next().map(|a| a.parse()).transpose()?;
     let cpu = Cpu::new(CpuOptions { threads, isa })?;
     println!("{} threads, {}", cpu.threads(), cpu.isa());
-    let mut memory = ZeroedMemory::new(512 << 20)?;
+    // Larger than any cache that this process could have to itself; filling it touches it.
+    let mut memory = ZeroedMemory::new(1280 << 20)?;
     fill(memory.as_mut());
     let weights = memory.bytes();
     println!("barrier               {:8.0} ns", barrier(&cpu)? * 1e9);
-    println!("memory read           {:8.1} GB/s", read(weights, cpu.threads()) / 1e9);
-    println!("bf16 multiply-adds    {:8.0} GFLOP/s", peak(&cpu) / 1e9);
+    let ceilings = (read(&cpu, weights), peak(&cpu));
+    println!("memory read           {:8.1} GB/s", ceilings.0 / 1e9);
+    println!("bf16 multiply-adds    {:8.0} GFLOP/s", ceilings.1 / 1e9);
     for (n, k) in [(896, 4864), (4864, 896), (151_936, 896), (8192, 2048)] {
         for t in [1, 2, 4, 8, 16, 64, 256, 512] {
             if t * n <= 16 << 20 {
-                report(&cpu, weights, (t, n, k))?;
+                report(&cpu, weights, ceilings, (t, n, k))?;
             }
         }
     }
@@ -76,28 +78,61 @@ fn barrier(cpu: &Cpu) -> Result<f64, Box<dyn Error>> {
     failed.map_or(Ok(seconds / f64::from(calls)), |e| Err(e.into()))
 }
 
-/// Bytes per second of plain reads by as many threads.
-fn read(bytes: &[u8], threads: usize) -> f64 {
-    let part = bytes.len() / threads / 4096 * 4096;
-    let seconds = best(|_| {
-        std::thread::scope(|scope| {
-            for i in 0..threads {
-                let part = &bytes[i * part..][..part];
-                scope.spawn(move || black_box(sum(part)));
-            }
+/// Bytes per second of reads by all threads: the better of one stream per thread and of eight.
+fn read(cpu: &Cpu, bytes: &[u8]) -> f64 {
+    // Walk through the buffer, as `report` does; short calls find a moment without disturbance.
+    const CALL: usize = 64 << 20;
+    let part = CALL / cpu.threads() / 4096 * 4096;
+    let rate = |streams| {
+        let seconds = best(|round| {
+            let here = &bytes[round % (bytes.len() / CALL) * CALL..][..CALL];
+            cpu.on_every_thread(&|thread| {
+                black_box(sum(cpu.isa(), &here[thread * part..][..part], streams));
+            });
         });
-    });
-    (part * threads) as f64 / seconds
+        (part * cpu.threads()) as f64 / seconds
+    };
+    rate(1).max(rate(8))
 }
 
-/// Eight independent streams of additions, which the compiler vectorises.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 32];
-    for block in bytes.chunks_exact(256) {
-        for (sum, word) in sums.iter_mut().zip(block.chunks_exact(8)) {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(word);
-            *sum = sum.wrapping_add(u64::from_le_bytes(bytes));
+/// Reads all bytes as `streams` equal parts side by side; the sum keeps the loads alive.
+fn sum(isa: Isa, bytes: &[u8], streams: usize) -> u64 {
+    match isa {
+        // SAFETY: the chosen instruction set has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => unsafe { sum_avx512(bytes, streams) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { sum_avx2(bytes, streams) },
+        _ => sum_words(bytes, streams),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn sum_avx512(bytes: &[u8], streams: usize) -> u64 {
+    sum_words(bytes, streams)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn sum_avx2(bytes: &[u8], streams: usize) -> u64 {
+    sum_words(bytes, streams)
+}
+
+/// Sixty-four independent additions per round, which become vectors of the caller's kind.
+#[inline(always)]
+fn sum_words(bytes: &[u8], streams: usize) -> u64 {
+    const BLOCK: usize = 512;
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    let each = blocks.len() / streams;
+    let mut sums = [0u64; BLOCK / 8];
+    for i in 0..each {
+        for stream in 0..streams {
+            let (words, _) = blocks[stream * each + i].as_chunks::<8>();
+            for (sum, word) in sums.iter_mut().zip(words) {
+                *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
+            }
         }
     }
     sums.iter().fold(0, |a, b| a.wrapping_add(*b))
@@ -106,40 +141,64 @@ fn sum(bytes: &[u8]) -> u64 {
 /// Bf16 multiply-adds per second (counted as two operations) of all threads, from registers; zero
 /// where the processor has no such instruction.
 fn peak(cpu: &Cpu) -> f64 {
-    const ROUNDS: usize = 1 << 20;
+    const ROUNDS: usize = 1 << 16;
     if cpu.isa() != Isa::Avx512Bf16 {
         return 0.0;
     }
     let seconds = best(|_| {
-        std::thread::scope(|scope| {
-            for _ in 0..cpu.threads() {
-                // SAFETY: the chosen instruction set has the instructions.
-                #[cfg(target_arch = "x86_64")]
-                scope.spawn(|| unsafe { dot_products(ROUNDS) });
-            }
+        cpu.on_every_thread(&|_| {
+            // SAFETY: the chosen instruction set has the instructions.
+            #[cfg(target_arch = "x86_64")]
+            black_box(unsafe { dot_products(ROUNDS) });
         });
     });
-    (ROUNDS * 12 * 64 * cpu.threads()) as f64 / seconds
+    (ROUNDS * 16 * 64 * cpu.threads()) as f64 / seconds
 }
 
-/// Twelve independent chains of 32 multiply-adds per round.
+/// Sixteen independent chains of 32 multiply-adds per round; the chains never leave the registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn dot_products(rounds: usize) {
-    use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_set1_ps};
-    let x = black_box(_mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5), _mm512_set1_ps(0.5)));
-    let mut sums = [_mm512_set1_ps(0.0); 12];
+fn dot_products(rounds: usize) -> f32 {
+    use std::arch::x86_64::{
+        __m512, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_reduce_add_ps,
+        _mm512_set1_ps,
+    };
+    let half = _mm512_set1_ps(black_box(0.5));
+    let x = _mm512_cvtne2ps_pbh(half, half);
+    let mut sums: [__m512; 16] = [_mm512_set1_ps(0.0); 16];
     for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = _mm512_dpbf16_ps(*sum, x, x);
-        }
+        // Written out: an inner loop over an array may put the chains into memory.
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = sums;
+        sums = [
+            _mm512_dpbf16_ps(a, x, x),
+            _mm512_dpbf16_ps(b, x, x),
+            _mm512_dpbf16_ps(c, x, x),
+            _mm512_dpbf16_ps(d, x, x),
+            _mm512_dpbf16_ps(e, x, x),
+            _mm512_dpbf16_ps(f, x, x),
+            _mm512_dpbf16_ps(g, x, x),
+            _mm512_dpbf16_ps(h, x, x),
+            _mm512_dpbf16_ps(i, x, x),
+            _mm512_dpbf16_ps(j, x, x),
+            _mm512_dpbf16_ps(k, x, x),
+            _mm512_dpbf16_ps(l, x, x),
+            _mm512_dpbf16_ps(m, x, x),
+            _mm512_dpbf16_ps(n, x, x),
+            _mm512_dpbf16_ps(o, x, x),
+            _mm512_dpbf16_ps(p, x, x),
+        ];
     }
-    black_box(sums);
+    let mut total = _mm512_set1_ps(0.0);
+    for sum in sums {
+        total = _mm512_add_ps(total, sum);
+    }
+    _mm512_reduce_add_ps(total)
 }
 
 fn report(
     cpu: &Cpu,
     weights: &[u8],
+    (read, peak): (f64, f64),
     (t, n, k): (usize, usize, usize),
 ) -> Result<(), Box<dyn Error>> {
     let x = vec![0.25f32; t * k];
@@ -157,8 +216,14 @@ fn report(
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let (rate, flops) = (bytes as f64 / seconds / 1e9, (2 * t * n * k) as f64 / seconds / 1e9);
-    println!("[{n} x {k}] T={t:<4} {rate:8.1} GB/s {flops:8.0} GFLOP/s");
+    let (rate, flops) = (bytes as f64 / seconds, (2 * t * n * k) as f64 / seconds);
+    println!(
+        "[{n} x {k}] T={t:<4} {:8.1} GB/s ({:3.0} % of read) {:8.0} GFLOP/s ({:3.0} % of peak)",
+        rate / 1e9,
+        100.0 * rate / read,
+        flops / 1e9,
+        100.0 * flops / peak
+    );
     Ok(())
 }
 

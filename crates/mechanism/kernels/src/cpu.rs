@@ -67,6 +67,14 @@ impl Cpu {
         self.pool.threads()
     }
 
+    /// Runs `f(thread)` once on every computing thread, all together, and returns when all are done.
+    ///
+    /// # Panics
+    /// When `f` does, after all threads have finished.
+    pub fn on_every_thread(&self, f: &(dyn Fn(usize) + Sync)) {
+        self.pool.run(f);
+    }
+
     fn machine(&self) -> Machine<'_> {
         Machine { pool: &self.pool, kernels: Kernels::of(self.isa) }
     }
