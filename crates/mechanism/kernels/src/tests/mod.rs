@@ -1,6 +1,7 @@
 //! Fast kernels against the naive ones, and against themselves in other arrangements.
 
 mod attention;
+mod guard;
 mod linear;
 mod rows;
 
