@@ -7,6 +7,8 @@ use crate::resolve::{LogFormat, log_format};
 /// An instruction set for the kernels, by the words of `TYNDALL_ISA`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512, with bf16 weights on the matrix unit.
+    Amx,
     /// AVX-512 with BF16 dot products.
     Avx512,
     /// AVX2 with FMA.
@@ -20,6 +22,7 @@ impl Isa {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Amx => "amx",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Portable => "portable",
@@ -59,13 +62,14 @@ pub(crate) fn isa(env: &Environment) -> Result<Option<Isa>, ConfigError> {
     let name = "TYNDALL_ISA";
     match env.get(name).map_or("", |text| text.trim()) {
         "" | "auto" => Ok(None),
+        "amx" => Ok(Some(Isa::Amx)),
         "avx512" => Ok(Some(Isa::Avx512)),
         "avx2" => Ok(Some(Isa::Avx2)),
         "portable" => Ok(Some(Isa::Portable)),
         other => Err(ConfigError::BadValue {
             from: name,
             value: other.to_owned(),
-            accepted: "one of auto, avx512, avx2 and portable".to_owned(),
+            accepted: "one of auto, amx, avx512, avx2 and portable".to_owned(),
         }),
     }
 }
@@ -91,7 +95,7 @@ mod tests {
         let error = RoleConfig::from_env(&env(&[("TYNDALL_ISA", "mmx")])).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "TYNDALL_ISA is \"mmx\", which is not one of auto, avx512, avx2 and portable"
+            "TYNDALL_ISA is \"mmx\", which is not one of auto, amx, avx512, avx2 and portable"
         );
     }
 }

@@ -100,7 +100,7 @@ fn sum(isa: Isa, bytes: &[u8], streams: usize) -> u64 {
     match isa {
         // SAFETY: the chosen instruction set has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 => unsafe { sum_avx512(bytes, streams) },
+        Isa::AmxBf16 | Isa::Avx512Bf16 => unsafe { sum_avx512(bytes, streams) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { sum_avx2(bytes, streams) },
@@ -142,17 +142,60 @@ fn sum_words(bytes: &[u8], streams: usize) -> u64 {
 /// where the processor has no such instruction.
 fn peak(cpu: &Cpu) -> f64 {
     const ROUNDS: usize = 1 << 16;
-    if cpu.isa() != Isa::Avx512Bf16 {
-        return 0.0;
-    }
+    let products = match cpu.isa() {
+        Isa::AmxBf16 => 4 * 16 * 16 * 64,
+        Isa::Avx512Bf16 => 16 * 64,
+        Isa::Avx2 | Isa::Portable => return 0.0,
+    };
     let seconds = best(|_| {
         cpu.on_every_thread(&|_| {
-            // SAFETY: the chosen instruction set has the instructions.
             #[cfg(target_arch = "x86_64")]
-            black_box(unsafe { dot_products(ROUNDS) });
+            if cpu.isa() == Isa::AmxBf16 {
+                // SAFETY: the chosen instruction set has the instructions.
+                unsafe { tile_products(ROUNDS) };
+            } else {
+                // SAFETY: as above.
+                black_box(unsafe { dot_products(ROUNDS) });
+            }
         });
     });
-    (ROUNDS * 16 * 64 * cpu.threads()) as f64 / seconds
+    (ROUNDS * products * cpu.threads()) as f64 / seconds
+}
+
+/// Four independent chains of 16 x 16 x 32 multiply-adds per round, of zeros.
+///
+/// # Safety
+/// The processor has the matrix unit, and this process may use it.
+#[cfg(target_arch = "x86_64")]
+unsafe fn tile_products(rounds: usize) {
+    #[repr(align(64))]
+    struct Configuration([u8; 64]);
+    let mut whole = Configuration([0; 64]);
+    whole.0[0] = 1;
+    for tile in 0..8 {
+        // Bytes per row, rows.
+        whole.0[16 + 2 * tile] = 64;
+        whole.0[48 + tile] = 16;
+    }
+    // SAFETY: the caller vouches for the instructions, which read `whole` and change tiles only.
+    unsafe {
+        std::arch::asm!(
+            "ldtilecfg [{configuration}]",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {rounds}",
+            "jnz 2b",
+            "tilerelease",
+            configuration = in(reg) &raw const whole,
+            rounds = inout(reg) rounds => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
 }
 
 /// Sixteen independent chains of 32 multiply-adds per round; the chains never leave the registers.

@@ -76,7 +76,11 @@ impl Cpu {
     }
 
     fn machine(&self) -> Machine<'_> {
-        Machine { pool: &self.pool, kernels: Kernels::of(self.isa) }
+        Machine {
+            pool: &self.pool,
+            kernels: Kernels::of(self.isa),
+            matrix_unit: self.isa == Isa::AmxBf16,
+        }
     }
 
     /// Scratch is overwritten by each call, so one that panicked leaves nothing behind.
@@ -87,7 +91,8 @@ impl Cpu {
     /// Computes several outputs of one input in one parallel region: `out = x·weightᵀ (+ bias)`.
     ///
     /// `x` is `[T, K]`; each job's weight is `[N, K]`, its output `[T, N]`. f32 accumulation. On
-    /// [`Isa::Avx512Bf16`], activations that meet bf16 weights are rounded to bf16 first.
+    /// [`Isa::AmxBf16`] and [`Isa::Avx512Bf16`], activations that meet bf16 weights are rounded to
+    /// bf16 first.
     ///
     /// # Errors
     /// [`KernelError::Length`] names the tensor whose size does not fit.

@@ -48,7 +48,7 @@ pub enum KernelError {
         best: Isa,
     },
     /// The name of an instruction set is unknown.
-    #[error("unknown instruction set {0:?}; use avx512, avx2 or portable")]
+    #[error("unknown instruction set {0:?}; use amx, avx512, avx2 or portable")]
     UnknownIsa(String),
     /// The thread count is zero or absurdly large.
     #[error("{found} threads were asked for; use 1 to {max}")]

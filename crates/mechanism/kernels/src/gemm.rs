@@ -199,7 +199,7 @@ unsafe fn tile<D: Dot, const MR: usize, const NR: usize>(
 }
 
 #[inline(always)]
-unsafe fn bias_at(bias: Bias, n: usize) -> f32 {
+pub(crate) unsafe fn bias_at(bias: Bias, n: usize) -> f32 {
     // SAFETY: the caller vouches for value `n`.
     unsafe {
         match bias.dtype {

@@ -10,6 +10,8 @@ use crate::error::KernelError;
 /// Results of two rungs differ in the last bits; results of one rung are reproducible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Isa {
+    /// AVX-512 BF16, and bf16 weights on the matrix unit (AMX-BF16) where the kernel permits it.
+    AmxBf16,
     /// AVX-512 F/BW/DQ/VL with BF16 dot products: bf16 weights meet activations rounded to bf16.
     Avx512Bf16,
     /// AVX2, FMA and F16C: every weight is widened to f32.
@@ -20,7 +22,7 @@ pub enum Isa {
 
 impl Isa {
     /// All rungs, best first.
-    pub const ALL: [Isa; 3] = [Isa::Avx512Bf16, Isa::Avx2, Isa::Portable];
+    pub const ALL: [Isa; 4] = [Isa::AmxBf16, Isa::Avx512Bf16, Isa::Avx2, Isa::Portable];
 
     /// The best rung this processor has.
     pub fn detect() -> Isa {
@@ -46,8 +48,10 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512bf16")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::AmxBf16 => Isa::Avx512Bf16.is_available() && crate::amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512Bf16 => false,
+            Isa::Avx2 | Isa::Avx512Bf16 | Isa::AmxBf16 => false,
         }
     }
 }
@@ -55,6 +59,7 @@ impl Isa {
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Isa::AmxBf16 => "amx",
             Isa::Avx512Bf16 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Portable => "portable",

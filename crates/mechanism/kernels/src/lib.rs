@@ -8,6 +8,8 @@
     reason = "accumulator tiles are indexed like the matrices they stand for"
 )]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod cpu;
 mod drive;

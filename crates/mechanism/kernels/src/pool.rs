@@ -13,8 +13,8 @@
 //! Floating-point environment: nobody changes it. Flush-to-zero on the workers alone would let the
 //! bits of a row depend on the thread that computed it, and changing it on the calling thread
 //! breaks the assumptions the compiler makes about all other code there. Denormals stay rare
-//! instead: the exponential in softmax flushes its own, and the dot products of AVX-512 BF16 flush
-//! theirs in hardware. Workers inherit the environment of the thread that made the pool.
+//! instead: the exponential in softmax flushes its own, and the bf16 products of AVX-512 and AMX
+//! flush theirs in hardware. Workers inherit the environment of the thread that made the pool.
 
 use std::any::Any;
 use std::cell::UnsafeCell;

@@ -59,6 +59,9 @@ pub(crate) struct Scratch {
     pub(crate) shared: Buffer,
     /// Jobs of a linear call; empty between calls, as are the tasks.
     pub(crate) plans: Vec<Plan>,
+    /// Jobs that the matrix unit takes.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) tile_plans: Vec<crate::drive::TilePlan>,
     /// Tiles of an attention call.
     pub(crate) tasks: Vec<Task>,
 }

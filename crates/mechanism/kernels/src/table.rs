@@ -48,7 +48,7 @@ impl Kernels {
     pub(crate) fn of(isa: Isa) -> &'static Kernels {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => &avx512::KERNELS,
+            Isa::AmxBf16 | Isa::Avx512Bf16 => &avx512::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::KERNELS,
             _ => &portable::KERNELS,

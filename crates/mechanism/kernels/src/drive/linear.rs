@@ -120,11 +120,15 @@ pub(crate) fn linear(
     t: usize,
     jobs: &mut [LinearJob<'_>],
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if machine.matrix_unit {
+        super::amx::linear(machine, scratch, x, t, jobs);
+    }
     let mut prepared: [Option<Prepared>; 2] = [None, None];
     let total: usize = jobs.iter().map(|job| job.weight.data.len()).sum();
     let bytes = panel_bytes(machine, t, total);
     let mut plans = std::mem::take(&mut scratch.plans);
-    for job in jobs.iter_mut() {
+    for job in jobs.iter_mut().filter(|job| !machine.takes_tiles(&job.weight)) {
         let dot = machine.kernels.storage(job.weight.dtype).dot;
         let slot = &mut prepared[usize::from(dot.x_bytes == 2)];
         let x = *slot.get_or_insert_with(|| prepare(machine, scratch, dot, x, t));
@@ -161,6 +165,10 @@ pub(crate) fn gated_linear(
     (gate, up, act): (Matrix<'_>, Matrix<'_>, Activation),
     out: &mut [f32],
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if machine.takes_tiles(&gate) || machine.takes_tiles(&up) {
+        return super::amx::gated_linear(machine, scratch, x, t, (gate, up, act), out);
+    }
     let dots = [gate, up].map(|w| machine.kernels.storage(w.dtype).dot);
     let bytes = panel_bytes(machine, t, gate.data.len() + up.data.len()) / 2;
     let mut plan = |scratch: &mut Scratch, weight, dot| {

@@ -31,7 +31,7 @@ pub(crate) fn store(dtype: DType, data: &mut [u8], index: usize, value: f32) {
     }
 }
 
-/// One job of a linear. `round_to_bf16` mirrors what the AVX-512 rung does to activations that
+/// One job of a linear. `round_to_bf16` mirrors what AMX and AVX-512 do to activations that
 /// meet bf16 weights.
 pub(crate) fn linear(x: &[f32], t: usize, job: &mut LinearJob<'_>, round_to_bf16: bool) {
     let (rows, cols) = (job.weight.rows, job.weight.cols);

@@ -83,8 +83,17 @@ fn each(mut f: impl FnMut(&Cpu, DType, &mut Numbers)) {
 #[test]
 fn linear_layers_stay_inside_their_buffers() {
     each(|cpu, dtype, numbers| {
-        for (t, n, k) in [(1, 9, 31), (1, 8, 64), (3, 5, 33), (8, 6, 100), (17, 3, 1), (20, 70, 95)]
-        {
+        for (t, n, k) in [
+            (1, 9, 31),
+            (1, 8, 64),
+            (3, 5, 33),
+            (8, 6, 100),
+            (17, 3, 1),
+            (20, 70, 95),
+            (1, 16, 32),
+            (20, 70, 96),
+            (40, 33, 64),
+        ] {
             let (x, w) = (numbers.vec(t * k), numbers.stored(dtype, n * k));
             let bias = numbers.stored(dtype, n);
             let run = |x: &[f32], w: &[u8], bias: &[u8], out: &mut [f32], gated: &mut [f32]| {

@@ -1,5 +1,7 @@
 //! Fast kernels against the naive ones, and against themselves in other arrangements.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod guard;
 mod linear;
