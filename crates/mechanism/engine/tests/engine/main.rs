@@ -1,6 +1,8 @@
 //! The engine from outside: what goes in, what comes out, and that nothing else matters.
 
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod lifecycle;
