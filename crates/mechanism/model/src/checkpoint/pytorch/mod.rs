@@ -12,7 +12,7 @@ use super::{Entry, Flaw, Layout, MAX_RANK, StoredType};
 use pickle::PickledTensor;
 
 /// A state dict's pickle is about 200 bytes per tensor.
-const MAX_PICKLE_BYTES: usize = 64 << 20;
+const MAX_PICKLE_BYTES: usize = 16 << 20;
 const LEGACY_MAGIC: [u8; 4] = [0x80, 0x02, 0x8a, 0x0a];
 const CURE: &str = "save it as safetensors, or with a current torch";
 

@@ -3,7 +3,8 @@
 //! A pickle is a program, and a full interpreter runs whatever functions it names. This one knows
 //! four by name and refuses any other; none of them does more than make a value below. Values live
 //! in an arena and refer to each other by index, so neither depth nor sharing in hostile input
-//! costs more than its length.
+//! costs more than its length; and since a value takes a hundred times the byte that makes it,
+//! their number has a limit.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -30,6 +31,9 @@ pub(super) struct Storage {
 
 /// Keys are small numbers in decimal.
 const MAX_KEY_BYTES: usize = 64;
+
+/// Most values at a time in each of the places that hold them: a tensor makes about ten.
+const MAX_VALUES: usize = 1 << 20;
 
 /// Where and why reading stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -126,6 +130,10 @@ impl<'a> Machine<'a> {
                 self.push_constant(opcode)? || self.use_memo(opcode)? || self.build(opcode)?;
             if !done {
                 return Err(format!("opcode 0x{opcode:02x} is not one that state dicts need"));
+            }
+            let most = self.arena.len().max(self.stack.len()).max(self.memo.len());
+            if most > MAX_VALUES {
+                return Err("it makes more values than any state dict".into());
             }
         }
     }

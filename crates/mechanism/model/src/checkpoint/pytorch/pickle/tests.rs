@@ -108,9 +108,17 @@ fn numbers_are_read_in_every_width() {
 }
 
 #[test]
+fn values_are_bounded() {
+    // One byte makes a value of the arena, of the stack or of the memo.
+    for opcode in [b")", b"(", b"\x94"] {
+        check_refused(&program(&[b"N", &opcode.repeat(1 << 21)]), "more values");
+    }
+}
+
+#[test]
 fn deep_nesting_costs_no_stack() {
     let mut pickle = b"N".to_vec();
-    pickle.extend(b"\x85".repeat(1 << 20));
+    pickle.extend(b"\x85".repeat(1 << 19));
     pickle.push(b'.');
     check_refused(&pickle, "something else than a dict");
 }
