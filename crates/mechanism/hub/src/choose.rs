@@ -37,7 +37,9 @@ impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Config => f.write_str("config.json"),
-            Self::Weights => f.write_str("weights (*.safetensors or pytorch_model.bin)"),
+            Self::Weights => {
+                f.write_str("weights (model.safetensors, pytorch_model.bin or shards of either)")
+            }
             Self::Shard(name) => write!(f, "{name}, which its index names"),
             Self::Tokenizer => f.write_str("tokenizer.json (or vocab.json with merges.txt)"),
         }
@@ -81,13 +83,12 @@ fn weights(all: &BTreeSet<&str>) -> Vec<String> {
     }
     if all.contains(SAFETENSORS_INDEX) {
         let mut files = shards("model-", ".safetensors");
+        if files.is_empty() {
+            files = shards("", ".safetensors");
+            files.retain(|f| !f.starts_with("consolidated") && !f.starts_with("adapter"));
+        }
         files.insert(0, SAFETENSORS_INDEX.to_owned());
         return files;
-    }
-    let mut loose = shards("", ".safetensors");
-    loose.retain(|f| !f.starts_with("consolidated") && !f.starts_with("adapter"));
-    if !loose.is_empty() {
-        return loose;
     }
     if all.contains(TORCH) {
         return vec![TORCH.to_owned()];
@@ -125,19 +126,7 @@ fn has_weights(dir: &Path) -> Result<(), Missing> {
     if has(SAFETENSORS_INDEX) {
         return has_shards(dir, SAFETENSORS_INDEX);
     }
-    let any_safetensors = std::fs::read_dir(dir).is_ok_and(|mut entries| {
-        entries.any(|entry| {
-            entry.is_ok_and(|e| {
-                let name = e.file_name();
-                let name = name.to_string_lossy();
-                name.ends_with(".safetensors")
-                    && !name.starts_with("consolidated")
-                    && !name.starts_with("adapter")
-                    && has(&name)
-            })
-        })
-    });
-    if any_safetensors || has(TORCH) {
+    if has(TORCH) {
         return Ok(());
     }
     if has(TORCH_INDEX) { has_shards(dir, TORCH_INDEX) } else { Err(Missing::Weights) }
@@ -221,6 +210,14 @@ mod tests {
     }
 
     #[test]
+    fn shards_may_have_other_names_than_usual() {
+        check(
+            &["a.safetensors", "config.json", "model.safetensors.index.json", "tokenizer.json"],
+            &["config.json", "tokenizer.json", "model.safetensors.index.json", "a.safetensors"],
+        );
+    }
+
+    #[test]
     fn a_repository_without_a_part_is_named() {
         let of = |files: &[&str]| {
             choose(&files.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>()).unwrap_err()
@@ -228,6 +225,7 @@ mod tests {
         assert_eq!(of(&["model.gguf"]), Missing::Config);
         assert_eq!(of(&["config.json", "model.gguf", "tokenizer.json"]), Missing::Weights);
         assert_eq!(of(&["config.json", "adapter_model.safetensors"]), Missing::Weights);
+        assert_eq!(of(&["config.json", "other.safetensors", "tokenizer.json"]), Missing::Weights);
         assert_eq!(of(&["config.json", "model.safetensors", "vocab.json"]), Missing::Tokenizer);
         assert_eq!(of(&["../config.json"]), Missing::Config);
     }
@@ -239,6 +237,8 @@ mod tests {
         assert_eq!(inspect(dir.path()), Err(Missing::Config));
         put("config.json", "{}");
         assert_eq!(inspect(dir.path()), Err(Missing::Weights));
+        put("other.safetensors", "");
+        assert_eq!(inspect(dir.path()), Err(Missing::Weights), "the loader takes no other name");
         put("model.safetensors.index.json", r#"{"weight_map": {"a": "model-1.safetensors"}}"#);
         assert_eq!(inspect(dir.path()), Err(Missing::Shard("model-1.safetensors".into())));
         put("model-1.safetensors", "");
