@@ -295,7 +295,7 @@ fn redirect_target(from: &str, headers: &HeaderMap) -> Result<String, RequestErr
     let (Some(scheme), Some(authority)) = (base.scheme_str(), base.authority()) else {
         return Err(bad("a relative URL"));
     };
-    let target = if location.contains("://") {
+    let target = if scheme_of(location).is_some() {
         location.to_owned()
     } else if let Some(rest) = location.strip_prefix("//") {
         format!("{scheme}://{rest}")
@@ -305,10 +305,18 @@ fn redirect_target(from: &str, headers: &HeaderMap) -> Result<String, RequestErr
         let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
         format!("{scheme}://{authority}{folder}/{location}")
     };
-    if scheme == "https" && !target.starts_with("https://") {
+    let is_protected = |url: &str| scheme_of(url).is_some_and(|s| s.eq_ignore_ascii_case("https"));
+    if is_protected(from) && !is_protected(&target) {
         return Err(bad("a redirect from https to an unprotected address"));
     }
     Ok(target)
+}
+
+/// The scheme of an absolute URL; a query may hold another URL, and that is none.
+fn scheme_of(url: &str) -> Option<&str> {
+    let (scheme, _) = url.split_once("://")?;
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    (!scheme.is_empty() && scheme.chars().all(is_scheme)).then_some(scheme)
 }
 
 fn same_origin(a: &str, b: &str) -> bool {
@@ -370,7 +378,11 @@ mod tests {
         check("http://a:1/x/y", "z", Some("http://a:1/x/z"));
         check("http://a:1/x/y", "//b/z", Some("http://b/z"));
         check("http://a:1/x/y", "https://c/z", Some("https://c/z"));
+        check("http://a:1/x/y", "HTTPS://c/z", Some("HTTPS://c/z"));
+        check("http://a:1/x/y", "/z?to=https://c/z", Some("http://a:1/z?to=https://c/z"));
+        check("https://a/x", "/z?to=http://c/z", Some("https://a/z?to=http://c/z"));
         check("https://a/x", "http://a/x", None);
+        check("https://a/x", "ftp://a/x", None);
         assert!(redirect_target("http://a/x", &HeaderMap::new()).is_err());
     }
 
