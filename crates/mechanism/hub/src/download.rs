@@ -230,6 +230,9 @@ impl Job<'_> {
             }
             self.progress.started(file, info.size_bytes, have);
             hash_prefix(&mut hasher, partial, have).map_err(|e| broken("read", e))?;
+            // One byte more shows that there is more; the rest of it is not taken.
+            let most = info.size_bytes.map_or(u64::MAX, |size| (size - have).saturating_add(1));
+            let body = body.into_reader().take(most);
             have += self.receive(file, body, &mut output, &mut hasher)?;
         } else {
             hash_prefix(&mut hasher, partial, have).map_err(|e| broken("read", e))?;
@@ -257,18 +260,17 @@ impl Job<'_> {
     fn receive(
         &self,
         file: &str,
-        body: ureq::Body,
+        mut body: impl Read,
         output: &mut File,
         hasher: &mut Hasher,
     ) -> Result<u64, RequestError> {
-        let mut reader = body.into_reader();
         let mut buffer = vec![0; 256 << 10];
         let mut received = 0;
         loop {
             if self.stop.is_set() {
                 return Err(RequestError::Fatal(HubError::Stopped));
             }
-            let n = match reader.read(&mut buffer) {
+            let n = match body.read(&mut buffer) {
                 Ok(0) => return Ok(received),
                 Ok(n) => n,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,

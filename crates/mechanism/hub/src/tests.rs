@@ -32,6 +32,8 @@ struct Facts {
     /// Send other bytes than announced, so many times.
     corrupt: usize,
     ignore_ranges: bool,
+    /// Send so many bytes more than announced.
+    excess: usize,
     seen: Vec<Seen>,
 }
 
@@ -190,6 +192,9 @@ fn reply(
         facts.corrupt -= 1;
         content[5] ^= 1;
     }
+    if method == "GET" && is_large {
+        content.resize(content.len() + facts.excess, 0);
+    }
     let cut = (method == "GET")
         .then(|| facts.cuts.iter().position(|(file, _)| *file == name))
         .flatten()
@@ -287,6 +292,29 @@ fn damaged_bytes_are_fetched_again_and_then_refused() {
     assert!(matches!(error, HubError::Damaged { what: "sha256", .. }), "{error:?}");
     assert!(error.to_string().contains("model.safetensors arrived damaged"));
     assert!(!s.repository().join("refs/main").exists());
+}
+
+#[derive(Default)]
+struct Received(std::sync::atomic::AtomicU64);
+
+impl Progress for Received {
+    fn started(&self, _: &str, _: Option<u64>, _: u64) {}
+    fn retrying(&self, _: &str, _: &str, _: Duration) {}
+    fn finished(&self, _: &str) {}
+    fn advanced(&self, _: &str, bytes: u64) {
+        self.0.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn no_more_is_taken_than_was_announced() {
+    let s = stand_in();
+    s.set(|f| f.excess = 5_000_000);
+    let received = Received::default();
+    let error = resolve("org/m", &s.options, &received).unwrap_err();
+    assert!(matches!(error, HubError::Damaged { what: "size", .. }), "{error:?}");
+    let received = received.0.into_inner();
+    assert!(received < 700_000, "{received} bytes of a file of 300000 in two tries");
 }
 
 #[test]
