@@ -36,7 +36,7 @@ pub(crate) struct Loaded {
 pub(crate) fn load(dir: &Path, config: &TokenizerConfig) -> Result<Loaded, TokenizerError> {
     let path = dir.join("tokenizer.json");
     if let Some(text) = read_optional(&path)? {
-        let mut inner = from_json(&text).map_err(|reason| invalid(&path, reason))?;
+        let mut inner = guarded(|| from_json(&text)).map_err(|reason| invalid(&path, reason))?;
         // The class with its own idea of the leading space; others leave the file's as it is.
         let is_gpt2 =
             config.tokenizer_class.as_deref().is_some_and(|c| c.starts_with("GPT2Tokenizer"));
@@ -71,6 +71,15 @@ pub(crate) fn load(dir: &Path, config: &TokenizerConfig) -> Result<Loaded, Token
         }
     }
     Err(TokenizerError::Missing { dir: dir.to_owned() })
+}
+
+/// Runs the library where a file's rules can make it panic: its readers let some through that its
+/// use of them does not expect, such as a character table that is too short.
+pub(crate) fn guarded<T>(act: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // What `act` leaves half done is dropped with its error, or not changed by it at all.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).unwrap_or_else(|_| {
+        Err("the tokenizer's rules are damaged: download the model again".to_owned())
+    })
 }
 
 /// The parts of a `tokenizer.json`; truncation and padding are the caller's business, not ours.
@@ -337,6 +346,28 @@ mod tests {
         check(r#"["a bbbbbbbbb"]"#, "gives no token");
         check(r#"[["c",""]]"#, "out of");
         check("7", "merges");
+    }
+
+    #[test]
+    fn rules_that_make_the_library_panic_are_errors() {
+        // A normaliser whose table is empty passes the library's reader.
+        let json = |added: &str| {
+            format!(
+                r#"{{"version":"1.0","added_tokens":[{added}],
+                    "normalizer":{{"type":"Precompiled","precompiled_charsmap":"AAAAAA=="}},
+                    "model":{{"type":"BPE","vocab":{{"a":0}},"merges":[]}}}}"#
+            )
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let load = |added: &str| {
+            std::fs::write(dir.path().join("tokenizer.json"), json(added)).unwrap();
+            crate::Tokenizer::load(dir.path())
+        };
+        let error = load("").unwrap().encode("a", true).unwrap_err();
+        assert!(matches!(error, TokenizerError::Encode { .. }), "{error}");
+        let added = r#"{"id":1,"content":"b","single_word":false,"lstrip":false,"rstrip":false,
+                        "normalized":true,"special":false}"#;
+        assert!(load(added).unwrap_err().to_string().contains("tokenizer.json"));
     }
 
     #[test]

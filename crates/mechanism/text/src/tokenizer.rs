@@ -73,7 +73,7 @@ impl Tokenizer {
                 None => is_opt(dir)?,
             };
         }
-        add_configured_tokens(&mut inner, &config)
+        load::guarded(|| add_configured_tokens(&mut inner, &config))
             .map_err(|reason| crate::config::invalid(&dir.join("tokenizer_config.json"), reason))?;
         let shared = Shared::new(inner, &config, add_bos, is_bare);
         let variables = shared.named.iter().map(|(name, text, _)| (name.clone(), text.clone()));
@@ -101,10 +101,9 @@ impl Tokenizer {
     /// character.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
         let shared = &*self.shared;
-        let encoding = shared
-            .inner
-            .encode_fast(text, add_special_tokens)
-            .map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
+        let encode = || shared.inner.encode_fast(text, add_special_tokens);
+        let encoding = load::guarded(|| encode().map_err(|error| error.to_string()))
+            .map_err(|reason| TokenizerError::Encode { reason })?;
         let ids = encoding.get_ids();
         let around = |id: Option<u32>| id.filter(|_| add_special_tokens);
         let (prefix, suffix) = (around(shared.prefix), around(shared.suffix));
