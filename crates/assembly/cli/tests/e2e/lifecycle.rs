@@ -27,8 +27,11 @@ fn the_first_request_wakes_a_replica_and_idleness_ends_it() -> Result<()> {
 
     server.wait_for_replicas(0)?;
     eventually("its process is gone", || (!is_alive(replica[0])).then_some(()))?;
-    let details = server.deployment()?;
-    assert_eq!((details.target_num_replicas, details.replicas.len()), (0, 0));
+    // The controller hears of the end from the supervisor, after the process is gone.
+    eventually("the admin API lists no replica", || {
+        let details = server.deployment().ok()?;
+        ((details.target_num_replicas, details.replicas.len()) == (0, 0)).then_some(())
+    })?;
     assert_eq!(server.post("/generate", &haiku())?.json()["completions"][0], text.as_str());
     Ok(())
 }
