@@ -7,6 +7,7 @@ use tyndall_config::ConfigError;
 use tyndall_hub::HubError;
 use tyndall_model::{PlanError, SpecError};
 use tyndall_transport::ClientError;
+use tyndall_types::with_causes;
 
 const ERROR: u8 = 1;
 const USAGE: u8 = 2;
@@ -40,7 +41,7 @@ impl Failure {
     /// From an error whose message may end in `; what to do`.
     pub(crate) fn of(error: &dyn Error) -> Self {
         let mut failure = Self::from_text(&error.to_string());
-        failure.cause = with_sources(&failure.cause, error);
+        failure.cause = with_causes(failure.cause, error);
         failure
     }
 
@@ -63,20 +64,6 @@ impl Failure {
     }
 }
 
-/// The cause with the chain behind it, each said once.
-pub(crate) fn with_sources(cause: &str, error: &dyn Error) -> String {
-    let mut text = cause.to_owned();
-    let mut source = error.source();
-    while let Some(next) = source {
-        let part = next.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        source = next.source();
-    }
-    text
-}
-
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         let cure = error.cure().map(str::to_owned);
@@ -87,7 +74,7 @@ impl From<ConfigError> for Failure {
 impl From<HubError> for Failure {
     fn from(error: HubError) -> Self {
         let cure = error.cure();
-        Self { cause: with_sources(&error.to_string(), &error), cure, code: ERROR }
+        Self { cause: with_causes(error.to_string(), &error), cure, code: ERROR }
     }
 }
 

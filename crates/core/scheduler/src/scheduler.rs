@@ -32,6 +32,23 @@ pub enum AddError {
     EmptyPrompt,
 }
 
+impl AddError {
+    /// The tokens that a prompt of so many leaves room for; at least one.
+    ///
+    /// # Errors
+    /// [`AddError::EmptyPrompt`] or [`AddError::PromptTooLong`].
+    pub fn check_prompt(prompt: usize, max_model_len: u32) -> Result<u32, AddError> {
+        if prompt == 0 {
+            return Err(AddError::EmptyPrompt);
+        }
+        u32::try_from(prompt)
+            .ok()
+            .and_then(|prompt| max_model_len.checked_sub(prompt))
+            .filter(|&room| room > 0)
+            .ok_or(AddError::PromptTooLong { prompt, max_model_len })
+    }
+}
+
 /// What a sampled token does to its sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
@@ -88,18 +105,12 @@ impl Scheduler {
     /// [`AddError`]; nothing is then changed.
     pub fn add(&mut self, new: NewSequence) -> Result<SeqId, AddError> {
         let max_model_len = self.config.max_model_len;
-        if new.prompt.is_empty() {
-            return Err(AddError::EmptyPrompt);
-        }
-        let num_prompt = u32::try_from(new.prompt.len())
-            .ok()
-            .filter(|&prompt| prompt < max_model_len)
-            .ok_or(AddError::PromptTooLong { prompt: new.prompt.len(), max_model_len })?;
+        let room = AddError::check_prompt(new.prompt.len(), max_model_len)?;
+        let num_prompt = max_model_len - room;
         let (waiting, max) = (self.num_waiting() - self.num_preempted, self.config.max_waiting);
         if waiting >= max {
             return Err(AddError::QueueFull { waiting, max });
         }
-        let room = max_model_len - num_prompt;
         let max_new = new.max_new_tokens.map_or(room, |most| most.clamp(1, room));
         let id = self.sequences.insert(Sequence {
             state: State::Waiting,

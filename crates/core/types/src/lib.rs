@@ -3,11 +3,13 @@
 //! Nothing here does anything: every crate of the workspace may depend on it, it depends on none.
 #![forbid(unsafe_code)]
 
+mod causes;
 mod ids;
 pub mod protocol;
 mod sampling;
 mod status;
 
+pub use causes::with_causes;
 pub use ids::{DeploymentName, IdError, ReplicaId, RequestId};
 pub use sampling::{FinishReason, SamplingParams, StopReason};
 pub use status::{ApplicationStatus, DeploymentStatus, ReplicaState};

@@ -13,33 +13,14 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tyndall_model::Runner;
 use tyndall_sampling::Sampler;
-use tyndall_scheduler::NewSequence;
+use tyndall_scheduler::{AddError, NewSequence};
 
 /// Why a request was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// Too many requests wait already.
-    #[error("{waiting} requests are waiting already and at most {max} may: try again later")]
-    QueueFull {
-        /// Requests waiting for their first step.
-        waiting: u32,
-        /// Most that may wait.
-        max: u32,
-    },
-    /// The prompt leaves no room for an output token.
-    #[error(
-        "the prompt has {prompt} tokens and the context holds {max_model_len}, \
-         output included: shorten the prompt"
-    )]
-    PromptTooLong {
-        /// Tokens of the prompt.
-        prompt: usize,
-        /// Longest sequence, prompt and output together.
-        max_model_len: u32,
-    },
-    /// There is nothing to continue.
-    #[error("the prompt has no tokens: pass at least one")]
-    EmptyPrompt,
+    /// The scheduler would not take it.
+    #[error(transparent)]
+    Add(#[from] AddError),
     /// The model has no such token.
     #[error("token {token} is outside the model's vocabulary of {vocab_size}")]
     TokenOutOfRange {
@@ -114,7 +95,7 @@ impl Engine {
         let inner = &*self.inner;
         let max_new_tokens = inner.check(&request)?;
         let max = inner.max_waiting;
-        inner.shared.take_place(max).map_err(|waiting| SubmitError::QueueFull { waiting, max })?;
+        inner.shared.take_place(max).map_err(|waiting| AddError::QueueFull { waiting, max })?;
         // Room for every token and the end: the thread never finds the channel full.
         let (events, receiver) = mpsc::channel(max_new_tokens as usize + 1);
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -141,7 +122,7 @@ impl Engine {
             Err(error) => {
                 inner.shared.give_place_back();
                 Err(match error {
-                    TrySendError::Full(_) => SubmitError::QueueFull { waiting: max, max },
+                    TrySendError::Full(_) => AddError::QueueFull { waiting: max, max }.into(),
                     TrySendError::Disconnected(_) => inner.stopped(),
                 })
             }
@@ -190,15 +171,7 @@ impl Inner {
         if self.shared.stop_cause().is_some() || self.shared.shutdown.load(Ordering::Acquire) {
             return Err(self.stopped());
         }
-        let (prompt, max_model_len) = (request.prompt.len(), self.max_model_len);
-        if prompt == 0 {
-            return Err(SubmitError::EmptyPrompt);
-        }
-        let room = u32::try_from(prompt)
-            .ok()
-            .and_then(|prompt| max_model_len.checked_sub(prompt))
-            .filter(|&room| room > 0)
-            .ok_or(SubmitError::PromptTooLong { prompt, max_model_len })?;
+        let room = AddError::check_prompt(request.prompt.len(), self.max_model_len)?;
         let vocab_size = self.vocab_size;
         if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocab_size) {
             return Err(SubmitError::TokenOutOfRange { token, vocab_size });

@@ -42,3 +42,4 @@ pub use observer::{EngineObserver, StepReport};
 pub use shared::{EngineStats, StopCause};
 pub use stream::TokenStream;
 pub use tyndall_sampling::TokenLogprobs;
+pub use tyndall_scheduler::AddError;

@@ -4,13 +4,13 @@ use crate::active::{Active, End, NewRequest};
 use crate::observer::{EngineObserver, StepReport};
 use crate::shared::Shared;
 use crate::{GeneratedToken, TokenEvent};
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Instant;
 use tyndall_model::{Runner, SeqChunk, StepBatch, StepError};
 use tyndall_sampling::Scratch;
 use tyndall_scheduler::{Appended, Row, Scheduler, SchedulerConfig, SeqId, SequenceSummary};
+use tyndall_types::with_causes;
 
 /// All that the engine's thread owns.
 pub(crate) struct StepLoop {
@@ -206,7 +206,7 @@ impl StepLoop {
 
     /// Ends all requests of the step; what it left in the KV cache is anyone's guess.
     fn fail_rows(&mut self, error: &StepError) {
-        let message = with_causes(error);
+        let message = with_causes(error.to_string(), error);
         tracing::error!(error = %message, "a step failed");
         for row in self.scheduler.output().rows.clone() {
             self.fail(row.id, &message);
@@ -276,15 +276,4 @@ fn unstarted(num_prompt_tokens: u32) -> SequenceSummary {
         num_cached_tokens: 0,
         num_preemptions: 0,
     }
-}
-
-/// The error and what caused it, in one line.
-fn with_causes(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    line
 }

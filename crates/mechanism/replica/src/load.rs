@@ -1,9 +1,9 @@
 //! From a directory to a running engine, on threads of its own, tokenizer and model side by side.
 
 use crate::ReplicaOptions;
-use crate::error::chain;
 use crate::phases::PhaseClock;
 use crate::ready::Ready;
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -15,6 +15,7 @@ use tyndall_openai::SamplingDefaults;
 use tyndall_telemetry::{EngineLabels, EngineMetrics};
 use tyndall_text::Tokenizer;
 use tyndall_types::protocol::ModelCard;
+use tyndall_types::with_causes;
 
 /// Sequences that may wait in the engine: the proxy's queue is the one that is meant to hold
 /// requests, this one holds the sequences of requests with many prompts.
@@ -46,8 +47,8 @@ fn load_now(
     let model = &options.config.model;
     let tokenizer = load_tokenizer(model.path.clone())?;
 
-    let spec = ModelSpec::from_dir(&model.path).map_err(|error| chain(&error))?;
-    let generation = GenerationDefaults::from_dir(&model.path).map_err(|error| chain(&error))?;
+    let spec = ModelSpec::from_dir(&model.path).map_err(|error| one_line(&error))?;
+    let generation = GenerationDefaults::from_dir(&model.path).map_err(|error| one_line(&error))?;
     let request = PlanRequest {
         max_model_len: model.max_model_len,
         memory_budget_bytes: model.memory_budget_bytes,
@@ -55,16 +56,17 @@ fn load_now(
         max_num_seqs: model.max_num_seqs,
         max_num_batched_tokens: model.max_num_batched_tokens,
     };
-    let memory = plan(&model.path, &spec, &request).map_err(|error| chain(&error))?;
+    let memory = plan(&model.path, &spec, &request).map_err(|error| one_line(&error))?;
     clock.end("config");
 
     let threads = model.num_threads.map(|threads| threads as usize);
-    let cpu = Cpu::new(CpuOptions { threads, isa: options.isa }).map_err(|error| chain(&error))?;
+    let cpu =
+        Cpu::new(CpuOptions { threads, isa: options.isa }).map_err(|error| one_line(&error))?;
     tracing::debug!(isa = ?cpu.isa(), threads = cpu.threads(), "kernels");
     clock.end("kernels");
     let vocab_size = spec.vocab_size;
     let runner =
-        Model::load(&model.path, spec, &memory, Arc::new(cpu)).map_err(|error| chain(&error))?;
+        Model::load(&model.path, spec, &memory, Arc::new(cpu)).map_err(|error| one_line(&error))?;
     clock.end("weights");
 
     let tokenizer = tokenizer
@@ -82,7 +84,7 @@ type Loading<T> = thread::JoinHandle<Result<T, String>>;
 fn load_tokenizer(dir: PathBuf) -> Result<Loading<Tokenizer>, String> {
     thread::Builder::new()
         .name("tokenizer".to_owned())
-        .spawn(move || Tokenizer::load(&dir).map_err(|error| chain(&error)))
+        .spawn(move || Tokenizer::load(&dir).map_err(|error| one_line(&error)))
         .map_err(|error| format!("failed to start a thread: {error}"))
 }
 
@@ -184,6 +186,11 @@ impl EngineObserver for Observer {
         let whole = seconds(queue_s + prefill_s + decode_s);
         self.metrics.request(whole, queue_s, prefill_s, decode_s);
     }
+}
+
+/// An error with its causes, as the controller gets it.
+fn one_line(error: &dyn Error) -> String {
+    with_causes(error.to_string(), error)
 }
 
 fn seconds(value: f64) -> std::time::Duration {

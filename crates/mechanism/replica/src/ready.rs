@@ -5,7 +5,7 @@ use crate::text_stream::TextStream;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use tokio::sync::watch;
-use tyndall_engine::{Engine, EngineRequest, SubmitError};
+use tyndall_engine::{AddError, Engine, EngineRequest, SubmitError};
 use tyndall_model::Prefault;
 use tyndall_openai::{ApiError, SamplingDefaults, fit_max_tokens};
 use tyndall_telemetry::{EngineCounters, EngineMetrics};
@@ -122,10 +122,9 @@ impl Ready {
 impl From<SubmitError> for SubmitFailure {
     fn from(error: SubmitError) -> Self {
         match error {
-            SubmitError::QueueFull { .. } => Self::NotStarted("full"),
+            SubmitError::Add(AddError::QueueFull { .. }) => Self::NotStarted("full"),
             SubmitError::Stopped { .. } => Self::NotStarted("stopped"),
-            SubmitError::PromptTooLong { .. }
-            | SubmitError::EmptyPrompt
+            SubmitError::Add(AddError::PromptTooLong { .. } | AddError::EmptyPrompt)
             | SubmitError::TokenOutOfRange { .. } => {
                 Self::Refused(ApiError::invalid("prompt", error.to_string()))
             }

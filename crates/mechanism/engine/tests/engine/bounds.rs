@@ -1,7 +1,7 @@
 //! Requests at the edges of what parameters and the context allow.
 
 use crate::fake::{Then, VOCAB, config, gated, ids, logits_after, params, read, request, start};
-use tyndall_engine::{Engine, EngineConfig, EngineRequest, Finished, GeneratedToken, SubmitError};
+use tyndall_engine::{AddError, Engine, EngineConfig, EngineRequest, Finished, GeneratedToken};
 use tyndall_types::{FinishReason, SamplingParams};
 
 const PROMPT: [u32; 3] = [1, 2, 3];
@@ -52,7 +52,7 @@ async fn a_prompt_may_fill_all_of_the_context_but_one_token() {
     }
     let prompt = max_model_len as usize;
     let refused = engine.submit(request(&vec![7; prompt], params(0))).unwrap_err();
-    assert_eq!(refused, SubmitError::PromptTooLong { prompt, max_model_len });
+    assert_eq!(refused, AddError::PromptTooLong { prompt, max_model_len }.into());
     assert_eq!(engine.stats().waiting, 0);
 }
 

@@ -4,8 +4,8 @@ use crate::fake::{DEADLINE, Then, VOCAB, config, eventually, gated, ids, params,
 use crate::fake::{FakeRunner, start};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
+use tyndall_engine::{AddError, StepReport, StopCause, SubmitError, TokenEvent};
 use tyndall_engine::{Engine, EngineConfig, EngineObserver, EngineRequest, Finished};
-use tyndall_engine::{StepReport, StopCause, SubmitError, TokenEvent};
 use tyndall_types::{FinishReason, SamplingParams};
 
 fn start_gated(config: &EngineConfig) -> (Engine, crate::fake::Gate) {
@@ -20,9 +20,9 @@ async fn unusable_requests_are_refused() {
     let check = |prompt: &[u32], expected: SubmitError| {
         assert_eq!(engine.submit(request(prompt, params(1))).unwrap_err(), expected);
     };
-    check(&[], SubmitError::EmptyPrompt);
-    check(&[1; 20], SubmitError::PromptTooLong { prompt: 20, max_model_len: 20 });
-    check(&[1; 21], SubmitError::PromptTooLong { prompt: 21, max_model_len: 20 });
+    check(&[], AddError::EmptyPrompt.into());
+    check(&[1; 20], AddError::PromptTooLong { prompt: 20, max_model_len: 20 }.into());
+    check(&[1; 21], AddError::PromptTooLong { prompt: 21, max_model_len: 20 }.into());
     let vocab_size = VOCAB;
     check(&[0, 61], SubmitError::TokenOutOfRange { token: 61, vocab_size });
     let (tokens, finished) = read(engine.submit(request(&[1; 19], params(5))).unwrap()).await;
@@ -37,7 +37,7 @@ async fn the_queue_is_bounded() {
     let running = submit().unwrap();
     gate.wait();
     let (second, third) = (submit().unwrap(), submit().unwrap());
-    assert_eq!(submit().unwrap_err(), SubmitError::QueueFull { waiting: 2, max: 2 });
+    assert_eq!(submit().unwrap_err(), AddError::QueueFull { waiting: 2, max: 2 }.into());
     assert_eq!((engine.stats().running, engine.stats().waiting), (1, 2));
     // A place in the queue is free again when its request leaves before it ran.
     drop(second);
