@@ -77,7 +77,8 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
 fn isa(isa: Isa) -> tyndall_kernels::Isa {
     match isa {
         Isa::Amx => tyndall_kernels::Isa::AmxBf16,
-        Isa::Avx512 => tyndall_kernels::Isa::Avx512Bf16,
+        Isa::Avx512Bf16 => tyndall_kernels::Isa::Avx512Bf16,
+        Isa::Avx512 => tyndall_kernels::Isa::Avx512,
         Isa::Avx2 => tyndall_kernels::Isa::Avx2,
         Isa::Portable => tyndall_kernels::Isa::Portable,
     }

@@ -130,7 +130,7 @@ fn bad_settings_are_usage_errors_that_name_their_origin() {
     );
     tyndall(&["run", "demo"]).env("TYNDALL_ISA", "mmx").fails(
         2,
-        "error: TYNDALL_ISA is \"mmx\", which is not one of auto, amx, avx512, avx2 and portable\n",
+        "error: TYNDALL_ISA is \"mmx\", which is not one of auto, amx, avx512bf16, avx512, avx2 and portable\n",
     );
 }
 

@@ -10,6 +10,8 @@ pub enum Isa {
     /// AVX-512, with bf16 weights on the matrix unit.
     Amx,
     /// AVX-512 with BF16 dot products.
+    Avx512Bf16,
+    /// AVX-512 without them.
     Avx512,
     /// AVX2 with FMA.
     Avx2,
@@ -23,6 +25,7 @@ impl Isa {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Amx => "amx",
+            Self::Avx512Bf16 => "avx512bf16",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Portable => "portable",
@@ -63,13 +66,14 @@ pub(crate) fn isa(env: &Environment) -> Result<Option<Isa>, ConfigError> {
     match env.get(name).map_or("", |text| text.trim()) {
         "" | "auto" => Ok(None),
         "amx" => Ok(Some(Isa::Amx)),
+        "avx512bf16" => Ok(Some(Isa::Avx512Bf16)),
         "avx512" => Ok(Some(Isa::Avx512)),
         "avx2" => Ok(Some(Isa::Avx2)),
         "portable" => Ok(Some(Isa::Portable)),
         other => Err(ConfigError::BadValue {
             from: name,
             value: other.to_owned(),
-            accepted: "one of auto, amx, avx512, avx2 and portable".to_owned(),
+            accepted: "one of auto, amx, avx512bf16, avx512, avx2 and portable".to_owned(),
         }),
     }
 }
@@ -95,7 +99,7 @@ mod tests {
         let error = RoleConfig::from_env(&env(&[("TYNDALL_ISA", "mmx")])).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "TYNDALL_ISA is \"mmx\", which is not one of auto, amx, avx512, avx2 and portable"
+            "TYNDALL_ISA is \"mmx\", which is not one of auto, amx, avx512bf16, avx512, avx2 and portable"
         );
     }
 }

@@ -100,7 +100,7 @@ fn sum(isa: Isa, bytes: &[u8], streams: usize) -> u64 {
     match isa {
         // SAFETY: the chosen instruction set has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::AmxBf16 | Isa::Avx512Bf16 => unsafe { sum_avx512(bytes, streams) },
+        Isa::AmxBf16 | Isa::Avx512Bf16 | Isa::Avx512 => unsafe { sum_avx512(bytes, streams) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { sum_avx2(bytes, streams) },
@@ -145,7 +145,7 @@ fn peak(cpu: &Cpu) -> f64 {
     let products = match cpu.isa() {
         Isa::AmxBf16 => 4 * 16 * 16 * 64,
         Isa::Avx512Bf16 => 16 * 64,
-        Isa::Avx2 | Isa::Portable => return 0.0,
+        Isa::Avx512 | Isa::Avx2 | Isa::Portable => return 0.0,
     };
     let seconds = best(|_| {
         cpu.on_every_thread(&|_| {

@@ -8,15 +8,27 @@
 //! one row of `x` is a stream over the weights, eight of them at a time. A few rows of `x` stay in
 //! cache, and each four weight rows meet all of them at once, so weights come from memory once
 //! while the next four are on their way. Many rows of `x` pass by a panel of weights that is sized
-//! to stay in half of L2.
+//! to stay in half of L2, in blocks of `K` such that a strip of `x` stays in L1: between two
+//! blocks, the accumulators wait in memory as they are.
+//!
+//! Where a weight is widened before it is used, a panel that many rows will pass is widened once
+//! ([`pack`]): the same values meet in the same order, so the bits stay.
 
-use crate::simd::Dot;
+use crate::simd::{Dot, Lanes};
 use crate::tensor::{DType, Write};
 
 /// Bytes of weights that stay in cache while the rows of `x` pass.
 pub(crate) const PANEL_BYTES: usize = 512 << 10;
 /// Up to so many rows of `x`, weights are streamed from memory: all of `x` stays in cache.
 pub(crate) const STREAM_ROWS: usize = 16;
+
+/// Bytes of a row of `x` that a block of `K` takes; six of them stay in L1 beside the weights.
+const BLOCK_BYTES: usize = 3 << 10;
+/// Tiles of four weight rows whose accumulators wait between two blocks.
+const BLOCK_TILES: usize = 16;
+/// Most rows of a strip: the greatest [`Dot::MAX_M`].
+const MAX_STRIP: usize = 6;
+const NO_PREFETCH: (*const u8, usize, usize) = (std::ptr::null(), 0, 0);
 
 /// A bias in storage, read value by value at the end of a tile.
 #[derive(Clone, Copy)]
@@ -75,9 +87,38 @@ pub(crate) unsafe fn panel<D: Dot>(p: &Panel) {
             }
         } else {
             for i in 0..strips {
-                for n in (0..p.n).step_by(4) {
-                    strip_outputs::<D>(p, strip(i), n, Ahead { row: n + 4, rows: 0 });
+                strip_blocks::<D>(p, strip(i));
+            }
+        }
+    }
+}
+
+/// Rows `first..end` of `x` by all weight rows of the panel, block by block of `K`.
+#[inline(always)]
+unsafe fn strip_blocks<D: Dot>(p: &Panel, (first, end): (usize, usize)) {
+    let block = BLOCK_BYTES / D::X_BYTES / D::STEP * D::STEP;
+    let none = |n| Ahead { row: n, rows: 0 };
+    // SAFETY: the caller's promise is that of `outputs`; a tile's accumulators are taken out by
+    // those who put them in.
+    unsafe {
+        if p.k <= block + block / 2 {
+            for n in (0..p.n).step_by(4) {
+                strip_outputs::<D>(p, (first, end), n, none(n));
+            }
+            return;
+        }
+        let mut waiting = [[[D::zero(); 4]; MAX_STRIP]; BLOCK_TILES];
+        for begin in (0..p.n).step_by(4 * BLOCK_TILES) {
+            let part = Panel { n: p.n.min(begin + 4 * BLOCK_TILES), ..*p };
+            let mut from = 0;
+            while from < p.k {
+                // The last block may be up to half longer, so that none is tiny.
+                let rest = p.k - from;
+                let to = if rest <= block + block / 2 { p.k } else { from + block };
+                for (tile, n) in (begin..part.n).step_by(4).enumerate() {
+                    strip_block::<D>(&part, (first, end), n, (from, to), &mut waiting[tile]);
                 }
+                from = to;
             }
         }
     }
@@ -106,6 +147,52 @@ unsafe fn strip_outputs<D: Dot>(p: &Panel, (first, end): (usize, usize), n: usiz
     }
 }
 
+/// The part of [`strip_outputs`] between two values of `K`; the last part writes the outputs.
+#[inline(always)]
+unsafe fn strip_block<D: Dot>(
+    p: &Panel,
+    (first, end): (usize, usize),
+    n: usize,
+    span: (usize, usize),
+    waiting: &mut [[D::Acc; 4]; MAX_STRIP],
+) {
+    // SAFETY: the caller's promise is that of `outputs`.
+    unsafe {
+        match end - first {
+            1 => block::<D, 1>(p, first, n, span, waiting),
+            2 => block::<D, 2>(p, first, n, span, waiting),
+            3 => block::<D, 3>(p, first, n, span, waiting),
+            4 => block::<D, 4>(p, first, n, span, waiting),
+            5 => block::<D, 5>(p, first, n, span, waiting),
+            _ => block::<D, 6>(p, first, n, span, waiting),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn block<D: Dot, const MR: usize>(
+    p: &Panel,
+    m: usize,
+    n: usize,
+    (from, to): (usize, usize),
+    waiting: &mut [[D::Acc; 4]; MAX_STRIP],
+) {
+    // SAFETY: as for `outputs`.
+    unsafe {
+        let mut acc = [[D::zero(); 4]; MR];
+        if from > 0 {
+            acc.copy_from_slice(&waiting[..MR]);
+        }
+        let x = (p.x.add(m * p.x_stride), p.x_stride);
+        chains::<D, MR, 4>(&mut acc, (from, to), x, rows_at::<4>(p, n), NO_PREFETCH);
+        if to == p.k {
+            finish::<D, MR, 4>(p, m, n, &acc);
+        } else {
+            waiting[..MR].copy_from_slice(&acc);
+        }
+    }
+}
+
 /// `MR` rows of `x` from `m` on by at most `NR` weight rows from `n` on.
 #[inline(always)]
 unsafe fn outputs<D: Dot, const MR: usize, const NR: usize>(
@@ -114,23 +201,53 @@ unsafe fn outputs<D: Dot, const MR: usize, const NR: usize>(
     n: usize,
     ahead: Ahead,
 ) {
-    let count = (p.n - n).min(NR);
-    // SAFETY: the last tile repeats its last weight row instead of leaving the panel; results of
-    // repeated rows are not written.
+    // SAFETY: rows of `x` and `w` lie in the panel.
     unsafe {
-        let x = p.x.add(m * p.x_stride);
-        let mut w = [p.w.add(n * p.w_stride); NR];
-        let mut bias = [0.0; NR];
-        for i in 0..NR {
-            let row = n + i.min(count - 1);
-            w[i] = p.w.add(row * p.w_stride);
-            bias[i] = p.bias.map_or(0.0, |bias| bias_at(bias, row));
-        }
         // It may lie behind the panel, or behind the weight: a prefetch reads nothing.
-        let next = p.w.wrapping_add(ahead.row * p.w_stride);
-        let sums = tile::<D, MR, NR>(p.k, (x, p.x_stride), w, (next, p.w_stride, ahead.rows));
-        for (i, sums) in sums.iter().enumerate() {
+        let next = (p.w.wrapping_add(ahead.row * p.w_stride), p.w_stride, ahead.rows);
+        let mut acc = [[D::zero(); NR]; MR];
+        let x = (p.x.add(m * p.x_stride), p.x_stride);
+        chains::<D, MR, NR>(&mut acc, (0, p.k), x, rows_at::<NR>(p, n), next);
+        finish::<D, MR, NR>(p, m, n, &acc);
+    }
+}
+
+/// `NR` weight rows from `n` on: behind the panel's end its last row is repeated, whose results are
+/// not written.
+#[inline(always)]
+unsafe fn rows_at<const NR: usize>(p: &Panel, n: usize) -> [*const u8; NR] {
+    let mut rows = [p.w; NR];
+    for i in 0..NR {
+        // SAFETY: the row lies in the panel.
+        rows[i] = unsafe { p.w.add((n + i).min(p.n - 1) * p.w_stride) };
+    }
+    rows
+}
+
+/// Sums the accumulators, adds the biases, and writes what belongs to the panel.
+#[inline(always)]
+unsafe fn finish<D: Dot, const MR: usize, const NR: usize>(
+    p: &Panel,
+    m: usize,
+    n: usize,
+    acc: &[[D::Acc; NR]; MR],
+) {
+    let count = (p.n - n).min(NR);
+    // SAFETY: the caller vouches for the outputs and the biases of the panel.
+    unsafe {
+        let mut bias = [0.0; NR];
+        if let Some(values) = p.bias {
+            for j in 0..count {
+                bias[j] = bias_at(values, n + j);
+            }
+        }
+        for i in 0..MR {
             let out = p.out.add((m + i) * p.out_stride + n);
+            let mut sums = [0.0; NR];
+            for j in (0..NR).step_by(4) {
+                let four = D::sum4([acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]]);
+                sums[j..j + 4].copy_from_slice(&four);
+            }
             for j in 0..count {
                 let sum = sums[j] + bias[j];
                 match p.mode {
@@ -142,25 +259,22 @@ unsafe fn outputs<D: Dot, const MR: usize, const NR: usize>(
     }
 }
 
-/// The products of `MR` rows of `x` and `NR` rows of `w`. `next` is what to prefetch: the first row,
-/// its stride in bytes, and how many rows.
+/// Carries the products of `MR` rows of `x` and `NR` rows of `w` on from `from`, a whole step, to
+/// `to`. `next` is what to prefetch: the first row, its stride in bytes, and how many rows.
 #[inline(always)]
-unsafe fn tile<D: Dot, const MR: usize, const NR: usize>(
-    k: usize,
+unsafe fn chains<D: Dot, const MR: usize, const NR: usize>(
+    acc: &mut [[D::Acc; NR]; MR],
+    (from, to): (usize, usize),
     (x, x_stride): (*const u8, usize),
     w: [*const u8; NR],
     (next, next_stride, next_rows): (*const u8, usize, usize),
-) -> [[f32; NR]; MR] {
-    // SAFETY: whole steps stay below `k` in the weights; `x` is padded to a whole step.
+) {
+    let whole = to / D::STEP * D::STEP;
+    let mut sums = *acc;
+    let mut i = from;
+    // SAFETY: whole steps stay below `to` in the weights; `x` is padded to a whole step.
     unsafe {
-        let mut acc = [[D::zero(); NR]; MR];
-        let whole = k / D::STEP * D::STEP;
-        let mut i = 0;
         while i < whole {
-            let mut xs = [D::load_x(x.add(i * D::X_BYTES)); MR];
-            for m in 1..MR {
-                xs[m] = D::load_x(x.add(m * x_stride + i * D::X_BYTES));
-            }
             if MR > 1 && next_rows > 0 {
                 let next = next.wrapping_add(i * D::W_BYTES);
                 D::prefetch(next);
@@ -170,31 +284,64 @@ unsafe fn tile<D: Dot, const MR: usize, const NR: usize>(
                     D::prefetch(next.wrapping_add(3 * next_stride));
                 }
             }
-            for n in 0..NR {
-                let w = D::load_w(w[n].add(i * D::W_BYTES));
-                for m in 0..MR {
-                    acc[m][n] = D::dot(acc[m][n], xs[m], w);
+            for part in 0..D::PARTS {
+                let mut xs = [D::load_x(x.add(i * D::X_BYTES), part); MR];
+                for m in 1..MR {
+                    xs[m] = D::load_x(x.add(m * x_stride + i * D::X_BYTES), part);
+                }
+                for n in 0..NR {
+                    let w = D::load_w(w[n].add(i * D::W_BYTES), part);
+                    for m in 0..MR {
+                        sums[m][n] = D::dot(sums[m][n], xs[m], w);
+                    }
                 }
             }
             i += D::STEP;
         }
-        if whole < k {
+        if whole < to {
             for n in 0..NR {
-                let w = D::load_w_part(w[n].add(whole * D::W_BYTES), k - whole);
-                for m in 0..MR {
-                    let x = D::load_x(x.add(m * x_stride + whole * D::X_BYTES));
-                    acc[m][n] = D::dot(acc[m][n], x, w);
+                for part in 0..D::PARTS {
+                    let w = D::load_w_rest(w[n].add(whole * D::W_BYTES), part, to - whole);
+                    for m in 0..MR {
+                        let x = D::load_x(x.add(m * x_stride + whole * D::X_BYTES), part);
+                        sums[m][n] = D::dot(sums[m][n], x, w);
+                    }
                 }
             }
         }
-        let mut sums = [[0.0; NR]; MR];
-        for m in 0..MR {
-            for n in (0..NR).step_by(4) {
-                let four = D::sum4([acc[m][n], acc[m][n + 1], acc[m][n + 2], acc[m][n + 3]]);
-                sums[m][n..n + 4].copy_from_slice(&four);
+    }
+    *acc = sums;
+}
+
+/// Widens `rows` weight rows of `k` values, `w_stride` bytes apart, to f32 at `to`, `stride` values
+/// apart, in the order in which `D` uses them; zeros behind them up to a whole step.
+///
+/// # Safety
+/// As for [`panel`]; `to` is writable for `rows` strides of at least `k` rounded up to whole steps.
+#[inline(always)]
+pub(crate) unsafe fn pack<L: Lanes, D: Dot<W = L>>(
+    (w, w_stride): (*const u8, usize),
+    (rows, k): (usize, usize),
+    to: *mut f32,
+    stride: usize,
+) {
+    let whole = k / D::STEP * D::STEP;
+    // SAFETY: whole steps and the rest stay in the rows.
+    unsafe {
+        for row in 0..rows {
+            let (w, to) = (w.add(row * w_stride), to.add(row * stride));
+            for i in (0..whole).step_by(D::STEP) {
+                for part in 0..D::PARTS {
+                    D::load_w(w.add(i * D::W_BYTES), part).store(to.add(i + part * L::N));
+                }
+            }
+            if whole < k {
+                for part in 0..D::PARTS {
+                    let w = D::load_w_rest(w.add(whole * D::W_BYTES), part, k - whole);
+                    w.store(to.add(whole + part * L::N));
+                }
             }
         }
-        sums
     }
 }
 

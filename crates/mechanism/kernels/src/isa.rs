@@ -14,6 +14,8 @@ pub enum Isa {
     AmxBf16,
     /// AVX-512 F/BW/DQ/VL with BF16 dot products: bf16 weights meet activations rounded to bf16.
     Avx512Bf16,
+    /// AVX-512 F/BW/DQ/VL: every weight is widened to f32.
+    Avx512,
     /// AVX2, FMA and F16C: every weight is widened to f32.
     Avx2,
     /// No assumptions beyond the build target.
@@ -22,7 +24,8 @@ pub enum Isa {
 
 impl Isa {
     /// All rungs, best first.
-    pub const ALL: [Isa; 4] = [Isa::AmxBf16, Isa::Avx512Bf16, Isa::Avx2, Isa::Portable];
+    pub const ALL: [Isa; 5] =
+        [Isa::AmxBf16, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
 
     /// The best rung this processor has.
     pub fn detect() -> Isa {
@@ -40,18 +43,19 @@ impl Isa {
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => {
+            Isa::Avx512 => {
                 Isa::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512bf16")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
             Isa::AmxBf16 => Isa::Avx512Bf16.is_available() && crate::amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512Bf16 | Isa::AmxBf16 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::AmxBf16 => false,
         }
     }
 }
@@ -60,7 +64,8 @@ impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Isa::AmxBf16 => "amx",
-            Isa::Avx512Bf16 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Portable => "portable",
         })

@@ -1,6 +1,7 @@
 //! Buffers that live as long as the pool: no allocation in the middle of a step once warm.
 
 use crate::drive::{Plan, Task};
+use crate::simd::XForm;
 
 /// A growable buffer on cache-line borders.
 #[derive(Debug, Default)]
@@ -51,8 +52,8 @@ impl<T> Shared<T> {
 /// Everything a [`crate::Cpu`] keeps between calls.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    /// Activations prepared for dot products: as f32, and as bf16.
-    pub(crate) x: [Buffer; 2],
+    /// Activations prepared for dot products, by their [`XForm`].
+    pub(crate) x: [Buffer; XForm::COUNT],
     /// One part per worker.
     pub(crate) workers: Buffer,
     /// Widened norm weights, or the partial states of attention.

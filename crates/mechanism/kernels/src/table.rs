@@ -6,6 +6,7 @@ use crate::attention::{State, Tile};
 use crate::elementwise::Norm;
 use crate::gemm::Panel;
 use crate::isa::Isa;
+use crate::simd::XForm;
 use crate::tensor::{Activation, DType};
 
 /// Kernels of one weight type.
@@ -18,6 +19,18 @@ pub(crate) struct DotKernels {
     pub(crate) step: usize,
     /// Bytes of one prepared activation.
     pub(crate) x_bytes: usize,
+    pub(crate) x_form: XForm,
+    /// Where widening a panel once saves work.
+    pub(crate) wide: Option<WideKernels>,
+}
+
+/// Kernels for panels that many rows of `x` pass; bits as of the direct ones.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WideKernels {
+    /// `((w, w_stride), (rows, k), to, stride)`, see [`crate::gemm::pack`].
+    pub(crate) pack: unsafe fn((*const u8, usize), (usize, usize), *mut f32, usize),
+    /// Takes what `pack` made, with `k` rounded up to whole steps.
+    pub(crate) panel: unsafe fn(&Panel),
 }
 
 /// Kernels of one storage type.
@@ -48,7 +61,9 @@ impl Kernels {
     pub(crate) fn of(isa: Isa) -> &'static Kernels {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::AmxBf16 | Isa::Avx512Bf16 => &avx512::KERNELS,
+            Isa::AmxBf16 | Isa::Avx512Bf16 => &avx512bf16::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &avx512::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::KERNELS,
             _ => &portable::KERNELS,
@@ -67,9 +82,12 @@ impl Kernels {
 
 /// Instantiates every generic kernel under one set of target features.
 macro_rules! kernels {
-    ($module:ident, $lanes:ty, $bf16:ty $(, $feature:literal)?) => {
+    ($module:ident, $lanes:ty, $bf16:expr $(, $feature:literal)?) => {
         mod $module {
-            use super::{Activation, DotKernels, Kernels, Norm, Panel, State, StorageKernels, Tile};
+            use super::{
+                Activation, DotKernels, Kernels, Norm, Panel, State, StorageKernels, Tile,
+                WideKernels,
+            };
             use crate::simd::{Bf16, Dot, F16, F32, Storage, Widen};
             use crate::{attention, elementwise, gemm};
 
@@ -86,6 +104,14 @@ macro_rules! kernels {
                 // SAFETY: the table is only handed out for a present instruction set; the rest of
                 // the contract is the caller's.
                 unsafe { gemm::panel::<D>(p) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn pack<D: Dot<W = L>>(
+                w: (*const u8, usize), rows: (usize, usize), to: *mut f32, stride: usize,
+            ) {
+                // SAFETY: the table is only handed out for a present instruction set; the rest of
+                // the contract is the caller's.
+                unsafe { gemm::pack::<L, D>(w, rows, to, stride) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn widen<S: Storage>(from: *const u8, to: *mut f32, n: usize) {
@@ -148,7 +174,15 @@ macro_rules! kernels {
                     panel: panel::<D>,
                     step: D::STEP,
                     x_bytes: D::X_BYTES,
+                    x_form: D::X_FORM,
+                    wide: None,
                 }
+            }
+
+            /// Of weights that are widened to f32.
+            const fn widening<D: Dot<W = L>>() -> DotKernels {
+                let wide = WideKernels { pack: pack::<D>, panel: panel::<Widen<L, F32>> };
+                DotKernels { wide: Some(wide), ..dot::<D>() }
             }
 
             const fn storage<S: Storage>(dot_kernels: DotKernels) -> StorageKernels {
@@ -164,8 +198,8 @@ macro_rules! kernels {
             pub(super) static KERNELS: Kernels = Kernels {
                 storage: [
                     storage::<F32>(dot::<Widen<L, F32>>()),
-                    storage::<F16>(dot::<Widen<L, F16>>()),
-                    storage::<Bf16>(dot::<$bf16>()),
+                    storage::<F16>(widening::<Widen<L, F16>>()),
+                    storage::<Bf16>($bf16),
                 ],
                 norm,
                 activate,
@@ -178,13 +212,20 @@ macro_rules! kernels {
     };
 }
 
-kernels!(portable, crate::simd::portable::Portable, Widen<L, Bf16>);
+kernels!(portable, crate::simd::portable::Portable, widening::<crate::simd::WidenPairs<L>>());
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, crate::simd::avx2::Avx2, Widen<L, Bf16>, "avx2,fma,f16c");
+kernels!(avx2, crate::simd::avx2::Avx2, widening::<crate::simd::WidenPairs<L>>(), "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 kernels!(
     avx512,
-    crate::simd::avx512::Avx512,
-    crate::simd::avx512::Dpbf16,
+    crate::simd::avx512::Avx512<false>,
+    widening::<crate::simd::WidenPairs<L>>(),
+    "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
+);
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    avx512bf16,
+    crate::simd::avx512::Avx512<true>,
+    dot::<crate::simd::avx512::Dpbf16>(),
     "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
 );

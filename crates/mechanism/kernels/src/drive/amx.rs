@@ -6,6 +6,7 @@ use super::Machine;
 use crate::amx::{self, Columns, Gated, Panel, Tiles};
 use crate::gemm::Bias;
 use crate::scratch::{Scratch, Shared};
+use crate::simd::XForm;
 use crate::tensor::{Activation, DType, LinearJob, Matrix, Write};
 
 /// Bytes of weights per task when they stream past a few rows of `x`.
@@ -112,7 +113,7 @@ fn pack(machine: Machine<'_>, scratch: &mut Scratch, x: &[f32], t: usize) -> Col
     let mut columns =
         Columns { at: Shared::new(std::ptr::null_mut()), t, steps: x.len() / t / amx::STEP };
     let bytes = columns.groups() * columns.group_bytes();
-    columns.at = Shared::new(scratch.x[1].bytes(bytes));
+    columns.at = Shared::new(scratch.x[XForm::Bf16 as usize].bytes(bytes));
     machine.pool.for_each(columns.groups(), &|_, group| {
         // SAFETY: the instruction set is present, `x` holds `t` rows of whole steps, the buffer all
         // groups, and each task writes its own.

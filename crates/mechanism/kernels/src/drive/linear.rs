@@ -3,7 +3,8 @@
 use super::Machine;
 use crate::gemm::{Bias, PANEL_BYTES, Panel, STREAM_ROWS};
 use crate::scratch::{Scratch, Shared};
-use crate::table::DotKernels;
+use crate::simd::XForm;
+use crate::table::{DotKernels, WideKernels};
 use crate::tensor::{Activation, DType, LinearJob, Matrix, Write};
 
 /// Bytes of weights per task when they stream past a few rows of `x`.
@@ -38,9 +39,7 @@ impl Plan {
         let Matrix { dtype, data, rows, cols } = job.weight;
         let w_stride = cols * dtype.size_bytes();
         let bias = job.bias.map(|bias| (Shared::new(bias.data.as_ptr().cast_mut()), bias.dtype));
-        // Whole tiles of eight rows, so that only the last panel has a rest.
-        let panel = (panel_bytes / w_stride.max(1)).clamp(8, MAX_PANEL_ROWS) / 8 * 8;
-        Plan {
+        let mut plan = Plan {
             dot: x.dot,
             x: x.at,
             x_stride: x.stride,
@@ -52,12 +51,52 @@ impl Plan {
             cols,
             t,
             mode: job.mode,
-            panel,
-        }
+            panel: 0,
+        };
+        // Widened panels count as what they become.
+        let row_bytes = plan.wide().map_or(w_stride, |_| plan.wide_stride() * size_of::<f32>());
+        // Whole tiles of eight rows, so that only the last panel has a rest.
+        plan.panel = (panel_bytes / row_bytes.max(1)).clamp(8, MAX_PANEL_ROWS) / 8 * 8;
+        plan
     }
 
     fn tasks(&self) -> usize {
         if self.t == 0 { 0 } else { self.rows.div_ceil(self.panel) }
+    }
+
+    /// Whether panels are widened once, because many rows of `x` pass them.
+    fn wide(&self) -> Option<WideKernels> {
+        self.dot.wide.filter(|_| self.t > STREAM_ROWS)
+    }
+
+    /// Values between two rows of a widened panel: whole steps and one cache line more, as for `x`.
+    fn wide_stride(&self) -> usize {
+        self.cols.next_multiple_of(self.dot.step) + 16
+    }
+
+    /// Values that a worker needs for a widened panel.
+    fn wide_len(&self) -> usize {
+        self.wide().map_or(0, |_| self.panel * self.wide_stride())
+    }
+
+    /// Task `task`'s panel, with its weights widened in `room` where that pays, and the kernel that
+    /// computes it.
+    ///
+    /// # Safety
+    /// The shapes were checked, and `room` has [`Plan::wide_len`] values for this thread alone.
+    unsafe fn ready(&self, task: usize, room: *mut f32) -> (Panel, unsafe fn(&Panel)) {
+        let panel = self.panel(task);
+        let Some(wide) = self.wide() else { return (panel, self.dot.panel) };
+        let stride = self.wide_stride();
+        // SAFETY: the room has as many rows as a panel, each of whole steps.
+        unsafe { (wide.pack)((panel.w, panel.w_stride), (panel.n, panel.k), room, stride) };
+        let widened = Panel {
+            w: room.cast_const().cast(),
+            w_stride: stride * size_of::<f32>(),
+            k: panel.k.next_multiple_of(self.dot.step),
+            ..panel
+        };
+        (widened, wide.panel)
     }
 
     /// Task `task`'s panel over all rows of `x`.
@@ -100,7 +139,7 @@ fn prepare(
 ) -> Prepared {
     let k = x.len().checked_div(t).unwrap_or(0);
     let stride = (k.next_multiple_of(dot.step) * dot.x_bytes).next_multiple_of(64) + 64;
-    let at = Shared::new(scratch.x[usize::from(dot.x_bytes == 2)].bytes(t * stride));
+    let at = Shared::new(scratch.x[dot.x_form as usize].bytes(t * stride));
     let rows = PREPARE_VALUES.div_ceil(k.max(1));
     machine.pool.for_each(t.div_ceil(rows), &|_, task| {
         let first = task * rows;
@@ -124,23 +163,28 @@ pub(crate) fn linear(
     if machine.matrix_unit {
         super::amx::linear(machine, scratch, x, t, jobs);
     }
-    let mut prepared: [Option<Prepared>; 2] = [None, None];
+    let mut prepared: [Option<Prepared>; XForm::COUNT] = [None; XForm::COUNT];
     let total: usize = jobs.iter().map(|job| job.weight.data.len()).sum();
     let bytes = panel_bytes(machine, t, total);
     let mut plans = std::mem::take(&mut scratch.plans);
     for job in jobs.iter_mut().filter(|job| !machine.takes_tiles(&job.weight)) {
         let dot = machine.kernels.storage(job.weight.dtype).dot;
-        let slot = &mut prepared[usize::from(dot.x_bytes == 2)];
+        let slot = &mut prepared[dot.x_form as usize];
         let x = *slot.get_or_insert_with(|| prepare(machine, scratch, dot, x, t));
         plans.push(Plan::new(job, t, bytes, Prepared { dot, ..x }));
     }
     let tasks = plans.iter().map(Plan::tasks).sum();
-    machine.pool.for_each(tasks, &|_, mut task| {
+    let room = plans.iter().map(Plan::wide_len).max().unwrap_or(0);
+    let rooms = Shared::new(scratch.workers.floats(machine.pool.threads() * room));
+    machine.pool.for_each(tasks, &|worker, mut task| {
         for plan in &plans {
             if task < plan.tasks() {
                 // SAFETY: shapes were checked; panels of one job write separate columns, jobs
-                // separate outputs.
-                unsafe { (plan.dot.panel)(&plan.panel(task)) };
+                // separate outputs, workers have a room each.
+                unsafe {
+                    let (panel, compute) = plan.ready(task, rooms.at(worker * room));
+                    compute(&panel);
+                }
                 break;
             }
             task -= plan.tasks();
@@ -176,7 +220,7 @@ pub(crate) fn gated_linear(
         Plan::new(&mut job, t, bytes, prepare(machine, scratch, dot, x, t))
     };
     let mut gate = plan(scratch, gate, dots[0]);
-    let same = dots[1].x_bytes == dots[0].x_bytes;
+    let same = dots[1].x_form == dots[0].x_form;
     let mut up = if same {
         let x = Prepared { dot: dots[1], at: gate.x, stride: gate.x_stride };
         let mut job = LinearJob { weight: up, bias: None, out: &mut *out, mode: Write::Store };
@@ -187,11 +231,21 @@ pub(crate) fn gated_linear(
     let rows = gate.panel.min(up.panel);
     (gate.panel, up.panel) = (rows, rows);
     let part = GATED_ROWS * rows;
-    let parts = Shared::new(scratch.workers.floats(machine.pool.threads() * part));
+    let room = part + gate.wide_len() + up.wide_len();
+    let rooms = Shared::new(scratch.workers.floats(machine.pool.threads() * room));
     let activate_mul = machine.kernels.activate_mul;
-    machine.pool.for_each(gate.tasks(), &|worker, task| {
-        let (mut gate, mut up) = (gate.panel(task), up.panel(task));
-        up.out = parts.at(worker * part);
+    let plans = (gate, up);
+    machine.pool.for_each(plans.0.tasks(), &|worker, task| {
+        let room = rooms.at(worker * room);
+        let (for_gate, for_up) = (room.wrapping_add(part), plans.0.wide_len() + part);
+        // SAFETY: shapes were checked, and every worker has a room of its own.
+        let ((mut gate, gate_panel), (mut up, up_panel)) = unsafe {
+            (
+                plans.0.ready(task, for_gate),
+                plans.1.ready(task, room.wrapping_add(for_up)),
+            )
+        };
+        up.out = room;
         up.out_stride = rows;
         for first in (0..t).step_by(GATED_ROWS) {
             let m = GATED_ROWS.min(t - first);
@@ -200,8 +254,8 @@ pub(crate) fn gated_linear(
             // SAFETY: shapes were checked; tasks write separate columns of `out`, workers separate
             // parts of the scratch, which hold `GATED_ROWS` rows of a panel.
             unsafe {
-                (dots[0].panel)(&gate);
-                (dots[1].panel)(&up);
+                gate_panel(&gate);
+                up_panel(&up);
                 for row in 0..m {
                     let (to, from) = (gate.out.add(row * gate.out_stride), up.out.add(row * rows));
                     activate_mul(act, to, from, gate.n);

@@ -8,14 +8,34 @@ use super::Lanes;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(__m256);
 
+/// Adds the upper half to the lower.
+#[inline(always)]
+unsafe fn half(x: __m256) -> __m128 {
+    // SAFETY: needs the instruction set only, which the caller has.
+    unsafe { _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)) }
+}
+
 /// Sums eight lanes: `i` meets `i + 4`, then `i + 2`, then `i + 1`.
 #[inline(always)]
 pub(super) unsafe fn sum8(x: __m256) -> f32 {
     // SAFETY: needs the instruction set only, which the caller has.
     unsafe {
-        let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = half(x);
         let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
         _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+    }
+}
+
+/// Sums of four quarters of four lanes each: lane `i` meets `i + 2`, then `i + 1`.
+#[inline(always)]
+pub(super) unsafe fn sum_quarters([a, b, c, d]: [__m128; 4]) -> [f32; 4] {
+    // SAFETY: needs the instruction set only, which the caller has.
+    unsafe {
+        // (0 + 2) and (1 + 3) of each, then their sum.
+        let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+        let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+        let sums = _mm_add_ps(_mm_shuffle_ps::<0x88>(ab, cd), _mm_shuffle_ps::<0xdd>(ab, cd));
+        std::mem::transmute::<__m128, [f32; 4]>(sums)
     }
 }
 
@@ -43,6 +63,19 @@ unsafe impl Lanes for Avx2 {
         unsafe {
             let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
             Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_every_other<const ODD: bool>(p: *const u16) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            let pairs = _mm256_loadu_si256(p.cast());
+            let bits = if ODD {
+                _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()))
+            } else {
+                _mm256_slli_epi32::<16>(pairs)
+            };
+            Avx2(_mm256_castsi256_ps(bits))
         }
     }
     #[inline(always)]
@@ -115,6 +148,11 @@ unsafe impl Lanes for Avx2 {
     unsafe fn sum(self) -> f32 {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe { sum8(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn sum4(v: [Self; 4]) -> [f32; 4] {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe { sum_quarters([half(v[0].0), half(v[1].0), half(v[2].0), half(v[3].0)]) }
     }
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16) {

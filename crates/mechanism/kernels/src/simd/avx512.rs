@@ -3,36 +3,49 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::{Dot, Lanes};
+use super::{Dot, Lanes, XForm};
 
-/// Sixteen lanes of AVX-512.
+/// Sixteen lanes of AVX-512. `BF16`: with the processor's own rounding to bf16.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(__m512);
+pub(crate) struct Avx512<const BF16: bool>(__m512);
 
 // SAFETY: every load and store is the unaligned one of sixteen values.
-unsafe impl Lanes for Avx512 {
+unsafe impl<const BF16: bool> Lanes for Avx512<BF16> {
     const N: usize = 16;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_set1_ps(x)) }
+        unsafe { Self(_mm512_set1_ps(x)) }
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_loadu_ps(p)) }
+        unsafe { Self(_mm512_loadu_ps(p)) }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))) }
+        unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))) }
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
             let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
-            Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_every_other<const ODD: bool>(p: *const u16) -> Self {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            let pairs = _mm512_loadu_si512(p.cast());
+            let bits = if ODD {
+                _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
+            } else {
+                _mm512_slli_epi32::<16>(pairs)
+            };
+            Self(_mm512_castsi512_ps(bits))
         }
     }
     #[inline(always)]
@@ -49,58 +62,68 @@ unsafe impl Lanes for Avx512 {
     unsafe fn store_bf16(self, p: *mut u16) {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
-            _mm256_storeu_si256(
-                p.cast(),
-                transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0)),
-            )
+            let words = if BF16 {
+                transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0))
+            } else {
+                let bits = _mm512_castps_si512(self.0);
+                let high = _mm512_srli_epi32::<16>(bits);
+                let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+                let bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+                let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, bias));
+                // Rounding could carry a NaN into infinity: those keep their top half, made quiet.
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                let quiet = _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40));
+                _mm512_cvtepi32_epi16(quiet)
+            };
+            _mm256_storeu_si256(p.cast(), words);
         }
     }
     #[inline(always)]
     unsafe fn add(self, o: Self) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_add_ps(self.0, o.0)) }
+        unsafe { Self(_mm512_add_ps(self.0, o.0)) }
     }
     #[inline(always)]
     unsafe fn sub(self, o: Self) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_sub_ps(self.0, o.0)) }
+        unsafe { Self(_mm512_sub_ps(self.0, o.0)) }
     }
     #[inline(always)]
     unsafe fn mul(self, o: Self) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_mul_ps(self.0, o.0)) }
+        unsafe { Self(_mm512_mul_ps(self.0, o.0)) }
     }
     #[inline(always)]
     unsafe fn div(self, o: Self) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_div_ps(self.0, o.0)) }
+        unsafe { Self(_mm512_div_ps(self.0, o.0)) }
     }
     #[inline(always)]
     unsafe fn max(self, o: Self) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_max_ps(self.0, o.0)) }
+        unsafe { Self(_mm512_max_ps(self.0, o.0)) }
     }
     #[inline(always)]
     unsafe fn min(self, o: Self) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_min_ps(self.0, o.0)) }
+        unsafe { Self(_mm512_min_ps(self.0, o.0)) }
     }
     #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_fmadd_ps(self.0, a.0, b.0)) }
+        unsafe { Self(_mm512_fmadd_ps(self.0, a.0, b.0)) }
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(_mm512_roundscale_ps::<8>(self.0)) }
+        unsafe { Self(_mm512_roundscale_ps::<8>(self.0)) }
     }
     #[inline(always)]
     unsafe fn pow2(self) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
             let n = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
-            Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(n)))
         }
     }
     #[inline(always)]
@@ -108,7 +131,7 @@ unsafe impl Lanes for Avx512 {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
             let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, o.0);
-            Avx512(_mm512_mask_blend_ps(less, b.0, a.0))
+            Self(_mm512_mask_blend_ps(less, b.0, a.0))
         }
     }
     #[inline(always)]
@@ -117,6 +140,18 @@ unsafe impl Lanes for Avx512 {
         unsafe {
             let high = _mm512_extractf32x8_ps::<1>(self.0);
             super::avx2::sum8(_mm256_add_ps(_mm512_castps512_ps256(self.0), high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum4(v: [Self; 4]) -> [f32; 4] {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            super::avx2::sum_quarters([
+                quarter(v[0].0),
+                quarter(v[1].0),
+                quarter(v[2].0),
+                quarter(v[3].0),
+            ])
         }
     }
 }
@@ -132,6 +167,7 @@ unsafe impl Dot for Dpbf16 {
     type W = __m512bh;
     type Acc = __m512;
     const STEP: usize = 32;
+    const X_FORM: XForm = XForm::Bf16;
     const MAX_M: usize = 6;
     const X_BYTES: usize = 2;
     const W_BYTES: usize = 2;
@@ -141,17 +177,17 @@ unsafe impl Dot for Dpbf16 {
         unsafe { _mm512_setzero_ps() }
     }
     #[inline(always)]
-    unsafe fn load_x(p: *const u8) -> __m512bh {
+    unsafe fn load_x(p: *const u8, _part: usize) -> __m512bh {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe { transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())) }
     }
     #[inline(always)]
-    unsafe fn load_w(p: *const u8) -> __m512bh {
+    unsafe fn load_w(p: *const u8, _part: usize) -> __m512bh {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe { transmute::<__m512i, __m512bh>(_mm512_loadu_si512(p.cast())) }
     }
     #[inline(always)]
-    unsafe fn load_w_part(p: *const u8, n: usize) -> __m512bh {
+    unsafe fn load_w_rest(p: *const u8, _part: usize, n: usize) -> __m512bh {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
             transmute::<__m512i, __m512bh>(_mm512_maskz_loadu_epi16((1u32 << n) - 1, p.cast()))
@@ -168,22 +204,9 @@ unsafe impl Dot for Dpbf16 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn sum(acc: __m512) -> f32 {
-        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { Avx512(acc).sum() }
-    }
-    /// Adds halves and quarters of all four before the rest, in the order of [`Lanes::sum`].
-    #[inline(always)]
     unsafe fn sum4(acc: [__m512; 4]) -> [f32; 4] {
         // SAFETY: needs the instruction set only, which the caller has.
-        unsafe {
-            let (a, b, c, d) = (quarter(acc[0]), quarter(acc[1]), quarter(acc[2]), quarter(acc[3]));
-            // (0 + 2) and (1 + 3) of each, then their sum.
-            let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
-            let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
-            let sums = _mm_add_ps(_mm_shuffle_ps::<0x88>(ab, cd), _mm_shuffle_ps::<0xdd>(ab, cd));
-            transmute::<__m128, [f32; 4]>(sums)
-        }
+        unsafe { Lanes::sum4([Avx512::<true>(acc[0]), Avx512(acc[1]), Avx512(acc[2]), Avx512(acc[3])]) }
     }
     #[inline(always)]
     unsafe fn prepare(x: *const f32, k: usize, to: *mut u8) {
@@ -195,7 +218,7 @@ unsafe impl Dot for Dpbf16 {
                 let n = k.saturating_sub(i).min(16);
                 let mask = ((1u32 << n) - 1) as u16;
                 let values = _mm512_maskz_loadu_ps(mask, x.wrapping_add(i));
-                Avx512(values).store_bf16(to.cast::<u16>().add(i));
+                Avx512::<true>(values).store_bf16(to.cast::<u16>().add(i));
                 i += 16;
             }
         }

@@ -30,6 +30,9 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn load_f16(p: *const u16) -> Self;
     unsafe fn load_bf16(p: *const u16) -> Self;
+    /// Loads `2 * N` bf16 and widens those at even (`ODD` = false) or odd places: half the work of
+    /// two [`Lanes::load_bf16`], which would have to spread the values out first.
+    unsafe fn load_bf16_every_other<const ODD: bool>(p: *const u16) -> Self;
     unsafe fn store(self, p: *mut f32);
     /// Rounds to nearest even.
     unsafe fn store_f16(self, p: *mut u16);
@@ -53,6 +56,12 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn select_lt(self, o: Self, a: Self, b: Self) -> Self;
     /// Sum of the lanes as a balanced tree: lane `i` meets lane `i + N/2` first.
     unsafe fn sum(self) -> f32;
+    /// [`Lanes::sum`] of four vectors side by side.
+    #[inline(always)]
+    unsafe fn sum4(v: [Self; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise is that of `sum`.
+        unsafe { [v[0].sum(), v[1].sum(), v[2].sum(), v[3].sum()] }
+    }
 }
 
 /// A storage type of weights or cache rows.
@@ -120,36 +129,51 @@ storage!(F32, f32, load, store);
 storage!(F16, u16, load_f16, store_f16);
 storage!(Bf16, u16, load_bf16, store_bf16);
 
+/// In what form activations meet weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum XForm {
+    /// As they are.
+    F32,
+    /// Rounded to bf16.
+    Bf16,
+    /// f32, the even ones of each step before the odd ones.
+    Pairs,
+}
+
+impl XForm {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 3;
+}
+
 /// One way of multiplying prepared activations with stored weights along `K`.
 ///
 /// # Safety
-/// Loads touch `STEP` values (or `n` of them); `X_BYTES` and `W_BYTES` are the sizes of one value.
+/// Loads touch the `STEP` values at `p` (or `n` of them) and no others; `X_BYTES` and `W_BYTES` are
+/// the sizes of one value.
 pub(crate) unsafe trait Dot {
     type X: Copy;
     type W: Copy;
     type Acc: Copy;
-    /// Values of `K` per instruction.
+    /// Values of `K` per step.
     const STEP: usize;
+    /// Instructions per step: part `i` of the weights meets part `i` of `x`.
+    const PARTS: usize = 1;
+    const X_FORM: XForm;
     /// Most rows of `x` in one tile, so that a tile of four weight rows fits the registers.
     const MAX_M: usize;
     const X_BYTES: usize;
     const W_BYTES: usize;
     unsafe fn zero() -> Self::Acc;
-    unsafe fn load_x(p: *const u8) -> Self::X;
-    unsafe fn load_w(p: *const u8) -> Self::W;
+    unsafe fn load_x(p: *const u8, part: usize) -> Self::X;
+    unsafe fn load_w(p: *const u8, part: usize) -> Self::W;
     /// `n < STEP` weights, then zeros.
-    unsafe fn load_w_part(p: *const u8, n: usize) -> Self::W;
+    unsafe fn load_w_rest(p: *const u8, part: usize, n: usize) -> Self::W;
     unsafe fn dot(acc: Self::Acc, x: Self::X, w: Self::W) -> Self::Acc;
     /// Asks for the cache line at `p`, which may be any address.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
-    unsafe fn sum(acc: Self::Acc) -> f32;
-    /// Sums four accumulators, each by the tree of [`Dot::sum`].
-    #[inline(always)]
-    unsafe fn sum4(acc: [Self::Acc; 4]) -> [f32; 4] {
-        // SAFETY: the caller's promise is that of `sum`.
-        unsafe { [Self::sum(acc[0]), Self::sum(acc[1]), Self::sum(acc[2]), Self::sum(acc[3])] }
-    }
+    /// Sums four accumulators, each by the tree of [`Lanes::sum`].
+    unsafe fn sum4(acc: [Self::Acc; 4]) -> [f32; 4];
     /// Converts one row of `k` activations; what lies behind them up to a whole step becomes zero.
     unsafe fn prepare(x: *const f32, k: usize, to: *mut u8);
 }
@@ -163,6 +187,7 @@ unsafe impl<L: Lanes, S: Storage> Dot for Widen<L, S> {
     type W = L;
     type Acc = L;
     const STEP: usize = L::N;
+    const X_FORM: XForm = XForm::F32;
     const MAX_M: usize = if L::N == 16 { 6 } else { 3 };
     const X_BYTES: usize = 4;
     const W_BYTES: usize = S::BYTES;
@@ -172,17 +197,17 @@ unsafe impl<L: Lanes, S: Storage> Dot for Widen<L, S> {
         unsafe { L::splat(0.0) }
     }
     #[inline(always)]
-    unsafe fn load_x(p: *const u8) -> L {
+    unsafe fn load_x(p: *const u8, _part: usize) -> L {
         // SAFETY: the caller vouches for one step.
         unsafe { L::load(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn load_w(p: *const u8) -> L {
+    unsafe fn load_w(p: *const u8, _part: usize) -> L {
         // SAFETY: the caller vouches for one step.
         unsafe { S::load(p) }
     }
     #[inline(always)]
-    unsafe fn load_w_part(p: *const u8, n: usize) -> L {
+    unsafe fn load_w_rest(p: *const u8, _part: usize, n: usize) -> L {
         // SAFETY: the caller vouches for `n` values.
         unsafe { S::load_part(p, n) }
     }
@@ -192,9 +217,9 @@ unsafe impl<L: Lanes, S: Storage> Dot for Widen<L, S> {
         unsafe { x.fma(w, acc) }
     }
     #[inline(always)]
-    unsafe fn sum(acc: L) -> f32 {
+    unsafe fn sum4(acc: [L; 4]) -> [f32; 4] {
         // SAFETY: needs the instruction set only, which the caller has.
-        unsafe { acc.sum() }
+        unsafe { L::sum4(acc) }
     }
     #[inline(always)]
     unsafe fn prepare(x: *const f32, k: usize, to: *mut u8) {
@@ -203,6 +228,83 @@ unsafe impl<L: Lanes, S: Storage> Dot for Widen<L, S> {
             std::ptr::copy_nonoverlapping(x, to.cast(), k);
             let padded = k.next_multiple_of(L::N);
             std::ptr::write_bytes(to.cast::<f32>().add(k), 0, padded - k);
+        }
+    }
+}
+
+/// bf16 weights widened to f32, first those at even places of a step, then those at odd ones; `x`
+/// is prepared in that order.
+pub(crate) struct WidenPairs<L>(PhantomData<L>);
+
+// SAFETY: a step is one vector of bf16 pairs: `2 * N` values on both sides.
+unsafe impl<L: Lanes> Dot for WidenPairs<L> {
+    type X = L;
+    type W = L;
+    type Acc = L;
+    const STEP: usize = 2 * L::N;
+    const PARTS: usize = 2;
+    const X_FORM: XForm = XForm::Pairs;
+    const MAX_M: usize = <Widen<L, F32> as Dot>::MAX_M;
+    const X_BYTES: usize = 4;
+    const W_BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn zero() -> L {
+        // SAFETY: needs the instruction set only, which the caller has.
+        unsafe { L::splat(0.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_x(p: *const u8, part: usize) -> L {
+        // SAFETY: the caller vouches for one step.
+        unsafe { L::load(p.cast::<f32>().add(part * L::N)) }
+    }
+    #[inline(always)]
+    unsafe fn load_w(p: *const u8, part: usize) -> L {
+        // SAFETY: the caller vouches for one step.
+        unsafe {
+            if part == 0 {
+                L::load_bf16_every_other::<false>(p.cast())
+            } else {
+                L::load_bf16_every_other::<true>(p.cast())
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_w_rest(p: *const u8, part: usize, n: usize) -> L {
+        let mut buffer = [0u16; 2 * MAX_LANES];
+        // SAFETY: the caller vouches for `n` values, fewer than the buffer has.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, buffer.as_mut_ptr().cast(), 2 * n);
+            Self::load_w(buffer.as_ptr().cast(), part)
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: L, x: L, w: L) -> L {
+        // SAFETY: needs the instruction set only, which the caller has.
+        unsafe { x.fma(w, acc) }
+    }
+    #[inline(always)]
+    unsafe fn sum4(acc: [L; 4]) -> [f32; 4] {
+        // SAFETY: needs the instruction set only, which the caller has.
+        unsafe { L::sum4(acc) }
+    }
+    #[inline(always)]
+    unsafe fn prepare(x: *const f32, k: usize, to: *mut u8) {
+        let to = to.cast::<f32>();
+        let whole = k / Self::STEP * Self::STEP;
+        // SAFETY: the caller vouches for `k` values at `x` and whole steps at `to`.
+        unsafe {
+            for step in (0..whole).step_by(Self::STEP) {
+                for i in 0..L::N {
+                    *to.add(step + i) = *x.add(step + 2 * i);
+                    *to.add(step + L::N + i) = *x.add(step + 2 * i + 1);
+                }
+            }
+            if whole < k {
+                std::ptr::write_bytes(to.add(whole), 0, Self::STEP);
+                for i in whole..k {
+                    *to.add(whole + (i % 2) * L::N + (i - whole) / 2) = *x.add(i);
+                }
+            }
         }
     }
 }

@@ -39,6 +39,14 @@ unsafe impl Lanes for Portable {
         Portable(bits.map(|b| f32::from_bits(u32::from(b) << 16)))
     }
     #[inline(always)]
+    unsafe fn load_bf16_every_other<const ODD: bool>(p: *const u16) -> Self {
+        // SAFETY: the caller vouches for sixteen values.
+        let bits = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
+        Portable(std::array::from_fn(|i| {
+            f32::from_bits(u32::from(bits[2 * i + usize::from(ODD)]) << 16)
+        }))
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: the caller vouches for eight values.
         unsafe { p.cast::<[f32; 8]>().write_unaligned(self.0) }

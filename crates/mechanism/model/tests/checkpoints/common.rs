@@ -77,8 +77,7 @@ fn read_rows(file: &[u8], name: &str) -> Vec<Vec<f32>> {
 
 /// The instruction sets of this machine.
 pub(crate) fn isas() -> Vec<Isa> {
-    let all = ["amx", "avx512", "avx2", "portable"].map(|name| name.parse().expect("a name"));
-    all.into_iter().filter(|&isa| Cpu::new(options(1, isa)).is_ok()).collect()
+    Isa::ALL.into_iter().filter(|&isa| Cpu::new(options(1, isa)).is_ok()).collect()
 }
 
 fn options(threads: usize, isa: Isa) -> CpuOptions {
