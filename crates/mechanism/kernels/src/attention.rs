@@ -123,6 +123,7 @@ pub(crate) unsafe fn attend<L: Lanes, S: Storage>(
                 out: scores.add(position - start),
                 out_stride: CHUNK,
                 bias: None,
+                so_far: None,
                 mode: Write::Store,
             });
             position += count;

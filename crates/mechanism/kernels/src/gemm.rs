@@ -1,15 +1,16 @@
 //! `x·wᵀ` for weights as they lie in the file: rows contiguous in `K` on both sides.
 //!
-//! Every output is one chain: an accumulator vector walks `K` from 0 in whole steps, takes the
-//! masked rest, and is summed by a fixed tree. Tiles only decide how many chains run at once, so
-//! the bits of an output do not depend on the tile shape, on `T` or on the number of threads.
+//! Every output is one chain: `K` is cut into blocks of [`BLOCK`] values. In each, an accumulator
+//! vector walks from the first value in whole steps, takes the masked rest, and is summed by a fixed
+//! tree; blocks are added in order. Tiles only decide how many chains run at once, so the bits of an
+//! output do not depend on the tile shape, on `T` or on the number of threads.
 //!
 //! A tile is up to six rows of `x` by four of `w` (24 accumulators of 32 registers). Three orders:
 //! one row of `x` is a stream over the weights, eight of them at a time. A few rows of `x` stay in
 //! cache, and each four weight rows meet all of them at once, so weights come from memory once
-//! while the next four are on their way. Many rows of `x` pass by a panel of weights that is sized
-//! to stay in half of L2, in blocks of `K` such that a strip of `x` stays in L1: between two
-//! blocks, the accumulators wait in memory as they are.
+//! while the next four are on their way. Many rows of `x` pass by a panel of weights, block by
+//! block, so that the panel stays in half of L2 and a strip of `x` in L1; the sums of the blocks so
+//! far wait in memory.
 //!
 //! Where a weight is widened before it is used, a panel that many rows will pass is widened once
 //! ([`pack`]): the same values meet in the same order, so the bits stay.
@@ -17,17 +18,10 @@
 use crate::simd::{Dot, Lanes};
 use crate::tensor::{DType, Write};
 
-/// Bytes of weights that stay in cache while the rows of `x` pass.
-pub(crate) const PANEL_BYTES: usize = 512 << 10;
+/// Values of `K` per block; whole steps of every kind.
+pub(crate) const BLOCK: usize = 1024;
 /// Up to so many rows of `x`, weights are streamed from memory: all of `x` stays in cache.
 pub(crate) const STREAM_ROWS: usize = 16;
-
-/// Bytes of a row of `x` that a block of `K` takes; six of them stay in L1 beside the weights.
-const BLOCK_BYTES: usize = 3 << 10;
-/// Tiles of four weight rows whose accumulators wait between two blocks.
-const BLOCK_TILES: usize = 16;
-/// Most rows of a strip: the greatest [`Dot::MAX_M`].
-const MAX_STRIP: usize = 6;
 const NO_PREFETCH: (*const u8, usize, usize) = (std::ptr::null(), 0, 0);
 
 /// A bias in storage, read value by value at the end of a tile.
@@ -57,6 +51,8 @@ pub(crate) struct Panel {
     pub(crate) out_stride: usize,
     /// Of the panel's first weight row.
     pub(crate) bias: Option<Bias>,
+    /// Sums of the blocks of `K` before this panel's: element `(0, 0)`, and elements per row.
+    pub(crate) so_far: Option<(*const f32, usize)>,
     pub(crate) mode: Write,
 }
 
@@ -87,38 +83,9 @@ pub(crate) unsafe fn panel<D: Dot>(p: &Panel) {
             }
         } else {
             for i in 0..strips {
-                strip_blocks::<D>(p, strip(i));
-            }
-        }
-    }
-}
-
-/// Rows `first..end` of `x` by all weight rows of the panel, block by block of `K`.
-#[inline(always)]
-unsafe fn strip_blocks<D: Dot>(p: &Panel, (first, end): (usize, usize)) {
-    let block = BLOCK_BYTES / D::X_BYTES / D::STEP * D::STEP;
-    let none = |n| Ahead { row: n, rows: 0 };
-    // SAFETY: the caller's promise is that of `outputs`; a tile's accumulators are taken out by
-    // those who put them in.
-    unsafe {
-        if p.k <= block + block / 2 {
-            for n in (0..p.n).step_by(4) {
-                strip_outputs::<D>(p, (first, end), n, none(n));
-            }
-            return;
-        }
-        let mut waiting = [[[D::zero(); 4]; MAX_STRIP]; BLOCK_TILES];
-        for begin in (0..p.n).step_by(4 * BLOCK_TILES) {
-            let part = Panel { n: p.n.min(begin + 4 * BLOCK_TILES), ..*p };
-            let mut from = 0;
-            while from < p.k {
-                // The last block may be up to half longer, so that none is tiny.
-                let rest = p.k - from;
-                let to = if rest <= block + block / 2 { p.k } else { from + block };
-                for (tile, n) in (begin..part.n).step_by(4).enumerate() {
-                    strip_block::<D>(&part, (first, end), n, (from, to), &mut waiting[tile]);
+                for n in (0..p.n).step_by(4) {
+                    strip_outputs::<D>(p, strip(i), n, Ahead { row: n + 4, rows: 0 });
                 }
-                from = to;
             }
         }
     }
@@ -147,52 +114,6 @@ unsafe fn strip_outputs<D: Dot>(p: &Panel, (first, end): (usize, usize), n: usiz
     }
 }
 
-/// The part of [`strip_outputs`] between two values of `K`; the last part writes the outputs.
-#[inline(always)]
-unsafe fn strip_block<D: Dot>(
-    p: &Panel,
-    (first, end): (usize, usize),
-    n: usize,
-    span: (usize, usize),
-    waiting: &mut [[D::Acc; 4]; MAX_STRIP],
-) {
-    // SAFETY: the caller's promise is that of `outputs`.
-    unsafe {
-        match end - first {
-            1 => block::<D, 1>(p, first, n, span, waiting),
-            2 => block::<D, 2>(p, first, n, span, waiting),
-            3 => block::<D, 3>(p, first, n, span, waiting),
-            4 => block::<D, 4>(p, first, n, span, waiting),
-            5 => block::<D, 5>(p, first, n, span, waiting),
-            _ => block::<D, 6>(p, first, n, span, waiting),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn block<D: Dot, const MR: usize>(
-    p: &Panel,
-    m: usize,
-    n: usize,
-    (from, to): (usize, usize),
-    waiting: &mut [[D::Acc; 4]; MAX_STRIP],
-) {
-    // SAFETY: as for `outputs`.
-    unsafe {
-        let mut acc = [[D::zero(); 4]; MR];
-        if from > 0 {
-            acc.copy_from_slice(&waiting[..MR]);
-        }
-        let x = (p.x.add(m * p.x_stride), p.x_stride);
-        chains::<D, MR, 4>(&mut acc, (from, to), x, rows_at::<4>(p, n), NO_PREFETCH);
-        if to == p.k {
-            finish::<D, MR, 4>(p, m, n, &acc);
-        } else {
-            waiting[..MR].copy_from_slice(&acc);
-        }
-    }
-}
-
 /// `MR` rows of `x` from `m` on by at most `NR` weight rows from `n` on.
 #[inline(always)]
 unsafe fn outputs<D: Dot, const MR: usize, const NR: usize>(
@@ -204,11 +125,23 @@ unsafe fn outputs<D: Dot, const MR: usize, const NR: usize>(
     // SAFETY: rows of `x` and `w` lie in the panel.
     unsafe {
         // It may lie behind the panel, or behind the weight: a prefetch reads nothing.
-        let next = (p.w.wrapping_add(ahead.row * p.w_stride), p.w_stride, ahead.rows);
-        let mut acc = [[D::zero(); NR]; MR];
+        let next = if ahead.rows == 0 {
+            NO_PREFETCH
+        } else {
+            (p.w.wrapping_add(ahead.row * p.w_stride), p.w_stride, ahead.rows)
+        };
         let x = (p.x.add(m * p.x_stride), p.x_stride);
-        chains::<D, MR, NR>(&mut acc, (0, p.k), x, rows_at::<NR>(p, n), next);
-        finish::<D, MR, NR>(p, m, n, &acc);
+        let w = rows_at::<NR>(p, n);
+        let mut sums = products::<D, MR, NR>((0, p.k.min(BLOCK)), x, w, next);
+        for from in (BLOCK..p.k).step_by(BLOCK) {
+            let block = products::<D, MR, NR>((from, p.k.min(from + BLOCK)), x, w, next);
+            for i in 0..MR {
+                for j in 0..NR {
+                    sums[i][j] += block[i][j];
+                }
+            }
+        }
+        finish::<MR, NR>(p, m, n, &sums);
     }
 }
 
@@ -224,16 +157,16 @@ unsafe fn rows_at<const NR: usize>(p: &Panel, n: usize) -> [*const u8; NR] {
     rows
 }
 
-/// Sums the accumulators, adds the biases, and writes what belongs to the panel.
+/// Adds what came before and the biases, and writes what belongs to the panel.
 #[inline(always)]
-unsafe fn finish<D: Dot, const MR: usize, const NR: usize>(
+unsafe fn finish<const MR: usize, const NR: usize>(
     p: &Panel,
     m: usize,
     n: usize,
-    acc: &[[D::Acc; NR]; MR],
+    sums: &[[f32; NR]; MR],
 ) {
     let count = (p.n - n).min(NR);
-    // SAFETY: the caller vouches for the outputs and the biases of the panel.
+    // SAFETY: the caller vouches for the outputs, the biases and the sums so far of the panel.
     unsafe {
         let mut bias = [0.0; NR];
         if let Some(values) = p.bias {
@@ -243,37 +176,43 @@ unsafe fn finish<D: Dot, const MR: usize, const NR: usize>(
         }
         for i in 0..MR {
             let out = p.out.add((m + i) * p.out_stride + n);
-            let mut sums = [0.0; NR];
-            for j in (0..NR).step_by(4) {
-                let four = D::sum4([acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]]);
-                sums[j..j + 4].copy_from_slice(&four);
-            }
-            for j in 0..count {
-                let sum = sums[j] + bias[j];
-                match p.mode {
-                    Write::Store => *out.add(j) = sum,
-                    Write::Add => *out.add(j) += sum,
+            let mut sums = sums[i];
+            if let Some((so_far, stride)) = p.so_far {
+                for j in 0..count {
+                    sums[j] = *so_far.add((m + i) * stride + n + j) + sums[j];
                 }
+            }
+            for j in 0..NR {
+                sums[j] += bias[j];
+            }
+            if p.mode == Write::Add {
+                for j in 0..count {
+                    sums[j] = *out.add(j) + sums[j];
+                }
+            }
+            if count == NR {
+                out.cast::<[f32; NR]>().write_unaligned(sums);
+            } else {
+                std::ptr::copy_nonoverlapping(sums.as_ptr(), out, count);
             }
         }
     }
 }
 
-/// Carries the products of `MR` rows of `x` and `NR` rows of `w` on from `from`, a whole step, to
-/// `to`. `next` is what to prefetch: the first row, its stride in bytes, and how many rows.
+/// The products of `MR` rows of `x` and `NR` rows of `w` over the values `from..to` of `K`, at most
+/// a block. `next` is what to prefetch: the first row, its stride in bytes, and how many rows.
 #[inline(always)]
-unsafe fn chains<D: Dot, const MR: usize, const NR: usize>(
-    acc: &mut [[D::Acc; NR]; MR],
+unsafe fn products<D: Dot, const MR: usize, const NR: usize>(
     (from, to): (usize, usize),
     (x, x_stride): (*const u8, usize),
     w: [*const u8; NR],
     (next, next_stride, next_rows): (*const u8, usize, usize),
-) {
+) -> [[f32; NR]; MR] {
     let whole = to / D::STEP * D::STEP;
-    let mut sums = *acc;
     let mut i = from;
     // SAFETY: whole steps stay below `to` in the weights; `x` is padded to a whole step.
     unsafe {
+        let mut acc = [[D::zero(); NR]; MR];
         while i < whole {
             if MR > 1 && next_rows > 0 {
                 let next = next.wrapping_add(i * D::W_BYTES);
@@ -292,7 +231,7 @@ unsafe fn chains<D: Dot, const MR: usize, const NR: usize>(
                 for n in 0..NR {
                     let w = D::load_w(w[n].add(i * D::W_BYTES), part);
                     for m in 0..MR {
-                        sums[m][n] = D::dot(sums[m][n], xs[m], w);
+                        acc[m][n] = D::dot(acc[m][n], xs[m], w);
                     }
                 }
             }
@@ -304,13 +243,20 @@ unsafe fn chains<D: Dot, const MR: usize, const NR: usize>(
                     let w = D::load_w_rest(w[n].add(whole * D::W_BYTES), part, to - whole);
                     for m in 0..MR {
                         let x = D::load_x(x.add(m * x_stride + whole * D::X_BYTES), part);
-                        sums[m][n] = D::dot(sums[m][n], x, w);
+                        acc[m][n] = D::dot(acc[m][n], x, w);
                     }
                 }
             }
         }
+        let mut sums = [[0.0; NR]; MR];
+        for m in 0..MR {
+            for n in (0..NR).step_by(4) {
+                let four = D::sum4([acc[m][n], acc[m][n + 1], acc[m][n + 2], acc[m][n + 3]]);
+                sums[m][n..n + 4].copy_from_slice(&four);
+            }
+        }
+        sums
     }
-    *acc = sums;
 }
 
 /// Widens `rows` weight rows of `k` values, `w_stride` bytes apart, to f32 at `to`, `stride` values

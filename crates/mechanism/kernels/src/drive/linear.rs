@@ -1,17 +1,19 @@
 //! Linear layers: outputs are cut into panels of weight rows, never along `K`.
 
 use super::Machine;
-use crate::gemm::{Bias, PANEL_BYTES, Panel, STREAM_ROWS};
+use crate::gemm::{BLOCK, Bias, Panel, STREAM_ROWS};
 use crate::scratch::{Scratch, Shared};
 use crate::simd::XForm;
-use crate::table::{DotKernels, WideKernels};
+use crate::table::DotKernels;
 use crate::tensor::{Activation, DType, LinearJob, Matrix, Write};
 
 /// Bytes of weights per task when they stream past a few rows of `x`.
 const STREAM_BYTES: usize = 128 << 10;
-/// Rows of `x` between the two halves of a gated linear, so its intermediate stays in cache.
-const GATED_ROWS: usize = 48;
-/// Most weight rows per task; bounds a worker's part of the gated intermediate.
+/// Bytes of a panel's block, as it is multiplied, that stay in L2 while the rows of `x` pass.
+const PANEL_BYTES: usize = 448 << 10;
+/// Rows of `x` that pass a block of weights before the next one comes: bounds the sums that wait.
+const PASS_ROWS: usize = 256;
+/// Most weight rows per task; bounds a worker's room.
 const MAX_PANEL_ROWS: usize = 512;
 /// Values to prepare per task; fewer are prepared by the caller alone.
 const PREPARE_VALUES: usize = 32 << 10;
@@ -35,7 +37,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn new(job: &mut LinearJob<'_>, t: usize, panel_bytes: usize, x: Prepared) -> Plan {
+    /// A plan of tasks of about `task_bytes` of weights.
+    fn new(job: &mut LinearJob<'_>, t: usize, task_bytes: usize, x: Prepared) -> Plan {
         let Matrix { dtype, data, rows, cols } = job.weight;
         let w_stride = cols * dtype.size_bytes();
         let bias = job.bias.map(|bias| (Shared::new(bias.data.as_ptr().cast_mut()), bias.dtype));
@@ -53,10 +56,10 @@ impl Plan {
             mode: job.mode,
             panel: 0,
         };
-        // Widened panels count as what they become.
-        let row_bytes = plan.wide().map_or(w_stride, |_| plan.wide_stride() * size_of::<f32>());
+        let most =
+            if plan.passes() { PANEL_BYTES / plan.block_row_bytes() } else { MAX_PANEL_ROWS };
         // Whole tiles of eight rows, so that only the last panel has a rest.
-        plan.panel = (panel_bytes / row_bytes.max(1)).clamp(8, MAX_PANEL_ROWS) / 8 * 8;
+        plan.panel = (task_bytes / w_stride.max(1)).min(most).clamp(8, MAX_PANEL_ROWS) / 8 * 8;
         plan
     }
 
@@ -64,39 +67,107 @@ impl Plan {
         if self.t == 0 { 0 } else { self.rows.div_ceil(self.panel) }
     }
 
-    /// Whether panels are widened once, because many rows of `x` pass them.
-    fn wide(&self) -> Option<WideKernels> {
-        self.dot.wide.filter(|_| self.t > STREAM_ROWS)
+    /// Whether rows of `x` are so many that they pass by a panel, block by block.
+    fn passes(&self) -> bool {
+        self.t > STREAM_ROWS && self.cols > 0
     }
 
-    /// Values between two rows of a widened panel: whole steps and one cache line more, as for `x`.
+    /// Values between two rows of a widened block: whole steps and one cache line more, as for `x`.
     fn wide_stride(&self) -> usize {
-        self.cols.next_multiple_of(self.dot.step) + 16
+        self.cols.min(BLOCK).next_multiple_of(self.dot.step) + 16
     }
 
-    /// Values that a worker needs for a widened panel.
+    /// Bytes of a weight row in a block as it is multiplied.
+    fn block_row_bytes(&self) -> usize {
+        match self.dot.wide {
+            Some(_) => self.wide_stride() * size_of::<f32>(),
+            None => self.w_stride.min(BLOCK * size_of::<f32>()).max(1),
+        }
+    }
+
+    /// Values that a worker needs beside the outputs: a widened block, and the sums that wait.
+    fn room(&self) -> usize {
+        match self.passes() {
+            false => 0,
+            true => self.wide_len() + PASS_ROWS * self.panel,
+        }
+    }
+
     fn wide_len(&self) -> usize {
-        self.wide().map_or(0, |_| self.panel * self.wide_stride())
+        self.dot.wide.map_or(0, |_| self.panel * self.wide_stride())
     }
 
-    /// Task `task`'s panel, with its weights widened in `room` where that pays, and the kernel that
-    /// computes it.
+    /// Computes rows `first..first + m` of `x` by task `task`'s weights, into `out` if it is given
+    /// (its first value and its stride) instead of the job's output.
     ///
     /// # Safety
-    /// The shapes were checked, and `room` has [`Plan::wide_len`] values for this thread alone.
-    unsafe fn ready(&self, task: usize, room: *mut f32) -> (Panel, unsafe fn(&Panel)) {
-        let panel = self.panel(task);
-        let Some(wide) = self.wide() else { return (panel, self.dot.panel) };
-        let stride = self.wide_stride();
-        // SAFETY: the room has as many rows as a panel, each of whole steps.
-        unsafe { (wide.pack)((panel.w, panel.w_stride), (panel.n, panel.k), room, stride) };
-        let widened = Panel {
-            w: room.cast_const().cast(),
-            w_stride: stride * size_of::<f32>(),
-            k: panel.k.next_multiple_of(self.dot.step),
-            ..panel
-        };
-        (widened, wide.panel)
+    /// Shapes were checked; nobody else writes these outputs; `room` has [`Plan::room`] values for
+    /// this thread alone.
+    unsafe fn compute(
+        &self,
+        task: usize,
+        (first, m): (usize, usize),
+        out: Option<(*mut f32, usize)>,
+        room: *mut f32,
+    ) {
+        let mut whole = self.panel(task);
+        whole.x = whole.x.wrapping_add(first * self.x_stride);
+        whole.out = whole.out.wrapping_add(first * self.rows);
+        whole.m = m;
+        if let Some((out, stride)) = out {
+            (whole.out, whole.out_stride) = (out, stride);
+        }
+        // SAFETY: panels and passes lie inside what the caller vouches for.
+        unsafe {
+            if !self.passes() {
+                return (self.dot.panel)(&whole);
+            }
+            for begin in (0..m).step_by(PASS_ROWS) {
+                let pass = Panel {
+                    x: whole.x.add(begin * self.x_stride),
+                    m: PASS_ROWS.min(m - begin),
+                    out: whole.out.add(begin * whole.out_stride),
+                    ..whole
+                };
+                self.pass(&pass, room);
+            }
+        }
+    }
+
+    /// All blocks of `K` of one pass; sums wait in `room` between them.
+    ///
+    /// # Safety
+    /// As for [`Plan::compute`].
+    unsafe fn pass(&self, whole: &Panel, room: *mut f32) {
+        let waiting = room.wrapping_add(self.wide_len());
+        for from in (0..whole.k).step_by(BLOCK) {
+            let is_last = whole.k - from <= BLOCK;
+            let mut block = Panel {
+                x: whole.x.wrapping_add(from * self.dot.x_bytes),
+                w: whole.w.wrapping_add(from * self.w_stride / self.cols),
+                k: (whole.k - from).min(BLOCK),
+                so_far: (from > 0).then_some((waiting.cast_const(), self.panel)),
+                ..*whole
+            };
+            if !is_last {
+                (block.out, block.out_stride) = (waiting, self.panel);
+                (block.bias, block.mode) = (None, Write::Store);
+            }
+            // SAFETY: the block lies in the panel; the room has a widened block and a pass of sums.
+            unsafe {
+                match self.dot.wide {
+                    None => (self.dot.panel)(&block),
+                    Some(wide) => {
+                        let stride = self.wide_stride();
+                        (wide.pack)((block.w, block.w_stride), (block.n, block.k), room, stride);
+                        block.w = room.cast_const().cast();
+                        block.w_stride = stride * size_of::<f32>();
+                        block.k = block.k.next_multiple_of(self.dot.step);
+                        (wide.panel)(&block);
+                    }
+                }
+            }
+        }
     }
 
     /// Task `task`'s panel over all rows of `x`.
@@ -115,6 +186,7 @@ impl Plan {
             bias: self
                 .bias
                 .map(|(data, dtype)| Bias { dtype, data: data.at(first * dtype.size_bytes()) }),
+            so_far: None,
             mode: self.mode,
         }
     }
@@ -165,7 +237,7 @@ pub(crate) fn linear(
     }
     let mut prepared: [Option<Prepared>; XForm::COUNT] = [None; XForm::COUNT];
     let total: usize = jobs.iter().map(|job| job.weight.data.len()).sum();
-    let bytes = panel_bytes(machine, t, total);
+    let bytes = task_bytes(machine, t, total);
     let mut plans = std::mem::take(&mut scratch.plans);
     for job in jobs.iter_mut().filter(|job| !machine.takes_tiles(&job.weight)) {
         let dot = machine.kernels.storage(job.weight.dtype).dot;
@@ -174,17 +246,14 @@ pub(crate) fn linear(
         plans.push(Plan::new(job, t, bytes, Prepared { dot, ..x }));
     }
     let tasks = plans.iter().map(Plan::tasks).sum();
-    let room = plans.iter().map(Plan::wide_len).max().unwrap_or(0);
+    let room = plans.iter().map(Plan::room).max().unwrap_or(0);
     let rooms = Shared::new(scratch.workers.floats(machine.pool.threads() * room));
     machine.pool.for_each(tasks, &|worker, mut task| {
         for plan in &plans {
             if task < plan.tasks() {
                 // SAFETY: shapes were checked; panels of one job write separate columns, jobs
                 // separate outputs, workers have a room each.
-                unsafe {
-                    let (panel, compute) = plan.ready(task, rooms.at(worker * room));
-                    compute(&panel);
-                }
+                unsafe { plan.compute(task, (0, t), None, rooms.at(worker * room)) };
                 break;
             }
             task -= plan.tasks();
@@ -194,9 +263,10 @@ pub(crate) fn linear(
     scratch.plans = plans;
 }
 
-/// Cache-sized panels, smaller where that gives every thread several of them.
-fn panel_bytes(machine: Machine<'_>, t: usize, total: usize) -> usize {
-    let most = if t <= STREAM_ROWS { STREAM_BYTES } else { PANEL_BYTES };
+/// Bytes of weights per task: few enough that every thread gets several tasks, and where weights
+/// stream, enough for a smooth stream.
+fn task_bytes(machine: Machine<'_>, t: usize, total: usize) -> usize {
+    let most = if t <= STREAM_ROWS { STREAM_BYTES } else { usize::MAX };
     (total / (machine.pool.threads() * 4)).clamp(16 << 10, most)
 }
 
@@ -214,7 +284,7 @@ pub(crate) fn gated_linear(
         return super::amx::gated_linear(machine, scratch, x, t, (gate, up, act), out);
     }
     let dots = [gate, up].map(|w| machine.kernels.storage(w.dtype).dot);
-    let bytes = panel_bytes(machine, t, gate.data.len() + up.data.len()) / 2;
+    let bytes = task_bytes(machine, t, gate.data.len() + up.data.len()) / 2;
     let mut plan = |scratch: &mut Scratch, weight, dot| {
         let mut job = LinearJob { weight, bias: None, out: &mut *out, mode: Write::Store };
         Plan::new(&mut job, t, bytes, prepare(machine, scratch, dot, x, t))
@@ -230,40 +300,26 @@ pub(crate) fn gated_linear(
     };
     let rows = gate.panel.min(up.panel);
     (gate.panel, up.panel) = (rows, rows);
-    let part = GATED_ROWS * rows;
-    let room = part + gate.wide_len() + up.wide_len();
+    let part = PASS_ROWS.min(t) * rows;
+    let room = part + gate.room().max(up.room());
     let rooms = Shared::new(scratch.workers.floats(machine.pool.threads() * room));
     let activate_mul = machine.kernels.activate_mul;
-    let plans = (gate, up);
-    machine.pool.for_each(plans.0.tasks(), &|worker, task| {
-        let room = rooms.at(worker * room);
-        let (for_gate, for_up) = (room.wrapping_add(part), plans.0.wide_len() + part);
-        // SAFETY: shapes were checked, and every worker has a room of its own.
-        let ((mut gate, gate_panel), (mut up, up_panel)) = unsafe {
-            (
-                plans.0.ready(task, for_gate),
-                plans.1.ready(task, room.wrapping_add(for_up)),
-            )
-        };
-        up.out = room;
-        up.out_stride = rows;
-        for first in (0..t).step_by(GATED_ROWS) {
-            let m = GATED_ROWS.min(t - first);
-            // A stream keeps its own tile shape; bits are the same either way.
-            (gate.m, up.m) = (m, m);
-            // SAFETY: shapes were checked; tasks write separate columns of `out`, workers separate
-            // parts of the scratch, which hold `GATED_ROWS` rows of a panel.
+    machine.pool.for_each(gate.tasks(), &|worker, task| {
+        let ups = rooms.at(worker * room);
+        let room = ups.wrapping_add(part);
+        let to = gate.panel(task);
+        for first in (0..t).step_by(PASS_ROWS) {
+            let m = PASS_ROWS.min(t - first);
+            // SAFETY: shapes were checked; tasks write separate columns of `out`, workers have
+            // separate rooms, which hold a pass of a panel beside what the plans need.
             unsafe {
-                gate_panel(&gate);
-                up_panel(&up);
+                gate.compute(task, (first, m), None, room);
+                up.compute(task, (first, m), Some((ups, rows)), room);
                 for row in 0..m {
-                    let (to, from) = (gate.out.add(row * gate.out_stride), up.out.add(row * rows));
-                    activate_mul(act, to, from, gate.n);
+                    let gates = to.out.add((first + row) * to.out_stride);
+                    activate_mul(act, gates, ups.add(row * rows), to.n);
                 }
             }
-            gate.x = gate.x.wrapping_add(m * gate.x_stride);
-            up.x = up.x.wrapping_add(m * up.x_stride);
-            gate.out = gate.out.wrapping_add(m * gate.out_stride);
         }
     });
 }

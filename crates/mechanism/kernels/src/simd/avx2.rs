@@ -8,6 +8,20 @@ use super::Lanes;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(__m256);
 
+/// The pointer; where `FRESH`, of unknown origin to the compiler. Loading the even and the odd values
+/// of a step from one register would keep as many registers busy as there are weight rows, and
+/// push accumulators out of them; a second load from L1 is free.
+#[inline(always)]
+pub(super) fn fresh<const FRESH: bool, T>(mut p: *const T) -> *const T {
+    if FRESH {
+        // SAFETY: no instruction.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) p, options(nomem, nostack, preserves_flags))
+        };
+    }
+    p
+}
+
 /// Adds the upper half to the lower.
 #[inline(always)]
 unsafe fn half(x: __m256) -> __m128 {
@@ -69,13 +83,25 @@ unsafe impl Lanes for Avx2 {
     unsafe fn load_bf16_every_other<const ODD: bool>(p: *const u16) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
-            let pairs = _mm256_loadu_si256(p.cast());
+            let pairs = _mm256_loadu_si256(fresh::<ODD, _>(p).cast());
             let bits = if ODD {
                 _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()))
             } else {
                 _mm256_slli_epi32::<16>(pairs)
             };
             Avx2(_mm256_castsi256_ps(bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn unzip(low: Self, high: Self) -> (Self, Self) {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            // Halves of 128 bits in order first, since the shuffle stays inside them.
+            let (a, b) = (
+                _mm256_permute2f128_ps::<0x20>(low.0, high.0),
+                _mm256_permute2f128_ps::<0x31>(low.0, high.0),
+            );
+            (Avx2(_mm256_shuffle_ps::<0x88>(a, b)), Avx2(_mm256_shuffle_ps::<0xdd>(a, b)))
         }
     }
     #[inline(always)]
@@ -143,6 +169,11 @@ unsafe impl Lanes for Avx2 {
             let less = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, o.0);
             Avx2(_mm256_blendv_ps(b.0, a.0, less))
         }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch of an address that is not mapped does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {

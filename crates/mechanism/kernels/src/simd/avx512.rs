@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
+use super::avx2::fresh;
 use super::{Dot, Lanes, XForm};
 
 /// Sixteen lanes of AVX-512. `BF16`: with the processor's own rounding to bf16.
@@ -39,13 +40,23 @@ unsafe impl<const BF16: bool> Lanes for Avx512<BF16> {
     unsafe fn load_bf16_every_other<const ODD: bool>(p: *const u16) -> Self {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
-            let pairs = _mm512_loadu_si512(p.cast());
+            let pairs = _mm512_loadu_si512(fresh::<ODD, _>(p).cast());
             let bits = if ODD {
                 _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
             } else {
                 _mm512_slli_epi32::<16>(pairs)
             };
             Self(_mm512_castsi512_ps(bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn unzip(low: Self, high: Self) -> (Self, Self) {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+            let evens = _mm512_permutex2var_ps(low.0, even, high.0);
+            (Self(evens), Self(_mm512_permutex2var_ps(low.0, odd, high.0)))
         }
     }
     #[inline(always)]
@@ -135,6 +146,11 @@ unsafe impl<const BF16: bool> Lanes for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch of an address that is not mapped does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
@@ -146,12 +162,16 @@ unsafe impl<const BF16: bool> Lanes for Avx512<BF16> {
     unsafe fn sum4(v: [Self; 4]) -> [f32; 4] {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
-            super::avx2::sum_quarters([
-                quarter(v[0].0),
-                quarter(v[1].0),
-                quarter(v[2].0),
-                quarter(v[3].0),
-            ])
+            // Halves of two side by side, then quarters of all four; lane by lane the tree of one.
+            let ab = halves(v[0].0, v[1].0);
+            let cd = halves(v[2].0, v[3].0);
+            let low = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+            let quarters = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+            let pairs = _mm512_add_ps(quarters, _mm512_permute_ps::<0x4e>(quarters));
+            let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0xb1>(pairs));
+            let firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            let four = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, sums));
+            transmute::<__m128, [f32; 4]>(four)
         }
     }
 }
@@ -206,7 +226,9 @@ unsafe impl Dot for Dpbf16 {
     #[inline(always)]
     unsafe fn sum4(acc: [__m512; 4]) -> [f32; 4] {
         // SAFETY: needs the instruction set only, which the caller has.
-        unsafe { Lanes::sum4([Avx512::<true>(acc[0]), Avx512(acc[1]), Avx512(acc[2]), Avx512(acc[3])]) }
+        unsafe {
+            Lanes::sum4([Avx512::<true>(acc[0]), Avx512(acc[1]), Avx512(acc[2]), Avx512(acc[3])])
+        }
     }
     #[inline(always)]
     unsafe fn prepare(x: *const f32, k: usize, to: *mut u8) {
@@ -225,12 +247,12 @@ unsafe impl Dot for Dpbf16 {
     }
 }
 
-/// Adds halves, then quarters.
+/// Adds the halves of each: the sums of `a`, then those of `b`.
 #[inline(always)]
-unsafe fn quarter(v: __m512) -> __m128 {
+unsafe fn halves(a: __m512, b: __m512) -> __m512 {
     // SAFETY: needs the instruction set only, which the caller has.
     unsafe {
-        let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
-        _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))
+        let low = _mm512_shuffle_f32x4::<0x44>(a, b);
+        _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xee>(a, b))
     }
 }

@@ -33,6 +33,8 @@ pub(crate) unsafe trait Lanes: Copy {
     /// Loads `2 * N` bf16 and widens those at even (`ODD` = false) or odd places: half the work of
     /// two [`Lanes::load_bf16`], which would have to spread the values out first.
     unsafe fn load_bf16_every_other<const ODD: bool>(p: *const u16) -> Self;
+    /// The even and the odd ones of `2 * N` values.
+    unsafe fn unzip(low: Self, high: Self) -> (Self, Self);
     unsafe fn store(self, p: *mut f32);
     /// Rounds to nearest even.
     unsafe fn store_f16(self, p: *mut u16);
@@ -54,6 +56,9 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn pow2(self) -> Self;
     /// `a` where `self < o`, else `b`.
     unsafe fn select_lt(self, o: Self, a: Self, b: Self) -> Self;
+    /// Asks for the cache line at `p`, which may be any address.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
     /// Sum of the lanes as a balanced tree: lane `i` meets lane `i + N/2` first.
     unsafe fn sum(self) -> f32;
     /// [`Lanes::sum`] of four vectors side by side.
@@ -217,6 +222,11 @@ unsafe impl<L: Lanes, S: Storage> Dot for Widen<L, S> {
         unsafe { x.fma(w, acc) }
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: any address will do.
+        unsafe { L::prefetch(p) }
+    }
+    #[inline(always)]
     unsafe fn sum4(acc: [L; 4]) -> [f32; 4] {
         // SAFETY: needs the instruction set only, which the caller has.
         unsafe { L::sum4(acc) }
@@ -244,7 +254,8 @@ unsafe impl<L: Lanes> Dot for WidenPairs<L> {
     const STEP: usize = 2 * L::N;
     const PARTS: usize = 2;
     const X_FORM: XForm = XForm::Pairs;
-    const MAX_M: usize = <Widen<L, F32> as Dot>::MAX_M;
+    // Six rows would not leave registers for the values on their way.
+    const MAX_M: usize = if L::N == 16 { 4 } else { 3 };
     const X_BYTES: usize = 4;
     const W_BYTES: usize = 2;
     #[inline(always)]
@@ -283,6 +294,11 @@ unsafe impl<L: Lanes> Dot for WidenPairs<L> {
         unsafe { x.fma(w, acc) }
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: any address will do.
+        unsafe { L::prefetch(p) }
+    }
+    #[inline(always)]
     unsafe fn sum4(acc: [L; 4]) -> [f32; 4] {
         // SAFETY: needs the instruction set only, which the caller has.
         unsafe { L::sum4(acc) }
@@ -294,10 +310,10 @@ unsafe impl<L: Lanes> Dot for WidenPairs<L> {
         // SAFETY: the caller vouches for `k` values at `x` and whole steps at `to`.
         unsafe {
             for step in (0..whole).step_by(Self::STEP) {
-                for i in 0..L::N {
-                    *to.add(step + i) = *x.add(step + 2 * i);
-                    *to.add(step + L::N + i) = *x.add(step + 2 * i + 1);
-                }
+                let (low, high) = (L::load(x.add(step)), L::load(x.add(step + L::N)));
+                let (even, odd) = L::unzip(low, high);
+                even.store(to.add(step));
+                odd.store(to.add(step + L::N));
             }
             if whole < k {
                 std::ptr::write_bytes(to.add(whole), 0, Self::STEP);

@@ -47,6 +47,12 @@ unsafe impl Lanes for Portable {
         }))
     }
     #[inline(always)]
+    unsafe fn unzip(low: Self, high: Self) -> (Self, Self) {
+        let at = |i: usize| if i < 8 { low.0[i] } else { high.0[i - 8] };
+        let every_other = |odd| Portable(std::array::from_fn(|i| at(2 * i + odd)));
+        (every_other(0), every_other(1))
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: the caller vouches for eight values.
         unsafe { p.cast::<[f32; 8]>().write_unaligned(self.0) }
