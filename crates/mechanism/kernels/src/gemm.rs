@@ -179,7 +179,7 @@ unsafe fn finish<const MR: usize, const NR: usize>(
             let mut sums = sums[i];
             if let Some((so_far, stride)) = p.so_far {
                 for j in 0..count {
-                    sums[j] = *so_far.add((m + i) * stride + n + j) + sums[j];
+                    sums[j] += *so_far.add((m + i) * stride + n + j);
                 }
             }
             for j in 0..NR {
@@ -187,7 +187,7 @@ unsafe fn finish<const MR: usize, const NR: usize>(
             }
             if p.mode == Write::Add {
                 for j in 0..count {
-                    sums[j] = *out.add(j) + sums[j];
+                    sums[j] += *out.add(j);
                 }
             }
             if count == NR {

@@ -24,11 +24,13 @@ pub(crate) struct DotKernels {
     pub(crate) wide: Option<WideKernels>,
 }
 
+/// `((w, w_stride), (rows, k), to, stride)`, see [`crate::gemm::pack`].
+pub(crate) type Pack = unsafe fn((*const u8, usize), (usize, usize), *mut f32, usize);
+
 /// Kernels for panels that many rows of `x` pass; bits as of the direct ones.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WideKernels {
-    /// `((w, w_stride), (rows, k), to, stride)`, see [`crate::gemm::pack`].
-    pub(crate) pack: unsafe fn((*const u8, usize), (usize, usize), *mut f32, usize),
+    pub(crate) pack: Pack,
     /// Takes what `pack` made, with `k` rounded up to whole steps.
     pub(crate) panel: unsafe fn(&Panel),
 }

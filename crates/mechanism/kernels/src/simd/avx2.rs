@@ -16,7 +16,7 @@ pub(super) fn fresh<const FRESH: bool, T>(mut p: *const T) -> *const T {
     if FRESH {
         // SAFETY: no instruction.
         unsafe {
-            std::arch::asm!("/* {0} */", inout(reg) p, options(nomem, nostack, preserves_flags))
+            std::arch::asm!("/* {0} */", inout(reg) p, options(readonly, nostack, preserves_flags))
         };
     }
     p
