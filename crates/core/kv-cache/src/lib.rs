@@ -10,7 +10,8 @@
 //! Life of a block: taken by [`BlockPool::allocate`] or [`BlockPool::grow`] (free blocks first,
 //! then the least recently used cached one, whose hash is forgotten) → hashed by
 //! [`BlockPool::commit`] once all its tokens are computed → shared by later tables with the same
-//! leading tokens → returned by [`BlockPool::release`], which makes it cached, or free if it was
+//! leading tokens → returned by [`BlockPool::shrink`] if it was taken for tokens that did not come,
+//! or by [`BlockPool::release`], which makes it cached, or free if it was
 //! never hashed.
 //!
 //! A table cannot be copied and is consumed when it is returned, so no block is returned twice.

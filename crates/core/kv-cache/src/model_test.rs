@@ -11,6 +11,7 @@ const NUM_BLOCKS: u32 = 12;
 enum Op {
     Allocate { tokens: Vec<u32>, extra: usize },
     Grow { who: usize, by: usize },
+    Shrink { who: usize, to: usize },
     Compute { who: usize, blocks: usize },
     Release { who: usize },
     Discard { who: usize },
@@ -22,6 +23,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (tokens, 0..3usize).prop_map(|(tokens, extra)| Op::Allocate { tokens, extra }),
         3 => (any::<usize>(), 0..4usize).prop_map(|(who, by)| Op::Grow { who, by }),
+        2 => (any::<usize>(), 0..8usize).prop_map(|(who, to)| Op::Shrink { who, to }),
         6 => (any::<usize>(), 0..7usize).prop_map(|(who, blocks)| Op::Compute { who, blocks }),
         5 => any::<usize>().prop_map(|who| Op::Release { who }),
         1 => any::<usize>().prop_map(|who| Op::Discard { who }),
@@ -112,6 +114,14 @@ impl Run {
                     self.grow(index, by);
                 }
             }
+            Op::Shrink { who, to } => {
+                if let Some(index) = pick(who, &self.held) {
+                    let held = &mut self.held[index];
+                    self.pool.shrink(&mut held.table, to);
+                    let kept = to.max(held.committed).min(held.blocks.len());
+                    self.model.free.extend(held.blocks.drain(kept..).rev());
+                }
+            }
             Op::Compute { who, blocks } => {
                 if let Some(index) = pick(who, &self.held) {
                     self.compute(index, blocks);
@@ -173,7 +183,7 @@ impl Run {
 
     fn compute(&mut self, index: usize, blocks: usize) {
         let held = &mut self.held[index];
-        let end = blocks.min(held.chain.hashes().len());
+        let end = blocks.min(held.chain.hashes().len()).min(held.blocks.len());
         self.pool.commit(&mut held.table, &held.chain.hashes()[..end]);
         for index in held.committed..end {
             let prefix = held.prefix(index).expect("the chain hashes only full blocks");

@@ -122,6 +122,17 @@ impl BlockPool {
         Ok(())
     }
 
+    /// Takes the blocks beyond the first `num_blocks` back; those that the prefix cache was offered
+    /// stay with the table.
+    pub fn shrink(&mut self, table: &mut BlockTable, num_blocks: usize) {
+        let kept = num_blocks.max(table.num_committed).min(table.blocks.len());
+        for block in table.blocks.drain(kept..).rev() {
+            // Never offered, so no one shares it and its content means nothing.
+            self.blocks[block as usize].ref_count = 0;
+            self.free.push(block);
+        }
+    }
+
     /// Makes the leading `hashes.len()` blocks of the table known to the prefix cache. All their
     /// tokens are computed. A content that is known already keeps its first block.
     pub fn commit(&mut self, table: &mut BlockTable, hashes: &[BlockHash]) {
@@ -285,6 +296,21 @@ mod tests {
         }
         assert_eq!(seen, [[2, 1], [2, 0], [1, 0], [0, 0]]);
         pool.release(table);
+    }
+
+    #[test]
+    fn a_table_shrinks_to_what_was_committed() {
+        let mut pool = BlockPool::new(5, true);
+        let mut table = cache(&mut pool, &[1, 2]);
+        pool.grow(&mut table, 4).unwrap();
+        let kept = table.block_ids()[..3].to_vec();
+        pool.shrink(&mut table, 3);
+        assert_eq!((table.block_ids(), pool.num_free()), (&kept[..], 2));
+        pool.shrink(&mut table, 9);
+        pool.shrink(&mut table, 0);
+        assert_eq!((table.block_ids(), pool.num_free()), (&kept[..2], 3));
+        pool.release(table);
+        assert_eq!((pool.num_free(), pool.num_cached()), (3, 2));
     }
 
     #[test]
