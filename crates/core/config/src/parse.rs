@@ -21,6 +21,15 @@ pub(crate) fn number(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64,
     }
 }
 
+/// Whether `auto` was said.
+pub(crate) fn auto_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("auto or off".to_owned()),
+    }
+}
+
 /// Seconds, also as `90s`, `2m` or `1.5h`; at most 30 days.
 ///
 /// # Errors

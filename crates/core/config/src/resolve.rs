@@ -94,6 +94,8 @@ pub struct ModelSettings {
     pub max_num_batched_tokens: u32,
     /// Absent is every usable core.
     pub num_threads: Option<u32>,
+    /// Tokens are computed in advance where that pays.
+    pub speculation: bool,
 }
 
 /// Form of the logs.
@@ -159,6 +161,7 @@ impl RunConfig {
                 max_num_seqs: model.max_num_seqs,
                 max_num_batched_tokens: model.max_num_batched_tokens,
                 num_threads: model.num_threads,
+                speculation: model.speculation,
                 generate: self.generate,
             },
             autoscaling: AutoscalingConfig {
@@ -240,6 +243,7 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
     let seqs = reader.read("max_num_seqs", parse::whole(1..=4096))?;
     let tokens = reader.read("max_num_batched_tokens", parse::whole(1..=1_000_000))?;
     let threads = reader.read("threads", parse::number(0.0..=4096.0))?.value;
+    let speculation = reader.read("speculation", parse::auto_or_off)?.value;
     let gpus = reader.read("num_gpus_per_replica", parse::number(0.0..=MAX_GPUS))?;
     if gpus.value > 0.0 {
         let from = from("num_gpus_per_replica", gpus.origin);
@@ -259,6 +263,7 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
         max_num_seqs: seqs.value,
         max_num_batched_tokens: tokens.value,
         num_threads: (threads > 0.0).then_some(threads.ceil() as u32),
+        speculation,
     })
 }
 

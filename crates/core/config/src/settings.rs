@@ -136,9 +136,11 @@ settings! {
         max_num_seqs "--max-num-seqs" "TYNDALL_MAX_NUM_SEQS", "64" "N",
             "Sequences in one step of the engine";
         max_num_batched_tokens "--max-num-batched-tokens" "TYNDALL_MAX_NUM_BATCHED_TOKENS", "512" "N",
-            "Tokens in one step; fewer make streams smoother, more make long prompts faster";
+            "Tokens in one step at most; beside streams a long prompt gets fewer, as measured, so that their gaps stay below twice the usual";
         threads "--threads" "TYNDALL_THREADS" = "NUM_CPUS_PER_REPLICA", "0" "N",
             "Cores that a replica computes on, rounded up; 0 is all of them";
+        speculation "--speculation" "TYNDALL_SPECULATION", "auto" "WHEN",
+            "Compute tokens that followed the same tokens before in advance, where measurements say that it pays: auto or off. The output is the same";
         num_gpus_per_replica "--num-gpus-per-replica" "TYNDALL_NUM_GPUS_PER_REPLICA" = "NUM_GPUS_PER_REPLICA", "0" "N",
             "GPUs of a replica; this build runs on CPUs and takes only 0";
     }

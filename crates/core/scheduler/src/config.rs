@@ -17,6 +17,24 @@ pub struct SchedulerConfig {
     pub max_waiting: u32,
     /// Computed blocks are shared between sequences with the same leading tokens.
     pub enable_prefix_cache: bool,
+    /// While others decode, long prompts add to a step at most so many hundredths of the time that
+    /// its decodes take, as measured ([`Scheduler::observe_step`](crate::Scheduler::observe_step));
+    /// absent is no bound.
+    pub max_prefill_percent: Option<u32>,
+    /// Whether tokens that followed the same tokens before are tried in advance.
+    pub speculation: Speculation,
+}
+
+/// When tokens are tried in advance. It changes the number of steps, never the tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Speculation {
+    /// Never.
+    Off,
+    /// Where the measured times and the sequence's record say that it pays.
+    #[default]
+    Auto,
+    /// Wherever there is a match.
+    Always,
 }
 
 impl SchedulerConfig {

@@ -13,7 +13,11 @@
 //! 2. The caller computes [`SchedulerOutput`] and calls [`Scheduler::complete_step`], or
 //!    [`Scheduler::discard`] for every row if the computation failed.
 //! 3. For each row with logits it samples a token and calls [`Scheduler::append`], or
-//!    [`Scheduler::finish`] when the sequence is done.
+//!    [`Scheduler::finish`] when the sequence is done. As long as the answer is
+//!    [`Appended::Accepted`], the token was tried in advance and the row's next logits are valid.
+//! 4. [`Scheduler::observe_step`] tells how long that took. From this the scheduler learns how much
+//!    of a prompt fits beside the decodes (`budget`) and whether trying tokens in advance pays
+//!    (`speculation`).
 //!
 //! Sequences are added and finished between steps.
 //!
@@ -26,22 +30,35 @@
 //!   computed again, usually from the prefix cache, and nothing is sampled twice.
 //! * Every accepted sequence fits into the cache alone and the oldest running one is never
 //!   preempted by another, so every sequence finishes.
+//! * A decode has a token in every step, whatever prompts are there. What times are observed changes
+//!   how prompts are cut and how many tokens are tried in advance, never which tokens come out.
+//! * Tokens tried in advance take no block for which someone else would have to wait, and none of
+//!   their blocks is shared before the token is the sequence's own.
 //! * The last token is always computed, even if its block is cached, because its logits are needed.
 //! * The scheduler sees block ids and token ids: no device, no clock, no thread.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod config;
+mod cost;
+mod lookup;
 mod output;
 mod plan;
 mod scheduler;
 mod sequence;
+mod speculation;
 
+#[cfg(test)]
+mod draft_test;
+#[cfg(test)]
+mod fairness_test;
 #[cfg(test)]
 mod random_test;
 #[cfg(test)]
 mod tests;
 
-pub use config::SchedulerConfig;
+pub use config::{SchedulerConfig, Speculation};
 pub use output::{Admission, Row, SchedulerOutput};
 pub use scheduler::{AddError, Appended, Scheduler};
 pub use sequence::{NewSequence, SeqId, SequenceSummary};
+pub use speculation::MAX_STEP_DRAFTS;

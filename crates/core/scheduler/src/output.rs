@@ -7,12 +7,29 @@ use crate::SeqId;
 pub struct Row {
     /// Whose tokens.
     pub id: SeqId,
-    /// Tokens to compute, at least one.
+    /// Tokens to compute, at least one; drafts included.
     pub num_tokens: u32,
-    /// Computed tokens of the sequence when the step is done.
+    /// Computed tokens of the sequence when the step is done, drafts included.
     pub context_len: u32,
-    /// The last token is computed: its logits give the next one.
+    /// The last tokens that are not the sequence's own yet but tried in advance.
+    pub num_drafts: u32,
+    /// The last token of the sequence is computed: its logits give the next one, and those of
+    /// each draft the one after it.
     pub wants_logits: bool,
+}
+
+impl Row {
+    /// Tokens, the last ones of the row, whose logits are wanted.
+    #[must_use]
+    pub fn num_logits(&self) -> u32 {
+        if self.wants_logits { 1 + self.num_drafts } else { 0 }
+    }
+
+    /// Tokens of the sequence itself that are computed when the step is done.
+    #[must_use]
+    pub fn own_len(&self) -> u32 {
+        self.context_len - self.num_drafts
+    }
 }
 
 /// A sequence that left the waiting queue.

@@ -1,6 +1,6 @@
 //! Random traffic: limits hold, blocks hold the right tokens, everyone finishes in turn.
 
-use crate::{AddError, Appended, NewSequence, Row, Scheduler, SchedulerConfig, SeqId};
+use crate::{AddError, Appended, NewSequence, Row, Scheduler, SchedulerConfig, SeqId, Speculation};
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -23,8 +23,13 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 }
 
 fn config() -> impl Strategy<Value = SchedulerConfig> {
-    (1..6u32, 4..24u32, 8..80u32, 1..6u32, 1..40u32, any::<bool>()).prop_map(
-        |(block_size, num_blocks, max_model_len, max_num_seqs, budget, enable_prefix_cache)| {
+    let sizes = (1..6u32, 4..24u32, 8..80u32, 1..6u32, 1..40u32);
+    let speculation =
+        prop::sample::select(&[Speculation::Off, Speculation::Auto, Speculation::Always][..]);
+    let ways = (any::<bool>(), prop::option::of(1..200u32), speculation);
+    (sizes, ways).prop_map(
+        |((block_size, num_blocks, max_model_len, max_num_seqs, budget), ways)| {
+            let (enable_prefix_cache, max_prefill_percent, speculation) = ways;
             SchedulerConfig {
                 block_size,
                 num_blocks,
@@ -33,6 +38,8 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
                 max_num_batched_tokens: budget,
                 max_waiting: 1000,
                 enable_prefix_cache,
+                max_prefill_percent,
+                speculation,
             }
         },
     )
@@ -103,9 +110,10 @@ impl Run {
             self.read_back(row);
         }
         self.scheduler.complete_step();
-        for row in rows.iter().filter(|row| row.wants_logits) {
-            self.append(row.id);
+        for row in &rows {
+            self.append(row);
         }
+        self.scheduler.observe_step(1.0 + 0.01 * tokens.len() as f64);
     }
 
     fn slot(&self, id: SeqId, position: usize) -> usize {
@@ -125,19 +133,27 @@ impl Run {
 
     fn read_back(&self, row: &Row) {
         let tokens = self.scheduler.tokens(row.id).unwrap();
-        for (position, &token) in tokens[..row.context_len as usize].iter().enumerate() {
+        for (position, &token) in tokens[..row.own_len() as usize].iter().enumerate() {
             let slot = self.slot(row.id, position);
             assert_eq!(self.kv[slot], Some(token), "position {position}");
         }
-        assert_eq!(row.wants_logits, row.context_len as usize == tokens.len());
+        assert_eq!(row.wants_logits, row.own_len() as usize == tokens.len());
+        assert!(row.num_drafts == 0 || row.wants_logits);
     }
 
-    fn append(&mut self, id: SeqId) {
-        let index = self.ids[&id];
-        self.num_outputs[index] += 1;
-        let token = self.num_outputs[index] % 2;
-        if self.scheduler.append(id, token) == Some(Appended::Full) {
-            self.end(id);
+    /// Samples until a draft is wrong. The output is a loop that stumbles now and then.
+    fn append(&mut self, row: &Row) {
+        for _ in 0..row.num_logits() {
+            let index = self.ids[&row.id];
+            self.num_outputs[index] += 1;
+            let outputs = self.num_outputs[index];
+            let token = if outputs.is_multiple_of(7) { 2 } else { outputs % 2 };
+            match self.scheduler.append(row.id, token) {
+                Some(Appended::Accepted) => {}
+                Some(Appended::Full) => return self.end(row.id),
+                Some(Appended::Continues) => return,
+                None => panic!("it is there"),
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! The scheduler's state and everything that happens between steps.
 
+use crate::cost::{CostModel, StepWork};
 use crate::sequence::{Sequence, Slots, State};
+use crate::speculation::Speculator;
 use crate::{NewSequence, SchedulerConfig, SchedulerOutput, SeqId, SequenceSummary};
 use std::collections::{HashSet, VecDeque};
 use tyndall_kv_cache::{BlockHash, BlockPool, BlockTable, HashChain};
@@ -54,6 +56,9 @@ impl AddError {
 pub enum Appended {
     /// It is computed in the next step.
     Continues,
+    /// It was tried in advance and is computed already: the row's next logits give the one after
+    /// it.
+    Accepted,
     /// It was the last one allowed: finish the sequence.
     Full,
 }
@@ -72,6 +77,13 @@ pub struct Scheduler {
     pub(crate) output: SchedulerOutput,
     /// Blocks that become full in the scheduled step.
     pub(crate) in_flight: HashSet<BlockHash>,
+    pub(crate) cost: CostModel,
+    /// What the scheduled step computes.
+    pub(crate) work: StepWork,
+    /// Steps in a row that had decodes and a prompt.
+    pub(crate) mixed_steps: u32,
+    pub(crate) num_drafted: u64,
+    num_accepted: u64,
 }
 
 impl Scheduler {
@@ -89,6 +101,11 @@ impl Scheduler {
             num_preempted: 0,
             output: SchedulerOutput::default(),
             in_flight: HashSet::new(),
+            cost: CostModel::default(),
+            work: StepWork::default(),
+            mixed_steps: 0,
+            num_drafted: 0,
+            num_accepted: 0,
         }
     }
 
@@ -118,6 +135,9 @@ impl Scheduler {
             num_prompt,
             max_tokens: num_prompt + max_new,
             num_computed: 0,
+            prefill_len: 0,
+            drafts: VecDeque::new(),
+            speculator: Speculator::default(),
             table: BlockTable::default(),
             chain: HashChain::new(self.config.block_size, &new.cache_salt),
             num_cached: 0,
@@ -129,14 +149,16 @@ impl Scheduler {
 
     /// Takes note that the scheduled step is computed.
     pub fn complete_step(&mut self) {
-        let block_size = self.config.block_size;
         for row in &self.output.rows {
             let Some(sequence) = self.sequences.get_mut(row.id) else { continue };
-            sequence.num_computed = row.context_len;
-            let full = (row.context_len / block_size) as usize;
-            let hashes = sequence.chain.hashes();
-            self.pool.commit(&mut sequence.table, &hashes[..full.min(hashes.len())]);
+            sequence.num_computed = row.own_len();
+            commit(&mut self.pool, sequence, self.config.block_size);
         }
+    }
+
+    /// Takes note of how long the scheduled step took, sampling included.
+    pub fn observe_step(&mut self, seconds: f64) {
+        self.cost.observe(&self.work, seconds);
     }
 
     /// Appends a sampled token to a sequence whose tokens are all computed. `None` when there is
@@ -144,14 +166,32 @@ impl Scheduler {
     pub fn append(&mut self, id: SeqId, token: u32) -> Option<Appended> {
         let sequence = self.sequences.get_mut(id)?;
         sequence.tokens.push(token);
-        let full = sequence.len() >= sequence.max_tokens;
-        Some(if full { Appended::Full } else { Appended::Continues })
+        let draft = sequence.drafts.pop_front();
+        let accepted = draft == Some(token);
+        if draft.is_some() {
+            sequence.speculator.verified(accepted);
+        }
+        if accepted {
+            sequence.num_computed += 1;
+            self.num_accepted += 1;
+        } else {
+            // They follow a token that did not come.
+            sequence.drafts.clear();
+        }
+        Some(match sequence.len() >= sequence.max_tokens {
+            true => Appended::Full,
+            false if accepted => Appended::Accepted,
+            false => Appended::Continues,
+        })
     }
 
     /// Ends a sequence, waiting or running; its computed blocks stay in the prefix cache. `None`
     /// when there is no such sequence.
     pub fn finish(&mut self, id: SeqId) -> Option<SequenceSummary> {
-        let sequence = self.remove(id)?;
+        let mut sequence = self.remove(id)?;
+        // Tokens accepted in the last step may have filled blocks.
+        sequence.extend_chain(self.config.enable_prefix_cache);
+        commit(&mut self.pool, &mut sequence, self.config.block_size);
         let summary = sequence.summary();
         self.pool.release(sequence.table);
         Some(summary)
@@ -207,6 +247,18 @@ impl Scheduler {
         self.num_preempted
     }
 
+    /// Tokens that were tried in advance, since the start.
+    #[must_use]
+    pub fn num_drafted(&self) -> u64 {
+        self.num_drafted
+    }
+
+    /// Those of them that were sampled then.
+    #[must_use]
+    pub fn num_accepted(&self) -> u64 {
+        self.num_accepted
+    }
+
     /// Neither waiting nor running sequences.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -231,6 +283,13 @@ impl Scheduler {
         }
         Some(sequence)
     }
+}
+
+/// Offers a sequence's computed blocks to the prefix cache.
+fn commit(pool: &mut BlockPool, sequence: &mut Sequence, block_size: u32) {
+    let full = (sequence.num_computed / block_size) as usize;
+    let hashes = sequence.chain.hashes();
+    pool.commit(&mut sequence.table, &hashes[..full.min(hashes.len())]);
 }
 
 fn count(len: usize) -> u32 {

@@ -1,5 +1,7 @@
 //! A sequence's state, and the slots that sequences live in.
 
+use crate::speculation::Speculator;
+use std::collections::VecDeque;
 use tyndall_kv_cache::{BlockTable, HashChain};
 
 /// A sequence of one scheduler; not reused when the sequence is gone.
@@ -59,7 +61,13 @@ pub(crate) struct Sequence {
     pub(crate) num_prompt: u32,
     /// The sequence is full at so many tokens.
     pub(crate) max_tokens: u32,
+    /// Leading tokens whose keys and values are in the cache.
     pub(crate) num_computed: u32,
+    /// Tokens that were missing when it was admitted last.
+    pub(crate) prefill_len: u32,
+    /// Tokens of the scheduled step that come after its own, not verified yet.
+    pub(crate) drafts: VecDeque<u32>,
+    pub(crate) speculator: Speculator,
     pub(crate) table: BlockTable,
     pub(crate) chain: HashChain,
     pub(crate) num_cached: u32,
@@ -73,6 +81,19 @@ impl Sequence {
 
     pub(crate) fn num_uncomputed(&self) -> u32 {
         self.len() - self.num_computed
+    }
+
+    /// Hashes the blocks that its tokens have filled.
+    pub(crate) fn extend_chain(&mut self, enabled: bool) {
+        if enabled {
+            self.chain.extend(&self.tokens);
+        }
+    }
+
+    /// Only its last token is to be computed, and its table has room for all of it but perhaps
+    /// that one.
+    pub(crate) fn is_decoding(&self) -> bool {
+        self.num_uncomputed() == 1
     }
 
     pub(crate) fn summary(&self) -> SequenceSummary {

@@ -1,6 +1,6 @@
 //! Rules of the scheduler, one situation each.
 
-use crate::{AddError, Appended, NewSequence, Scheduler, SchedulerConfig, SeqId};
+use crate::{AddError, Appended, NewSequence, Scheduler, SchedulerConfig, SeqId, Speculation};
 
 fn config() -> SchedulerConfig {
     SchedulerConfig {
@@ -11,6 +11,8 @@ fn config() -> SchedulerConfig {
         max_num_batched_tokens: 16,
         max_waiting: 8,
         enable_prefix_cache: true,
+        max_prefill_percent: None,
+        speculation: Speculation::Off,
     }
 }
 

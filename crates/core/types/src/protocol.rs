@@ -151,8 +151,16 @@ pub struct ModelConfig {
     pub max_num_batched_tokens: u32,
     /// Worker threads; absent is one per usable core.
     pub num_threads: Option<u32>,
+    /// Tokens that followed the same tokens before are computed in advance where that pays.
+    #[serde(default = "on")]
+    pub speculation: bool,
     /// `/generate`'s defaults, from the seed's environment variables.
     pub generate: GenerateDefaults,
+}
+
+/// What a record from before the field means.
+fn on() -> bool {
+    true
 }
 
 /// What `/generate` uses where `generation_kwargs` says nothing.

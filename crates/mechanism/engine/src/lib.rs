@@ -10,7 +10,9 @@
 //! 1. [`Engine::submit`] checks it, takes one of `max_waiting` places in the queue and sends it.
 //! 2. Before each step the thread takes what was sent and drops what was cancelled.
 //! 3. At its first step it gives the place in the queue back.
-//! 4. Each sampled token goes out as [`TokenEvent::Token`]; an end token, a stop token, the token
+//! 4. Rows are sampled side by side on the runner's threads; a row with tokens computed in advance
+//!    is sampled for as long as the sampler picks these very tokens.
+//! 5. Each sampled token goes out as [`TokenEvent::Token`]; an end token, a stop token, the token
 //!    limit or the end of the context is followed by exactly one [`TokenEvent::Finished`].
 //!
 //! Races: a dropped [`TokenStream`] sets a flag that the thread reads before it schedules, so a
@@ -30,16 +32,17 @@ mod config;
 mod event;
 mod handle;
 mod observer;
+mod sampling;
 mod shared;
 mod step_loop;
 mod stream;
 mod thread;
 
-pub use config::{EngineConfig, EngineRequest};
+pub use config::{DEFAULT_MAX_PREFILL_PERCENT, EngineConfig, EngineRequest};
 pub use event::{Finished, GeneratedToken, TokenEvent};
 pub use handle::{Engine, SubmitError};
 pub use observer::{EngineObserver, StepReport};
 pub use shared::{EngineStats, StopCause};
 pub use stream::TokenStream;
 pub use tyndall_sampling::TokenLogprobs;
-pub use tyndall_scheduler::AddError;
+pub use tyndall_scheduler::{AddError, Speculation};

@@ -45,6 +45,10 @@ pub struct EngineStats {
     pub prefix_cache_queries: u64,
     /// Those found there.
     pub prefix_cache_hits: u64,
+    /// Tokens computed in advance because they followed the same tokens before.
+    pub draft_tokens: u64,
+    /// Those of them that were sampled then.
+    pub accepted_tokens: u64,
     /// Steps begun.
     pub steps: u64,
     /// When the thread last showed a sign of life. With requests running and this long ago, a
@@ -72,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) generation_tokens: AtomicU64,
     pub(crate) prefix_cache_queries: AtomicU64,
     pub(crate) prefix_cache_hits: AtomicU64,
+    pub(crate) draft_tokens: AtomicU64,
+    pub(crate) accepted_tokens: AtomicU64,
     pub(crate) steps: AtomicU64,
     alive_ns: AtomicU64,
 }
@@ -93,6 +99,8 @@ impl Shared {
             generation_tokens: AtomicU64::new(0),
             prefix_cache_queries: AtomicU64::new(0),
             prefix_cache_hits: AtomicU64::new(0),
+            draft_tokens: AtomicU64::new(0),
+            accepted_tokens: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             alive_ns: AtomicU64::new(0),
         }
@@ -147,6 +155,8 @@ impl Shared {
             generation_tokens: self.generation_tokens.load(Relaxed),
             prefix_cache_queries: self.prefix_cache_queries.load(Relaxed),
             prefix_cache_hits: self.prefix_cache_hits.load(Relaxed),
+            draft_tokens: self.draft_tokens.load(Relaxed),
+            accepted_tokens: self.accepted_tokens.load(Relaxed),
             steps: self.steps.load(Relaxed),
             last_step_at: self.started_at + Duration::from_nanos(self.alive_ns.load(Relaxed)),
         }

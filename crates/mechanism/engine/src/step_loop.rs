@@ -2,13 +2,14 @@
 
 use crate::active::{Active, End, NewRequest};
 use crate::observer::{EngineObserver, StepReport};
+use crate::sampling::{self, Sampling};
 use crate::shared::Shared;
 use crate::{GeneratedToken, TokenEvent};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Instant;
 use tyndall_model::{Runner, SeqChunk, StepBatch, StepError};
-use tyndall_sampling::Scratch;
+use tyndall_sampling::{Sampled, Scratch};
 use tyndall_scheduler::{Appended, Row, Scheduler, SchedulerConfig, SeqId, SequenceSummary};
 use tyndall_types::with_causes;
 
@@ -20,9 +21,10 @@ pub(crate) struct StepLoop {
     shared: Arc<Shared>,
     /// By the slot of the sequence.
     requests: Vec<Option<Active>>,
-    /// `[R, V]`, reused.
+    /// `[L, V]`, reused.
     logits: Vec<f32>,
-    scratch: Scratch,
+    /// One for each thread of the runner.
+    scratch: Vec<Scratch>,
     vocab_size: usize,
     seen_cancellations: u64,
 }
@@ -42,7 +44,7 @@ impl StepLoop {
             shared,
             requests: Vec::new(),
             logits: Vec::new(),
-            scratch: Scratch::default(),
+            scratch: Vec::new(),
             seen_cancellations: 0,
         }
     }
@@ -113,6 +115,7 @@ impl StepLoop {
             Ok(()) => {
                 self.scheduler.complete_step();
                 self.sample_rows(now);
+                self.scheduler.observe_step(started.elapsed().as_secs_f64());
             }
             Err(error) => self.fail_rows(&error),
         }
@@ -124,6 +127,8 @@ impl StepLoop {
     pub(crate) fn publish(&self) {
         self.shared.running.store(self.scheduler.num_running(), Relaxed);
         self.shared.preempted.store(self.scheduler.num_preempted(), Relaxed);
+        self.shared.draft_tokens.store(self.scheduler.num_drafted(), Relaxed);
+        self.shared.accepted_tokens.store(self.scheduler.num_accepted(), Relaxed);
         self.shared.set_kv_usage(self.kv_usage());
     }
 
@@ -151,56 +156,83 @@ impl StepLoop {
             num_tokens: row.num_tokens,
             context_len: row.context_len,
             block_table: scheduler.block_table(row.id),
-            wants_logits: row.wants_logits,
+            num_logits: row.num_logits(),
         };
         let seqs: Vec<SeqChunk<'_>> = output.rows.iter().map(chunk).collect();
         runner.step(&StepBatch { tokens: &output.tokens, seqs: &seqs }, logits)?;
-        let rows = seqs.iter().filter(|seq| seq.wants_logits).count();
+        let rows: usize = seqs.iter().map(|seq| seq.num_logits as usize).sum();
         if logits.len() == rows * self.vocab_size {
             return Ok(());
         }
-        let reason = format!("{} logits came back for {rows} sequences", logits.len());
+        let reason = format!("{} logits came back for {rows} tokens", logits.len());
         Err(StepError::Batch { reason })
     }
 
     fn sample_rows(&mut self, now: Instant) {
-        let mut begin = 0;
-        for index in 0..self.scheduler.output().rows.len() {
-            let row = self.scheduler.output().rows[index];
-            if row.wants_logits {
-                let end = begin + self.vocab_size;
-                self.sample_row(row, begin..end, now);
-                begin = end;
+        let Self { runner, scheduler, requests, logits, scratch, vocab_size, .. } = self;
+        let output = scheduler.output();
+        let (mut token, mut logit) = (0, 0);
+        let mut samplings = Vec::with_capacity(output.rows.len());
+        for row in &output.rows {
+            token += row.num_tokens as usize;
+            let end = logit + row.num_logits() as usize * *vocab_size;
+            let wanted = requests[row.id.slot()].take_if(|_| row.wants_logits);
+            samplings.extend(wanted.map(|active| Sampling {
+                id: row.id,
+                active,
+                position: u64::from(row.own_len()),
+                logits: &logits[logit..end],
+                drafts: &output.tokens[token - row.num_drafts as usize..token],
+                sampled: Vec::new(),
+                error: None,
+            }));
+            logit = end;
+        }
+        sampling::run(&**runner, &mut samplings, *vocab_size, scratch);
+        let results: Vec<_> = samplings
+            .into_iter()
+            .map(|row| {
+                requests[row.id.slot()] = Some(row.active);
+                (row.id, row.sampled, row.error)
+            })
+            .collect();
+        for (id, sampled, error) in results {
+            self.deliver(id, sampled, now);
+            if let Some(error) = error {
+                self.fail(id, &error.to_string());
             }
         }
     }
 
-    fn sample_row(&mut self, row: Row, logits: std::ops::Range<usize>, now: Instant) {
-        let Some(active) = &mut self.requests[row.id.slot()] else { return };
-        let position = u64::from(row.context_len);
-        let sampled = active.sampler.sample(&self.logits[logits], position, &mut self.scratch);
-        let sampled = match sampled {
-            Ok(sampled) => sampled,
-            Err(error) => return self.fail(row.id, &error.to_string()),
-        };
-        self.shared.generation_tokens.fetch_add(1, Relaxed);
-        let appended = self.scheduler.append(row.id, sampled.token);
-        let by_token = active.end_by(sampled.token);
-        let is_stop = by_token.is_some();
-        let end = by_token.or((appended != Some(Appended::Continues)).then_some(End::Length));
-        match active.times.token(now) {
-            None => self.observer.on_first_token(active.times.ttft_s()),
-            Some(gap_s) => self.observer.on_next_token(gap_s),
+    /// Hands a row's tokens over, and the end if the last one is that.
+    fn deliver(&mut self, id: SeqId, sampled: Vec<Sampled>, now: Instant) {
+        let Some(active) = &mut self.requests[id.slot()] else { return };
+        let num_tokens = sampled.len();
+        let mut end = None;
+        for (index, sampled) in sampled.into_iter().enumerate() {
+            self.shared.generation_tokens.fetch_add(1, Relaxed);
+            let full = match self.scheduler.append(id, sampled.token) {
+                Some(Appended::Continues | Appended::Accepted) => None,
+                Some(Appended::Full) | None => Some(End::Length),
+            };
+            let is_last_sampled = index + 1 == num_tokens;
+            let by_token = active.end_by(sampled.token).filter(|_| is_last_sampled);
+            let is_stop = by_token.is_some();
+            end = by_token.or(full);
+            match active.times.token(now) {
+                None => self.observer.on_first_token(active.times.ttft_s()),
+                Some(gap_s) => self.observer.on_next_token(gap_s),
+            }
+            active.send(TokenEvent::Token(GeneratedToken {
+                id: sampled.token,
+                logprob: sampled.logprobs,
+                is_last: end.is_some(),
+                is_stop,
+            }));
         }
-        active.send(TokenEvent::Token(GeneratedToken {
-            id: sampled.token,
-            logprob: sampled.logprobs,
-            is_last: end.is_some(),
-            is_stop,
-        }));
         if let Some(end) = end {
-            let summary = self.scheduler.finish(row.id);
-            self.end(row.id, end, summary);
+            let summary = self.scheduler.finish(id);
+            self.end(id, end, summary);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::drive::{self, Elements, Machine};
 use crate::error::{KernelError, expect_count, expect_len, product};
 use crate::isa::Isa;
 use crate::pool::Pool;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, Shared};
 use crate::table::Kernels;
 use crate::tensor::{Activation, AttentionArgs, KvLayer, LinearJob, Matrix, Vector};
 
@@ -73,6 +73,20 @@ impl Cpu {
     /// When `f` does, after all threads have finished.
     pub fn on_every_thread(&self, f: &(dyn Fn(usize) + Sync)) {
         self.pool.run(f);
+    }
+
+    /// Runs `f` once on every item, side by side on the computing threads, and returns when all are
+    /// done.
+    ///
+    /// # Panics
+    /// When `f` does, after all threads have finished.
+    pub fn for_each_mut<T: Send>(&self, items: &mut [T], f: &(dyn Fn(&mut T) + Sync)) {
+        let first = Shared::new(items.as_mut_ptr().cast::<u8>());
+        self.pool.for_each(items.len(), &|_, index| {
+            // SAFETY: every index below the number of items is taken exactly once, so nobody else
+            // has this item, and the items are borrowed until the call returns.
+            f(unsafe { &mut *first.at(index * size_of::<T>()).cast::<T>() });
+        });
     }
 
     fn machine(&self) -> Machine<'_> {

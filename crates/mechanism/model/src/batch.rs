@@ -10,8 +10,8 @@ pub struct SeqChunk<'a> {
     pub context_len: u32,
     /// The sequence's KV blocks in order, at least enough for `context_len` tokens.
     pub block_table: &'a [u32],
-    /// The logits of its last token are wanted.
-    pub wants_logits: bool,
+    /// The logits of so many of its last tokens are wanted, of at most `num_tokens`.
+    pub num_logits: u32,
 }
 
 /// All tokens of one step, prefill chunks and decodes alike.
@@ -48,10 +48,23 @@ pub trait Runner: Send {
     /// Entries of a row of logits.
     fn vocab_size(&self) -> usize;
 
-    /// Computes a step and replaces `logits` by `[R, V]`: a row for each sequence that wants one,
-    /// in the batch's order.
+    /// Computes a step and replaces `logits` by `[L, V]`: the rows that its sequences want, in the
+    /// order of their tokens.
     ///
     /// # Errors
     /// [`StepError`]; the KV cache of the batch's sequences is then undefined.
     fn step(&mut self, batch: &StepBatch<'_>, logits: &mut Vec<f32>) -> Result<(), StepError>;
+
+    /// Threads on which [`Runner::run_jobs`] runs its jobs, at least one.
+    fn num_threads(&self) -> usize {
+        1
+    }
+
+    /// Runs every job once, side by side where there are threads, and returns when all are done.
+    fn run_jobs(&self, jobs: &mut [Job<'_>]) {
+        jobs.iter_mut().for_each(|job| job());
+    }
 }
+
+/// Work between two steps that the runner's threads can share.
+pub type Job<'a> = Box<dyn FnMut() + Send + 'a>;

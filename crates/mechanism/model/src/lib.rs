@@ -21,11 +21,11 @@ mod rope;
 mod spec;
 mod weights;
 
-pub use batch::{Runner, SeqChunk, StepBatch, StepError};
+pub use batch::{Job, Runner, SeqChunk, StepBatch, StepError};
 pub use checkpoint::CheckpointError;
 pub use generation::GenerationDefaults;
 pub use model::Model;
-pub use plan::{BLOCK_SIZE, MemoryPlan, Misfit, PlanError, PlanRequest, plan};
+pub use plan::{BLOCK_SIZE, MAX_DRAFT_ROWS, MemoryPlan, Misfit, PlanError, PlanRequest, plan};
 pub use prefault::Prefault;
 pub use spec::{
     AttentionSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions, RopeScaling,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tyndall_kernels::{AttentionArgs, Cpu, KernelError, LinearJob, Vector, Write};
 
-use crate::batch::{Runner, StepBatch, StepError};
+use crate::batch::{Job, Runner, StepBatch, StepError};
 use crate::checkpoint::Checkpoint;
 use crate::kv_cache::KvCache;
 use crate::plan::MemoryPlan;
@@ -230,6 +230,14 @@ impl Runner for Model {
         }
         self.block_tables = emptied(block_tables);
         self.head(logits).map_err(failed(num_layers))
+    }
+
+    fn num_threads(&self) -> usize {
+        self.cpu.threads()
+    }
+
+    fn run_jobs(&self, jobs: &mut [Job<'_>]) {
+        self.cpu.for_each_mut(jobs, &|job| job());
     }
 }
 

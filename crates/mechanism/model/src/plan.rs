@@ -17,6 +17,9 @@ const BUDGET_PERCENT: u64 = 80;
 /// more. Untouched blocks cost nothing, but touched ones are not given back.
 const KV_PERCENT: u64 = 50;
 
+/// Rows of logits in a step besides one per sequence: those of tokens tried in advance.
+pub const MAX_DRAFT_ROWS: u32 = 32;
+
 /// What a deployment asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanRequest {
@@ -210,7 +213,8 @@ fn activation_bytes(spec: &ModelSpec, request: &PlanRequest) -> u64 {
         2 * spec.hidden_size + 2 * queries + 2 * keys + inner + input + spec.embedding_size;
     let per_row = spec.hidden_size + spec.embedding_size + spec.vocab_size;
     let tokens = u64::from(request.max_num_batched_tokens) * per_token as u64;
-    let rows = u64::from(request.max_num_seqs.min(request.max_num_batched_tokens)) * per_row as u64;
+    let sequences = request.max_num_seqs.min(request.max_num_batched_tokens);
+    let rows = u64::from(sequences.saturating_add(MAX_DRAFT_ROWS)) * per_row as u64;
     (tokens + rows) * size_of::<f32>() as u64
 }
 

@@ -74,9 +74,10 @@ impl Prepared {
             row = row.saturating_add(num_tokens);
             q_starts.push(row);
             context_lens.push(context_len);
-            if seq.wants_logits {
-                logits_rows.push(row - 1);
+            if seq.num_logits > num_tokens {
+                return Err(wrong(format!("{} logits of {num_tokens} tokens", seq.num_logits)));
             }
+            logits_rows.extend(row - seq.num_logits..row);
         }
         if row as usize != batch.tokens.len() {
             return Err(refuse(format!(
@@ -101,14 +102,14 @@ mod tests {
         Limits { vocab_size: 100, max_model_len: 64, num_blocks: 8, block_size: 4 };
 
     fn seq(num_tokens: u32, context_len: u32, block_table: &[u32]) -> SeqChunk<'_> {
-        SeqChunk { num_tokens, context_len, block_table, wants_logits: true }
+        SeqChunk { num_tokens, context_len, block_table, num_logits: 1 }
     }
 
     #[test]
     fn a_ragged_batch_is_spelled_out() {
         let seqs = [
-            SeqChunk { wants_logits: false, ..seq(3, 3, &[5]) },
-            seq(2, 6, &[7, 0, 3]),
+            SeqChunk { num_logits: 0, ..seq(3, 3, &[5]) },
+            SeqChunk { num_logits: 2, ..seq(2, 6, &[7, 0, 3]) },
             seq(1, 1, &[2]),
         ];
         let mut prepared = Prepared::default();
@@ -117,7 +118,7 @@ mod tests {
         assert_eq!(prepared.slots, [20, 21, 22, 0, 1, 8]);
         assert_eq!(prepared.q_starts, [0, 3, 5, 6]);
         assert_eq!(prepared.context_lens, [3, 6, 1]);
-        assert_eq!(prepared.logits_rows, [4, 5]);
+        assert_eq!(prepared.logits_rows, [3, 4, 5]);
     }
 
     fn check_refused(tokens: &[u32], seqs: &[SeqChunk<'_>], word: &str) {
@@ -136,5 +137,6 @@ mod tests {
         check_refused(&[1], &[seq(1, 5, &[0])], "1 blocks");
         check_refused(&[1], &[seq(1, 5, &[0, 8])], "block 8");
         check_refused(&[1, 1], &[seq(1, 1, &[0])], "2 tokens");
+        check_refused(&[1], &[SeqChunk { num_logits: 2, ..seq(1, 1, &[0]) }], "2 logits");
     }
 }

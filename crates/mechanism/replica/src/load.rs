@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use tokio::sync::{oneshot, watch};
-use tyndall_engine::{Engine, EngineConfig, EngineObserver, Finished};
+use tyndall_engine::{DEFAULT_MAX_PREFILL_PERCENT, Engine, EngineConfig, EngineObserver};
+use tyndall_engine::{Finished, Speculation};
 use tyndall_kernels::{Cpu, CpuOptions};
 use tyndall_model::{GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, plan};
 use tyndall_openai::SamplingDefaults;
@@ -109,6 +110,11 @@ fn start_engine(
         max_waiting: MAX_WAITING,
         eos_token_ids: eos_token_ids(tokenizer.eos_token_ids(), &generation.eos_token_ids),
         enable_prefix_cache: true,
+        max_prefill_percent: Some(DEFAULT_MAX_PREFILL_PERCENT),
+        speculation: match options.config.model.speculation {
+            true => Speculation::Auto,
+            false => Speculation::Off,
+        },
     };
     let metrics = Arc::new(EngineMetrics::new(EngineLabels {
         model: options.config.model.id.clone(),

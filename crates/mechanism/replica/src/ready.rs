@@ -114,6 +114,8 @@ impl Ready {
             generation_tokens: stats.generation_tokens,
             prefix_cache_queries: stats.prefix_cache_queries,
             prefix_cache_hits: stats.prefix_cache_hits,
+            draft_tokens: stats.draft_tokens,
+            accepted_tokens: stats.accepted_tokens,
             steps: stats.steps,
         })
     }

@@ -41,6 +41,10 @@ pub struct EngineCounters {
     pub prefix_cache_queries: u64,
     /// Since the start, in tokens.
     pub prefix_cache_hits: u64,
+    /// Computed in advance, since the start, in tokens.
+    pub draft_tokens: u64,
+    /// Those of them that were sampled then.
+    pub accepted_tokens: u64,
     /// Since the start.
     pub steps: u64,
 }
@@ -106,6 +110,8 @@ impl EngineMetrics {
             total(Metric::Preemptions, |c| c.preemptions),
             total(Metric::PrefixCacheQueries, |c| c.prefix_cache_queries),
             total(Metric::PrefixCacheHits, |c| c.prefix_cache_hits),
+            total(Metric::DraftTokens, |c| c.draft_tokens),
+            total(Metric::AcceptedTokens, |c| c.accepted_tokens),
             total(Metric::EngineSteps, |c| c.steps),
         ];
         Self {

@@ -88,6 +88,10 @@ metrics! {
         "Prompt tokens looked up in the prefix cache",
     PrefixCacheHits = Counter "tyndall_prefix_cache_hits_total"
         "Prompt tokens found in the prefix cache",
+    DraftTokens = Counter "tyndall_spec_decode_draft_tokens_total"
+        "Tokens computed in advance because they followed the same tokens before",
+    AcceptedTokens = Counter "tyndall_spec_decode_accepted_tokens_total"
+        "Tokens computed in advance that were then sampled",
     EngineSteps = Counter "tyndall_engine_steps_total"
         "Forward passes of the model",
     RequestSuccess = Counter "tyndall_request_success_total"

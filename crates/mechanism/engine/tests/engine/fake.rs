@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 use tyndall_engine::{Engine, EngineConfig, EngineRequest, Finished, GeneratedToken};
-use tyndall_engine::{TokenEvent, TokenStream};
+use tyndall_engine::{Speculation, TokenEvent, TokenStream};
 use tyndall_model::{Runner, StepBatch, StepError};
 use tyndall_sampling::philox4x32_10;
 use tyndall_types::{RequestId, SamplingParams};
@@ -23,7 +23,19 @@ pub(crate) fn logits_after(tokens: &[u32]) -> Vec<f32> {
     words.map(|word| (word >> 8) as f32 / (1 << 21) as f32 - 4.0).collect()
 }
 
+/// The same of a model with habits: after most sequences one token, which depends on the last one
+/// alone, stands out. Its output is loops that stumble now and then.
+pub(crate) fn habitual_logits_after(tokens: &[u32]) -> Vec<f32> {
+    let mut logits = logits_after(tokens);
+    let last = tokens.last().copied().unwrap_or_default();
+    logits[(3 * last as usize + 1) % 8] += 5.0;
+    logits
+}
+
+pub(crate) type Logits = fn(&[u32]) -> Vec<f32>;
+
 pub(crate) struct FakeRunner {
+    logits_after: Logits,
     block_size: usize,
     store: Vec<Option<u32>>,
 }
@@ -31,7 +43,12 @@ pub(crate) struct FakeRunner {
 impl FakeRunner {
     pub(crate) fn new(config: &EngineConfig) -> Self {
         let slots = (config.block_size * config.num_blocks) as usize;
-        Self { block_size: config.block_size as usize, store: vec![None; slots] }
+        let block_size = config.block_size as usize;
+        Self { logits_after, block_size, store: vec![None; slots] }
+    }
+
+    pub(crate) fn habitual(config: &EngineConfig) -> Self {
+        Self { logits_after: habitual_logits_after, ..Self::new(config) }
     }
 
     fn slot(&self, table: &[u32], position: usize) -> usize {
@@ -56,10 +73,13 @@ impl Runner for FakeRunner {
             }
         }
         assert_eq!(tokens.next(), None);
-        for seq in batch.seqs.iter().filter(|seq| seq.wants_logits) {
+        for seq in batch.seqs {
             let read = |position| self.store[self.slot(seq.block_table, position)];
             let read: Option<Vec<u32>> = (0..seq.context_len as usize).map(read).collect();
-            logits.extend(logits_after(&read.expect("every position was written")));
+            let read = read.expect("every position was written");
+            for end in read.len() - seq.num_logits as usize..read.len() {
+                logits.extend((self.logits_after)(&read[..=end]));
+            }
         }
         Ok(())
     }
@@ -143,6 +163,9 @@ pub(crate) fn config() -> EngineConfig {
         max_waiting: 100,
         eos_token_ids: Vec::new(),
         enable_prefix_cache: true,
+        // Without times nothing depends on the machine: the tests that look at steps need that.
+        max_prefill_percent: None,
+        speculation: Speculation::Off,
     }
 }
 

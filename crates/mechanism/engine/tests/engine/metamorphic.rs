@@ -1,9 +1,11 @@
 //! A request's answer does not depend on what else happens: batches, chunks, prefix hits,
 //! preemptions and aborts of others change neither a token nor a bit of its log-probability.
 
-use crate::fake::{VOCAB, config, eventually, ids, logits_after, params, read, request, start};
+use crate::fake::{FakeRunner, Logits, VOCAB, config, eventually, habitual_logits_after, ids};
+use crate::fake::{logits_after, params, read, request, start};
 use proptest::prelude::*;
-use tyndall_engine::{Engine, EngineConfig, EngineRequest, GeneratedToken, TokenLogprobs};
+use tyndall_engine::{Engine, EngineConfig, EngineRequest, GeneratedToken};
+use tyndall_engine::{Speculation, TokenLogprobs};
 use tyndall_sampling::{Sampler, Scratch};
 use tyndall_types::{FinishReason, SamplingParams};
 
@@ -19,7 +21,7 @@ fn answer(tokens: &[GeneratedToken]) -> Answer {
 }
 
 /// By definition: no engine, no blocks, the whole sequence each time.
-fn expected(request: &EngineRequest, config: &EngineConfig) -> Answer {
+fn expected(request: &EngineRequest, config: &EngineConfig, logits_after: Logits) -> Answer {
     let eos = if request.params.ignore_eos { &[] } else { &config.eos_token_ids[..] };
     let ends: Vec<u32> = eos.iter().chain(&request.params.stop_token_ids).copied().collect();
     let mut sampler = Sampler::new(&request.params, request.seed, ends.clone(), &request.prompt);
@@ -83,23 +85,36 @@ fn any_request() -> impl Strategy<Value = EngineRequest> {
 }
 
 fn any_config() -> impl Strategy<Value = EngineConfig> {
-    (1..8u32, 40..120u32, 1..9u32, 1..50u32, any::<bool>()).prop_map(
-        |(block_size, tokens, max_num_seqs, max_num_batched_tokens, enable_prefix_cache)| {
-            EngineConfig {
-                block_size,
-                num_blocks: tokens.div_ceil(block_size),
-                max_model_len: 90,
-                max_num_seqs,
-                max_num_batched_tokens,
-                eos_token_ids: vec![5, 6],
-                enable_prefix_cache,
-                ..config()
-            }
-        },
-    )
+    let sizes = (1..8u32, 40..120u32, 1..9u32, 1..50u32);
+    let ways = [Speculation::Off, Speculation::Auto, Speculation::Always];
+    let ways = (any::<bool>(), prop::option::of(1..200u32), prop::sample::select(ways.to_vec()));
+    (sizes, ways).prop_map(|((block_size, tokens, max_num_seqs, max_num_batched_tokens), ways)| {
+        let (enable_prefix_cache, max_prefill_percent, speculation) = ways;
+        EngineConfig {
+            block_size,
+            num_blocks: tokens.div_ceil(block_size),
+            max_model_len: 90,
+            max_num_seqs,
+            max_num_batched_tokens,
+            eos_token_ids: vec![5, 6],
+            enable_prefix_cache,
+            max_prefill_percent,
+            speculation,
+            ..config()
+        }
+    })
 }
 
 async fn run_all(engine: &Engine, requests: &[(EngineRequest, bool)], config: &EngineConfig) {
+    run_all_of(engine, requests, config, logits_after).await;
+}
+
+async fn run_all_of(
+    engine: &Engine,
+    requests: &[(EngineRequest, bool)],
+    config: &EngineConfig,
+    logits_after: Logits,
+) {
     let mut streams = Vec::new();
     for (request, leaves) in requests {
         let mut stream = engine.submit(request.clone()).unwrap();
@@ -112,7 +127,7 @@ async fn run_all(engine: &Engine, requests: &[(EngineRequest, bool)], config: &E
     }
     for (request, stream) in streams {
         let (tokens, finished) = read(stream).await;
-        assert_eq!(answer(&tokens), expected(request, config), "{finished:?}");
+        assert_eq!(answer(&tokens), expected(request, config, logits_after), "{finished:?}");
         assert_eq!(finished.num_output_tokens as usize, tokens.len());
         assert_eq!(finished.num_prompt_tokens as usize, request.prompt.len());
         assert!(finished.num_cached_tokens < finished.num_prompt_tokens);
@@ -141,6 +156,58 @@ proptest! {
             // Once more, with everything cached that fits.
             run_all(&engine, &requests, &config).await;
         });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn answers_of_a_model_with_habits_are_those_of_the_definition(
+        config in any_config(),
+        requests in prop::collection::vec((any_request(), prop::bool::weighted(0.15)), 1..16),
+    ) {
+        block_on(async {
+            let engine = Engine::start(Box::new(FakeRunner::habitual(&config)), config.clone());
+            for _ in 0..2 {
+                run_all_of(&engine, &requests, &config, habitual_logits_after).await;
+            }
+        });
+    }
+}
+
+/// Runs the sixteen requests, greedy and sampled, with and without speculation.
+async fn speculated(config: EngineConfig) -> (tyndall_engine::EngineStats, u64) {
+    let mut requests = sixteen_requests();
+    for (index, (request, _)) in requests.iter_mut().enumerate() {
+        request.params.temperature = if index % 2 == 0 { 0.0 } else { 0.3 };
+    }
+    let mut stats = Vec::new();
+    for speculation in [Speculation::Off, Speculation::Always] {
+        let config = EngineConfig { speculation, ..config.clone() };
+        let engine = Engine::start(Box::new(FakeRunner::habitual(&config)), config.clone());
+        run_all_of(&engine, &requests, &config, habitual_logits_after).await;
+        stats.push(engine.stats());
+    }
+    let without = stats.remove(0);
+    assert_eq!((without.draft_tokens, without.accepted_tokens), (0, 0));
+    (stats.remove(0), without.steps)
+}
+
+#[tokio::test]
+async fn speculation_saves_steps_and_changes_nothing_else() {
+    let (with, steps_without) = speculated(config()).await;
+    assert!(with.accepted_tokens > 0 && with.accepted_tokens <= with.draft_tokens);
+    assert!(with.steps < steps_without, "{} {steps_without}", with.steps);
+    assert_eq!(with.generation_tokens, 16 * 30);
+}
+
+#[tokio::test]
+async fn speculation_and_preemption_go_together() {
+    let few = EngineConfig { num_blocks: 16, max_model_len: 64, ..config() };
+    for enable_prefix_cache in [false, true] {
+        let (with, _) = speculated(EngineConfig { enable_prefix_cache, ..few.clone() }).await;
+        assert!(with.num_preemptions > 0 && with.accepted_tokens > 0);
     }
 }
 

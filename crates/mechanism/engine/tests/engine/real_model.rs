@@ -5,7 +5,7 @@
 use crate::fake::{eventually, params, read, request};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tyndall_engine::{Engine, EngineConfig, EngineRequest, GeneratedToken};
+use tyndall_engine::{Engine, EngineConfig, EngineRequest, GeneratedToken, Speculation};
 use tyndall_kernels::{Cpu, CpuOptions};
 use tyndall_model::{Model, ModelSpec, PlanRequest, plan};
 use tyndall_types::SamplingParams;
@@ -22,6 +22,7 @@ struct Way {
     max_num_seqs: u32,
     max_num_batched_tokens: u32,
     enable_prefix_cache: bool,
+    speculation: Speculation,
 }
 
 const ALONE: Way = Way {
@@ -30,6 +31,7 @@ const ALONE: Way = Way {
     max_num_seqs: 1,
     max_num_batched_tokens: 512,
     enable_prefix_cache: false,
+    speculation: Speculation::Off,
 };
 const BATCHED: Way = Way { max_num_seqs: 16, ..ALONE };
 
@@ -62,6 +64,8 @@ fn start(dir: &Path, way: Way) -> Engine {
         max_waiting: 64,
         eos_token_ids: Vec::new(),
         enable_prefix_cache: way.enable_prefix_cache,
+        max_prefill_percent: Some(60),
+        speculation: way.speculation,
     };
     Engine::start(Box::new(model), config)
 }
@@ -114,6 +118,14 @@ async fn check(name: &str) {
     same(Way { threads: 2, ..BATCHED }).await;
     same(Way { max_num_batched_tokens: 5, ..BATCHED }).await;
     same(Way { max_num_batched_tokens: 37, threads: 2, ..BATCHED }).await;
+
+    for threads in [1, 2] {
+        let speculating = Way { speculation: Speculation::Always, threads, ..BATCHED };
+        let engine = same(speculating).await;
+        assert!(engine.stats().accepted_tokens > 0, "{name}: {:?}", engine.stats());
+        same(Way { max_num_seqs: 1, ..speculating }).await;
+        same(Way { num_blocks: 16, ..speculating }).await;
+    }
 
     let preempting = same(Way { num_blocks: 16, ..BATCHED }).await;
     assert!(preempting.stats().num_preemptions > 0);

@@ -48,7 +48,7 @@ fn steps_reuse_their_buffers() {
                 num_tokens: lengths[index],
                 context_len: lengths[index],
                 block_table: &tables[index],
-                wants_logits: true,
+                num_logits: 1,
             });
             model
                 .step(&StepBatch { tokens: &tokens, seqs: &seqs }, &mut logits)

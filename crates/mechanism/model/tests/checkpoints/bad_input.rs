@@ -129,7 +129,7 @@ fn a_plan_of_another_model_is_refused() {
 fn a_bad_batch_does_not_break_the_model() {
     let mut model = load("llama2-f32", cpu(1, isas()[0]));
     let mut logits = Vec::new();
-    let seqs = [SeqChunk { num_tokens: 1, context_len: 1, block_table: &[0], wants_logits: true }];
+    let seqs = [SeqChunk { num_tokens: 1, context_len: 1, block_table: &[0], num_logits: 1 }];
     let good = StepBatch { tokens: &[5], seqs: &seqs };
     model.step(&good, &mut logits).expect("a good batch");
     let expected = logits.clone();

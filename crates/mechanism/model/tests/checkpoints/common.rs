@@ -139,7 +139,7 @@ pub(crate) fn step(
             num_tokens: chunk as u32,
             context_len: sequence.computed as u32,
             block_table: &sequence.blocks,
-            wants_logits: true,
+            num_logits: 1,
         })
         .collect();
     let mut logits = Vec::new();

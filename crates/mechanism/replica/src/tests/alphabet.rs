@@ -7,7 +7,7 @@ use crate::ready::Ready;
 use std::sync::{Arc, Condvar, Mutex};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tyndall_engine::{Engine, EngineConfig};
+use tyndall_engine::{Engine, EngineConfig, Speculation};
 use tyndall_model::{Runner, StepBatch, StepError};
 use tyndall_openai::SamplingDefaults;
 use tyndall_telemetry::{EngineLabels, EngineMetrics};
@@ -111,7 +111,7 @@ impl Runner for Alphabet {
             if self.fails_at.is_some_and(|letter| id(letter) == last) {
                 return Err(StepError::Batch { reason: "it was told to fail".to_owned() });
             }
-            if seq.wants_logits {
+            if seq.num_logits > 0 {
                 let mut row = vec![0.0; VOCAB];
                 row[next(last) as usize] = 100.0;
                 logits.extend(row);
@@ -173,6 +173,8 @@ pub(super) fn ready(runner: Alphabet, tokenizer: Tokenizer) -> Ready {
         max_waiting: MAX_WAITING,
         eos_token_ids: vec![END],
         enable_prefix_cache: true,
+        max_prefill_percent: None,
+        speculation: Speculation::Off,
     };
     let observer = Observer { metrics: metrics.clone(), first };
     Ready {

@@ -66,6 +66,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
             max_num_seqs: 8,
             max_num_batched_tokens: 64,
             num_threads: Some(1),
+            speculation: true,
             generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
         },
         autoscaling: AutoscalingConfig {
