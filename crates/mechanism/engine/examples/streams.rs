@@ -1,9 +1,9 @@
-//! Figures of the engine alone, without server and tokenizer: `streams DIR [PROMPT_TOKENS]`.
+//! Figures of the engine alone, without server and tokenizer.
 //!
-//! 1. Tokens per second of 1, 8 and 32 streams, greedy and sampled, without and with speculation,
+//! `streams DIR decode`: tokens per second of 1, 8 and 32 streams, greedy and sampled, without and with speculation,
 //!    in turn. A random checkpoint's greedy output is loops, its sampled output is noise: the one
 //!    where speculation should gain most, and the one where it must not lose.
-//! 2. Gaps between the tokens of four streams, alone and beside a long prompt, with and without
+//! `streams DIR gaps [PROMPT_TOKENS]`: gaps between the tokens of four streams, alone and beside a long prompt, with and without
 //!    the bound on what a step adds for it.
 
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
@@ -32,10 +32,20 @@ const BESIDE: usize = 4;
 async fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     let dir = PathBuf::from(arguments.next().ok_or("pass a checkpoint's directory")?);
-    let prompt_len: u32 = arguments.next().map_or(Ok(8000), |text| text.parse())?;
+    match arguments.next().as_deref() {
+        Some("decode") => decode(&dir).await,
+        Some("gaps") => {
+            let prompt_len = arguments.next().map_or(Ok(8000), |text| text.parse())?;
+            gaps(&dir, prompt_len).await
+        }
+        _ => Err("say decode or gaps".into()),
+    }
+}
+
+async fn decode(dir: &Path) -> Result<(), Failure> {
     for (streams, temperature) in [(1, 0.0), (1, 1.0), (8, 0.0), (8, 1.0), (32, 0.0), (32, 1.0)] {
         for speculation in [Speculation::Off, Speculation::Auto] {
-            let engine = start(&dir, speculation, Some(DEFAULT_MAX_PREFILL_PERCENT), 512)?;
+            let engine = start(dir, speculation, Some(DEFAULT_MAX_PREFILL_PERCENT), 512)?;
             let rate = decode_rate(&engine, streams, temperature).await?;
             let stats = engine.stats();
             println!(
@@ -45,11 +55,15 @@ async fn main() -> Result<(), Failure> {
             );
         }
     }
+    Ok(())
+}
+
+async fn gaps(dir: &Path, prompt_len: u32) -> Result<(), Failure> {
     for percent in [None, Some(DEFAULT_MAX_PREFILL_PERCENT)] {
-        let engine = start(&dir, Speculation::Off, percent, prompt_len + 512)?;
-        let (alone, beside, ttft) = gaps(&engine, prompt_len).await?;
+        let engine = start(dir, Speculation::Off, percent, prompt_len + 4096)?;
+        let (alone, beside, took) = gaps_of(&engine, prompt_len).await?;
         println!("{BESIDE} streams, bound {percent:?}: alone {}", percentiles(alone));
-        println!("  beside {prompt_len} tokens, done in {ttft:.1?}: {}", percentiles(beside));
+        println!("  beside {prompt_len} tokens, done in {took:.1?}: {}", percentiles(beside));
     }
     Ok(())
 }
@@ -124,14 +138,14 @@ async fn decode_rate(engine: &Engine, streams: u32, temperature: f32) -> Result<
 }
 
 /// The gaps of four streams before a long prompt comes and until it has its first token.
-async fn gaps(
+async fn gaps_of(
     engine: &Engine,
     prompt_len: u32,
 ) -> Result<(Vec<Duration>, Vec<Duration>, Duration), Failure> {
     let (done_sender, done) = watch::channel(false);
     let mut streams = JoinSet::new();
     for seed in 0..BESIDE {
-        let mut stream = submit(engine, 32, seed as u64, params(1.0, prompt_len))?;
+        let mut stream = submit(engine, 32, seed as u64, params(1.0, 4000))?;
         let mut done = done.clone();
         streams.spawn(async move {
             let mut times = Vec::new();
