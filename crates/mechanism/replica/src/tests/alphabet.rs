@@ -185,6 +185,7 @@ pub(super) fn ready(runner: Alphabet, tokenizer: Tokenizer) -> Ready {
         vocab_size: VOCAB,
         metrics,
         first_token,
+        unsaved: std::sync::Mutex::default(),
         prefault: None,
     }
 }
