@@ -108,7 +108,11 @@ impl Deployment {
             ReplicaReport::FirstToken { phases } => {
                 self.backoff.served();
                 let replica = &self.replicas[index];
-                let phases = replica.with_spawn(phases);
+                let mut phases = replica.with_spawn(phases);
+                if !replica.is_woken {
+                    // It waited for a request, and not the request for it.
+                    phases.0.retain(|(name, _)| name != ColdStartPhases::HANDOVER);
+                }
                 cx.notice(Notice::FirstToken {
                     deployment: self.config.name.clone(),
                     replica: replica.id.clone(),
@@ -348,7 +352,9 @@ impl Deployment {
         for nth in 0..missing {
             let id = cx.ids.next(&self.config.name);
             let timeout_s = self.config.startup_timeout_s;
-            self.replicas.push(Replica::starting(id.clone(), version, timeout_s, cx.now));
+            let mut replica = Replica::starting(id.clone(), version, timeout_s, cx.now);
+            replica.is_woken = is_wake;
+            self.replicas.push(replica);
             if is_wake && nth == 0 {
                 let deployment = self.config.name.clone();
                 cx.notice(Notice::Waking { deployment, replica: id.clone() });

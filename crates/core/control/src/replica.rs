@@ -93,6 +93,8 @@ pub(crate) struct Replica {
     pub(crate) was_killed: bool,
     /// From the decision to the process's own first phase.
     pub(crate) spawn: Duration,
+    /// It was started because requests waited with no replica there.
+    pub(crate) is_woken: bool,
 }
 
 impl Replica {
@@ -111,6 +113,7 @@ impl Replica {
             pid: None,
             was_killed: false,
             spawn: Duration::ZERO,
+            is_woken: false,
         }
     }
 

@@ -529,13 +529,24 @@ fn reports_about_unknown_replicas_change_nothing() {
 
 #[test]
 fn a_first_token_closes_the_wake() {
-    let (mut sim, replica) = Sim::running(config());
-    let phases = ColdStartPhases(vec![("config".into(), 0.01), ("first_step".into(), 0.03)]);
-    let report = ReplicaReport::FirstToken { phases };
-    sim.apply(Event::Report { replica: replica.clone(), report });
-    let [Action::Notice(Notice::FirstToken { phases, .. })] = &sim.last[..] else {
-        panic!("{:?}", sim.last)
+    let phases = [("config", 0.01), ("handover", 0.02), ("first_step", 0.03)];
+    let phases = ColdStartPhases(phases.map(|(name, s)| (name.to_owned(), s)).to_vec());
+    let reported = |sim: &mut Sim, replica: &ReplicaId| {
+        let report = ReplicaReport::FirstToken { phases: phases.clone() };
+        sim.apply(Event::Report { replica: replica.clone(), report });
+        let [Action::Notice(Notice::FirstToken { phases, .. })] = &sim.last[..] else {
+            panic!("{:?}", sim.last)
+        };
+        phases.0.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>()
     };
-    let names: Vec<&str> = phases.0.iter().map(|p| p.0.as_str()).collect();
-    assert_eq!(names, ["spawn", "config", "first_step"]);
+    let (mut sim, replica) = Sim::running(config());
+    assert_eq!(reported(&mut sim, &replica), ["spawn", "config", "handover", "first_step"]);
+
+    // Nobody waited for this one.
+    let mut config = config();
+    config.autoscaling.min_replicas = 1;
+    let mut sim = Sim::deployed(config);
+    let [replica] = sim.started().try_into().unwrap();
+    sim.ready(&replica);
+    assert_eq!(reported(&mut sim, &replica), ["spawn", "config", "first_step"]);
 }

@@ -215,6 +215,21 @@ pub struct Demand {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ColdStartPhases(pub Vec<(String, f64)>);
 
+impl ColdStartPhases {
+    /// From ready to the first request in the engine: the news goes to the proxies, the waiting
+    /// request comes back and is tokenized. It is part of a wake only if a request waited for it.
+    pub const HANDOVER: &str = "handover";
+    /// From the first request in the engine to its first token.
+    pub const FIRST_STEP: &str = "first_step";
+
+    /// The phases that come after those of [`ReplicaReport::Ready`].
+    pub fn after_ready(&self) -> impl Iterator<Item = &(String, f64)> {
+        self.0
+            .iter()
+            .filter(|(name, _)| [Self::HANDOVER, Self::FIRST_STEP].contains(&name.as_str()))
+    }
+}
+
 /// What a replica tells the controller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
@@ -228,7 +243,7 @@ pub enum ReplicaReport {
     },
     /// Its first request got its first token.
     FirstToken {
-        /// The phases up to here: those of `Ready`, then `first_step`.
+        /// The phases up to here: those of `Ready`, then `handover` and `first_step`.
         phases: ColdStartPhases,
     },
     /// It cannot start; its process ends next.

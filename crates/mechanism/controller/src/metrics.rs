@@ -67,8 +67,8 @@ impl ControllerMetrics {
                 }
             }
             Notice::FirstToken { deployment, phases, .. } => {
-                // All but the last have been counted when it was ready.
-                if let Some((phase, s)) = phases.0.last() {
+                // The others were counted when it was ready.
+                for (phase, s) in phases.after_ready() {
                     self.phase(deployment, phase, *s);
                 }
             }

@@ -3,12 +3,12 @@
 use crate::app::App;
 use crate::load::load;
 use crate::phases::PhaseClock;
-use crate::ready::Ready;
+use crate::ready::{FirstToken, Ready};
 use crate::report::send;
 use crate::{ReplicaError, ReplicaOptions};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tyndall_engine::StopCause;
@@ -129,6 +129,7 @@ async fn live(
         let (phases, card) = (clock.phases(), ready.card.clone());
         send(controller, id, &ReplicaReport::Ready { phases, card }).await;
         report_first_token(&ready, controller, id, &clock).await;
+        ready.save_tokenizer();
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -146,16 +147,20 @@ async fn live(
     }
 }
 
+/// Called when the controller knows that the replica is ready: its part of the time ends here.
 async fn report_first_token(
     ready: &Ready,
     controller: &Client,
     id: &ReplicaId,
     clock: &PhaseClock,
 ) {
+    let told = Instant::now();
     let mut first_token = ready.first_token.clone();
     // An error means that the engine is gone, which ends the process elsewhere.
-    if let Ok(seconds) = first_token.wait_for(Option::is_some).await.map(|first| *first) {
-        let phases = clock.with("first_step", seconds.unwrap_or_default());
+    if let Ok(first) = first_token.wait_for(Option::is_some).await.map(|first| *first)
+        && let Some(FirstToken { at, after }) = first
+    {
+        let phases = clock.with_first_token(at.saturating_duration_since(told + after), after);
         send(controller, id, &ReplicaReport::FirstToken { phases }).await;
     }
 }

@@ -2,19 +2,21 @@
 
 use crate::ReplicaOptions;
 use crate::phases::PhaseClock;
-use crate::ready::Ready;
+use crate::ready::{FirstToken, Ready};
 use std::error::Error;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 use tokio::sync::{oneshot, watch};
 use tyndall_engine::{DEFAULT_MAX_PREFILL_PERCENT, Engine, EngineConfig, EngineObserver};
 use tyndall_engine::{Finished, Speculation};
 use tyndall_kernels::{Cpu, CpuOptions};
-use tyndall_model::{GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, plan};
+use tyndall_model::{
+    GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, Prefault, plan,
+};
 use tyndall_openai::SamplingDefaults;
 use tyndall_telemetry::{EngineLabels, EngineMetrics};
-use tyndall_text::Tokenizer;
+use tyndall_text::{Tokenizer, TokenizerCache};
 use tyndall_types::protocol::ModelCard;
 use tyndall_types::with_causes;
 
@@ -46,7 +48,7 @@ fn load_now(
     mut clock: PhaseClock,
 ) -> Result<(Ready, PhaseClock), String> {
     let model = &options.config.model;
-    let tokenizer = load_tokenizer(model.path.clone())?;
+    let tokenizer = load_tokenizer(options)?;
 
     let spec = ModelSpec::from_dir(&model.path).map_err(|error| one_line(&error))?;
     let generation = GenerationDefaults::from_dir(&model.path).map_err(|error| one_line(&error))?;
@@ -68,6 +70,11 @@ fn load_now(
     let vocab_size = spec.vocab_size;
     let runner =
         Model::load(&model.path, spec, &memory, Arc::new(cpu)).map_err(|error| one_line(&error))?;
+    // The weights come into reach while the rest starts.
+    let prefault = runner
+        .prefault()
+        .inspect_err(|error| tracing::warn!(%error, "weights are mapped as they are used"))
+        .ok();
     clock.end("weights");
 
     let tokenizer = tokenizer
@@ -75,32 +82,44 @@ fn load_now(
         .unwrap_or_else(|_| Err("loading the tokenizer panicked; please report it".to_owned()))?;
     clock.end("tokenizer");
 
-    let ready = start_engine(options, &memory, generation, tokenizer, runner, vocab_size);
+    let loaded = LoadedModel { memory, generation, runner, vocab_size, prefault };
+    let ready = start_engine(options, loaded, tokenizer);
     clock.end("engine");
     Ok((ready, clock))
 }
 
 type Loading<T> = thread::JoinHandle<Result<T, String>>;
 
-fn load_tokenizer(dir: PathBuf) -> Result<Loading<Tokenizer>, String> {
+/// The tokenizer, and its compact form where that is to be saved.
+type LoadedTokenizer = (Tokenizer, Option<TokenizerCache>);
+
+fn load_tokenizer(options: &ReplicaOptions) -> Result<Loading<LoadedTokenizer>, String> {
+    let (dir, user_cache) = (options.config.model.path.clone(), options.user_cache_dir.clone());
+    let load = move || {
+        let loaded = Tokenizer::load_cached(&dir, user_cache.as_deref());
+        loaded.map_err(|error| one_line(&error))
+    };
     thread::Builder::new()
         .name("tokenizer".to_owned())
-        .spawn(move || Tokenizer::load(&dir).map_err(|error| one_line(&error)))
+        .spawn(load)
         .map_err(|error| format!("failed to start a thread: {error}"))
+}
+
+/// Everything that an engine needs of a model.
+struct LoadedModel {
+    memory: MemoryPlan,
+    generation: GenerationDefaults,
+    runner: Model,
+    vocab_size: usize,
+    prefault: Option<Prefault>,
 }
 
 fn start_engine(
     options: &ReplicaOptions,
-    memory: &MemoryPlan,
-    generation: GenerationDefaults,
-    tokenizer: Tokenizer,
-    runner: Model,
-    vocab_size: usize,
+    loaded: LoadedModel,
+    (tokenizer, unsaved): LoadedTokenizer,
 ) -> Ready {
-    let prefault = runner
-        .prefault()
-        .inspect_err(|error| tracing::warn!(%error, "weights are mapped as they are used"))
-        .ok();
+    let LoadedModel { memory, generation, runner, vocab_size, prefault } = loaded;
     let config = EngineConfig {
         block_size: memory.block_size,
         num_blocks: memory.num_kv_blocks,
@@ -137,6 +156,7 @@ fn start_engine(
         vocab_size,
         metrics,
         first_token,
+        unsaved: Mutex::new(unsaved),
         prefault,
     }
 }
@@ -166,8 +186,8 @@ fn sampling_defaults(generation: &GenerationDefaults) -> SamplingDefaults {
 #[derive(Debug)]
 pub(crate) struct Observer {
     pub(crate) metrics: Arc<EngineMetrics>,
-    /// Seconds from the submission of the first request to its first token, once.
-    pub(crate) first: watch::Sender<Option<f64>>,
+    /// The first token of the first request, once.
+    pub(crate) first: watch::Sender<Option<FirstToken>>,
 }
 
 impl EngineObserver for Observer {
@@ -175,7 +195,7 @@ impl EngineObserver for Observer {
         self.metrics.first_token(seconds(ttft_s));
         self.first.send_if_modified(|first| {
             let is_first = first.is_none();
-            first.get_or_insert(ttft_s);
+            first.get_or_insert_with(|| FirstToken { at: Instant::now(), after: seconds(ttft_s) });
             is_first
         });
     }

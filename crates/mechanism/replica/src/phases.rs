@@ -1,6 +1,6 @@
 //! Where the time of a cold start goes: consecutive phases that add up to the whole.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tyndall_types::protocol::ColdStartPhases;
 
 /// A clock that is read at the end of each phase.
@@ -26,10 +26,11 @@ impl PhaseClock {
         ColdStartPhases(self.phases.clone())
     }
 
-    /// The phases and one more that was measured elsewhere.
-    pub(crate) fn with(&self, phase: &str, seconds: f64) -> ColdStartPhases {
+    /// The phases and those to the first token.
+    pub(crate) fn with_first_token(&self, handover: Duration, step: Duration) -> ColdStartPhases {
         let mut phases = self.phases.clone();
-        phases.push((phase.to_owned(), seconds));
+        phases.push((ColdStartPhases::HANDOVER.to_owned(), handover.as_secs_f64()));
+        phases.push((ColdStartPhases::FIRST_STEP.to_owned(), step.as_secs_f64()));
         ColdStartPhases(phases)
     }
 }
@@ -49,6 +50,10 @@ mod tests {
         let names: Vec<&str> = phases.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         assert!((phases.iter().map(|(_, s)| s).sum::<f64>() - whole).abs() < 1e-6);
-        assert_eq!(clock.with("c", 1.5).0[2], ("c".to_owned(), 1.5));
+        let ms = Duration::from_millis;
+        let whole = clock.with_first_token(ms(500), ms(1500));
+        assert_eq!(whole.0[..2], clock.phases().0);
+        let after_ready: Vec<_> = whole.after_ready().cloned().collect();
+        assert_eq!(after_ready, [("handover".to_owned(), 0.5), ("first_step".to_owned(), 1.5)]);
     }
 }

@@ -25,6 +25,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             library.push(time(load)?);
         }
     }
+    let user = std::env::temp_dir().join("tyndall-load-time");
+    if let (_, Some(unsaved)) = Tokenizer::load_cached(dir, Some(&user))? {
+        unsaved.save()?;
+    }
+    let load_cached = || time(|| Tokenizer::load_cached(dir, Some(&user)));
+    let mut cached = (0..LOADS).map(|_| load_cached()).collect::<Result<Vec<_>, _>>()?;
     let tokenizer = Tokenizer::load(dir)?;
     let text = "The replica wakes, reads its weights and answers the request. ".repeat(200);
     let ids = tokenizer.encode(&text, false)?;
@@ -36,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "vocabulary: {} tokens", tokenizer.vocab_size())?;
     writeln!(out, "load: median {:?} of {LOADS}, first {:?}", median(&mut ours.clone()), ours[0])?;
+    writeln!(out, "load from saved tables: median {:?}", median(&mut cached))?;
     if !library.is_empty() {
         writeln!(out, "load by the library's own reader: median {:?}", median(&mut library))?;
     }

@@ -10,6 +10,7 @@
 //! on a fuel limit.
 #![forbid(unsafe_code)]
 
+mod cache;
 mod config;
 mod detokenizer;
 mod error;
@@ -18,7 +19,9 @@ mod pieces;
 mod stop;
 mod template;
 mod tokenizer;
+mod vocabulary;
 
+pub use cache::TokenizerCache;
 pub use detokenizer::Detokenizer;
 pub use error::{TemplateError, TokenizerError};
 pub use stop::{StopMatcher, StopOutput};

@@ -2,75 +2,186 @@
 //!
 //! Loading is on the cold-start path. The library's own reader takes the vocabulary through two
 //! generic trees before it builds anything; here a `tokenizer.json` with a BPE model (all current
-//! language models) is split without looking into it, and its vocabulary and merges are read
-//! straight into their final maps, on two threads. Other model kinds go through the library.
+//! language models) is split without looking into it, and its vocabulary and merges are read on two
+//! threads into the tables that are used and saved ([`crate::cache`]). The next start finds those and
+//! reads nothing of it but for its hash. Other model kinds go through the library.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-    Tokenizer as Inner,
+    TokenizerImpl,
 };
+use tyndall_kernels::MappedFile;
 
 use crate::TokenizerError;
-use crate::config::{TokenizerConfig, invalid, read_optional};
+use crate::cache::{self, CacheDirs, SourceHash, TokenizerCache};
+use crate::config::{TokenizerConfig, invalid};
+use crate::vocabulary::{BpeFlags, BpeImage, BpeSource, Vocabulary};
 
 /// Below this many bytes of merges a second thread costs more than it saves.
 const PARALLEL_BYTES: usize = 128 * 1024;
+
+/// The library's pipeline around a vocabulary.
+pub(crate) type Inner = TokenizerImpl<
+    Vocabulary,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
 
 /// A tokenizer from its files, before what the configuration adds.
 pub(crate) struct Loaded {
     pub(crate) inner: Inner,
     /// Whether it was built from `vocab.json` and `merges.txt`, which say nothing of BOS and EOS.
     pub(crate) is_bare: bool,
+    /// Its compact form, if that should be saved.
+    pub(crate) unsaved: Option<TokenizerCache>,
 }
 
-/// Reads whichever tokenizer files `dir` has.
-pub(crate) fn load(dir: &Path, config: &TokenizerConfig) -> Result<Loaded, TokenizerError> {
-    let path = dir.join("tokenizer.json");
-    if let Some(text) = read_optional(&path)? {
-        let mut inner = guarded(|| from_json(&text)).map_err(|reason| invalid(&path, reason))?;
-        // The class with its own idea of the leading space; others leave the file's as it is.
-        let is_gpt2 =
-            config.tokenizer_class.as_deref().is_some_and(|c| c.starts_with("GPT2Tokenizer"));
-        if let (true, Some(add)) = (is_gpt2, config.add_prefix_space)
-            && let Some(PreTokenizerWrapper::ByteLevel(byte_level)) = inner.get_pre_tokenizer()
-        {
-            let byte_level = byte_level.add_prefix_space(add);
-            inner.with_pre_tokenizer(Some(byte_level));
-        }
-        return Ok(Loaded { inner, is_bare: false });
+/// Reads whichever tokenizer files `dir` has, or what `cache` has of them.
+pub(crate) fn load(
+    dir: &Path,
+    config: &TokenizerConfig,
+    cache: Option<&CacheDirs>,
+) -> Result<Loaded, TokenizerError> {
+    let sources = Sources::open(dir)?;
+    let cache = cache.and_then(|dirs| Some((dirs, SourceHash::of(&sources.bytes())?)));
+    let cached = cache.and_then(|(dirs, hash)| cache::find(dirs, hash));
+    if let Some(inner) = cached.and_then(|image| from_image(image, config)) {
+        return Ok(Loaded { inner, is_bare: sources.is_bare(), unsaved: None });
     }
-    let (vocab_path, merges_path) = (dir.join("vocab.json"), dir.join("merges.txt"));
-    if let (Some(vocab), Some(merges)) = (read_optional(&vocab_path)?, read_optional(&merges_path)?)
+    let inner = match &sources {
+        Sources::Json(json) => {
+            let text = json.text()?;
+            let mut inner =
+                guarded(|| from_json(text)).map_err(|reason| invalid(&json.path, reason))?;
+            configure(&mut inner, config);
+            inner
+        }
+        Sources::Bare { vocab, merges } => around_bare(read_bare(vocab, merges)?, config),
+    };
+    let unsaved = match (cache, inner.get_model()) {
+        (Some((dirs, source)), Vocabulary::Bpe(image)) => {
+            Some(TokenizerCache { image: image.clone(), source, dirs: dirs.clone() })
+        }
+        _ => None,
+    };
+    Ok(Loaded { inner, is_bare: sources.is_bare(), unsaved })
+}
+
+/// The files that a tokenizer is made from.
+enum Sources {
+    Json(Source),
+    Bare { vocab: Source, merges: Source },
+}
+
+struct Source {
+    path: PathBuf,
+    file: MappedFile,
+}
+
+impl Sources {
+    fn open(dir: &Path) -> Result<Self, TokenizerError> {
+        if let Some(json) = Source::open(dir.join("tokenizer.json"))? {
+            return Ok(Self::Json(json));
+        }
+        let vocab = Source::open(dir.join("vocab.json"))?;
+        let merges = Source::open(dir.join("merges.txt"))?;
+        if let (Some(vocab), Some(merges)) = (vocab, merges) {
+            return Ok(Self::Bare { vocab, merges });
+        }
+        for name in ["tokenizer.model", "tekken.json", "spiece.model"] {
+            let path = dir.join(name);
+            if path.exists() {
+                return Err(TokenizerError::UnsupportedFormat { path });
+            }
+        }
+        Err(TokenizerError::Missing { dir: dir.to_owned() })
+    }
+
+    fn bytes(&self) -> Vec<&[u8]> {
+        match self {
+            Self::Json(json) => vec![json.file.bytes()],
+            Self::Bare { vocab, merges } => vec![vocab.file.bytes(), merges.file.bytes()],
+        }
+    }
+
+    fn is_bare(&self) -> bool {
+        matches!(self, Self::Bare { .. })
+    }
+}
+
+impl Source {
+    fn open(path: PathBuf) -> Result<Option<Self>, TokenizerError> {
+        match MappedFile::open(&path) {
+            Ok(file) => {
+                // All of it is read at once; what fails here fails again where it is reported.
+                drop(file.prefault(0..file.bytes().len()));
+                Ok(Some(Self { path, file }))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(TokenizerError::Read { path, source }),
+        }
+    }
+
+    fn text(&self) -> Result<&str, TokenizerError> {
+        let text = std::str::from_utf8(self.file.bytes());
+        text.map_err(|_| invalid(&self.path, "it is not UTF-8".to_owned()))
+    }
+}
+
+/// The tokenizer around a saved vocabulary. Nothing where the saved parts are not as they should
+/// be, which says that another program wrote them.
+fn from_image(image: BpeImage, config: &TokenizerConfig) -> Option<Inner> {
+    if image.flags().is_bare {
+        return Some(around_bare(Vocabulary::Bpe(image), config));
+    }
+    let model = Vocabulary::Bpe(image.clone());
+    let assembled = guarded(|| {
+        let parts = image.parts().ok_or("the parts are no text")?;
+        let parts: Parts<'_> = serde_json::from_str(parts).map_err(|error| error.to_string())?;
+        assemble(model, &parts)
+    });
+    let mut inner = assembled.ok()?;
+    configure(&mut inner, config);
+    Some(inner)
+}
+
+fn configure(inner: &mut Inner, config: &TokenizerConfig) {
+    // The class with its own idea of the leading space; others leave the file's as it is.
+    let is_gpt2 = config.tokenizer_class.as_deref().is_some_and(|c| c.starts_with("GPT2Tokenizer"));
+    if let (true, Some(add)) = (is_gpt2, config.add_prefix_space)
+        && let Some(PreTokenizerWrapper::ByteLevel(byte_level)) = inner.get_pre_tokenizer()
     {
-        let parse_vocab = || parse_vocab(&vocab).map_err(|e| invalid(&vocab_path, e.to_string()));
-        let parse_merges = || parse_merge_lines(&merges).map_err(|e| invalid(&merges_path, e));
-        let (vocab, merges) = both(merges.len(), parse_vocab, parse_merges);
-        let (vocab, merges) = (vocab?, merges?);
-        let bpe = build_bpe(BPE::builder(), vocab, merges, 0).map_err(|reason| {
-            invalid(&merges_path, format!("it does not fit vocab.json: {reason}"))
-        })?;
-        let mut inner = Inner::new(ModelWrapper::BPE(bpe));
-        let add_prefix_space = config.add_prefix_space.unwrap_or(false);
-        let byte_level = ByteLevel::default().add_prefix_space(add_prefix_space);
-        inner.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(ByteLevel::default()));
-        return Ok(Loaded { inner, is_bare: true });
+        let byte_level = byte_level.add_prefix_space(add);
+        inner.with_pre_tokenizer(Some(byte_level));
     }
-    for name in ["tokenizer.model", "tekken.json", "spiece.model"] {
-        let path = dir.join(name);
-        if path.exists() {
-            return Err(TokenizerError::UnsupportedFormat { path });
-        }
-    }
-    Err(TokenizerError::Missing { dir: dir.to_owned() })
+}
+
+fn read_bare(vocab: &Source, merges: &Source) -> Result<Vocabulary, TokenizerError> {
+    let (vocab_text, merges_text) = (vocab.text()?, merges.text()?);
+    let read_vocab = || parse_vocab(vocab_text).map_err(|e| invalid(&vocab.path, e.to_string()));
+    let read_merges = || parse_merge_lines(merges_text).map_err(|e| invalid(&merges.path, e));
+    let (vocab, read) = both(merges_text.len(), read_vocab, read_merges);
+    let flags = BpeFlags { is_bare: true, ..BpeFlags::default() };
+    build_bpe(vocab?, read?, BpeRules { flags, ..BpeRules::default() }, "{}")
+        .map_err(|reason| invalid(&merges.path, format!("it does not fit vocab.json: {reason}")))
+}
+
+fn around_bare(model: Vocabulary, config: &TokenizerConfig) -> Inner {
+    let mut inner = Inner::new(model);
+    let add_prefix_space = config.add_prefix_space.unwrap_or(false);
+    let byte_level = ByteLevel::default().add_prefix_space(add_prefix_space);
+    inner.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(ByteLevel::default()));
+    inner
 }
 
 /// Runs the library where a file's rules can make it panic: its readers let some through that its
@@ -86,11 +197,11 @@ pub(crate) fn guarded<T>(act: impl FnOnce() -> Result<T, String>) -> Result<T, S
 ///
 /// The library's readers of the small parts panic on text that is no JSON. Taken as raw values
 /// they are known to be JSON before those readers see them.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct Parts<'a> {
     version: Option<String>,
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
+    #[serde(borrow)]
+    added_tokens: Option<&'a RawValue>,
     #[serde(borrow)]
     normalizer: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -99,8 +210,9 @@ struct Parts<'a> {
     post_processor: Option<&'a RawValue>,
     #[serde(borrow)]
     decoder: Option<&'a RawValue>,
+    /// Absent beside a saved vocabulary.
     #[serde(borrow)]
-    model: &'a RawValue,
+    model: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -118,27 +230,36 @@ struct BpeParts<'a> {
 }
 
 fn from_json(text: &str) -> Result<Inner, String> {
-    let parts: Parts<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if let Some(version) = parts.version.filter(|version| version != "1.0") {
+    let mut parts: Parts<'_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if let Some(version) = parts.version.take().filter(|version| version != "1.0") {
         return Err(format!("its version is {version:?} instead of \"1.0\""));
     }
-    let model = if is_bpe(parts.model.get()) {
-        ModelWrapper::BPE(parse_bpe(parts.model.get())?)
+    let model = parts.model.take().ok_or("it has no model")?.get();
+    let model = if is_bpe(model) {
+        let rest = serde_json::to_string(&parts).map_err(|error| error.to_string())?;
+        parse_bpe(model, &rest)?
     } else {
-        serde_json::from_str(parts.model.get()).map_err(|error| format!("model: {error}"))?
+        let model = serde_json::from_str(model).map_err(|error| format!("model: {error}"))?;
+        Vocabulary::Library(Box::new(model))
     };
+    assemble(model, &parts)
+}
+
+fn assemble(model: Vocabulary, parts: &Parts<'_>) -> Result<Inner, String> {
     let mut inner = Inner::new(model);
     let normalizer: Option<NormalizerWrapper> = part("normalizer", parts.normalizer)?;
     let pre_tokenizer: Option<PreTokenizerWrapper> = part("pre_tokenizer", parts.pre_tokenizer)?;
     let post_processor: Option<PostProcessorWrapper> =
         part("post_processor", parts.post_processor)?;
     let decoder: Option<DecoderWrapper> = part("decoder", parts.decoder)?;
+    let added: Option<Vec<AddedToken>> = part("added_tokens", parts.added_tokens)?;
     inner.with_normalizer(normalizer).map_err(|error| error.to_string())?;
     inner
         .with_pre_tokenizer(pre_tokenizer)
         .with_post_processor(post_processor)
         .with_decoder(decoder);
-    inner.add_tokens(parts.added_tokens).map_err(|error| format!("added tokens: {error}"))?;
+    let added = added.unwrap_or_default();
+    inner.add_tokens(added).map_err(|error| format!("added tokens: {error}"))?;
     Ok(inner)
 }
 
@@ -157,28 +278,34 @@ fn is_bpe(model: &str) -> bool {
     has(b"\"type\": \"BPE\"") || has(b"\"type\":\"BPE\"")
 }
 
-fn parse_bpe(model: &str) -> Result<BPE, String> {
+/// What a model says beside its vocabulary and merges.
+#[derive(Default)]
+struct BpeRules {
+    unk_token: Option<String>,
+    /// Absent when empty, like the suffix.
+    prefix: Option<String>,
+    suffix: Option<String>,
+    flags: BpeFlags,
+}
+
+/// The BPE model; `rest` is what a saved one keeps of the tokenizer's other parts.
+fn parse_bpe(model: &str, rest: &str) -> Result<Vocabulary, String> {
     let parts: BpeParts<'_> = serde_json::from_str(model).map_err(|e| format!("model: {e}"))?;
     let vocab = || parse_vocab(parts.vocab.get()).map_err(|error| format!("model.vocab: {error}"));
     let merges = || parse_merges(parts.merges.get()).map_err(|e| format!("model.merges: {e}"));
     let (vocab, merges) = both(parts.merges.get().len(), vocab, merges);
-    let (vocab, merges) = (vocab?, merges?);
-    let mut builder = BPE::builder()
-        .fuse_unk(parts.fuse_unk.unwrap_or(false))
-        .byte_fallback(parts.byte_fallback.unwrap_or(false))
-        .ignore_merges(parts.ignore_merges.unwrap_or(false));
-    if let Some(unk) = parts.unk_token {
-        builder = builder.unk_token(unk);
-    }
-    let prefix = parts.continuing_subword_prefix.unwrap_or_default();
-    let prefix_len = prefix.len();
-    if !prefix.is_empty() {
-        builder = builder.continuing_subword_prefix(prefix);
-    }
-    if let Some(suffix) = parts.end_of_word_suffix.filter(|suffix| !suffix.is_empty()) {
-        builder = builder.end_of_word_suffix(suffix);
-    }
-    build_bpe(builder, vocab, merges, prefix_len)
+    let rules = BpeRules {
+        unk_token: parts.unk_token,
+        prefix: parts.continuing_subword_prefix.filter(|prefix| !prefix.is_empty()),
+        suffix: parts.end_of_word_suffix.filter(|suffix| !suffix.is_empty()),
+        flags: BpeFlags {
+            fuse_unk: parts.fuse_unk.unwrap_or(false),
+            byte_fallback: parts.byte_fallback.unwrap_or(false),
+            ignore_merges: parts.ignore_merges.unwrap_or(false),
+            is_bare: false,
+        },
+    };
+    build_bpe(vocab?, merges?, rules, rest)
 }
 
 /// Does both, side by side if the second has many bytes to read.
@@ -194,18 +321,43 @@ fn both<A, B: Send>(bytes: usize, a: impl FnOnce() -> A, b: impl FnOnce() -> B +
 }
 
 fn build_bpe(
-    builder: tokenizers::models::bpe::BpeBuilder,
     vocab: Vocab,
     merges: Merges,
-    prefix_len: usize,
-) -> Result<BPE, String> {
+    rules: BpeRules,
+    rest: &str,
+) -> Result<Vocabulary, String> {
+    if rules.prefix.is_none() && rules.suffix.is_none() {
+        let (unk_token, flags) = (rules.unk_token.as_deref(), rules.flags);
+        let source = BpeSource { vocab: &vocab, merges: &merges, unk_token, flags, parts: rest };
+        if let Some(image) = BpeImage::build(&source) {
+            return Ok(Vocabulary::Bpe(image));
+        }
+    }
+    library_bpe(vocab, merges, rules).map(|bpe| Vocabulary::Library(Box::new(bpe.into())))
+}
+
+fn library_bpe(vocab: Vocab, merges: Merges, rules: BpeRules) -> Result<BPE, String> {
     // The builder writes merged tokens into a buffer as long as the longest token, unchecked.
     let longest = vocab.keys().map(String::len).max().unwrap_or(0);
+    let prefix_len = rules.prefix.as_ref().map_or(0, String::len);
     let fits = |(a, b): &(String, String)| {
         b.len() >= prefix_len && a.len() + b.len() - prefix_len <= longest
     };
     if let Some((a, b)) = merges.iter().find(|merge| !fits(merge)) {
         return Err(format!("the merge of {a:?} and {b:?} gives no token of the vocabulary"));
+    }
+    let mut builder = BPE::builder()
+        .fuse_unk(rules.flags.fuse_unk)
+        .byte_fallback(rules.flags.byte_fallback)
+        .ignore_merges(rules.flags.ignore_merges);
+    if let Some(unk) = rules.unk_token {
+        builder = builder.unk_token(unk);
+    }
+    if let Some(prefix) = rules.prefix {
+        builder = builder.continuing_subword_prefix(prefix);
+    }
+    if let Some(suffix) = rules.suffix {
+        builder = builder.end_of_word_suffix(suffix);
     }
     builder.vocab_and_merges(vocab, merges).build().map_err(|error| error.to_string())
 }

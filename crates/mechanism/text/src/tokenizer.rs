@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokenizers::{AddedToken, Tokenizer as Inner};
+use tokenizers::AddedToken;
 
+use crate::cache::{CacheDirs, TokenizerCache};
 use crate::config::{TokenizerConfig, read_object};
 use crate::detokenizer::Utf8Stream;
+use crate::load::Inner;
 use crate::pieces::{Lead, Pieces};
 use crate::template::{ChatInput, ChatTemplate, load_template};
 use crate::{TemplateError, TokenizerError, load};
@@ -60,8 +62,28 @@ impl Tokenizer {
     /// No tokenizer there, or a file that is unreadable or broken; each names the file. A chat
     /// template's syntax is looked at only when it is first used.
     pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
+        Self::load_from(dir, None).map(|(tokenizer, _)| tokenizer)
+    }
+
+    /// [`load`](Self::load), in a few milliseconds where a compact form was saved: beside the model
+    /// or in `user_cache`. Where there was none, it comes with the tokenizer, to be saved when nothing
+    /// is in a hurry. Small tokenizers and unusual kinds have none.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load). A saved form that cannot be used is as good as none.
+    pub fn load_cached(
+        dir: &Path,
+        user_cache: Option<&Path>,
+    ) -> Result<(Self, Option<TokenizerCache>), TokenizerError> {
+        Self::load_from(dir, Some(&CacheDirs::new(dir, user_cache)))
+    }
+
+    fn load_from(
+        dir: &Path,
+        cache: Option<&CacheDirs>,
+    ) -> Result<(Self, Option<TokenizerCache>), TokenizerError> {
         let mut config = TokenizerConfig::load(dir)?;
-        let load::Loaded { mut inner, is_bare } = load::load(dir, &config)?;
+        let load::Loaded { mut inner, is_bare, unsaved } = load::load(dir, &config, cache)?;
         let template_source = config.chat_template.take();
         let mut add_bos = false;
         if is_bare {
@@ -78,7 +100,7 @@ impl Tokenizer {
         let shared = Shared::new(inner, &config, add_bos, is_bare);
         let variables = shared.named.iter().map(|(name, text, _)| (name.clone(), text.clone()));
         let template = load_template(dir, template_source, variables.collect())?;
-        Ok(Self { shared: Arc::new(shared), template: template.map(Arc::new) })
+        Ok((Self { shared: Arc::new(shared), template: template.map(Arc::new) }, unsaved))
     }
 
     /// The same tokenizer with another chat template, given as its source.

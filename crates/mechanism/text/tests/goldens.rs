@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a fixture that cannot be read fails the test")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use serde_json::{Map, Value};
-use tyndall_text::{ChatInput, Detokenizer, TemplateError, Tokenizer, TokenizerError};
+use tyndall_text::{
+    ChatInput, Detokenizer, TemplateError, Tokenizer, TokenizerCache, TokenizerError,
+};
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -32,8 +34,95 @@ fn check_decoding(tokenizer: &Tokenizer, ids: &[u32], skip_special: bool, expect
     assert_eq!(*expected, stream(tokenizer, ids, skip_special), "{ids:?}");
 }
 
+/// As loaded from the files, and as loaded from the tables that were saved.
 fn check_tokenizer(name: &str) {
-    let tokenizer = Tokenizer::load(&fixtures().join(name)).unwrap();
+    check_golden(&Tokenizer::load(&fixtures().join(name)).unwrap(), name);
+    let model = PaddedModel::of(name);
+    let (tokenizer, unsaved) = Tokenizer::load_cached(model.path(), None).unwrap();
+    check_golden(&tokenizer, name);
+    let saved = unsaved.unwrap().save().unwrap();
+    assert!(saved.starts_with(model.path().join(".tyndall")), "{saved:?}");
+    let (tokenizer, unsaved) = Tokenizer::load_cached(model.path(), None).unwrap();
+    assert!(unsaved.is_none(), "{name} was saved");
+    check_golden(&tokenizer, name);
+}
+
+/// A copy of a fixture whose tokenizer files are as long as those that are worth saving.
+struct PaddedModel(tempfile::TempDir);
+
+impl PaddedModel {
+    fn of(name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(fixtures().join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            let mut text = std::fs::read_to_string(&path).unwrap();
+            let file = path.file_name().unwrap();
+            if file == "tokenizer.json" || file == "vocab.json" {
+                text.push_str(&" ".repeat(256 << 10));
+            }
+            std::fs::write(dir.path().join(file), text).unwrap();
+        }
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn load(&self, user_cache: Option<&Path>) -> (Tokenizer, Option<TokenizerCache>) {
+        Tokenizer::load_cached(self.path(), user_cache).unwrap()
+    }
+}
+
+#[test]
+fn damaged_tables_are_ignored_and_replaced() {
+    let model = PaddedModel::of("qwen2");
+    let save = || model.load(None).1.unwrap().save().unwrap();
+    let path = save();
+    let whole = std::fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    let foreign = b"something else".to_vec();
+    for damaged in [flipped, whole[..whole.len() - 4].to_vec(), foreign, Vec::new()] {
+        std::fs::write(&path, damaged).unwrap();
+        check_golden(&model.load(None).0, "qwen2");
+        assert_eq!(save(), path);
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        assert!(model.load(None).1.is_none());
+    }
+    // Tables of another vocabulary under this one's name.
+    let gpt2 = PaddedModel::of("gpt2");
+    std::fs::copy(gpt2.load(None).1.unwrap().save().unwrap(), &path).unwrap();
+    check_golden(&model.load(None).0, "qwen2");
+}
+
+#[test]
+fn a_changed_tokenizer_does_not_meet_old_tables() {
+    let model = PaddedModel::of("gpt2");
+    model.load(None).1.unwrap().save().unwrap();
+    let json = model.path().join("tokenizer.json");
+    let text = std::fs::read_to_string(&json).unwrap();
+    std::fs::write(&json, text + " ").unwrap();
+    assert!(model.load(None).1.is_some());
+}
+
+#[test]
+fn tables_go_to_the_user_where_the_model_cannot_be_written() {
+    let model = PaddedModel::of("llama2");
+    // A file in the directory's place refuses everybody, root too.
+    std::fs::write(model.path().join(".tyndall"), "").unwrap();
+    let user = tempfile::tempdir().unwrap();
+    let cache = user.path().join("a/b");
+    let unsaved = model.load(Some(&cache)).1.unwrap();
+    assert!(unsaved.save().unwrap().starts_with(&cache));
+    let (tokenizer, unsaved) = model.load(Some(&cache));
+    assert!(unsaved.is_none());
+    check_golden(&tokenizer, "llama2");
+    let nowhere = model.load(None).1.unwrap().save().unwrap_err();
+    assert!(!nowhere.to_string().is_empty());
+}
+
+fn check_golden(tokenizer: &Tokenizer, name: &str) {
     let golden = read(&format!("{name}/golden.json"));
     assert_eq!(golden["length"], tokenizer.vocab_size());
     for (name, token) in golden["named"].as_object().unwrap() {
@@ -46,13 +135,13 @@ fn check_tokenizer(name: &str) {
         let (plain, special) = (ids(&case["ids"]), ids(&case["ids_with_special"]));
         assert_eq!(tokenizer.encode(text, false).unwrap(), plain, "{name} {text:?}");
         assert_eq!(tokenizer.encode(text, true).unwrap(), special, "{name} {text:?}");
-        check_decoding(&tokenizer, &plain, false, &case["decoded"]);
-        check_decoding(&tokenizer, &special, true, &case["decoded_skipping"]);
+        check_decoding(tokenizer, &plain, false, &case["decoded"]);
+        check_decoding(tokenizer, &special, true, &case["decoded_skipping"]);
     }
     for case in golden["mixed"].as_array().unwrap() {
         let ids = ids(&case["ids"]);
-        check_decoding(&tokenizer, &ids, false, &case["decoded"]);
-        check_decoding(&tokenizer, &ids, true, &case["decoded_skipping"]);
+        check_decoding(tokenizer, &ids, false, &case["decoded"]);
+        check_decoding(tokenizer, &ids, true, &case["decoded_skipping"]);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{endless, haiku, server};
 use anyhow::Result;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tyndall_testkit::{Signal, descendants, eventually, is_alive, pause};
 
 #[test]
@@ -33,6 +33,54 @@ fn the_first_request_wakes_a_replica_and_idleness_ends_it() -> Result<()> {
         ((details.target_num_replicas, details.replicas.len()) == (0, 0)).then_some(())
     })?;
     assert_eq!(server.post("/generate", &haiku())?.json()["completions"][0], text.as_str());
+    Ok(())
+}
+
+#[test]
+fn the_phases_of_a_wake_add_up() -> Result<()> {
+    let server = server().start("demo")?;
+    let sent = Instant::now();
+    let answer = server.post("/generate", &haiku())?;
+    let wall_ms = sent.elapsed().as_secs_f64() * 1e3;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let line = eventually("the wake is told", || {
+        let output = server.output();
+        output.lines().find_map(|line| Some(line.split_once(" woke in ")?.1.to_owned()))
+    })?;
+    let (total, phases) = line.split_once(" ms: ").expect("a total and its phases");
+    let phases =
+        phases.split(" · ").map(|phase| phase.split_once(' ').expect("a name and a number"));
+    let phases: Vec<(&str, f64)> =
+        phases.map(|(name, ms)| Ok((name, ms.trim().parse()?))).collect::<Result<_>>()?;
+    let names: Vec<&str> = phases.iter().map(|(name, _)| *name).collect();
+    let ends = ["process", "config", "kernels", "weights", "tokenizer", "engine"];
+    assert_eq!(names, [&["spawn"], &ends[..], &["handover", "first_step"]].concat(), "{line}");
+
+    // Every number of the line is rounded to a millisecond; the metrics are not.
+    let total_ms: f64 = total.parse()?;
+    let sum_ms: f64 = phases.iter().map(|(_, ms)| ms).sum();
+    assert!((sum_ms - total_ms).abs() <= 0.5 * (phases.len() + 1) as f64, "{line}");
+    let exact = |phase: &str| {
+        let start = format!("tyndall_cold_start_seconds_sum{{deployment=\"demo\",phase=\"{phase}");
+        Ok::<_, anyhow::Error>(server.metric(&start)? * 1e3)
+    };
+    assert!((exact("")? - total_ms).abs() <= 0.6, "{line}");
+    for (name, ms) in &phases {
+        assert!((exact(name)? - ms).abs() <= 0.6, "{name} in {line}");
+    }
+
+    // All of it lay between the request and its answer, and what led to a replica in `wake`.
+    assert!(exact("")? <= wall_ms, "{line} of {wall_ms} ms");
+    let timing = answer.header("server-timing");
+    let timed = |phase: &str| -> f64 {
+        let found =
+            timing.split(", ").find_map(|part| part.strip_prefix(phase)?.strip_prefix(";dur="));
+        found.and_then(|ms| ms.parse().ok()).expect("every phase is there")
+    };
+    let to_ready = exact("")? - exact("handover")? - exact("first_step")?;
+    assert!(timed("wake") + 0.1 >= to_ready, "{timing} for {line}");
+    let told: f64 = ["queue", "wake", "prefill", "decode"].map(timed).iter().sum();
+    assert!(told <= wall_ms + 0.4, "{timing} of {wall_ms} ms");
     Ok(())
 }
 

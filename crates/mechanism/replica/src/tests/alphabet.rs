@@ -187,6 +187,7 @@ pub(super) fn ready(runner: Alphabet, tokenizer: Tokenizer) -> Ready {
         vocab_size: VOCAB,
         metrics,
         first_token,
+        unsaved: std::sync::Mutex::default(),
         prefault: None,
     }
 }

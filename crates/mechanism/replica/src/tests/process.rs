@@ -119,6 +119,7 @@ impl Process {
             started_at: Instant::now(),
             available_memory_bytes: 1 << 30,
             isa: Some(tyndall_kernels::Isa::Portable),
+            user_cache_dir: None,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let replica = tokio::spawn(run_with(options, load, async { drop(stopped.await) }));
