@@ -10,6 +10,7 @@ use tokio::runtime::Builder;
 use tyndall_cluster::process::prepare_child;
 use tyndall_config::{Environment, Isa, LogFormat, RoleConfig};
 use tyndall_controller::ControllerOptions;
+use tyndall_hub::HubOptions;
 use tyndall_proxy::ProxyOptions;
 use tyndall_replica::{ReplicaError, ReplicaOptions};
 use tyndall_telemetry::LogOptions;
@@ -61,6 +62,9 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
                 // The controller's budget decides; this is for a deployment that names none.
                 available_memory_bytes: available_memory_bytes().unwrap_or(0),
                 isa: config.isa.map(isa),
+                cache_dir: HubOptions::from_env(env)
+                    .ok()
+                    .map(|hub| hub.own_cache_dir.join("quantized")),
             };
             block_on(Builder::new_multi_thread().worker_threads(REPLICA_THREADS), async {
                 match tyndall_replica::run(options).await {

@@ -8,7 +8,9 @@ use crate::settings::setting;
 use core::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tyndall_types::DeploymentName;
-use tyndall_types::protocol::{AutoscalingConfig, DeploymentConfig, GenerateDefaults, ModelConfig};
+use tyndall_types::protocol::{
+    AutoscalingConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization,
+};
 
 /// Replicas on one machine beyond which a number is a typing error.
 const MAX_REPLICAS: u32 = 1000;
@@ -94,6 +96,8 @@ pub struct ModelSettings {
     pub max_num_batched_tokens: u32,
     /// Absent is every usable core.
     pub num_threads: Option<u32>,
+    /// What weights are rounded to.
+    pub quantization: Quantization,
 }
 
 /// Form of the logs.
@@ -159,6 +163,7 @@ impl RunConfig {
                 max_num_seqs: model.max_num_seqs,
                 max_num_batched_tokens: model.max_num_batched_tokens,
                 num_threads: model.num_threads,
+                quantization: model.quantization,
                 generate: self.generate,
             },
             autoscaling: AutoscalingConfig {
@@ -240,6 +245,7 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
     let seqs = reader.read("max_num_seqs", parse::whole(1..=4096))?;
     let tokens = reader.read("max_num_batched_tokens", parse::whole(1..=1_000_000))?;
     let threads = reader.read("threads", parse::number(0.0..=4096.0))?.value;
+    let quantization = reader.read("quantization", quantization)?.value;
     let gpus = reader.read("num_gpus_per_replica", parse::number(0.0..=MAX_GPUS))?;
     if gpus.value > 0.0 {
         let from = from("num_gpus_per_replica", gpus.origin);
@@ -259,7 +265,17 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
         max_num_seqs: seqs.value,
         max_num_batched_tokens: tokens.value,
         num_threads: (threads > 0.0).then_some(threads.ceil() as u32),
+        quantization,
     })
+}
+
+fn quantization(text: &str) -> Result<Quantization, String> {
+    match text {
+        "none" => Ok(Quantization::None),
+        "int8" => Ok(Quantization::Int8),
+        "int4" => Ok(Quantization::Int4),
+        _ => Err("none, int8 or int4".to_owned()),
+    }
 }
 
 fn generate(reader: &mut Reader<'_>) -> Result<GenerateDefaults, ConfigError> {
@@ -314,6 +330,7 @@ mod tests {
         assert_eq!((d.request_timeout_s, d.graceful_shutdown_timeout_s), (600.0, 20.0));
         assert_eq!((d.model.max_num_seqs, d.model.max_num_batched_tokens), (64, 512));
         assert_eq!((d.model.num_threads, d.model.max_model_len), (None, None));
+        assert_eq!(d.model.quantization, Quantization::None);
         let defaults = GenerateDefaults { max_new_tokens: 256, temperature: 0.7, top_p: 0.9 };
         assert_eq!(d.model.generate, defaults);
         assert_eq!(c.effective.len(), SETTINGS.len());
@@ -385,6 +402,11 @@ mod tests {
             &[],
             &[("TARGET_ONGOING_REQUESTS", "NaN")],
             "TARGET_ONGOING_REQUESTS is \"NaN\", which is not a number from 0 to 1000000",
+        );
+        check(
+            &[("quantization", "int5")],
+            &[],
+            "--quantization is \"int5\", which is not none, int8 or int4",
         );
         check(&[], &[("TOP_P", "0")], "TOP_P is \"0\", which is not a number above 0 and up to 1");
         check(

@@ -139,6 +139,8 @@ settings! {
             "Tokens in one step; fewer make streams smoother, more make long prompts faster";
         threads "--threads" "TYNDALL_THREADS" = "NUM_CPUS_PER_REPLICA", "0" "N",
             "Cores that a replica computes on, rounded up; 0 is all of them";
+        quantization "--quantization" "TYNDALL_QUANTIZATION", "none" "TYPE",
+            "Round weights to int8 or int4 at the first load and keep them beside the model: faster and smaller, a little less exact; none uses them as they are";
         num_gpus_per_replica "--num-gpus-per-replica" "TYNDALL_NUM_GPUS_PER_REPLICA" = "NUM_GPUS_PER_REPLICA", "0" "N",
             "GPUs of a replica; this build runs on CPUs and takes only 0";
     }

@@ -151,8 +151,24 @@ pub struct ModelConfig {
     pub max_num_batched_tokens: u32,
     /// Worker threads; absent is one per usable core.
     pub num_threads: Option<u32>,
+    /// What weights are rounded to.
+    #[serde(default)]
+    pub quantization: Quantization,
     /// `/generate`'s defaults, from the seed's environment variables.
     pub generate: GenerateDefaults,
+}
+
+/// What the weights of linear layers are rounded to when a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// Nothing: they are used as the checkpoint has them.
+    #[default]
+    None,
+    /// 8 bits and a scale per 32.
+    Int8,
+    /// 4 bits and a scale per 32.
+    Int4,
 }
 
 /// What `/generate` uses where `generation_kwargs` says nothing.

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::thread;
 use tokio::sync::{oneshot, watch};
 use tyndall_engine::{Engine, EngineConfig, EngineObserver, Finished};
-use tyndall_kernels::{Cpu, CpuOptions};
-use tyndall_model::{GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, plan};
+use tyndall_kernels::{Cpu, CpuOptions, GroupedType};
+use tyndall_model::{
+    GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, QuantizeEvent, QuantizeOptions,
+    plan,
+};
 use tyndall_openai::SamplingDefaults;
 use tyndall_telemetry::{EngineLabels, EngineMetrics};
 use tyndall_text::Tokenizer;
-use tyndall_types::protocol::ModelCard;
+use tyndall_types::protocol::{ModelCard, Quantization};
 use tyndall_types::with_causes;
 
 /// Sequences that may wait in the engine: the proxy's queue is the one that is meant to hold
@@ -55,6 +58,7 @@ fn load_now(
         available_bytes: options.available_memory_bytes,
         max_num_seqs: model.max_num_seqs,
         max_num_batched_tokens: model.max_num_batched_tokens,
+        quantization: grouped(model.quantization),
     };
     let memory = plan(&model.path, &spec, &request).map_err(|error| one_line(&error))?;
     clock.end("config");
@@ -65,9 +69,17 @@ fn load_now(
     tracing::debug!(isa = ?cpu.isa(), threads = cpu.threads(), "kernels");
     clock.end("kernels");
     let vocab_size = spec.vocab_size;
-    let runner =
-        Model::load(&model.path, spec, &memory, Arc::new(cpu)).map_err(|error| one_line(&error))?;
-    clock.end("weights");
+    let mut rounded = false;
+    let quantize = QuantizeOptions {
+        fallback_dir: options.cache_dir.as_deref(),
+        on_event: &mut |event| {
+            rounded |= matches!(event, QuantizeEvent::Started { .. });
+            log_event(event);
+        },
+    };
+    let runner = Model::load_with(&model.path, spec, &memory, Arc::new(cpu), quantize)
+        .map_err(|error| one_line(&error))?;
+    clock.end(if rounded { "quantize" } else { "weights" });
 
     let tokenizer = tokenizer
         .join()
@@ -77,6 +89,36 @@ fn load_now(
     let ready = start_engine(options, &memory, generation, tokenizer, runner, vocab_size);
     clock.end("engine");
     Ok((ready, clock))
+}
+
+/// The kernels' name for what the deployment asks for.
+fn grouped(quantization: Quantization) -> Option<GroupedType> {
+    match quantization {
+        Quantization::None => None,
+        Quantization::Int8 => Some(GroupedType::Int8),
+        Quantization::Int4 => Some(GroupedType::Int4),
+    }
+}
+
+fn log_event(event: QuantizeEvent<'_>) {
+    match event {
+        QuantizeEvent::Reused { path } => {
+            tracing::debug!(path = %path.display(), "quantized weights")
+        }
+        QuantizeEvent::Refused { path, reason } => {
+            tracing::warn!(path = %path.display(), reason, "quantized weights are made anew");
+        }
+        QuantizeEvent::Started { num_weights } => {
+            tracing::info!(num_weights, "quantizing the weights, once for this model");
+        }
+        QuantizeEvent::Kept { path, bytes } => {
+            tracing::info!(path = %path.display(), bytes, "quantized weights are kept");
+        }
+        QuantizeEvent::NotKept { dir, reason } => tracing::warn!(
+            dir = %dir.display(), reason,
+            "quantized weights cannot be kept here; make it writable to quantize only once"
+        ),
+    }
 }
 
 type Loading<T> = thread::JoinHandle<Result<T, String>>;
