@@ -11,6 +11,7 @@ use tokio::runtime::Builder;
 use tyndall_cluster::process::prepare_child;
 use tyndall_config::{Environment, Isa, LogFormat, RoleConfig};
 use tyndall_controller::ControllerOptions;
+use tyndall_hub::HubOptions;
 use tyndall_proxy::ProxyOptions;
 use tyndall_replica::{ReplicaError, ReplicaOptions};
 use tyndall_telemetry::LogOptions;
@@ -62,7 +63,7 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
                 // The controller's budget decides; this is for a deployment that names none.
                 available_memory_bytes: available_memory_bytes().unwrap_or(0),
                 isa: config.isa.map(isa),
-                user_cache_dir: user_cache_dir(env),
+                cache_dir: HubOptions::from_env(env).ok().map(|hub| hub.own_cache_dir),
             };
             block_on(Builder::new_multi_thread().worker_threads(REPLICA_THREADS), async {
                 match tyndall_replica::run(options).await {
@@ -74,13 +75,6 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
             })
         }
     }
-}
-
-/// The user's cache directory; none is no error, as it only saves time.
-fn user_cache_dir(env: &Environment) -> Option<PathBuf> {
-    let dir = |name: &str| env.get(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let base = dir("XDG_CACHE_HOME").or_else(|| Some(dir("HOME")?.join(".cache")))?;
-    Some(base.join("tyndall").join("tokenizers"))
 }
 
 fn isa(isa: Isa) -> tyndall_kernels::Isa {

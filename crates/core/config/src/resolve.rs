@@ -8,7 +8,9 @@ use crate::settings::setting;
 use core::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tyndall_types::DeploymentName;
-use tyndall_types::protocol::{AutoscalingConfig, DeploymentConfig, GenerateDefaults, ModelConfig};
+use tyndall_types::protocol::{
+    AutoscalingConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization,
+};
 
 /// Replicas on one machine beyond which a number is a typing error.
 const MAX_REPLICAS: u32 = 1000;
@@ -96,6 +98,8 @@ pub struct ModelSettings {
     pub num_threads: Option<u32>,
     /// Tokens are computed in advance where that pays.
     pub speculation: bool,
+    /// What weights are rounded to.
+    pub quantization: Quantization,
 }
 
 /// Form of the logs.
@@ -162,6 +166,7 @@ impl RunConfig {
                 max_num_batched_tokens: model.max_num_batched_tokens,
                 num_threads: model.num_threads,
                 speculation: model.speculation,
+                quantization: model.quantization,
                 generate: self.generate,
             },
             autoscaling: AutoscalingConfig {
@@ -244,6 +249,7 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
     let tokens = reader.read("max_num_batched_tokens", parse::whole(1..=1_000_000))?;
     let threads = reader.read("threads", parse::number(0.0..=4096.0))?.value;
     let speculation = reader.read("speculation", parse::auto_or_off)?.value;
+    let quantization = reader.read("quantization", quantization)?.value;
     let gpus = reader.read("num_gpus_per_replica", parse::number(0.0..=MAX_GPUS))?;
     if gpus.value > 0.0 {
         let from = from("num_gpus_per_replica", gpus.origin);
@@ -264,7 +270,17 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
         max_num_batched_tokens: tokens.value,
         num_threads: (threads > 0.0).then_some(threads.ceil() as u32),
         speculation,
+        quantization,
     })
+}
+
+fn quantization(text: &str) -> Result<Quantization, String> {
+    match text {
+        "none" => Ok(Quantization::None),
+        "int8" => Ok(Quantization::Int8),
+        "int4" => Ok(Quantization::Int4),
+        _ => Err("none, int8 or int4".to_owned()),
+    }
 }
 
 fn generate(reader: &mut Reader<'_>) -> Result<GenerateDefaults, ConfigError> {
@@ -319,6 +335,7 @@ mod tests {
         assert_eq!((d.request_timeout_s, d.graceful_shutdown_timeout_s), (600.0, 20.0));
         assert_eq!((d.model.max_num_seqs, d.model.max_num_batched_tokens), (64, 512));
         assert_eq!((d.model.num_threads, d.model.max_model_len), (None, None));
+        assert_eq!(d.model.quantization, Quantization::None);
         let defaults = GenerateDefaults { max_new_tokens: 256, temperature: 0.7, top_p: 0.9 };
         assert_eq!(d.model.generate, defaults);
         assert_eq!(c.effective.len(), SETTINGS.len());
@@ -390,6 +407,11 @@ mod tests {
             &[],
             &[("TARGET_ONGOING_REQUESTS", "NaN")],
             "TARGET_ONGOING_REQUESTS is \"NaN\", which is not a number from 0 to 1000000",
+        );
+        check(
+            &[("quantization", "int5")],
+            &[],
+            "--quantization is \"int5\", which is not none, int8 or int4",
         );
         check(&[], &[("TOP_P", "0")], "TOP_P is \"0\", which is not a number above 0 and up to 1");
         check(

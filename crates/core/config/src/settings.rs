@@ -141,6 +141,8 @@ settings! {
             "Cores that a replica computes on, rounded up; 0 is all of them";
         speculation "--speculation" "TYNDALL_SPECULATION", "auto" "WHEN",
             "Compute tokens that followed the same tokens before in advance, where measurements say that it pays: auto or off. The output is the same";
+        quantization "--quantization" "TYNDALL_QUANTIZATION", "none" "TYPE",
+            "Round weights to int8 or int4 at the first load and keep them beside the model: faster and smaller, a little less exact; none uses them as they are";
         num_gpus_per_replica "--num-gpus-per-replica" "TYNDALL_NUM_GPUS_PER_REPLICA" = "NUM_GPUS_PER_REPLICA", "0" "N",
             "GPUs of a replica; this build runs on CPUs and takes only 0";
     }

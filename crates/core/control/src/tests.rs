@@ -24,6 +24,7 @@ pub(crate) fn config() -> DeploymentConfig {
             max_num_batched_tokens: 512,
             num_threads: None,
             speculation: true,
+            quantization: Default::default(),
             generate: GenerateDefaults { max_new_tokens: 16, temperature: 0.0, top_p: 1.0 },
         },
         autoscaling: AutoscalingConfig {

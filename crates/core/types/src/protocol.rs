@@ -154,6 +154,9 @@ pub struct ModelConfig {
     /// Tokens that followed the same tokens before are computed in advance where that pays.
     #[serde(default = "on")]
     pub speculation: bool,
+    /// What weights are rounded to.
+    #[serde(default)]
+    pub quantization: Quantization,
     /// `/generate`'s defaults, from the seed's environment variables.
     pub generate: GenerateDefaults,
 }
@@ -161,6 +164,19 @@ pub struct ModelConfig {
 /// What a record from before the field means.
 fn on() -> bool {
     true
+}
+
+/// What the weights of linear layers are rounded to when a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// Nothing: they are used as the checkpoint has them.
+    #[default]
+    None,
+    /// 8 bits and a scale per 32.
+    Int8,
+    /// 4 bits and a scale per 32.
+    Int4,
 }
 
 /// What `/generate` uses where `generation_kwargs` says nothing.

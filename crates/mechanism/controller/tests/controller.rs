@@ -32,6 +32,7 @@ fn config(name: &str) -> DeploymentConfig {
             max_num_batched_tokens: 512,
             num_threads: None,
             speculation: true,
+            quantization: Default::default(),
             generate: GenerateDefaults { max_new_tokens: 16, temperature: 0.7, top_p: 0.95 },
         },
         autoscaling: AutoscalingConfig {

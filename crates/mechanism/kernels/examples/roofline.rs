@@ -71,7 +71,8 @@ fn barrier(cpu: &Cpu) -> Result<f64, Box<dyn Error>> {
     let mut failed = None;
     let seconds = best(|_| {
         for _ in 0..calls {
-            let job = LinearJob { weight, bias: None, out: &mut out, mode: Write::Store };
+            let job =
+                LinearJob { weight: weight.into(), bias: None, out: &mut out, mode: Write::Store };
             failed = cpu.linear(&x, 1, &mut [job]).err().or(failed.take());
         }
     });
@@ -253,7 +254,8 @@ fn report(
     let seconds = best(|round| {
         let data = &weights[round % places * bytes..][..bytes];
         let weight = Matrix { dtype: DType::BF16, data, rows: n, cols: k };
-        let job = LinearJob { weight, bias: None, out: &mut out, mode: Write::Store };
+        let job =
+            LinearJob { weight: weight.into(), bias: None, out: &mut out, mode: Write::Store };
         failed = cpu.linear(&x, t, &mut [job]).err().or(failed.take());
     });
     if let Some(error) = failed {

@@ -7,11 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::drive::{self, Elements, Machine};
 use crate::error::{KernelError, expect_count, expect_len, product};
+use crate::grouped::{GroupedKernels, GroupedMatrix, GroupedType};
 use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::scratch::{Scratch, Shared};
 use crate::table::Kernels;
-use crate::tensor::{Activation, AttentionArgs, KvLayer, LinearJob, Matrix, Vector};
+use crate::tensor::{Activation, AttentionArgs, KvLayer, LinearJob, Matrix, Vector, Weight};
 
 /// Most threads a pool accepts.
 const MAX_THREADS: usize = 1024;
@@ -93,6 +94,7 @@ impl Cpu {
         Machine {
             pool: &self.pool,
             kernels: Kernels::of(self.isa),
+            grouped: GroupedKernels::of(self.isa),
             matrix_unit: self.isa == Isa::AmxBf16,
         }
     }
@@ -106,7 +108,8 @@ impl Cpu {
     ///
     /// `x` is `[T, K]`; each job's weight is `[N, K]`, its output `[T, N]`. f32 accumulation. On
     /// [`Isa::AmxBf16`] and [`Isa::Avx512Bf16`], activations that meet bf16 weights are rounded to
-    /// bf16 first.
+    /// bf16 first. Those that meet weights in groups are rounded to 8 bits, by row and group; the
+    /// bits are then the same on every instruction set.
     ///
     /// # Errors
     /// [`KernelError::Length`] names the tensor whose size does not fit.
@@ -118,10 +121,10 @@ impl Cpu {
     ) -> Result<(), KernelError> {
         for job in jobs.iter() {
             job.weight.check("weight")?;
-            expect_len("x", x.len(), product("x", t, job.weight.cols)?)?;
-            expect_len("out", job.out.len(), product("out", t, job.weight.rows)?)?;
+            expect_len("x", x.len(), product("x", t, job.weight.cols())?)?;
+            expect_len("out", job.out.len(), product("out", t, job.weight.rows())?)?;
             if let Some(bias) = &job.bias {
-                bias.check("bias", job.weight.rows)?;
+                bias.check("bias", job.weight.rows())?;
             }
         }
         drive::linear(self.machine(), &mut self.scratch(), x, t, jobs);
@@ -135,23 +138,57 @@ impl Cpu {
     ///
     /// # Errors
     /// [`KernelError::Length`] or [`KernelError::Mismatch`] when shapes do not fit.
-    pub fn gated_linear(
+    pub fn gated_linear<'a>(
         &self,
         x: &[f32],
         t: usize,
-        gate: Matrix<'_>,
-        up: Matrix<'_>,
+        gate: impl Into<Weight<'a>>,
+        up: impl Into<Weight<'a>>,
         act: Activation,
         out: &mut [f32],
     ) -> Result<(), KernelError> {
+        let (gate, up) = (gate.into(), up.into());
         gate.check("gate")?;
         up.check("up")?;
-        expect_count("up", up.rows, gate.rows, "rows")?;
-        expect_count("up", up.cols, gate.cols, "columns")?;
-        expect_len("x", x.len(), product("x", t, gate.cols)?)?;
-        expect_len("out", out.len(), product("out", t, gate.rows)?)?;
-        let weights = (gate, up, act);
-        drive::gated_linear(self.machine(), &mut self.scratch(), x, t, weights, out);
+        expect_count("up", up.rows(), gate.rows(), "rows")?;
+        expect_count("up", up.cols(), gate.cols(), "columns")?;
+        expect_len("x", x.len(), product("x", t, gate.cols())?)?;
+        expect_len("out", out.len(), product("out", t, gate.rows())?)?;
+        let (machine, mut scratch) = (self.machine(), self.scratch());
+        match (gate, up) {
+            (Weight::Plain(gate), Weight::Plain(up)) => {
+                drive::gated_linear(machine, &mut scratch, x, t, (gate, up, act), out);
+            }
+            (Weight::Grouped(gate), Weight::Grouped(up)) => {
+                drive::grouped_gated_linear(machine, &mut scratch, x, t, (gate, up, act), out);
+            }
+            // No model mixes them, so that this may take memory of its own.
+            (gate, up) => {
+                let mut part = vec![0.0; out.len()];
+                let mut jobs = [LinearJob::new(gate, &mut *out), LinearJob::new(up, &mut part)];
+                drive::linear(machine, &mut scratch, x, t, &mut jobs);
+                drive::gate(machine, act, out, &part);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds `weight` to numbers in groups, as [`GroupedMatrix`] takes them, into `out`. On every
+    /// instruction set the bytes are the same. A value that is not finite makes its group NaN.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] when `weight` is not whole or `out` does not have
+    /// [`GroupedType::matrix_bytes`] bytes.
+    pub fn quantize(
+        &self,
+        weight: Matrix<'_>,
+        to: GroupedType,
+        out: &mut [u8],
+    ) -> Result<(), KernelError> {
+        weight.check("weight")?;
+        GroupedMatrix { grouped: to, data: out, rows: weight.rows, cols: weight.cols }
+            .check("out")?;
+        drive::quantize(self.machine(), &mut self.scratch(), weight, to, out);
         Ok(())
     }
 

@@ -16,6 +16,7 @@ mod drive;
 mod elementwise;
 mod error;
 mod gemm;
+mod grouped;
 mod isa;
 mod memory;
 #[cfg(test)]
@@ -30,6 +31,9 @@ mod tests;
 
 pub use cpu::{Cpu, CpuOptions};
 pub use error::KernelError;
+pub use grouped::{GroupedMatrix, GroupedType};
 pub use isa::Isa;
 pub use memory::{MappedFile, ZeroedMemory};
-pub use tensor::{Activation, AttentionArgs, DType, KvLayer, LinearJob, Matrix, Vector, Write};
+pub use tensor::{
+    Activation, AttentionArgs, DType, KvLayer, LinearJob, Matrix, Vector, Weight, Write,
+};

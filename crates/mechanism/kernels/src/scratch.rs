@@ -1,6 +1,6 @@
 //! Buffers that live as long as the pool: no allocation in the middle of a step once warm.
 
-use crate::drive::{Plan, Task};
+use crate::drive::{GroupedPlan, Plan, Task};
 use crate::simd::XForm;
 
 /// A growable buffer on cache-line borders.
@@ -54,12 +54,16 @@ impl<T> Shared<T> {
 pub(crate) struct Scratch {
     /// Activations prepared for dot products, by their [`XForm`].
     pub(crate) x: [Buffer; XForm::COUNT],
+    /// Activations rounded for weights in groups.
+    pub(crate) grouped_x: Buffer,
     /// One part per worker.
     pub(crate) workers: Buffer,
     /// Widened norm weights, or the partial states of attention.
     pub(crate) shared: Buffer,
     /// Jobs of a linear call; empty between calls, as are the tasks.
     pub(crate) plans: Vec<Plan>,
+    /// Jobs whose weights are in groups.
+    pub(crate) grouped_plans: Vec<GroupedPlan>,
     /// Jobs that the matrix unit takes.
     #[cfg(target_arch = "x86_64")]
     pub(crate) tile_plans: Vec<crate::drive::TilePlan>,

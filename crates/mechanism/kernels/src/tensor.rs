@@ -1,6 +1,7 @@
 //! Borrowed views of weights and of the paged cache, and the small enums that go with them.
 
 use crate::error::{KernelError, expect_count, product};
+use crate::grouped::GroupedMatrix;
 
 /// Storage type of weights and of the KV cache, little endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,6 +98,66 @@ impl<'a> Vector<'a> {
     }
 }
 
+/// A weight of a linear layer, `[N, K]`.
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    /// As it lies in a checkpoint.
+    Plain(Matrix<'a>),
+    /// Rounded, in groups.
+    Grouped(GroupedMatrix<'a>),
+}
+
+impl<'a> From<Matrix<'a>> for Weight<'a> {
+    fn from(matrix: Matrix<'a>) -> Weight<'a> {
+        Weight::Plain(matrix)
+    }
+}
+
+impl<'a> From<GroupedMatrix<'a>> for Weight<'a> {
+    fn from(matrix: GroupedMatrix<'a>) -> Weight<'a> {
+        Weight::Grouped(matrix)
+    }
+}
+
+impl<'a> Weight<'a> {
+    /// Number of rows (outputs of a linear layer).
+    pub fn rows(&self) -> usize {
+        match self {
+            Weight::Plain(matrix) => matrix.rows,
+            Weight::Grouped(matrix) => matrix.rows,
+        }
+    }
+
+    /// Number of columns (inputs of a linear layer).
+    pub fn cols(&self) -> usize {
+        match self {
+            Weight::Plain(matrix) => matrix.cols,
+            Weight::Grouped(matrix) => matrix.cols,
+        }
+    }
+
+    pub(crate) fn plain(&self) -> Option<Matrix<'a>> {
+        match self {
+            Weight::Plain(matrix) => Some(*matrix),
+            Weight::Grouped(_) => None,
+        }
+    }
+
+    pub(crate) fn grouped(&self) -> Option<GroupedMatrix<'a>> {
+        match self {
+            Weight::Plain(_) => None,
+            Weight::Grouped(matrix) => Some(*matrix),
+        }
+    }
+
+    pub(crate) fn check(&self, name: &'static str) -> Result<(), KernelError> {
+        match self {
+            Weight::Plain(matrix) => matrix.check(name),
+            Weight::Grouped(matrix) => matrix.check(name),
+        }
+    }
+}
+
 /// What a linear job does with its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {
@@ -110,13 +171,20 @@ pub enum Write {
 #[derive(Debug)]
 pub struct LinearJob<'a> {
     /// Weight `[N, K]`.
-    pub weight: Matrix<'a>,
+    pub weight: Weight<'a>,
     /// Bias `[N]`, added before the result is written.
     pub bias: Option<Vector<'a>>,
     /// Output `[T, N]`.
     pub out: &'a mut [f32],
     /// Overwrite or accumulate.
     pub mode: Write,
+}
+
+impl<'a> LinearJob<'a> {
+    /// Without bias; overwrites `out`.
+    pub fn new(weight: impl Into<Weight<'a>>, out: &'a mut [f32]) -> LinearJob<'a> {
+        LinearJob { weight: weight.into(), bias: None, out, mode: Write::Store }
+    }
 }
 
 /// Elementwise non-linearity.

@@ -6,7 +6,7 @@
 //! 4. [`Runner::step`] turns a ragged batch of tokens into logits.
 //!
 //! The weights are used where they lie in the file: loading copies nothing, and replicas of one
-//! machine share the page cache.
+//! machine share the page cache. Rounded weights are made once, kept in a file and used likewise.
 #![forbid(unsafe_code)]
 
 mod batch;
@@ -17,6 +17,7 @@ mod model;
 mod plan;
 mod prefault;
 mod prepare;
+mod quantized;
 mod rope;
 mod spec;
 mod weights;
@@ -27,6 +28,7 @@ pub use generation::GenerationDefaults;
 pub use model::Model;
 pub use plan::{BLOCK_SIZE, MAX_DRAFT_ROWS, MemoryPlan, Misfit, PlanError, PlanRequest, plan};
 pub use prefault::Prefault;
+pub use quantized::{QuantizeEvent, QuantizeOptions};
 pub use spec::{
     AttentionSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions, RopeScaling,
     RopeSpec, SpecError,

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tyndall_kernels::{AttentionArgs, Cpu, KernelError, LinearJob, Vector, Write};
+use tyndall_kernels::{AttentionArgs, Cpu, KernelError, LinearJob, Vector, Weight, Write};
 
 use crate::batch::{Job, Runner, StepBatch, StepError};
 use crate::checkpoint::Checkpoint;
@@ -17,6 +17,7 @@ use crate::kv_cache::KvCache;
 use crate::plan::MemoryPlan;
 use crate::prefault::Prefault;
 use crate::prepare::{Limits, Prepared};
+use crate::quantized::{self, QuantizeOptions};
 use crate::rope::RopeTable;
 use crate::spec::{LayerSpec, ModelSpec, NormKind, NormSpec, Positions};
 use crate::weights::{LayerWeights, LinearWeights, LoadError, NormWeights, Weights};
@@ -58,7 +59,8 @@ struct Scratch {
 }
 
 impl Model {
-    /// Maps the weights of a checkpoint and reserves the KV cache. No weight is read yet.
+    /// Maps the weights of a checkpoint and reserves the KV cache. No weight is read yet, unless the
+    /// plan wants them quantized and nobody has done that before.
     ///
     /// # Errors
     /// [`LoadError`] names the file and the tensor.
@@ -67,6 +69,21 @@ impl Model {
         spec: ModelSpec,
         plan: &MemoryPlan,
         cpu: Arc<Cpu>,
+    ) -> Result<Model, LoadError> {
+        let quantize = QuantizeOptions { fallback_dir: None, on_event: &mut |_| {} };
+        Model::load_with(dir, spec, plan, cpu, quantize)
+    }
+
+    /// [`Model::load`] with a say in where quantized weights are kept.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_with(
+        dir: &Path,
+        spec: ModelSpec,
+        plan: &MemoryPlan,
+        cpu: Arc<Cpu>,
+        mut quantize: QuantizeOptions<'_>,
     ) -> Result<Model, LoadError> {
         let per_token = (spec.kv_elements_per_token() * plan.kv_dtype.size_bytes()) as u64;
         if per_token != plan.kv_bytes_per_token || plan.max_model_len > spec.max_model_len {
@@ -77,7 +94,11 @@ impl Model {
             return Err(LoadError::Plan { reason });
         }
         let checkpoint = Checkpoint::open(dir)?;
-        let weights = Weights::bind(dir, &spec, &checkpoint)?;
+        let mut weights = Weights::bind(dir, &spec, &checkpoint)?;
+        if let Some(grouped) = plan.quantization {
+            let how = (grouped, &*cpu);
+            quantized::quantize(dir, &checkpoint, &mut weights, how, &mut quantize)?;
+        }
         let kv = KvCache::reserve(&spec, plan)?;
         let rope = match (&spec.positions, spec.layers.first()) {
             (Positions::Rope(rope), Some(layer)) => {
@@ -203,7 +224,10 @@ impl Model {
             cpu.linear(hidden, rows, &mut [job])?;
             hidden = inner;
         }
-        let weight = weights.head.as_ref().unwrap_or(&weights.embedding).view()?;
+        let weight: Weight<'_> = match &weights.head {
+            Some(head) => head.view()?,
+            None => weights.embedding.view()?.into(),
+        };
         let job = LinearJob { weight, bias: None, out: logits, mode: Write::Store };
         cpu.linear(hidden, rows, &mut [job])
     }

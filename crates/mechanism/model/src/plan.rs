@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::Path;
 
-use tyndall_kernels::DType;
+use tyndall_kernels::{DType, GroupedType};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::spec::ModelSpec;
+use crate::quantized::type_of;
+use crate::spec::{ModelSpec, Positions};
 
 /// Tokens per KV block. The CPU kernels prefer multiples of 32.
 pub const BLOCK_SIZE: u32 = 32;
@@ -33,13 +34,18 @@ pub struct PlanRequest {
     pub max_num_seqs: u32,
     /// Tokens in a step.
     pub max_num_batched_tokens: u32,
+    /// Weights are rounded to this type, or used as they are.
+    pub quantization: Option<GroupedType>,
 }
 
 /// Where a model's memory goes. Its `Display` is a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Weight files, mapped; replicas of one machine share them.
+    /// Weight files, mapped; replicas of one machine share them. Of quantized weights, the rounded
+    /// ones and what is used beside them.
     pub weights_bytes: u64,
+    /// What the weights are rounded to.
+    pub quantization: Option<GroupedType>,
     /// Scratch of a step.
     pub activation_bytes: u64,
     /// Element type of keys and values.
@@ -137,9 +143,48 @@ impl fmt::Display for Misfit {
 /// [`PlanError`]; a model that does not fit is refused with the numbers and what would fit.
 pub fn plan(dir: &Path, spec: &ModelSpec, request: &PlanRequest) -> Result<MemoryPlan, PlanError> {
     let checkpoint = Checkpoint::open(dir)?;
-    let weights_bytes = checkpoint.files().iter().map(|file| file.map.bytes().len() as u64).sum();
     let kv_dtype = checkpoint.main_dtype().unwrap_or(DType::F32);
+    let weights_bytes = match request.quantization {
+        None => checkpoint.files().iter().map(|file| file.map.bytes().len() as u64).sum(),
+        Some(grouped) => quantized_bytes(spec, &checkpoint, grouped, kv_dtype),
+    };
     divide(spec, request, weights_bytes, kv_dtype)
+}
+
+/// The rounded matrices; the tables of which rows are looked up, in their own type; the vectors.
+fn quantized_bytes(
+    spec: &ModelSpec,
+    checkpoint: &Checkpoint,
+    asked: GroupedType,
+    main_dtype: DType,
+) -> u64 {
+    let matrix = |rows, cols, is_head| {
+        // Beyond the address space, nothing fits anyway.
+        type_of(asked, is_head).matrix_bytes(rows, cols).map_or(u64::MAX, |bytes| bytes as u64)
+    };
+    let (hidden, inner) = (spec.hidden_size, spec.embedding_size);
+    let mut bytes = vec![matrix(spec.vocab_size, inner, true)];
+    if inner != hidden {
+        bytes.extend([matrix(hidden, inner, false), matrix(inner, hidden, false)]);
+    }
+    for layer in &spec.layers {
+        let attention = &layer.attention;
+        let queries = attention.num_heads * attention.head_dim;
+        let keys = attention.num_kv_heads * attention.head_dim;
+        let width = layer.mlp.intermediate_size;
+        let ups = 1 + usize::from(layer.mlp.gated);
+        bytes.extend([matrix(queries, hidden, false), matrix(hidden, queries, false)]);
+        bytes.extend([matrix(keys, hidden, false); 2]);
+        bytes.extend(std::iter::repeat_n(matrix(width, hidden, false), ups));
+        bytes.push(matrix(hidden, width, false));
+    }
+    let positions = match spec.positions {
+        Positions::Learned { rows, .. } => rows * hidden,
+        Positions::Rope(_) => 0,
+    };
+    bytes.push(((spec.vocab_size * inner + positions) * main_dtype.size_bytes()) as u64);
+    bytes.push(checkpoint.vector_bytes());
+    bytes.into_iter().fold(0, u64::saturating_add)
 }
 
 fn divide(
@@ -189,6 +234,7 @@ fn divide(
     let num_kv_blocks = affordable.min(share).min(usable).min(addressable);
     Ok(MemoryPlan {
         weights_bytes,
+        quantization: request.quantization,
         activation_bytes,
         kv_dtype,
         kv_bytes_per_token,
@@ -239,7 +285,13 @@ impl fmt::Display for MemoryPlan {
         row(
             "weights",
             self.weights_bytes,
-            "mapped from the checkpoint, shared by replicas".into(),
+            match self.quantization {
+                None => "mapped from the checkpoint, shared by replicas".into(),
+                Some(grouped) => format!(
+                    "{} in groups of 32, kept beside the checkpoint, shared by replicas",
+                    grouped_name(grouped)
+                ),
+            },
         )?;
         row(
             "activations",
@@ -262,6 +314,13 @@ impl fmt::Display for MemoryPlan {
         let fits = |&length: &u32| format!("{} of {length} tokens", self.max_sequences(length));
         let fits: Vec<String> = lengths.iter().map(fits).collect();
         write!(f, "{:<14}{}", "sequences", fits.join(", or "))
+    }
+}
+
+fn grouped_name(grouped: GroupedType) -> &'static str {
+    match grouped {
+        GroupedType::Int8 => "int8",
+        GroupedType::Int4 => "int4, the head int8,",
     }
 }
 

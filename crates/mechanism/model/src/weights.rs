@@ -7,15 +7,15 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use tyndall_kernels::{DType, KernelError, Matrix, Vector};
+use tyndall_kernels::{DType, GroupedMatrix, GroupedType, KernelError, Matrix, Vector, Weight};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, StoredType, TensorBytes, TensorInfo};
 use crate::spec::{LayerSpec, ModelSpec, NormKind, Positions};
 
 /// Everything that the decoder multiplies with.
 pub(crate) struct Weights {
-    pub(crate) embedding: MatrixWeight,
-    pub(crate) positions: Option<MatrixWeight>,
+    pub(crate) embedding: TableWeight,
+    pub(crate) positions: Option<TableWeight>,
     pub(crate) project_in: Option<MatrixWeight>,
     pub(crate) project_out: Option<MatrixWeight>,
     pub(crate) layers: Vec<LayerWeights>,
@@ -49,12 +49,21 @@ pub(crate) struct NormWeights {
     pub(crate) bias: Option<VectorWeight>,
 }
 
-/// A row-major matrix `[rows, cols]`.
-pub(crate) struct MatrixWeight {
+/// A row-major matrix `[rows, cols]` as the checkpoint has it.
+#[derive(Clone)]
+pub(crate) struct TableWeight {
     bytes: TensorBytes,
     dtype: DType,
     rows: usize,
     cols: usize,
+}
+
+/// The weight of a linear layer.
+pub(crate) enum MatrixWeight {
+    /// As the checkpoint has it.
+    Plain(TableWeight),
+    /// Rounded.
+    Grouped { bytes: TensorBytes, grouped: GroupedType, rows: usize, cols: usize },
 }
 
 pub(crate) struct VectorWeight {
@@ -63,6 +72,38 @@ pub(crate) struct VectorWeight {
 }
 
 impl MatrixWeight {
+    pub(crate) fn view(&self) -> Result<Weight<'_>, KernelError> {
+        Ok(match self {
+            MatrixWeight::Plain(table) => table.view()?.into(),
+            MatrixWeight::Grouped { bytes, grouped, rows, cols } => {
+                GroupedMatrix::new(*grouped, bytes.as_slice(), *rows, *cols)?.into()
+            }
+        })
+    }
+
+    /// `[rows, cols]`
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        match self {
+            MatrixWeight::Plain(TableWeight { rows, cols, .. })
+            | MatrixWeight::Grouped { rows, cols, .. } => [*rows, *cols],
+        }
+    }
+
+    /// Puts the rounded form of the matrix in its place.
+    pub(crate) fn replace(&mut self, grouped: GroupedType, bytes: TensorBytes) {
+        let [rows, cols] = self.shape();
+        *self = MatrixWeight::Grouped { bytes, grouped, rows, cols };
+    }
+
+    fn bytes(&self) -> &TensorBytes {
+        match self {
+            MatrixWeight::Plain(TableWeight { bytes, .. })
+            | MatrixWeight::Grouped { bytes, .. } => bytes,
+        }
+    }
+}
+
+impl TableWeight {
     pub(crate) fn view(&self) -> Result<Matrix<'_>, KernelError> {
         self.view_from(0)
     }
@@ -144,6 +185,22 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
+    /// The weight files cannot be told from others.
+    #[error("failed to look at the weight files in '{dir}'; are they being replaced?")]
+    Sources {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Weights cannot be rounded.
+    #[error("failed to quantize the weights; --quantization none uses them as they are")]
+    Quantize {
+        /// What the kernel says.
+        #[source]
+        source: KernelError,
+    },
     /// The plan was made for another model.
     #[error("the memory plan does not belong to this model: {reason}")]
     Plan {
@@ -168,17 +225,42 @@ impl Weights {
     /// All matrices in the order in which a step goes through them. Tables of which a step takes
     /// only a few rows come last.
     pub(crate) fn in_order(&self) -> Vec<TensorBytes> {
-        let mut all: Vec<&MatrixWeight> = self.project_in.iter().collect();
+        let mut matrices: Vec<&MatrixWeight> = self.project_in.iter().collect();
         for layer in &self.layers {
             let attention = [&layer.query, &layer.key, &layer.value, &layer.output];
             let mlp = layer.gate.iter().chain([&layer.up, &layer.down]);
-            all.extend(attention.into_iter().chain(mlp).map(|linear| &linear.weight));
+            matrices.extend(attention.into_iter().chain(mlp).map(|linear| &linear.weight));
         }
-        all.extend(self.project_out.iter().chain(&self.head));
-        // Where it serves as head it is used as a whole, and now is the time.
-        all.push(&self.embedding);
-        all.extend(&self.positions);
-        all.into_iter().map(|weight| weight.bytes.clone()).collect()
+        matrices.extend(self.project_out.iter().chain(&self.head));
+        let mut all: Vec<TensorBytes> =
+            matrices.into_iter().map(|weight| weight.bytes().clone()).collect();
+        // Beside rounded weights, a table would be most of what is read, for a few of its rows.
+        if !matches!(self.head, Some(MatrixWeight::Grouped { .. })) {
+            // Where it serves as head it is used as a whole, and now is the time.
+            all.push(self.embedding.bytes.clone());
+            all.extend(self.positions.iter().map(|table| table.bytes.clone()));
+        }
+        all
+    }
+
+    /// Gives the head a matrix of its own where the embedding serves as one, so that it can be
+    /// rounded while the rows that are looked up stay as they are.
+    pub(crate) fn separate_head(&mut self) {
+        let embedding = &self.embedding;
+        self.head.get_or_insert_with(|| MatrixWeight::Plain(embedding.clone()));
+    }
+
+    /// The matrices that a step reads as a whole, in its order; the head is the last, if it is
+    /// separate.
+    pub(crate) fn matrices_mut(&mut self) -> Vec<&mut MatrixWeight> {
+        let mut all: Vec<&mut MatrixWeight> = self.project_in.iter_mut().collect();
+        for layer in &mut self.layers {
+            let LayerWeights { query, key, value, output, gate, up, down, .. } = layer;
+            let linears = [query, key, value, output].into_iter().chain(gate).chain([up, down]);
+            all.extend(linears.map(|linear| &mut linear.weight));
+        }
+        all.extend(self.project_out.iter_mut().chain(&mut self.head));
+        all
     }
 }
 
@@ -203,10 +285,10 @@ impl<'a> Binder<'a> {
     fn weights(&mut self) -> Result<Weights, LoadError> {
         let (spec, names) = (self.spec, self.spec.names);
         let (hidden, inner) = (spec.hidden_size, spec.embedding_size);
-        let embedding = self.matrix(self.global(names.embedding), spec.vocab_size, inner)?;
+        let embedding = self.table(self.global(names.embedding), spec.vocab_size, inner)?;
         let positions = match spec.positions {
             Positions::Learned { rows, .. } => {
-                Some(self.matrix(self.global(names.positions), rows, hidden)?)
+                Some(self.table(self.global(names.positions), rows, hidden)?)
             }
             Positions::Rope(_) => None,
         };
@@ -321,8 +403,17 @@ impl<'a> Binder<'a> {
         rows: usize,
         cols: usize,
     ) -> Result<MatrixWeight, LoadError> {
+        Ok(MatrixWeight::Plain(self.table(module, rows, cols)?))
+    }
+
+    fn table(
+        &mut self,
+        module: String,
+        rows: usize,
+        cols: usize,
+    ) -> Result<TableWeight, LoadError> {
         let (bytes, dtype) = self.tensor(format!("{module}.weight"), &[rows, cols])?;
-        Ok(MatrixWeight { bytes, dtype, rows, cols })
+        Ok(TableWeight { bytes, dtype, rows, cols })
     }
 
     fn vector(&mut self, name: String, len: usize) -> Result<VectorWeight, LoadError> {

@@ -52,6 +52,7 @@ pub struct ReplicaOptions {
     pub available_memory_bytes: u64,
     /// Instruction set of the kernels; none takes the best.
     pub isa: Option<tyndall_kernels::Isa>,
-    /// Where tables that speed up the next start go if the model's directory cannot be written.
-    pub user_cache_dir: Option<std::path::PathBuf>,
+    /// For what would be kept beside the model, where that cannot be written; absent keeps nothing
+    /// then.
+    pub cache_dir: Option<std::path::PathBuf>,
 }

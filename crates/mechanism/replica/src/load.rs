@@ -10,14 +10,15 @@ use std::time::Instant;
 use tokio::sync::{oneshot, watch};
 use tyndall_engine::{DEFAULT_MAX_PREFILL_PERCENT, Engine, EngineConfig, EngineObserver};
 use tyndall_engine::{Finished, Speculation};
-use tyndall_kernels::{Cpu, CpuOptions};
+use tyndall_kernels::{Cpu, CpuOptions, GroupedType};
 use tyndall_model::{
-    GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, Prefault, plan,
+    GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, Prefault, QuantizeEvent,
+    QuantizeOptions, plan,
 };
 use tyndall_openai::SamplingDefaults;
 use tyndall_telemetry::{EngineLabels, EngineMetrics};
 use tyndall_text::{Tokenizer, TokenizerCache};
-use tyndall_types::protocol::ModelCard;
+use tyndall_types::protocol::{ModelCard, Quantization};
 use tyndall_types::with_causes;
 
 /// Sequences that may wait in the engine: the proxy's queue is the one that is meant to hold
@@ -58,6 +59,7 @@ fn load_now(
         available_bytes: options.available_memory_bytes,
         max_num_seqs: model.max_num_seqs,
         max_num_batched_tokens: model.max_num_batched_tokens,
+        quantization: grouped(model.quantization),
     };
     let memory = plan(&model.path, &spec, &request).map_err(|error| one_line(&error))?;
     clock.end("config");
@@ -68,14 +70,23 @@ fn load_now(
     tracing::debug!(isa = ?cpu.isa(), threads = cpu.threads(), "kernels");
     clock.end("kernels");
     let vocab_size = spec.vocab_size;
-    let runner =
-        Model::load(&model.path, spec, &memory, Arc::new(cpu)).map_err(|error| one_line(&error))?;
+    let mut rounded = false;
+    let fallback_dir = options.cache_dir.as_ref().map(|dir| dir.join("quantized"));
+    let quantize = QuantizeOptions {
+        fallback_dir: fallback_dir.as_deref(),
+        on_event: &mut |event| {
+            rounded |= matches!(event, QuantizeEvent::Started { .. });
+            log_event(event);
+        },
+    };
+    let runner = Model::load_with(&model.path, spec, &memory, Arc::new(cpu), quantize)
+        .map_err(|error| one_line(&error))?;
     // The weights come into reach while the rest starts.
     let prefault = runner
         .prefault()
         .inspect_err(|error| tracing::warn!(%error, "weights are mapped as they are used"))
         .ok();
-    clock.end("weights");
+    clock.end(if rounded { "quantize" } else { "weights" });
 
     let tokenizer = tokenizer
         .join()
@@ -88,13 +99,46 @@ fn load_now(
     Ok((ready, clock))
 }
 
+/// The kernels' name for what the deployment asks for.
+fn grouped(quantization: Quantization) -> Option<GroupedType> {
+    match quantization {
+        Quantization::None => None,
+        Quantization::Int8 => Some(GroupedType::Int8),
+        Quantization::Int4 => Some(GroupedType::Int4),
+    }
+}
+
+fn log_event(event: QuantizeEvent<'_>) {
+    match event {
+        QuantizeEvent::Reused { path } => {
+            tracing::debug!(path = %path.display(), "quantized weights")
+        }
+        QuantizeEvent::Refused { path, reason } => {
+            tracing::warn!(path = %path.display(), reason, "quantized weights are made anew");
+        }
+        QuantizeEvent::Started { num_weights } => {
+            tracing::info!(num_weights, "quantizing the weights, once for this model");
+        }
+        QuantizeEvent::Kept { path, bytes } => {
+            tracing::info!(path = %path.display(), bytes, "quantized weights are kept");
+        }
+        QuantizeEvent::NotKept { dir, reason } => tracing::warn!(
+            dir = %dir.display(), reason,
+            "quantized weights cannot be kept here; make it writable to quantize only once"
+        ),
+    }
+}
+
 type Loading<T> = thread::JoinHandle<Result<T, String>>;
 
 /// The tokenizer, and its compact form where that is to be saved.
 type LoadedTokenizer = (Tokenizer, Option<TokenizerCache>);
 
 fn load_tokenizer(options: &ReplicaOptions) -> Result<Loading<LoadedTokenizer>, String> {
-    let (dir, user_cache) = (options.config.model.path.clone(), options.user_cache_dir.clone());
+    let (dir, user_cache) = (
+        options.config.model.path.clone(),
+        options.cache_dir.as_ref().map(|dir| dir.join("tokenizers")),
+    );
     let load = move || {
         let loaded = Tokenizer::load_cached(&dir, user_cache.as_deref());
         loaded.map_err(|error| one_line(&error))

@@ -28,11 +28,12 @@ pub(crate) struct TilePlan {
 }
 
 impl TilePlan {
-    fn new(job: &mut LinearJob<'_>) -> TilePlan {
-        let w = Shared::new(job.weight.data.as_ptr().cast_mut());
+    /// `weight` is the job's.
+    fn new(job: &mut LinearJob<'_>, weight: Matrix<'_>) -> TilePlan {
+        let w = Shared::new(weight.data.as_ptr().cast_mut());
         TilePlan {
             w: [w, w],
-            rows: job.weight.rows,
+            rows: weight.rows,
             out: Shared::new(job.out.as_mut_ptr()),
             bias: job.bias.map(|b| (Shared::new(b.data.as_ptr().cast_mut()), b.dtype)),
             mode: job.mode,
@@ -64,9 +65,12 @@ pub(crate) fn linear(
     t: usize,
     jobs: &mut [LinearJob<'_>],
 ) {
-    let fitting = jobs.iter_mut().filter(|job| amx::fits(&job.weight));
     let mut plans = std::mem::take(&mut scratch.tile_plans);
-    plans.extend(fitting.map(TilePlan::new));
+    for job in jobs {
+        if let Some(weight) = job.weight.plain().filter(amx::fits) {
+            plans.push(TilePlan::new(job, weight));
+        }
+    }
     if t > 0 && !plans.is_empty() {
         let x = pack(machine, scratch, x, t);
         run(machine, scratch, x, &plans);
@@ -86,8 +90,7 @@ pub(crate) fn gated_linear(
     out: &mut [f32],
 ) {
     if amx::fits(&gate) && amx::fits(&up) {
-        let mut job = LinearJob { weight: gate, bias: None, out, mode: Write::Store };
-        let mut plan = TilePlan::new(&mut job);
+        let mut plan = TilePlan::new(&mut LinearJob::new(gate, out), gate);
         plan.w[1] = Shared::new(up.data.as_ptr().cast_mut());
         plan.gated = Some(Gated { act, activate_mul: machine.kernels.activate_mul });
         if t > 0 {
@@ -101,8 +104,7 @@ pub(crate) fn gated_linear(
     let mut part = vec![0.0; MIXED_ROWS.min(t) * n];
     for (x, out) in x.chunks(MIXED_ROWS * k).zip(out.chunks_mut(MIXED_ROWS * n)) {
         let part = &mut part[..out.len()];
-        let job = |weight, out| LinearJob { weight, bias: None, out, mode: Write::Store };
-        let mut jobs = [job(gate, &mut *out), job(up, &mut *part)];
+        let mut jobs = [LinearJob::new(gate, &mut *out), LinearJob::new(up, &mut *part)];
         super::linear(machine, scratch, x, x.len() / k, &mut jobs);
         super::gate(machine, act, out, part);
     }

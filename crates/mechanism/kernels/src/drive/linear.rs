@@ -37,9 +37,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A plan of tasks of about `task_bytes` of weights.
-    fn new(job: &mut LinearJob<'_>, t: usize, task_bytes: usize, x: Prepared) -> Plan {
-        let Matrix { dtype, data, rows, cols } = job.weight;
+    /// A plan of tasks of about `task_bytes` of weights; `weight` is the job's.
+    fn new(
+        (job, weight): (&mut LinearJob<'_>, Matrix<'_>),
+        t: usize,
+        task_bytes: usize,
+        x: Prepared,
+    ) -> Plan {
+        let Matrix { dtype, data, rows, cols } = weight;
         let w_stride = cols * dtype.size_bytes();
         let bias = job.bias.map(|bias| (Shared::new(bias.data.as_ptr().cast_mut()), bias.dtype));
         let mut plan = Plan {
@@ -235,15 +240,19 @@ pub(crate) fn linear(
     if machine.matrix_unit {
         super::amx::linear(machine, scratch, x, t, jobs);
     }
+    super::grouped::linear(machine, scratch, x, t, jobs);
     let mut prepared: [Option<Prepared>; XForm::COUNT] = [None; XForm::COUNT];
-    let total: usize = jobs.iter().map(|job| job.weight.data.len()).sum();
+    let total: usize = jobs.iter().filter_map(|job| job.weight.plain()).map(|w| w.data.len()).sum();
     let bytes = task_bytes(machine, t, total);
     let mut plans = std::mem::take(&mut scratch.plans);
-    for job in jobs.iter_mut().filter(|job| !machine.takes_tiles(&job.weight)) {
-        let dot = machine.kernels.storage(job.weight.dtype).dot;
+    for job in jobs {
+        let Some(weight) = job.weight.plain().filter(|weight| !machine.takes_tiles(weight)) else {
+            continue;
+        };
+        let dot = machine.kernels.storage(weight.dtype).dot;
         let slot = &mut prepared[dot.x_form as usize];
         let x = *slot.get_or_insert_with(|| prepare(machine, scratch, dot, x, t));
-        plans.push(Plan::new(job, t, bytes, Prepared { dot, ..x }));
+        plans.push(Plan::new((job, weight), t, bytes, Prepared { dot, ..x }));
     }
     let tasks = plans.iter().map(Plan::tasks).sum();
     let room = plans.iter().map(Plan::room).max().unwrap_or(0);
@@ -286,15 +295,14 @@ pub(crate) fn gated_linear(
     let dots = [gate, up].map(|w| machine.kernels.storage(w.dtype).dot);
     let bytes = task_bytes(machine, t, gate.data.len() + up.data.len()) / 2;
     let mut plan = |scratch: &mut Scratch, weight, dot| {
-        let mut job = LinearJob { weight, bias: None, out: &mut *out, mode: Write::Store };
-        Plan::new(&mut job, t, bytes, prepare(machine, scratch, dot, x, t))
+        let mut job = LinearJob::new(weight, &mut *out);
+        Plan::new((&mut job, weight), t, bytes, prepare(machine, scratch, dot, x, t))
     };
     let mut gate = plan(scratch, gate, dots[0]);
     let same = dots[1].x_form == dots[0].x_form;
     let mut up = if same {
         let x = Prepared { dot: dots[1], at: gate.x, stride: gate.x_stride };
-        let mut job = LinearJob { weight: up, bias: None, out: &mut *out, mode: Write::Store };
-        Plan::new(&mut job, t, bytes, x)
+        Plan::new((&mut LinearJob::new(up, &mut *out), up), t, bytes, x)
     } else {
         plan(scratch, up, dots[1])
     };

@@ -3,17 +3,20 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod grouped;
 mod linear;
 mod rows;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::TilePlan;
 pub(crate) use attention::{Task, attention};
+pub(crate) use grouped::{GroupedPlan, gated_linear as grouped_gated_linear, quantize};
 pub(crate) use linear::{Plan, gated_linear, linear};
 pub(crate) use rows::{Elements, activation, add, embed, gate, norm, rope, store_kv};
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx::fits;
+use crate::grouped::GroupedKernels;
 use crate::pool::Pool;
 use crate::table::Kernels;
 use crate::tensor::Matrix;
@@ -23,6 +26,7 @@ use crate::tensor::Matrix;
 pub(crate) struct Machine<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) kernels: &'static Kernels,
+    pub(crate) grouped: &'static GroupedKernels,
     /// Whether bf16 weights that fit the matrix unit go there.
     pub(crate) matrix_unit: bool,
 }

@@ -34,11 +34,12 @@ pub(crate) fn store(dtype: DType, data: &mut [u8], index: usize, value: f32) {
 /// One job of a linear. `round_to_bf16` mirrors what AMX and AVX-512 do to activations that
 /// meet bf16 weights.
 pub(crate) fn linear(x: &[f32], t: usize, job: &mut LinearJob<'_>, round_to_bf16: bool) {
-    let (rows, cols) = (job.weight.rows, job.weight.cols);
+    let weight = job.weight.plain().expect("a plain weight");
+    let (rows, cols) = (weight.rows, weight.cols);
     for token in 0..t {
         let x = &x[token * cols..][..cols];
         for n in 0..rows {
-            let mut sum = dot(x, &job.weight, n, round_to_bf16);
+            let mut sum = dot(x, &weight, n, round_to_bf16);
             if let Some(bias) = job.bias {
                 sum += f64::from(load(bias.dtype, bias.data, n));
             }

@@ -31,7 +31,12 @@ impl Case {
         let mut out = vec![0.5; rows.len() * self.n];
         let x = &self.x[rows.start * self.k..rows.end * self.k];
         let (weight, bias, mode) = (self.weight(), None, Write::Store);
-        cpu.linear(x, rows.len(), &mut [LinearJob { weight, bias, out: &mut out, mode }]).unwrap();
+        cpu.linear(
+            x,
+            rows.len(),
+            &mut [LinearJob { weight: weight.into(), bias, out: &mut out, mode }],
+        )
+        .unwrap();
         out
     }
 }
@@ -54,7 +59,7 @@ fn shapes_around_whole_tiles_agree_with_f64() {
                     Vector::new(dtype, values).ok()
                 };
                 let (mut expected, mut got) = (vec![0.5; t * n], vec![0.5; t * n]);
-                let job = |out| LinearJob { weight: case.weight(), bias: bias(), out, mode };
+                let job = |out| LinearJob { weight: case.weight().into(), bias: bias(), out, mode };
                 naive::linear(&case.x, t, &mut job(&mut expected), true);
                 cpu.linear(&case.x, t, &mut [job(&mut got)]).unwrap();
                 assert_close(&got, &expected, 1e-5, &format!("T={t} [{n} x {k}] {dtype:?}"));
@@ -108,7 +113,8 @@ fn alignment_of_the_weights_does_not_matter() {
             moved.extend_from_slice(&case.weight);
             let weight = Matrix::new(DType::BF16, &moved[offset..], 53, 128).unwrap();
             let mut got = vec![0.0; t * 53];
-            let job = LinearJob { weight, bias: None, out: &mut got, mode: Write::Store };
+            let job =
+                LinearJob { weight: weight.into(), bias: None, out: &mut got, mode: Write::Store };
             cpu.linear(&case.x, t, &mut [job]).unwrap();
             assert_same(&got, &expected, &format!("T={t} offset {offset}"));
         }
@@ -130,14 +136,23 @@ fn jobs_of_all_kinds_in_one_call_have_the_bits_of_single_ones() {
         let mut jobs: Vec<LinearJob<'_>> = outs
             .iter_mut()
             .enumerate()
-            .map(|(i, out)| LinearJob { weight: weight(i), bias: None, out, mode: Write::Add })
+            .map(|(i, out)| LinearJob {
+                weight: weight(i).into(),
+                bias: None,
+                out,
+                mode: Write::Add,
+            })
             .collect();
         cpu.linear(&x, t, &mut jobs).unwrap();
         for (i, got) in outs.iter().enumerate() {
             let mut alone = vec![0.5; got.len()];
             let (weight, mode) = (weight(i), Write::Add);
-            cpu.linear(&x, t, &mut [LinearJob { weight, bias: None, out: &mut alone, mode }])
-                .unwrap();
+            cpu.linear(
+                &x,
+                t,
+                &mut [LinearJob { weight: weight.into(), bias: None, out: &mut alone, mode }],
+            )
+            .unwrap();
             assert_same(got, &alone, &format!("T={t} job {i}"));
         }
     }
@@ -156,7 +171,7 @@ fn gated_linear_has_the_bits_of_its_parts_and_mixes_with_other_types() {
             let gate = Matrix::new(gate_type, &gate, n, k).unwrap();
             let up = Matrix::new(up_type, &up, n, k).unwrap();
             let (mut a, mut b, mut got) = (vec![0.0; t * n], vec![0.0; t * n], vec![0.0; t * n]);
-            let job = |weight, out| LinearJob { weight, bias: None, out, mode: Write::Store };
+            let job = LinearJob::new;
             cpu.linear(&x, t, &mut [job(gate, &mut a), job(up, &mut b)]).unwrap();
             for act in [Activation::Silu, Activation::GeluTanh, Activation::Relu] {
                 let mut expected = a.clone();

@@ -6,8 +6,8 @@ use std::ptr::null_mut;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use super::{DTYPES, Numbers, assert_same, cpu, isas};
-use crate::Cpu;
 use crate::tensor::{Activation, AttentionArgs, DType, KvLayer, LinearJob, Matrix, Vector, Write};
+use crate::{Cpu, GroupedMatrix, GroupedType};
 
 const PAGE: usize = 4096;
 
@@ -99,7 +99,7 @@ fn linear_layers_stay_inside_their_buffers() {
             let run = |x: &[f32], w: &[u8], bias: &[u8], out: &mut [f32], gated: &mut [f32]| {
                 let weight = Matrix::new(dtype, w, n, k).unwrap();
                 let bias = Some(Vector::new(dtype, bias).unwrap());
-                let job = LinearJob { weight, bias, out, mode: Write::Store };
+                let job = LinearJob { weight: weight.into(), bias, out, mode: Write::Store };
                 cpu.linear(x, t, &mut [job]).unwrap();
                 cpu.gated_linear(x, t, weight, weight, Activation::Silu, gated).unwrap();
             };
@@ -114,6 +114,46 @@ fn linear_layers_stay_inside_their_buffers() {
             let what = format!("{} {dtype:?} {t}x{n}x{k}", cpu.isa());
             assert_same(guarded_out.as_f32(), &out, &what);
             assert_same(guarded_gated.as_f32(), &gated, &what);
+        }
+    });
+}
+
+#[test]
+fn grouped_layers_stay_inside_their_buffers() {
+    each(|cpu, dtype, numbers| {
+        for (t, n, k) in [(1, 9, 31), (3, 16, 64), (13, 17, 95), (50, 33, 32)] {
+            let (x, plain) = (numbers.vec(t * k), numbers.stored(dtype, n * k));
+            let guarded_plain = Guarded::new(&plain);
+            for to in [GroupedType::Int8, GroupedType::Int4] {
+                let mut weight = vec![0; to.matrix_bytes(n, k).unwrap()];
+                let mut guarded_weight = Guarded::new(&weight);
+                let quantize = |plain: &[u8], weight: &mut [u8]| {
+                    let plain = Matrix::new(dtype, plain, n, k).unwrap();
+                    cpu.quantize(plain, to, weight).unwrap();
+                };
+                quantize(&plain, &mut weight);
+                quantize(guarded_plain.bytes(), guarded_weight.bytes_mut());
+                assert_eq!(guarded_weight.bytes(), weight);
+                let bias = numbers.stored(dtype, n);
+                let run = |x: &[f32], w: &[u8], bias: &[u8], out: &mut [f32], gated: &mut [f32]| {
+                    let weight = GroupedMatrix::new(to, w, n, k).unwrap();
+                    let bias = Some(Vector::new(dtype, bias).unwrap());
+                    let job = LinearJob { bias, ..LinearJob::new(weight, out) };
+                    cpu.linear(x, t, &mut [job]).unwrap();
+                    cpu.gated_linear(x, t, weight, weight, Activation::Silu, gated).unwrap();
+                };
+                let (mut out, mut gated) = (vec![0.0; t * n], vec![0.0; t * n]);
+                run(&x, &weight, &bias, &mut out, &mut gated);
+                let mut results =
+                    [Guarded::floats(&vec![0.0; t * n]), Guarded::floats(&vec![0.0; t * n])];
+                let [guarded_out, guarded_gated] = &mut results;
+                let (x, bias) = (Guarded::floats(&x), Guarded::new(&bias));
+                let (to_out, to_gated) = (guarded_out.as_f32_mut(), guarded_gated.as_f32_mut());
+                run(x.as_f32(), guarded_weight.bytes(), bias.bytes(), to_out, to_gated);
+                let what = format!("{} {to:?} {t}x{n}x{k}", cpu.isa());
+                assert_same(guarded_out.as_f32(), &out, &what);
+                assert_same(guarded_gated.as_f32(), &gated, &what);
+            }
         }
     });
 }

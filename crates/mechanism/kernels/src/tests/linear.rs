@@ -29,7 +29,7 @@ impl Case {
         let weight = Matrix::new(self.dtype, weight, self.n, self.k).unwrap();
         let bias = Some(Vector::new(self.dtype, &self.bias).unwrap());
         let mut out = vec![0.5; rows.len() * self.n];
-        let mut job = [LinearJob { weight, bias, out: &mut out, mode }];
+        let mut job = [LinearJob { weight: weight.into(), bias, out: &mut out, mode }];
         let x = &self.x[rows.start * self.k..rows.end * self.k];
         cpu.linear(x, rows.len(), &mut job).unwrap();
         out
@@ -62,7 +62,7 @@ fn every_rung_and_type_agrees_with_f64() {
                     let mut expected = vec![0.5; t * n];
                     let bias = Some(Vector::new(dtype, &case.bias).unwrap());
                     let out = &mut expected;
-                    let mut job = LinearJob { weight: case.weight(), bias, out, mode };
+                    let mut job = LinearJob { weight: case.weight().into(), bias, out, mode };
                     let rounded = matches!(isa, Isa::AmxBf16 | Isa::Avx512Bf16);
                     naive::linear(&case.x, t, &mut job, rounded);
                     let got = case.run(&cpu, &case.weight, 0..t, mode);
@@ -122,7 +122,7 @@ fn several_jobs_and_gated_linear_have_the_bits_of_single_ones() {
                 let gate = Case::new(gate_type, t, 70, 90);
                 let up = Case { x: gate.x.clone(), ..Case::new(up_type, t, 70, 90) };
                 let (mut a, mut b) = (vec![0.0; t * 70], vec![0.0; t * 70]);
-                let job = |weight, out| LinearJob { weight, bias: None, out, mode: Write::Store };
+                let job = LinearJob::new;
                 let mut jobs = [job(gate.weight(), &mut a), job(up.weight(), &mut b)];
                 cpu.linear(&gate.x, t, &mut jobs).unwrap();
                 let mut alone = vec![0.0; t * 70];
@@ -164,7 +164,9 @@ fn shapes_that_do_not_fit_are_errors_with_names_and_numbers() {
     let mut out = vec![0.0; 6];
     let mut check = |weight: Matrix<'_>, bias, x: &[f32], len: usize, name: &str| {
         let (out, mode) = (&mut out[..len], Write::Store);
-        let error = cpu.linear(x, 2, &mut [LinearJob { weight, bias, out, mode }]).unwrap_err();
+        let error = cpu
+            .linear(x, 2, &mut [LinearJob { weight: weight.into(), bias, out, mode }])
+            .unwrap_err();
         assert!(matches!(error, KernelError::Length { tensor, .. } if tensor == name), "{error}");
     };
     let short = Some(Vector { dtype: DType::F32, data: &case.bias[..8] });

@@ -3,6 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod grouped;
 mod guard;
 mod linear;
 mod rows;

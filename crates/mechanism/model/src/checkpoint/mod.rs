@@ -275,6 +275,16 @@ impl Checkpoint {
         }
     }
 
+    /// Bytes of all vectors: norms and biases.
+    pub(crate) fn vector_bytes(&self) -> u64 {
+        let vectors = self.tensors.values().filter(|tensor| tensor.shape.len() == 1);
+        let size = |tensor: &TensorInfo| match tensor.dtype {
+            StoredType::Float(dtype) => tensor.num_elements() * dtype.size_bytes(),
+            StoredType::Other(_) => 0,
+        };
+        vectors.map(|tensor| size(tensor) as u64).sum()
+    }
+
     /// The type that most of the weights have, by bytes.
     pub(crate) fn main_dtype(&self) -> Option<DType> {
         let mut totals: Vec<(DType, usize)> = Vec::new();

@@ -13,6 +13,7 @@ fn model(name: &str) -> Model {
         available_bytes: 1 << 30,
         max_num_seqs: 4,
         max_num_batched_tokens: 64,
+        quantization: None,
     };
     let plan = plan(&dir, &spec, &request).expect("it fits");
     let options = CpuOptions { threads: Some(1), isa: None };

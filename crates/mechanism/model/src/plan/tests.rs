@@ -22,6 +22,7 @@ const REQUEST: PlanRequest = PlanRequest {
     available_bytes: 16384 * MIB,
     max_num_seqs: 16,
     max_num_batched_tokens: 512,
+    quantization: None,
 };
 const WEIGHTS: u64 = 988 * MIB;
 
@@ -99,6 +100,7 @@ fn limits_are_checked() {
 fn the_table_shows_every_number() {
     let plan = MemoryPlan {
         weights_bytes: 988 * MIB,
+        quantization: None,
         activation_bytes: 40 * MIB,
         kv_dtype: DType::BF16,
         kv_bytes_per_token: 12288,

@@ -94,6 +94,7 @@ pub(crate) const REQUEST: PlanRequest = PlanRequest {
     available_bytes: 1 << 30,
     max_num_seqs: 8,
     max_num_batched_tokens: 256,
+    quantization: None,
 };
 
 pub(crate) fn plan_of(dir: &Path) -> (ModelSpec, MemoryPlan) {

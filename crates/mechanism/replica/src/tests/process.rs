@@ -67,6 +67,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
             max_num_batched_tokens: 64,
             num_threads: Some(1),
             speculation: true,
+            quantization: Default::default(),
             generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
         },
         autoscaling: AutoscalingConfig {
@@ -119,7 +120,7 @@ impl Process {
             started_at: Instant::now(),
             available_memory_bytes: 1 << 30,
             isa: Some(tyndall_kernels::Isa::Portable),
-            user_cache_dir: None,
+            cache_dir: None,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let replica = tokio::spawn(run_with(options, load, async { drop(stopped.await) }));
