@@ -16,6 +16,7 @@ Examples:
   tyndall run ./my-model --name mine           serve a directory
   tyndall plan Qwen/Qwen3-0.6B                 what it would take, without starting it
   tyndall status                               what runs, from another terminal
+  tyndall bench serve --url http://127.0.0.1:8000   how fast it is
 
   curl -s http://127.0.0.1:8000/generate -d '{\"prompt\": \"Write a haiku about Ray Serve.\"}'";
 
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Download a model into the Hugging Face cache, or refresh it
     Pull(PullArgs),
+    /// Measure the machine, the engine, or a server
+    Bench(tyndall_bench::BenchArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tyndall completions bash > \
                             ~/.local/share/bash-completion/completions/tyndall")]

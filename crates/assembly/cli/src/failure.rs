@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
+use tyndall_bench::BenchError;
 use tyndall_config::ConfigError;
 use tyndall_hub::HubError;
 use tyndall_model::{PlanError, SpecError};
@@ -75,6 +76,13 @@ impl From<HubError> for Failure {
     fn from(error: HubError) -> Self {
         let cure = error.cure();
         Self { cause: with_causes(error.to_string(), &error), cure, code: ERROR }
+    }
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        let cure = error.cure().map(str::to_owned);
+        Self { cause: error.to_string(), cure, code: ERROR }
     }
 }
 

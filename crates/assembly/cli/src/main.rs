@@ -40,6 +40,7 @@ fn dispatch(command: Command, env: &Environment, started_at: Instant) -> Result<
         Command::Shutdown(args) => commands::shutdown::shutdown(&args, env)?,
         Command::Plan(args) => commands::plan::plan(&args.settings.0, env)?,
         Command::Pull(args) => commands::pull::pull(&args, env)?,
+        Command::Bench(args) => commands::bench::bench(&args, env)?,
         Command::Completions(args) => commands::completions::completions(&args)?,
         Command::Role(role) => roles::run(role, env, started_at)?,
     }

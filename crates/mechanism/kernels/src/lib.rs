@@ -11,6 +11,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod ceilings;
 mod cpu;
 mod drive;
 mod elementwise;
@@ -29,6 +30,7 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
+pub use ceilings::{CeilingOptions, Ceilings, Peak};
 pub use cpu::{Cpu, CpuOptions};
 pub use error::KernelError;
 pub use grouped::{GroupedMatrix, GroupedType};

@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod admin;
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod plan;

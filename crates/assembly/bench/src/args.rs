@@ -1,0 +1,195 @@
+//! The command line of `tyndall bench`.
+
+use crate::cold_start::ColdStartArgs;
+use crate::engine::EngineArgs;
+use crate::footprint::{IdleArgs, MemoryArgs};
+use crate::http::HttpArgs;
+use crate::roofline::MachineArgs;
+use crate::serve::ServeArgs;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  tyndall bench machine                              what this machine can do at most
+  tyndall bench engine demo                          prefill and decode, without a server
+  tyndall bench serve --concurrency 8                load on a server that it starts and ends
+  tyndall bench serve --url http://127.0.0.1:8000    load on a server that runs
+  tyndall bench cold-start demo                      wakes from zero, phase by phase
+  tyndall bench compare before.json after.json       what changed, figure by figure
+
+Figures are printed, never judged. --json keeps them with the machine they belong to, --html draws
+them on one page that needs nothing else.";
+
+const MACHINE: &str = "\
+Rates are the best of many short calls. A multiply-add counts as two operations. The other
+benchmarks print these figures beside their own.
+
+Examples:
+  tyndall bench machine
+  tyndall bench machine --threads 1 --json machine.json";
+
+const ENGINE: &str = "\
+Prompts are random tokens and share nothing. What decode reads is the weights, once per step, and
+the keys and values of every sequence; what it computes is two operations per weight and token.
+
+Examples:
+  tyndall bench engine ./my-model
+  tyndall bench engine ./my-model --batch 1,4,16 --prompt-len 512 --output-len 128
+  tyndall bench engine ./my-model --isa avx2 --threads 1";
+
+const SERVE: &str = "\
+Definitions are those of vLLM's benchmark: TTFT is sending to first token, TPOT is (E2EL - TTFT) /
+(output tokens - 1), ITL each gap between pieces of a stream, goodput the requests per second that
+meet every target. Tokens are counted by the server's usage; where it states none, pieces are, and
+the result says so. Prompts are random frequent words.
+
+Without --url the server is `tyndall run MODEL` with one replica; what follows -- goes to it.
+
+Examples:
+  tyndall bench serve --concurrency 32 --num-requests 320 --ignore-eos
+  tyndall bench serve --url http://127.0.0.1:8000 --api chat --rate 4 --goodput ttft:500 --goodput tpot:50
+  tyndall bench serve --model ./my-model --prompt-len lognormal:256:0.8 --output-len uniform:16:256 -- --threads 2
+  tyndall bench serve --prefix-len 512 --num-prefixes 4 --html page.html
+  tyndall bench serve --trace arrivals.jsonl --json result.json";
+
+const HTTP: &str = "\
+Each connection has one request at a time and is kept open.
+
+Examples:
+  tyndall bench http http://127.0.0.1:8000/v1/models
+  tyndall bench http http://127.0.0.1:8000/healthz --connections 64 --duration 10
+  tyndall bench http http://127.0.0.1:8000/generate -X POST -d '{\"prompt\": \"Hello\"}' -n 100";
+
+const COLD_START: &str = "\
+The floor is the start of a process and one read of the weights at the measured bandwidth. The page
+cache is warm: a first wake is not counted.
+
+Examples:
+  tyndall bench cold-start demo
+  tyndall bench cold-start ./my-model --num-wakes 30 --html wakes.html";
+
+const IDLE: &str = "\
+Examples:
+  tyndall bench idle demo
+  tyndall bench idle demo --seconds 120";
+
+const MEMORY: &str = "\
+Weights are mapped, so that replicas share the pages of their file. The PSS divides a shared page
+among those who share it: its sum is what the machine really holds.
+
+Examples:
+  tyndall bench memory ./my-model --replicas 3";
+
+const COMPARE: &str = "\
+Examples:
+  tyndall bench serve --json before.json
+  tyndall bench serve --json after.json
+  tyndall bench compare before.json after.json";
+
+/// Everything after `tyndall bench`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct BenchArgs {
+    /// Which one.
+    #[command(subcommand)]
+    pub benchmark: Benchmark,
+}
+
+/// Where results go besides the terminal.
+#[derive(Debug, Args)]
+pub struct OutputArgs {
+    /// Write the result, with machine and command line, as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub json: Option<PathBuf>,
+    /// Write the result as one self-contained page with plots
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub html: Option<PathBuf>,
+}
+
+/// Two results of one benchmark.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// What was before, as --json wrote it
+    pub a: PathBuf,
+    /// What is now
+    pub b: PathBuf,
+}
+
+/// The benchmarks.
+#[derive(Debug, Subcommand)]
+pub enum Benchmark {
+    /// What this machine can do at most: memory reads, multiply-adds, spawns, barriers
+    #[command(after_help = MACHINE)]
+    Machine {
+        /// What is measured.
+        #[command(flatten)]
+        args: MachineArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Prefill and decode of the engine alone, beside the machine's ceilings
+    #[command(after_help = ENGINE)]
+    Engine {
+        /// What is measured.
+        #[command(flatten)]
+        args: EngineArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Load on an OpenAI-compatible server: latencies, throughput, goodput
+    #[command(after_help = SERVE)]
+    Serve {
+        /// What is measured.
+        #[command(flatten)]
+        args: ServeArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Requests per second and latency of one route
+    #[command(after_help = HTTP)]
+    Http {
+        /// What is measured.
+        #[command(flatten)]
+        args: HttpArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// A request at zero replicas to its first token, phase by phase
+    #[command(after_help = COLD_START)]
+    ColdStart {
+        /// What is measured.
+        #[command(flatten)]
+        args: ColdStartArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Memory and processor time of all processes at zero replicas
+    #[command(after_help = IDLE)]
+    Idle {
+        /// What is measured.
+        #[command(flatten)]
+        args: IdleArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Memory of many replicas of one model
+    #[command(after_help = MEMORY)]
+    Memory {
+        /// What is measured.
+        #[command(flatten)]
+        args: MemoryArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// One result over another, figure by figure
+    #[command(after_help = COMPARE)]
+    Compare(CompareArgs),
+}
