@@ -36,15 +36,15 @@ class Request(BaseModel):
 class CausalModel:
     """One replica: tokenizer and model of transformers."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, threads: int, dtype: str) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        torch.set_num_threads(int(os.environ["TORCH_THREADS"]))
-        dtype = torch.float32 if os.environ.get("TORCH_DTYPE") == "f32" else torch.bfloat16
-        self.name = os.environ["MODEL_ID"]
-        self.tokenizer = AutoTokenizer.from_pretrained(self.name)
-        self.model = AutoModelForCausalLM.from_pretrained(self.name, dtype=dtype).eval()
+        torch.set_num_threads(threads)
+        kinds = {"bf16": torch.bfloat16, "f32": torch.float32}
+        self.name = name
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.model = AutoModelForCausalLM.from_pretrained(name, dtype=kinds[dtype]).eval()
 
     @routes.get("/healthz")
     async def healthz(self) -> dict:
@@ -63,4 +63,9 @@ class CausalModel:
         return {"completion": self.tokenizer.decode(made), "completion_tokens": len(made)}
 
 
-app = CausalModel.bind()
+# Replicas have the environment of the cluster, not that of `serve run`: what they need is bound here.
+app = CausalModel.bind(
+    os.environ["MODEL_ID"],
+    int(os.environ.get("TORCH_THREADS", "1")),
+    os.environ.get("TORCH_DTYPE", "bf16"),
+)
