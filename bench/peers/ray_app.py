@@ -63,9 +63,10 @@ class CausalModel:
         return {"completion": self.tokenizer.decode(made), "completion_tokens": len(made)}
 
 
-# Replicas have the environment of the cluster, not that of `serve run`: what they need is bound here.
+# Replicas import this file with the environment of the cluster, not that of `serve run`: what they need is bound
+# by the latter, and the values that they would bind themselves are not used.
 app = CausalModel.bind(
-    os.environ["MODEL_ID"],
+    os.environ.get("MODEL_ID", ""),
     int(os.environ.get("TORCH_THREADS", "1")),
     os.environ.get("TORCH_DTYPE", "bf16"),
 )
