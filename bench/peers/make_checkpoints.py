@@ -27,19 +27,28 @@ CHAT_TEMPLATE = (
 )
 
 
+def is_utf8(path: Path) -> bool:
+    """Some sources of the library's own tests are in other encodings; the trainer refuses them."""
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def train_tokenizer() -> PreTrainedTokenizerFast:
     """A GPT-2 style tokenizer of the size that real models have."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    sources = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))[:2500]
+    sources = [path for path in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")) if is_utf8(path)]
     trainer = trainers.BpeTrainer(
         vocab_size=32_000,
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train([str(path) for path in sources], trainer)
+    tokenizer.train([str(path) for path in sources[:2500]], trainer)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
