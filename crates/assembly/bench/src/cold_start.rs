@@ -82,6 +82,7 @@ pub(crate) fn weights_bytes(target: &str, context: &Context) -> Result<f64, Benc
         available_bytes: u64::MAX / 4,
         max_num_seqs: 1,
         max_num_batched_tokens: 1,
+        quantization: None,
     };
     let memory = plan(&model.dir, &spec, &request).map_err(|error| unusable(&error))?;
     Ok(crate::work::Work::of(&spec, &memory).weights_bytes)

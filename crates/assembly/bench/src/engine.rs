@@ -152,6 +152,7 @@ fn load(args: &EngineArgs, dir: &Path) -> Result<Loaded, BenchError> {
         available_bytes: available_bytes().saturating_sub(RESERVE),
         max_num_seqs: largest,
         max_num_batched_tokens: args.max_num_batched_tokens,
+        quantization: None,
     };
     let memory = plan(dir, &spec, &request).map_err(|error| {
         unusable(&error)
@@ -193,6 +194,9 @@ fn config(memory: &MemoryPlan, length: u32, largest: u32) -> EngineConfig {
         eos_token_ids: Vec::new(),
         // A prompt that was computed before would cost nothing.
         enable_prefix_cache: false,
+        max_prefill_percent: None,
+        // Random prompts; tokens per step are what is measured.
+        speculation: Speculation::Off,
     }
 }
 
