@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use tyndall_engine::{
-    Engine, EngineConfig, EngineObserver, EngineRequest, Finished, StepReport, TokenStream,
+    Engine, EngineConfig, EngineObserver, EngineRequest, Finished, Speculation, StepReport,
+    TokenStream,
 };
 use tyndall_hub::{HubOptions, for_terminal};
 use tyndall_kernels::{Ceilings, Isa};

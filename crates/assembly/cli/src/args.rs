@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Download a model into the Hugging Face cache, or refresh it
     Pull(PullArgs),
     /// Measure the machine, the engine, or a server
-    Bench(tyndall_bench::BenchArgs),
+    Bench(Box<tyndall_bench::BenchArgs>),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tyndall completions bash > \
                             ~/.local/share/bash-completion/completions/tyndall")]

@@ -5,7 +5,6 @@ use crate::failure::Failure;
 use crate::machine::available_memory_bytes;
 use std::error::Error;
 use std::future::Future;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tyndall_cluster::process::prepare_child;

@@ -81,6 +81,7 @@ fn start(
         available_bytes: 4 << 30,
         max_num_seqs: 64,
         max_num_batched_tokens: 512,
+        quantization: None,
     };
     let plan = plan(dir, &spec, &request)?;
     let cpu = Arc::new(Cpu::new(CpuOptions::default())?);

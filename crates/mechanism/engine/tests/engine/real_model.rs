@@ -47,6 +47,7 @@ fn start(dir: &Path, way: Way) -> Engine {
         available_bytes: 1 << 28,
         max_num_seqs: way.max_num_seqs,
         max_num_batched_tokens: way.max_num_batched_tokens,
+        quantization: None,
     };
     let mut plan = plan(dir, &spec, &asked).unwrap();
     // Small blocks and few of them, so that short sequences cross and exhaust them.

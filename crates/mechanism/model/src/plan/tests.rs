@@ -137,6 +137,7 @@ proptest! {
             available_bytes: available,
             max_num_seqs: num_seqs,
             max_num_batched_tokens: num_tokens,
+            quantization: None,
         };
         match divide_weights(request) {
             Ok(plan) => {
