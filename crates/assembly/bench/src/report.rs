@@ -291,6 +291,12 @@ mod tests {
         assert_eq!(names[..4], expected);
         assert_eq!(names.len(), 6);
         let json = serde_json::to_string(&report).unwrap();
-        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+        // Reading may move the last bit of a number, never more.
+        let read: Report = serde_json::from_str(&json).unwrap();
+        for (found, expected) in std::iter::zip(read.figures(), report.figures()) {
+            assert_eq!((&found.name, &found.unit), (&expected.name, &expected.unit));
+            assert!((found.value - expected.value).abs() <= 1e-12 * expected.value.abs());
+        }
+        assert_eq!(read.machine, report.machine);
     }
 }

@@ -40,7 +40,9 @@ fn blank_line(bytes: &[u8]) -> Option<(usize, usize)> {
 /// The `data` lines of an event, joined.
 fn data(event: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(event);
-    let lines = text.lines().filter_map(|line| line.strip_prefix("data:"));
+    // The last line has lost its line feed, so that a carriage return before it is left.
+    let lines = text.lines().map(|line| line.strip_suffix('\r').unwrap_or(line));
+    let lines = lines.filter_map(|line| line.strip_prefix("data:"));
     let lines: Vec<&str> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
