@@ -1,8 +1,8 @@
 //! `x·wᵀ` for weights as they lie in the file: rows contiguous in `K` on both sides.
 //!
-//! Every output is one chain: `K` is cut into blocks of [`BLOCK`] values. In each, an accumulator
-//! vector walks from the first value in whole steps, takes the masked rest, and is summed by a fixed
-//! tree; blocks are added in order. Tiles only decide how many chains run at once, so the bits of an
+//! Every output is one chain: `K` is cut into blocks ([`block_len`]). In each, an accumulator vector
+//! walks from the first value in whole steps, takes the masked rest, and is summed by a fixed tree;
+//! blocks are added in order. Tiles only decide how many chains run at once, so the bits of an
 //! output do not depend on the tile shape, on `T` or on the number of threads.
 //!
 //! A tile is up to six rows of `x` by four of `w` (24 accumulators of 32 registers). Three orders:
@@ -13,22 +13,78 @@
 //! far wait in memory.
 //!
 //! Where a weight is widened before it is used, a panel that many rows will pass is widened once
-//! ([`pack`]): the same values meet in the same order, so the bits stay.
+//! ([`pack`]) and laid out tile by tile: the same values meet in the same order, so the bits stay.
 
 use crate::simd::{Dot, Lanes};
 use crate::tensor::{DType, Write};
 
-/// Values of `K` per block; whole steps of every kind.
-pub(crate) const BLOCK: usize = 1024;
 /// Up to so many rows of `x`, weights are streamed from memory: all of `x` stays in cache.
 pub(crate) const STREAM_ROWS: usize = 16;
 const NO_PREFETCH: (*const u8, usize, usize) = (std::ptr::null(), 0, 0);
+/// Weight rows of a tile, and of a strip of a packed panel.
+pub(crate) const TILE: usize = 4;
+/// Steps between the weights that a packed panel's tile uses and those that it asks for.
+const AHEAD_STEPS: usize = 8;
+/// Rows of `x` of which a block may not stay in L2 beside a panel.
+const MANY_ROWS: usize = 96;
+/// Bytes that a request for memory brings in: lines come in pairs.
+const LINES: usize = 128;
+
+/// Values per block of `K`: as even as blocks of at most `most` values allow.
+pub(crate) fn block_len(k: usize, most: usize) -> usize {
+    if k <= most { k.max(1) } else { k.div_ceil(k.div_ceil(most)).next_multiple_of(64) }
+}
 
 /// A bias in storage, read value by value at the end of a tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Bias {
     pub(crate) dtype: DType,
     pub(crate) data: *const u8,
+}
+
+/// Weights that will be needed next: asked for while a panel is computed, so that they are in L2
+/// when their turn comes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Upcoming {
+    pub(crate) w: *const u8,
+    /// Bytes.
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    /// Bytes of each row.
+    pub(crate) bytes: usize,
+}
+
+impl Upcoming {
+    pub(crate) const NOTHING: Upcoming =
+        Upcoming { w: std::ptr::null(), stride: 0, rows: 0, bytes: 0 };
+
+    /// Pairs of cache lines in all, and where they begin.
+    #[inline(always)]
+    fn lines(&self) -> (usize, Line) {
+        (self.rows * self.bytes.div_ceil(LINES), Line { row: 0, at: 0 })
+    }
+
+    /// Asks for the next `count` pairs of lines.
+    #[inline(always)]
+    unsafe fn ask<L: Lanes>(&self, next: &mut Line, count: usize) {
+        for _ in 0..count {
+            if next.row >= self.rows {
+                return;
+            }
+            // SAFETY: any address will do.
+            unsafe { L::prefetch_far(self.w.wrapping_add(next.row * self.stride + next.at)) }
+            next.at += LINES;
+            if next.at >= self.bytes {
+                *next = Line { row: next.row + 1, at: 0 };
+            }
+        }
+    }
+}
+
+/// A place in [`Upcoming`] weights.
+struct Line {
+    row: usize,
+    at: usize,
 }
 
 /// Some rows of `x` times some rows of a weight.
@@ -41,7 +97,7 @@ pub(crate) struct Panel {
     pub(crate) m: usize,
     /// First weight row of the panel.
     pub(crate) w: *const u8,
-    /// Bytes.
+    /// Bytes per row, also where [`TILE`] rows lie interleaved.
     pub(crate) w_stride: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
@@ -54,38 +110,75 @@ pub(crate) struct Panel {
     /// Sums of the blocks of `K` before this panel's: element `(0, 0)`, and elements per row.
     pub(crate) so_far: Option<(*const f32, usize)>,
     pub(crate) mode: Write,
+    pub(crate) upcoming: Upcoming,
+}
+
+/// How the weights of a panel lie in memory.
+pub(crate) trait Layout {
+    /// Whether it is [`pack`]'s: the steps of [`TILE`] rows in turn.
+    const PACKED: bool;
+}
+
+/// Row by row.
+pub(crate) struct Rows;
+/// As [`pack`] makes it.
+pub(crate) struct Packed;
+
+impl Layout for Rows {
+    const PACKED: bool = false;
+}
+
+impl Layout for Packed {
+    const PACKED: bool = true;
 }
 
 /// Computes one panel.
 ///
 /// # Safety
 /// The instruction set of `D` is present; every pointer is valid for what the counts say, `out`
-/// exclusively so.
+/// exclusively so. A packed panel is one block of whole steps.
 #[inline(always)]
-pub(crate) unsafe fn panel<D: Dot>(p: &Panel) {
-    // As even as possible: a strip of one or two rows would spend its time on loads.
-    let strips = p.m.div_ceil(D::MAX_M);
-    let strip = |i: usize| (i * p.m / strips, (i + 1) * p.m / strips);
+pub(crate) unsafe fn panel<D: Dot, P: Layout>(p: &Panel) {
     // SAFETY: strips and columns lie inside the panel; the rest is the caller's promise.
     unsafe {
-        if p.m == 1 {
+        if p.m == 1 && !P::PACKED {
             for n in (0..p.n).step_by(8) {
-                outputs::<D, 1, 8>(p, 0, n, Ahead { row: n + 8, rows: 0 });
+                outputs::<D, P, 1, 8>(p, 0, n, Ahead { row: n + 8, rows: 0 });
             }
-        } else if p.m <= STREAM_ROWS {
-            // Each strip asks for its share of the next four weight rows, so that memory is as busy
-            // during the strips that find their weights in cache.
-            let rows = if strips == 1 { 4 } else { 2 };
-            for n in (0..p.n).step_by(4) {
-                for i in 0..strips {
-                    strip_outputs::<D>(p, strip(i), n, Ahead { row: n + 4 + i * rows, rows });
-                }
-            }
-        } else {
-            for i in 0..strips {
-                for n in (0..p.n).step_by(4) {
-                    strip_outputs::<D>(p, strip(i), n, Ahead { row: n + 4, rows: 0 });
-                }
+            return;
+        }
+        // As even as possible: a strip of one or two rows would spend its time on loads.
+        let strips = p.m.div_ceil(D::MAX_M);
+        let (rows, more) = (p.m / strips, p.m % strips);
+        let from = |i: usize| i * rows + i.min(more);
+        let strip = |i: usize| (from(i), from(i + 1));
+        let streams = p.m <= STREAM_ROWS && !P::PACKED;
+        let tiles = p.n.div_ceil(TILE);
+        // Each strip asks for its share of the next four weight rows, so that memory is as busy
+        // during the strips that find their weights in cache.
+        let asked = usize::from(streams) * if strips == 1 { TILE } else { 2 };
+        let (lines, mut line) = p.upcoming.lines();
+        let share = lines.div_ceil((strips * tiles).max(1));
+        // Where weights stream, each tile of them meets all strips; else each strip meets all tiles.
+        let (outer, inner) = if streams { (tiles, strips) } else { (strips, tiles) };
+        for a in 0..outer {
+            // The next strip, if `x` is too long to wait in L2.
+            let is_long = !streams && p.m > MANY_ROWS && a + 1 < strips;
+            let (first, end) = if is_long { strip(a + 1) } else { (0, 0) };
+            let after = Upcoming {
+                w: p.x.wrapping_add(first * p.x_stride),
+                stride: p.x_stride,
+                rows: end - first,
+                bytes: p.k * D::X_BYTES,
+            };
+            let (lines, mut x_line) = after.lines();
+            let x_share = lines.div_ceil(inner);
+            for b in 0..inner {
+                let (i, n) = if streams { (b, a * TILE) } else { (a, b * TILE) };
+                p.upcoming.ask::<D::Acc>(&mut line, share);
+                after.ask::<D::Acc>(&mut x_line, x_share);
+                let ahead = Ahead { row: n + TILE + i * asked, rows: asked };
+                strip_outputs::<D, P>(p, strip(i), n, ahead);
             }
         }
     }
@@ -100,23 +193,28 @@ struct Ahead {
 
 /// Rows `first..end` of `x` by at most four weight rows from `n` on.
 #[inline(always)]
-unsafe fn strip_outputs<D: Dot>(p: &Panel, (first, end): (usize, usize), n: usize, ahead: Ahead) {
+unsafe fn strip_outputs<D: Dot, P: Layout>(
+    p: &Panel,
+    (first, end): (usize, usize),
+    n: usize,
+    ahead: Ahead,
+) {
     // SAFETY: the caller's promise is that of `outputs`.
     unsafe {
         match end - first {
-            1 => outputs::<D, 1, 4>(p, first, n, ahead),
-            2 => outputs::<D, 2, 4>(p, first, n, ahead),
-            3 => outputs::<D, 3, 4>(p, first, n, ahead),
-            4 => outputs::<D, 4, 4>(p, first, n, ahead),
-            5 => outputs::<D, 5, 4>(p, first, n, ahead),
-            _ => outputs::<D, 6, 4>(p, first, n, ahead),
+            1 => outputs::<D, P, 1, TILE>(p, first, n, ahead),
+            2 => outputs::<D, P, 2, TILE>(p, first, n, ahead),
+            3 => outputs::<D, P, 3, TILE>(p, first, n, ahead),
+            4 => outputs::<D, P, 4, TILE>(p, first, n, ahead),
+            5 => outputs::<D, P, 5, TILE>(p, first, n, ahead),
+            _ => outputs::<D, P, 6, TILE>(p, first, n, ahead),
         }
     }
 }
 
 /// `MR` rows of `x` from `m` on by at most `NR` weight rows from `n` on.
 #[inline(always)]
-unsafe fn outputs<D: Dot, const MR: usize, const NR: usize>(
+unsafe fn outputs<D: Dot, P: Layout, const MR: usize, const NR: usize>(
     p: &Panel,
     m: usize,
     n: usize,
@@ -131,13 +229,14 @@ unsafe fn outputs<D: Dot, const MR: usize, const NR: usize>(
             (p.w.wrapping_add(ahead.row * p.w_stride), p.w_stride, ahead.rows)
         };
         let x = (p.x.add(m * p.x_stride), p.x_stride);
-        let w = rows_at::<NR>(p, n);
-        let mut sums = products::<D, MR, NR>((0, p.k.min(BLOCK)), x, w, next);
-        for from in (BLOCK..p.k).step_by(BLOCK) {
-            let block = products::<D, MR, NR>((from, p.k.min(from + BLOCK)), x, w, next);
+        let w = rows_at::<D, P, NR>(p, n);
+        let block = if P::PACKED { p.k } else { block_len(p.k, D::BLOCK) };
+        let mut sums = products::<D, P, MR, NR>((0, p.k.min(block)), x, w, next);
+        for from in (block..p.k).step_by(block) {
+            let more = products::<D, P, MR, NR>((from, p.k.min(from + block)), x, w, next);
             for i in 0..MR {
                 for j in 0..NR {
-                    sums[i][j] += block[i][j];
+                    sums[i][j] += more[i][j];
                 }
             }
         }
@@ -145,14 +244,20 @@ unsafe fn outputs<D: Dot, const MR: usize, const NR: usize>(
     }
 }
 
-/// `NR` weight rows from `n` on: behind the panel's end its last row is repeated, whose results are
-/// not written.
+/// `NR` weight rows from `n` on: behind the panel's end its last row is repeated (in a packed panel,
+/// whatever is left there is used), whose results are not written.
 #[inline(always)]
-unsafe fn rows_at<const NR: usize>(p: &Panel, n: usize) -> [*const u8; NR] {
+unsafe fn rows_at<D: Dot, P: Layout, const NR: usize>(p: &Panel, n: usize) -> [*const u8; NR] {
     let mut rows = [p.w; NR];
     for i in 0..NR {
-        // SAFETY: the row lies in the panel.
-        rows[i] = unsafe { p.w.add((n + i).min(p.n - 1) * p.w_stride) };
+        // SAFETY: the row lies in the panel, or in the last strip of a packed one.
+        rows[i] = unsafe {
+            if P::PACKED {
+                p.w.add(n * p.w_stride + i * D::STEP * D::W_BYTES)
+            } else {
+                p.w.add((n + i).min(p.n - 1) * p.w_stride)
+            }
+        };
     }
     rows
 }
@@ -165,35 +270,56 @@ unsafe fn finish<const MR: usize, const NR: usize>(
     n: usize,
     sums: &[[f32; NR]; MR],
 ) {
-    let count = (p.n - n).min(NR);
     // SAFETY: the caller vouches for the outputs, the biases and the sums so far of the panel.
     unsafe {
+        if n + NR > p.n {
+            return finish_part(p, m, n, sums.as_flattened());
+        }
         let mut bias = [0.0; NR];
         if let Some(values) = p.bias {
-            for j in 0..count {
+            for j in 0..NR {
                 bias[j] = bias_at(values, n + j);
             }
         }
+        let row = |at: *const f32| at.cast::<[f32; NR]>().read_unaligned();
         for i in 0..MR {
-            let out = p.out.add((m + i) * p.out_stride + n);
             let mut sums = sums[i];
             if let Some((so_far, stride)) = p.so_far {
-                for j in 0..count {
-                    sums[j] += *so_far.add((m + i) * stride + n + j);
-                }
+                sums = plus(sums, row(so_far.add((m + i) * stride + n)));
             }
-            for j in 0..NR {
-                sums[j] += bias[j];
-            }
+            sums = plus(sums, bias);
+            let out = p.out.add((m + i) * p.out_stride + n);
             if p.mode == Write::Add {
-                for j in 0..count {
-                    sums[j] += *out.add(j);
-                }
+                sums = plus(sums, row(out));
             }
-            if count == NR {
-                out.cast::<[f32; NR]>().write_unaligned(sums);
-            } else {
-                std::ptr::copy_nonoverlapping(sums.as_ptr(), out, count);
+            out.cast::<[f32; NR]>().write_unaligned(sums);
+        }
+    }
+}
+
+#[inline(always)]
+fn plus<const N: usize>(mut a: [f32; N], b: [f32; N]) -> [f32; N] {
+    for i in 0..N {
+        a[i] += b[i];
+    }
+    a
+}
+
+/// [`finish`] for the last columns: `sums` are rows of a whole tile, of which some columns count.
+#[cold]
+#[inline(never)]
+unsafe fn finish_part(p: &Panel, m: usize, n: usize, sums: &[f32]) {
+    let columns = if p.m == 1 && sums.len() == 2 * TILE { 2 * TILE } else { TILE };
+    for (i, sums) in sums.chunks_exact(columns).enumerate() {
+        for (j, &sum) in sums[..p.n - n].iter().enumerate() {
+            let (m, n) = (m + i, n + j);
+            // SAFETY: the caller vouches for the outputs, the biases and the sums so far.
+            unsafe {
+                let so_far = p.so_far.map_or(0.0, |(at, stride)| *at.add(m * stride + n));
+                let bias = p.bias.map_or(0.0, |values| bias_at(values, n));
+                let out = p.out.add(m * p.out_stride + n);
+                let old = if p.mode == Write::Add { *out } else { 0.0 };
+                *out = sum + so_far + bias + old;
             }
         }
     }
@@ -202,25 +328,33 @@ unsafe fn finish<const MR: usize, const NR: usize>(
 /// The products of `MR` rows of `x` and `NR` rows of `w` over the values `from..to` of `K`, at most
 /// a block. `next` is what to prefetch: the first row, its stride in bytes, and how many rows.
 #[inline(always)]
-unsafe fn products<D: Dot, const MR: usize, const NR: usize>(
+unsafe fn products<D: Dot, P: Layout, const MR: usize, const NR: usize>(
     (from, to): (usize, usize),
     (x, x_stride): (*const u8, usize),
     w: [*const u8; NR],
     (next, next_stride, next_rows): (*const u8, usize, usize),
 ) -> [[f32; NR]; MR] {
     let whole = to / D::STEP * D::STEP;
+    // Bytes from one value of a row to the next, over whole steps.
+    let w_bytes = if P::PACKED { TILE * D::W_BYTES } else { D::W_BYTES };
     let mut i = from;
     // SAFETY: whole steps stay below `to` in the weights; `x` is padded to a whole step.
     unsafe {
-        let mut acc = [[D::zero(); NR]; MR];
+        let mut acc = [[D::Acc::splat(0.0); NR]; MR];
         while i < whole {
+            if P::PACKED {
+                for n in 0..NR {
+                    let ahead = (i + AHEAD_STEPS * D::STEP) * w_bytes;
+                    D::Acc::prefetch(w[n].wrapping_add(ahead));
+                }
+            }
             if MR > 1 && next_rows > 0 {
                 let next = next.wrapping_add(i * D::W_BYTES);
-                D::prefetch(next);
-                D::prefetch(next.wrapping_add(next_stride));
+                D::Acc::prefetch(next);
+                D::Acc::prefetch(next.wrapping_add(next_stride));
                 if next_rows > 2 {
-                    D::prefetch(next.wrapping_add(2 * next_stride));
-                    D::prefetch(next.wrapping_add(3 * next_stride));
+                    D::Acc::prefetch(next.wrapping_add(2 * next_stride));
+                    D::Acc::prefetch(next.wrapping_add(3 * next_stride));
                 }
             }
             for part in 0..D::PARTS {
@@ -229,7 +363,7 @@ unsafe fn products<D: Dot, const MR: usize, const NR: usize>(
                     xs[m] = D::load_x(x.add(m * x_stride + i * D::X_BYTES), part);
                 }
                 for n in 0..NR {
-                    let w = D::load_w(w[n].add(i * D::W_BYTES), part);
+                    let w = D::load_w(w[n].add(i * w_bytes), part);
                     for m in 0..MR {
                         acc[m][n] = D::dot(acc[m][n], xs[m], w);
                     }
@@ -237,7 +371,7 @@ unsafe fn products<D: Dot, const MR: usize, const NR: usize>(
             }
             i += D::STEP;
         }
-        if whole < to {
+        if whole < to && !P::PACKED {
             for n in 0..NR {
                 for part in 0..D::PARTS {
                     let w = D::load_w_rest(w[n].add(whole * D::W_BYTES), part, to - whole);
@@ -248,22 +382,50 @@ unsafe fn products<D: Dot, const MR: usize, const NR: usize>(
                 }
             }
         }
-        let mut sums = [[0.0; NR]; MR];
-        for m in 0..MR {
-            for n in (0..NR).step_by(4) {
-                let four = D::sum4([acc[m][n], acc[m][n + 1], acc[m][n + 2], acc[m][n + 3]]);
-                sums[m][n..n + 4].copy_from_slice(&four);
-            }
-        }
-        sums
+        sums(&acc)
     }
 }
 
+/// Sums accumulators, each by the tree of [`Lanes::sum`].
+#[inline(always)]
+unsafe fn sums<L: Lanes, const MR: usize, const NR: usize>(acc: &[[L; NR]; MR]) -> [[f32; NR]; MR] {
+    let mut sums = [[0.0; NR]; MR];
+    // SAFETY: needs the instruction set only, which the caller has.
+    unsafe {
+        for n in (0..NR).step_by(4) {
+            let mut four = [[acc[0][n]; 4]; MR];
+            for m in 0..MR {
+                four[m] = [acc[m][n], acc[m][n + 1], acc[m][n + 2], acc[m][n + 3]];
+            }
+            let mut m = 0;
+            while m + 4 <= MR {
+                let rows = L::sum4x4([four[m], four[m + 1], four[m + 2], four[m + 3]]);
+                for i in 0..4 {
+                    sums[m + i][n..n + 4].copy_from_slice(&rows[i]);
+                }
+                m += 4;
+            }
+            while m + 2 <= MR {
+                let rows = L::sum4x2([four[m], four[m + 1]]);
+                sums[m][n..n + 4].copy_from_slice(&rows[0]);
+                sums[m + 1][n..n + 4].copy_from_slice(&rows[1]);
+                m += 2;
+            }
+            if m < MR {
+                sums[m][n..n + 4].copy_from_slice(&L::sum4(four[m]));
+            }
+        }
+    }
+    sums
+}
+
 /// Widens `rows` weight rows of `k` values, `w_stride` bytes apart, to f32 at `to`, `stride` values
-/// apart, in the order in which `D` uses them; zeros behind them up to a whole step.
+/// per row, [`TILE`] rows interleaved vector by vector, in the order in which `D` uses them; zeros
+/// behind them up to a whole step.
 ///
 /// # Safety
-/// As for [`panel`]; `to` is writable for `rows` strides of at least `k` rounded up to whole steps.
+/// As for [`panel`]; `to` is writable for `rows`, rounded up to whole tiles, strides of at least `k`
+/// rounded up to whole steps.
 #[inline(always)]
 pub(crate) unsafe fn pack<L: Lanes, D: Dot<W = L>>(
     (w, w_stride): (*const u8, usize),
@@ -275,16 +437,18 @@ pub(crate) unsafe fn pack<L: Lanes, D: Dot<W = L>>(
     // SAFETY: whole steps and the rest stay in the rows.
     unsafe {
         for row in 0..rows {
-            let (w, to) = (w.add(row * w_stride), to.add(row * stride));
+            let w = w.add(row * w_stride);
+            let to = to.add(row / TILE * TILE * stride + row % TILE * L::N);
             for i in (0..whole).step_by(D::STEP) {
                 for part in 0..D::PARTS {
-                    D::load_w(w.add(i * D::W_BYTES), part).store(to.add(i + part * L::N));
+                    let values = D::load_w(w.add(i * D::W_BYTES), part);
+                    values.store(to.add((i + part * L::N) * TILE));
                 }
             }
             if whole < k {
                 for part in 0..D::PARTS {
-                    let w = D::load_w_rest(w.add(whole * D::W_BYTES), part, k - whole);
-                    w.store(to.add(whole + part * L::N));
+                    let values = D::load_w_rest(w.add(whole * D::W_BYTES), part, k - whole);
+                    values.store(to.add((whole + part * L::N) * TILE));
                 }
             }
         }

@@ -143,15 +143,31 @@ impl Pool {
             return (0..tasks).for_each(|task| f(0, task));
         }
         let next = AtomicUsize::new(0);
+        let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < tasks);
         self.run(&|worker| {
-            loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
-                    break;
-                }
+            while let Some(task) = take() {
                 f(worker, task);
             }
         });
+    }
+
+    /// The same as `f(worker, task, next)`: a thread takes its next task before it begins one, so
+    /// that it can ask for that one's memory meanwhile.
+    pub(crate) fn for_each_ahead(
+        &self,
+        tasks: usize,
+        f: &(dyn Fn(usize, usize, Option<usize>) + Sync),
+    ) {
+        let next = AtomicUsize::new(0);
+        let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < tasks);
+        let work = |worker| {
+            let mut mine = take();
+            while let Some(task) = mine {
+                mine = take();
+                f(worker, task, mine);
+            }
+        };
+        if tasks <= 1 { work(0) } else { self.run(&work) }
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct DotKernels {
     pub(crate) panel: unsafe fn(&Panel),
     /// Values per step: rows of prepared activations are padded to it.
     pub(crate) step: usize,
+    /// Most values of a block of `K`.
+    pub(crate) block: usize,
     /// Bytes of one prepared activation.
     pub(crate) x_bytes: usize,
     pub(crate) x_form: XForm,
@@ -91,6 +93,7 @@ macro_rules! kernels {
                 WideKernels,
             };
             use crate::simd::{Bf16, Dot, F16, F32, Storage, Widen};
+            use crate::gemm::Layout;
             use crate::{attention, elementwise, gemm};
 
             type L = $lanes;
@@ -102,10 +105,10 @@ macro_rules! kernels {
                 unsafe { gemm::prepare::<D>(x, rows, k, to, stride) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn panel<D: Dot>(p: &Panel) {
+            unsafe fn panel<D: Dot, P: Layout>(p: &Panel) {
                 // SAFETY: the table is only handed out for a present instruction set; the rest of
                 // the contract is the caller's.
-                unsafe { gemm::panel::<D>(p) }
+                unsafe { gemm::panel::<D, P>(p) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn pack<D: Dot<W = L>>(
@@ -173,8 +176,9 @@ macro_rules! kernels {
             const fn dot<D: Dot>() -> DotKernels {
                 DotKernels {
                     prepare: prepare::<D>,
-                    panel: panel::<D>,
+                    panel: panel::<D, gemm::Rows>,
                     step: D::STEP,
+                    block: D::BLOCK,
                     x_bytes: D::X_BYTES,
                     x_form: D::X_FORM,
                     wide: None,
@@ -183,7 +187,7 @@ macro_rules! kernels {
 
             /// Of weights that are widened to f32.
             const fn widening<D: Dot<W = L>>() -> DotKernels {
-                let wide = WideKernels { pack: pack::<D>, panel: panel::<Widen<L, F32>> };
+                let wide = WideKernels { pack: pack::<D>, panel: panel::<Widen<L, F32>, gemm::Packed> };
                 DotKernels { wide: Some(wide), ..dot::<D>() }
             }
 

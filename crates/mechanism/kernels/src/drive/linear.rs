@@ -1,7 +1,7 @@
 //! Linear layers: outputs are cut into panels of weight rows, never along `K`.
 
 use super::Machine;
-use crate::gemm::{BLOCK, Bias, Panel, STREAM_ROWS};
+use crate::gemm::{Bias, Panel, STREAM_ROWS, TILE, Upcoming, block_len};
 use crate::scratch::{Scratch, Shared};
 use crate::simd::XForm;
 use crate::table::DotKernels;
@@ -10,9 +10,9 @@ use crate::tensor::{Activation, DType, LinearJob, Matrix, Write};
 /// Bytes of weights per task when they stream past a few rows of `x`.
 const STREAM_BYTES: usize = 128 << 10;
 /// Bytes of a panel's block, as it is multiplied, that stay in L2 while the rows of `x` pass.
-const PANEL_BYTES: usize = 448 << 10;
+const PANEL_BYTES: usize = 256 << 10;
 /// Rows of `x` that pass a block of weights before the next one comes: bounds the sums that wait.
-const PASS_ROWS: usize = 256;
+const PASS_ROWS: usize = 512;
 /// Most weight rows per task; bounds a worker's room.
 const MAX_PANEL_ROWS: usize = 512;
 /// Values to prepare per task; fewer are prepared by the caller alone.
@@ -77,16 +77,21 @@ impl Plan {
         self.t > STREAM_ROWS && self.cols > 0
     }
 
-    /// Values between two rows of a widened block: whole steps and one cache line more, as for `x`.
+    /// Values of `K` per block.
+    fn block(&self) -> usize {
+        block_len(self.cols, self.dot.block)
+    }
+
+    /// Values that a row takes in a widened block.
     fn wide_stride(&self) -> usize {
-        self.cols.min(BLOCK).next_multiple_of(self.dot.step) + 16
+        self.block().next_multiple_of(self.dot.step)
     }
 
     /// Bytes of a weight row in a block as it is multiplied.
     fn block_row_bytes(&self) -> usize {
         match self.dot.wide {
             Some(_) => self.wide_stride() * size_of::<f32>(),
-            None => self.w_stride.min(BLOCK * size_of::<f32>()).max(1),
+            None => (self.block() * self.w_stride / self.cols.max(1)).max(1),
         }
     }
 
@@ -99,11 +104,27 @@ impl Plan {
     }
 
     fn wide_len(&self) -> usize {
-        self.dot.wide.map_or(0, |_| self.panel * self.wide_stride())
+        self.dot.wide.map_or(0, |_| self.panel.next_multiple_of(TILE) * self.wide_stride())
+    }
+
+    /// What task `task` needs first.
+    fn upcoming(&self, task: usize) -> Upcoming {
+        if self.passes() { self.block_of(&self.panel(task), 0) } else { Upcoming::NOTHING }
+    }
+
+    /// The weights of the block of `panel` at `from`.
+    fn block_of(&self, panel: &Panel, from: usize) -> Upcoming {
+        let bytes = |values: usize| values * self.w_stride / self.cols;
+        Upcoming {
+            w: panel.w.wrapping_add(bytes(from)),
+            stride: self.w_stride,
+            rows: panel.n,
+            bytes: bytes(self.block().min(self.cols - from)),
+        }
     }
 
     /// Computes rows `first..first + m` of `x` by task `task`'s weights, into `out` if it is given
-    /// (its first value and its stride) instead of the job's output.
+    /// (its first value and its stride) instead of the job's output. `next` is for after that.
     ///
     /// # Safety
     /// Shapes were checked; nobody else writes these outputs; `room` has [`Plan::room`] values for
@@ -114,6 +135,7 @@ impl Plan {
         (first, m): (usize, usize),
         out: Option<(*mut f32, usize)>,
         room: *mut f32,
+        next: Upcoming,
     ) {
         let mut whole = self.panel(task);
         whole.x = whole.x.wrapping_add(first * self.x_stride);
@@ -128,10 +150,12 @@ impl Plan {
                 return (self.dot.panel)(&whole);
             }
             for begin in (0..m).step_by(PASS_ROWS) {
+                let is_last = m - begin <= PASS_ROWS;
                 let pass = Panel {
                     x: whole.x.add(begin * self.x_stride),
                     m: PASS_ROWS.min(m - begin),
                     out: whole.out.add(begin * whole.out_stride),
+                    upcoming: if is_last { next } else { self.upcoming(task) },
                     ..whole
                 };
                 self.pass(&pass, room);
@@ -145,16 +169,18 @@ impl Plan {
     /// As for [`Plan::compute`].
     unsafe fn pass(&self, whole: &Panel, room: *mut f32) {
         let waiting = room.wrapping_add(self.wide_len());
-        for from in (0..whole.k).step_by(BLOCK) {
-            let is_last = whole.k - from <= BLOCK;
+        let length = self.block();
+        for from in (0..whole.k).step_by(length) {
+            let is_last = whole.k - from <= length;
             let mut block = Panel {
                 x: whole.x.wrapping_add(from * self.dot.x_bytes),
-                w: whole.w.wrapping_add(from * self.w_stride / self.cols),
-                k: (whole.k - from).min(BLOCK),
+                w: self.block_of(whole, from).w,
+                k: (whole.k - from).min(length),
                 so_far: (from > 0).then_some((waiting.cast_const(), self.panel)),
                 ..*whole
             };
             if !is_last {
+                block.upcoming = self.block_of(whole, from + length);
                 (block.out, block.out_stride) = (waiting, self.panel);
                 (block.bias, block.mode) = (None, Write::Store);
             }
@@ -193,6 +219,7 @@ impl Plan {
                 .map(|(data, dtype)| Bias { dtype, data: data.at(first * dtype.size_bytes()) }),
             so_far: None,
             mode: self.mode,
+            upcoming: Upcoming::NOTHING,
         }
     }
 }
@@ -257,16 +284,21 @@ pub(crate) fn linear(
     let tasks = plans.iter().map(Plan::tasks).sum();
     let room = plans.iter().map(Plan::room).max().unwrap_or(0);
     let rooms = Shared::new(scratch.workers.floats(machine.pool.threads() * room));
-    machine.pool.for_each(tasks, &|worker, mut task| {
+    let find = |mut task: usize| {
         for plan in &plans {
             if task < plan.tasks() {
-                // SAFETY: shapes were checked; panels of one job write separate columns, jobs
-                // separate outputs, workers have a room each.
-                unsafe { plan.compute(task, (0, t), None, rooms.at(worker * room)) };
-                break;
+                return (plan, task);
             }
             task -= plan.tasks();
         }
+        unreachable!("tasks are those of the plans")
+    };
+    machine.pool.for_each_ahead(tasks, &|worker, task, next| {
+        let (plan, task) = find(task);
+        let next = next.map(find).map_or(Upcoming::NOTHING, |(plan, task)| plan.upcoming(task));
+        // SAFETY: shapes were checked; panels of one job write separate columns, jobs separate
+        // outputs, workers have a room each.
+        unsafe { plan.compute(task, (0, t), None, rooms.at(worker * room), next) };
     });
     plans.clear();
     scratch.plans = plans;
@@ -312,7 +344,8 @@ pub(crate) fn gated_linear(
     let room = part + gate.room().max(up.room());
     let rooms = Shared::new(scratch.workers.floats(machine.pool.threads() * room));
     let activate_mul = machine.kernels.activate_mul;
-    machine.pool.for_each(gate.tasks(), &|worker, task| {
+    machine.pool.for_each_ahead(gate.tasks(), &|worker, task, next| {
+        let next = next.map_or(Upcoming::NOTHING, |next| gate.upcoming(next));
         let ups = rooms.at(worker * room);
         let room = ups.wrapping_add(part);
         let to = gate.panel(task);
@@ -321,8 +354,9 @@ pub(crate) fn gated_linear(
             // SAFETY: shapes were checked; tasks write separate columns of `out`, workers have
             // separate rooms, which hold a pass of a panel beside what the plans need.
             unsafe {
-                gate.compute(task, (first, m), None, room);
-                up.compute(task, (first, m), Some((ups, rows)), room);
+                gate.compute(task, (first, m), None, room, up.upcoming(task));
+                let next = if first + m < t { gate.upcoming(task) } else { next };
+                up.compute(task, (first, m), Some((ups, rows)), room, next);
                 for row in 0..m {
                     let gates = to.out.add((first + row) * to.out_stride);
                     activate_mul(act, gates, ups.add(row * rows), to.n);

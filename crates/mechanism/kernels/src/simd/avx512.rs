@@ -1,6 +1,7 @@
 //! Sixteen lanes, and bf16 dot products.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 use std::mem::transmute;
 
 use super::avx2::fresh;
@@ -151,6 +152,11 @@ unsafe impl<const BF16: bool> Lanes for Avx512<BF16> {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        // SAFETY: a prefetch of an address that is not mapped does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
@@ -162,16 +168,48 @@ unsafe impl<const BF16: bool> Lanes for Avx512<BF16> {
     unsafe fn sum4(v: [Self; 4]) -> [f32; 4] {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
         unsafe {
-            // Halves of two side by side, then quarters of all four; lane by lane the tree of one.
-            let ab = halves(v[0].0, v[1].0);
-            let cd = halves(v[2].0, v[3].0);
-            let low = _mm512_shuffle_f32x4::<0x88>(ab, cd);
-            let quarters = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+            let upper = black_box(UPPER);
+            let quarters = quarters(halves(v[0].0, v[1].0, upper), halves(v[2].0, v[3].0, upper));
             let pairs = _mm512_add_ps(quarters, _mm512_permute_ps::<0x4e>(quarters));
             let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0xb1>(pairs));
-            let firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            let firsts = _mm512_setr_epi32(0, 8, 4, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
             let four = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, sums));
             transmute::<__m128, [f32; 4]>(four)
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum4x2(v: [[Self; 4]; 2]) -> [[f32; 4]; 2] {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            let upper = black_box(UPPER);
+            let [a, b] = v;
+            // Quarters of 128 bits: a0, a1, b0, b1, and the same of 2 and 3.
+            let low = quarters(halves(a[0].0, b[0].0, upper), halves(a[1].0, b[1].0, upper));
+            let high = quarters(halves(a[2].0, b[2].0, upper), halves(a[3].0, b[3].0, upper));
+            let pairs = pairs(low, high);
+            let sums = _mm512_add_ps(pairs, _mm512_permute_ps::<0xb1>(pairs));
+            let firsts = _mm512_setr_epi32(0, 4, 2, 6, 8, 12, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+            let eight = _mm512_castps512_ps256(_mm512_permutexvar_ps(firsts, sums));
+            transmute::<__m256, [[f32; 4]; 2]>(eight)
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum4x4(v: [[Self; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
+        unsafe {
+            let upper = black_box(UPPER);
+            let [a, b, c, d] = v;
+            let mut columns = [a[0].0; 4];
+            for n in 0..4 {
+                columns[n] = quarters(halves(a[n].0, c[n].0, upper), halves(b[n].0, d[n].0, upper));
+            }
+            let even = pairs(columns[0], columns[2]);
+            let odd = pairs(columns[1], columns[3]);
+            let turned =
+                _mm512_setr_epi32(1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+            let swapped = _mm512_permutex2var_ps(even, turned, odd);
+            let kept = _mm512_mask_blend_ps(0xaaaa, even, odd);
+            transmute::<__m512, [[f32; 4]; 4]>(_mm512_add_ps(kept, swapped))
         }
     }
 }
@@ -185,17 +223,13 @@ pub(crate) struct Dpbf16;
 unsafe impl Dot for Dpbf16 {
     type X = __m512bh;
     type W = __m512bh;
-    type Acc = __m512;
+    type Acc = Avx512<true>;
     const STEP: usize = 32;
     const X_FORM: XForm = XForm::Bf16;
     const MAX_M: usize = 6;
+    const BLOCK: usize = 1024;
     const X_BYTES: usize = 2;
     const W_BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { _mm512_setzero_ps() }
-    }
     #[inline(always)]
     unsafe fn load_x(p: *const u8, _part: usize) -> __m512bh {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
@@ -214,21 +248,9 @@ unsafe impl Dot for Dpbf16 {
         }
     }
     #[inline(always)]
-    unsafe fn dot(acc: __m512, x: __m512bh, w: __m512bh) -> __m512 {
+    unsafe fn dot(acc: Avx512<true>, x: __m512bh, w: __m512bh) -> Avx512<true> {
         // SAFETY: as promised by the caller: instruction set, and the values behind a pointer.
-        unsafe { _mm512_dpbf16_ps(acc, x, w) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: a prefetch of an address that is not mapped does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn sum4(acc: [__m512; 4]) -> [f32; 4] {
-        // SAFETY: needs the instruction set only, which the caller has.
-        unsafe {
-            Lanes::sum4([Avx512::<true>(acc[0]), Avx512(acc[1]), Avx512(acc[2]), Avx512(acc[3])])
-        }
+        unsafe { Avx512(_mm512_dpbf16_ps(acc.0, x, w)) }
     }
     #[inline(always)]
     unsafe fn prepare(x: *const f32, k: usize, to: *mut u8) {
@@ -247,12 +269,38 @@ unsafe impl Dot for Dpbf16 {
     }
 }
 
-/// Adds the halves of each: the sums of `a`, then those of `b`.
+/// The upper half of the lanes.
+const UPPER: u16 = 0xff00;
+
+/// Adds the halves of each: the sums of `a`, then those of `b`. Here and below, half of the lanes
+/// stay where they are, because a blend runs on more ports than a shuffle. The compiler would make
+/// it a shuffle all the same if it saw the mask.
 #[inline(always)]
-unsafe fn halves(a: __m512, b: __m512) -> __m512 {
+unsafe fn halves(a: __m512, b: __m512, upper: u16) -> __m512 {
     // SAFETY: needs the instruction set only, which the caller has.
     unsafe {
-        let low = _mm512_shuffle_f32x4::<0x44>(a, b);
-        _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xee>(a, b))
+        let kept = _mm512_mask_blend_ps(upper, a, b);
+        _mm512_add_ps(kept, _mm512_shuffle_f32x4::<0x4e>(a, b))
+    }
+}
+
+/// Adds the quarters of what [`halves`] made: `a`'s first, `b`'s first, `a`'s second, `b`'s second.
+#[inline(always)]
+unsafe fn quarters(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: needs the instruction set only, which the caller has.
+    unsafe {
+        let swap = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+        let kept = _mm512_mask_blend_ps(0xf0f0, a, b);
+        _mm512_add_ps(kept, _mm512_permutex2var_ps(a, swap, b))
+    }
+}
+
+/// Adds the pairs within every quarter: two sums of `a`, two of `b`.
+#[inline(always)]
+unsafe fn pairs(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: needs the instruction set only, which the caller has.
+    unsafe {
+        let kept = _mm512_mask_blend_ps(0xcccc, a, b);
+        _mm512_add_ps(kept, _mm512_shuffle_ps::<0x4e>(a, b))
     }
 }

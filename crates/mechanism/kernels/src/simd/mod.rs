@@ -59,6 +59,9 @@ pub(crate) unsafe trait Lanes: Copy {
     /// Asks for the cache line at `p`, which may be any address.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
+    /// The same, as far as L2: for what is not needed at once.
+    #[inline(always)]
+    unsafe fn prefetch_far(_p: *const u8) {}
     /// Sum of the lanes as a balanced tree: lane `i` meets lane `i + N/2` first.
     unsafe fn sum(self) -> f32;
     /// [`Lanes::sum`] of four vectors side by side.
@@ -66,6 +69,18 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn sum4(v: [Self; 4]) -> [f32; 4] {
         // SAFETY: the caller's promise is that of `sum`.
         unsafe { [v[0].sum(), v[1].sum(), v[2].sum(), v[3].sum()] }
+    }
+    /// [`Lanes::sum4`] twice.
+    #[inline(always)]
+    unsafe fn sum4x2(v: [[Self; 4]; 2]) -> [[f32; 4]; 2] {
+        // SAFETY: the caller's promise is that of `sum`.
+        unsafe { [Self::sum4(v[0]), Self::sum4(v[1])] }
+    }
+    /// [`Lanes::sum4`] four times.
+    #[inline(always)]
+    unsafe fn sum4x4(v: [[Self; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: the caller's promise is that of `sum`.
+        unsafe { [Self::sum4(v[0]), Self::sum4(v[1]), Self::sum4(v[2]), Self::sum4(v[3])] }
     }
 }
 
@@ -158,7 +173,7 @@ impl XForm {
 pub(crate) unsafe trait Dot {
     type X: Copy;
     type W: Copy;
-    type Acc: Copy;
+    type Acc: Lanes;
     /// Values of `K` per step.
     const STEP: usize;
     /// Instructions per step: part `i` of the weights meets part `i` of `x`.
@@ -166,19 +181,16 @@ pub(crate) unsafe trait Dot {
     const X_FORM: XForm;
     /// Most rows of `x` in one tile, so that a tile of four weight rows fits the registers.
     const MAX_M: usize;
+    /// Most values of `K` per block, a multiple of 64: a block of a tile's rows fits L1, so that
+    /// the rows of `x` are still there for the next tile.
+    const BLOCK: usize;
     const X_BYTES: usize;
     const W_BYTES: usize;
-    unsafe fn zero() -> Self::Acc;
     unsafe fn load_x(p: *const u8, part: usize) -> Self::X;
     unsafe fn load_w(p: *const u8, part: usize) -> Self::W;
     /// `n < STEP` weights, then zeros.
     unsafe fn load_w_rest(p: *const u8, part: usize, n: usize) -> Self::W;
     unsafe fn dot(acc: Self::Acc, x: Self::X, w: Self::W) -> Self::Acc;
-    /// Asks for the cache line at `p`, which may be any address.
-    #[inline(always)]
-    unsafe fn prefetch(_p: *const u8) {}
-    /// Sums four accumulators, each by the tree of [`Lanes::sum`].
-    unsafe fn sum4(acc: [Self::Acc; 4]) -> [f32; 4];
     /// Converts one row of `k` activations; what lies behind them up to a whole step becomes zero.
     unsafe fn prepare(x: *const f32, k: usize, to: *mut u8);
 }
@@ -194,13 +206,9 @@ unsafe impl<L: Lanes, S: Storage> Dot for Widen<L, S> {
     const STEP: usize = L::N;
     const X_FORM: XForm = XForm::F32;
     const MAX_M: usize = if L::N == 16 { 6 } else { 3 };
+    const BLOCK: usize = 640;
     const X_BYTES: usize = 4;
     const W_BYTES: usize = S::BYTES;
-    #[inline(always)]
-    unsafe fn zero() -> L {
-        // SAFETY: needs the instruction set only, which the caller has.
-        unsafe { L::splat(0.0) }
-    }
     #[inline(always)]
     unsafe fn load_x(p: *const u8, _part: usize) -> L {
         // SAFETY: the caller vouches for one step.
@@ -220,16 +228,6 @@ unsafe impl<L: Lanes, S: Storage> Dot for Widen<L, S> {
     unsafe fn dot(acc: L, x: L, w: L) -> L {
         // SAFETY: needs the instruction set only, which the caller has.
         unsafe { x.fma(w, acc) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: any address will do.
-        unsafe { L::prefetch(p) }
-    }
-    #[inline(always)]
-    unsafe fn sum4(acc: [L; 4]) -> [f32; 4] {
-        // SAFETY: needs the instruction set only, which the caller has.
-        unsafe { L::sum4(acc) }
     }
     #[inline(always)]
     unsafe fn prepare(x: *const f32, k: usize, to: *mut u8) {
@@ -256,13 +254,9 @@ unsafe impl<L: Lanes> Dot for WidenPairs<L> {
     const X_FORM: XForm = XForm::Pairs;
     // Six rows would not leave registers for the values on their way.
     const MAX_M: usize = if L::N == 16 { 4 } else { 3 };
+    const BLOCK: usize = 640;
     const X_BYTES: usize = 4;
     const W_BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn zero() -> L {
-        // SAFETY: needs the instruction set only, which the caller has.
-        unsafe { L::splat(0.0) }
-    }
     #[inline(always)]
     unsafe fn load_x(p: *const u8, part: usize) -> L {
         // SAFETY: the caller vouches for one step.
@@ -292,16 +286,6 @@ unsafe impl<L: Lanes> Dot for WidenPairs<L> {
     unsafe fn dot(acc: L, x: L, w: L) -> L {
         // SAFETY: needs the instruction set only, which the caller has.
         unsafe { x.fma(w, acc) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: any address will do.
-        unsafe { L::prefetch(p) }
-    }
-    #[inline(always)]
-    unsafe fn sum4(acc: [L; 4]) -> [f32; 4] {
-        // SAFETY: needs the instruction set only, which the caller has.
-        unsafe { L::sum4(acc) }
     }
     #[inline(always)]
     unsafe fn prepare(x: *const f32, k: usize, to: *mut u8) {
