@@ -5,7 +5,7 @@
 //! for this batch and at this depth of the prompt.
 //!
 //! * A **long** prompt gets `max_prefill_percent` of the time that the step's decodes take.
-//! * A **short** one, which as a whole takes no longer than a pause that readers hardly notice,
+//! * A **short** one, which as a whole takes no longer than a pause that readers bear once,
 //!   gets the time of that pause: it holds a stream up once, and holding it back would only leave
 //!   the batch less full.
 //! * Where nobody decodes there is no bound but `max_num_batched_tokens`.
@@ -17,7 +17,7 @@
 use crate::cost::{CostModel, StepWork};
 
 /// The pause that short prompts may cause.
-const PAUSE_S: f64 = 0.2;
+const PAUSE_S: f64 = 0.5;
 /// Steps with prompts in a row before one without, to measure it.
 const STEPS_UNTIL_MEASURED: u32 = 64;
 
