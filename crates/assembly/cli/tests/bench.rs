@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use tyndall_testkit::Server;
@@ -184,6 +186,47 @@ fn a_server_that_runs_is_asked_in_every_way() -> anyhow::Result<()> {
     assert_eq!(count(&http, "e2el"), 50);
     home.fails(&["http", "http://127.0.0.1:1/"], &["no request was answered", "help: "]);
     Ok(())
+}
+
+/// Answers every POST with the same stream and returns its URL; it ends with the test's process.
+fn stream_of(events: &'static [&'static str]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answer = move |connection: std::net::TcpStream| -> std::io::Result<()> {
+        let (mut reader, mut length) = (BufReader::new(&connection), 0);
+        for line in reader.by_ref().lines() {
+            match line?.to_ascii_lowercase().split_once(": ") {
+                Some(("content-length", bytes)) => length = bytes.parse().unwrap(),
+                Some(_) => {}
+                None if length > 0 => break,
+                // The request line comes first, and the blank one after the length.
+                None => {}
+            }
+        }
+        reader.read_exact(&mut vec![0; length])?;
+        let body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream";
+        write!(&connection, "{head}\r\n\r\n{body}")
+    };
+    std::thread::spawn(move || listener.incoming().flatten().try_for_each(answer));
+    url
+}
+
+#[test]
+fn tokens_without_text_are_no_failure() {
+    let home = Home::new();
+    let url = stream_of(&[
+        r#"{"choices": [{"text": "", "finish_reason": "length"}], "usage": null}"#,
+        r#"{"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 4}}"#,
+        "[DONE]",
+    ]);
+    let args = ["serve", "--url", &url, "--model", "silent", "--num-requests", "3"];
+    let json = home.result(&args);
+    for (name, expected) in [("completed", 3.0), ("failed", 0.0), ("total_output_tokens", 12.0)] {
+        assert!((metric(&json, name) - expected).abs() < 1e-9, "{name}: {}", metric(&json, name));
+    }
+    assert_eq!((count(&json, "ttft"), count(&json, "tpot"), count(&json, "e2el")), (3, 0, 3));
+    assert!(json["notes"][0].as_str().unwrap().starts_with("3 streams had tokens but no text"));
 }
 
 #[test]

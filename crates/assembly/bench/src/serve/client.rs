@@ -53,6 +53,8 @@ pub(crate) struct Asking {
 pub(crate) struct Answered {
     /// Seconds from the beginning of the run to each piece of text, the first token's first.
     pub(crate) tokens_at_s: Vec<f64>,
+    /// No piece had text, though tokens were made: the times are those of what came instead.
+    pub(crate) is_silent: bool,
     /// As the server counted them.
     pub(crate) usage: Usage,
     /// Words of an answer that came as a whole.
@@ -189,7 +191,8 @@ async fn whole(body: ResponseBody, start: Instant) -> Result<Answered, String> {
     let texts = answer["completions"].as_array().ok_or("the answer has no completions")?;
     let words = texts.iter().filter_map(Value::as_str).flat_map(str::split_whitespace).count();
     let usage = serde_json::from_value(answer["usage"].clone()).unwrap_or_default();
-    Ok(Answered { tokens_at_s: vec![at_s], usage, num_words: Some(words as u32) })
+    let num_words = Some(words as u32);
+    Ok(Answered { tokens_at_s: vec![at_s], is_silent: false, usage, num_words })
 }
 
 /// A stream of events; it must end by saying so.
@@ -209,6 +212,10 @@ async fn streamed(mut body: ResponseBody, start: Instant) -> Result<Answered, St
 #[derive(Debug, Default)]
 struct Reading {
     tokens_at_s: Vec<f64>,
+    /// Every chunk with a choice, whatever is in it.
+    choices_at_s: Vec<f64>,
+    /// The usage.
+    usage_at_s: Option<f64>,
     usage: Usage,
     is_done: bool,
     problem: Option<String>,
@@ -232,9 +239,14 @@ impl Reading {
                 error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
             self.problem.get_or_insert_with(|| format!("the stream ended in an error: {message}"));
         }
-        self.usage = chunk.usage.unwrap_or(self.usage);
-        if chunk.choices.first().is_some_and(Choice::is_token) {
-            self.tokens_at_s.push(at_s);
+        if let Some(usage) = chunk.usage {
+            (self.usage, self.usage_at_s) = (usage, Some(at_s));
+        }
+        if let Some(choice) = chunk.choices.first() {
+            self.choices_at_s.push(at_s);
+            if choice.is_token() {
+                self.tokens_at_s.push(at_s);
+            }
         }
     }
 
@@ -242,10 +254,19 @@ impl Reading {
         match self.problem {
             Some(problem) => Err(problem),
             None if !self.is_done => Err("the stream ended without [DONE]".to_owned()),
-            None if self.tokens_at_s.is_empty() => Err("the stream has no token".to_owned()),
             None => {
-                let (tokens_at_s, usage) = (self.tokens_at_s, self.usage);
-                Ok(Answered { tokens_at_s, usage, num_words: None })
+                let usage = self.usage;
+                let is_silent = self.tokens_at_s.is_empty();
+                let tokens_at_s = match is_silent {
+                    false => self.tokens_at_s,
+                    // Special tokens and parts of characters have no text.
+                    true if usage.completion_tokens > Some(0) => match self.choices_at_s.len() {
+                        0 => self.usage_at_s.into_iter().collect(),
+                        _ => self.choices_at_s,
+                    },
+                    true => return Err("the stream has no token".to_owned()),
+                };
+                Ok(Answered { tokens_at_s, is_silent, usage, num_words: None })
             }
         }
     }
@@ -299,11 +320,29 @@ mod tests {
     }
 
     #[test]
+    fn tokens_without_text_are_counted_by_the_usage() {
+        let usage = r#"{"choices": [], "usage": {"completion_tokens": 5}}"#;
+        let role = r#"{"choices": [{"delta": {"role": "assistant", "content": ""}}]}"#;
+        let finish = r#"{"choices": [{"delta": {}, "finish_reason": "length"}]}"#;
+        let whole = r#"{"choices": [{"text": "", "finish_reason": "length"}]}"#;
+        for (events, times) in [
+            (vec![role, finish, usage, "[DONE]"], vec![0.0, 1.0]),
+            (vec![whole, usage, "[DONE]"], vec![0.0]),
+            (vec![usage, "[DONE]"], vec![0.0]),
+        ] {
+            let answered = read(&events).unwrap();
+            assert!(answered.is_silent);
+            assert_eq!((answered.tokens_at_s, answered.usage.completion_tokens), (times, Some(5)));
+        }
+    }
+
+    #[test]
     fn streams_that_fail_say_why() {
         let token = r#"{"choices": [{"text": "a"}]}"#;
         for (events, part) in [
             (vec![token], "without [DONE]"),
             (vec!["[DONE]"], "no token"),
+            (vec![r#"{"choices": [], "usage": {"completion_tokens": 0}}"#, "[DONE]"], "no token"),
             (vec![token, "{", "[DONE]"], "not as expected"),
             (vec![token, r#"{"error": {"message": "lost"}}"#, "[DONE]"], "error: lost"),
         ] {

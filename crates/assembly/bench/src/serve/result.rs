@@ -4,6 +4,7 @@
 //! - TPOT: `(E2EL - TTFT) / (output tokens - 1)`, of requests with more than one token.
 //! - ITL: each gap between pieces of one stream, whatever number of tokens a piece has.
 //! - Throughputs: totals of the requests that succeeded, over the run's wall time.
+//! - A stream whose tokens have no text is timed by its other chunks; one chunk alone has no TPOT.
 //! - Goodput: requests that meet every target, over the run's wall time.
 
 use super::client::{Answered, Api, Outcome};
@@ -43,10 +44,12 @@ fn figures(outcome: &Outcome, answered: &Answered, is_whole: bool) -> (Figures, 
     };
     let decode_ms = (last - first) * 1e3;
     let gaps = f64::from(output_tokens.saturating_sub(1));
+    // A silent stream's only chunk says nothing of the time between its tokens.
+    let has_gaps = !answered.is_silent || answered.tokens_at_s.len() > 1;
     let is_stream = answered.num_words.is_none();
     let latencies = Latencies {
         ttft_ms: (first - outcome.sent_at_s) * 1e3,
-        tpot_ms: (is_stream && gaps > 0.0).then(|| decode_ms / gaps),
+        tpot_ms: (is_stream && has_gaps && gaps > 0.0).then(|| decode_ms / gaps),
         e2e_ms: (last - outcome.sent_at_s) * 1e3,
     };
     let input_tokens = answered.usage.prompt_tokens.unwrap_or(outcome.prompt_len);
@@ -150,6 +153,12 @@ fn counting(report: &mut Report, counted: Option<Counted>, good: &[(&Outcome, &A
     if good.iter().any(|(_, answered)| answered.usage.prompt_tokens.is_none()) {
         report.note("the server states no usage: prompt tokens are words");
     }
+    let silent = good.iter().filter(|(_, answered)| answered.is_silent).count();
+    if silent > 0 {
+        report.note(format!(
+            "{silent} streams had tokens but no text: they are timed by their other chunks"
+        ));
+    }
 }
 
 fn errors(report: &mut Report, outcomes: &[Outcome]) {
@@ -224,6 +233,7 @@ mod tests {
             output_len: 4,
             result: Ok(Answered {
                 tokens_at_s: tokens_at_s.to_vec(),
+                is_silent: false,
                 usage: Usage { prompt_tokens: Some(12), completion_tokens },
                 num_words: None,
             }),
