@@ -119,7 +119,7 @@ pub(crate) fn run(args: &EngineArgs, context: &Context) -> Result<Report, BenchE
     let ceilings = roofline::measure(&cpu, &roofline::quick())?;
     drop(cpu);
     report.ceilings = roofline::metrics(&ceilings);
-    let mut loaded = load(args, &model.dir)?;
+    let mut loaded = load(args, &model.dir, context.available_memory_bytes)?;
     let progress = Progress::of("batches", u64::from(args.runs) * args.batch.len() as u64);
     let mut all = Vec::new();
     loaded.measure(1, args)?;
@@ -142,7 +142,7 @@ pub(crate) fn run(args: &EngineArgs, context: &Context) -> Result<Report, BenchE
     Ok(report)
 }
 
-fn load(args: &EngineArgs, dir: &Path) -> Result<Loaded, BenchError> {
+fn load(args: &EngineArgs, dir: &Path, available_bytes: u64) -> Result<Loaded, BenchError> {
     let unusable = |error: &dyn std::error::Error| BenchError::of("the model is not usable", error);
     let spec = ModelSpec::from_dir(dir).map_err(|error| unusable(&error))?;
     let largest = args.batch.iter().copied().max().unwrap_or(1);
@@ -150,7 +150,7 @@ fn load(args: &EngineArgs, dir: &Path) -> Result<Loaded, BenchError> {
     let request = PlanRequest {
         max_model_len: Some(length),
         memory_budget_bytes: None,
-        available_bytes: available_bytes().saturating_sub(RESERVE),
+        available_bytes: available_bytes.saturating_sub(RESERVE),
         max_num_seqs: largest,
         max_num_batched_tokens: args.max_num_batched_tokens,
         quantization: None,
@@ -199,14 +199,6 @@ fn config(memory: &MemoryPlan, length: u32, largest: u32) -> EngineConfig {
         // Random prompts; tokens per step are what is measured.
         speculation: Speculation::Off,
     }
-}
-
-/// What the machine has free, as the kernel says it.
-fn available_bytes() -> u64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
-    kib.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 impl EngineArgs {
@@ -386,7 +378,7 @@ mod tests {
             isa: None,
         };
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../mechanism/hub/demo");
-        let mut loaded = load(&args, &demo).unwrap();
+        let mut loaded = load(&args, &demo, 4 << 30).unwrap();
         for batch in [1, 3, 3] {
             let begin = Instant::now();
             let (_, last) = loaded.batch(batch, 12, 1).unwrap();

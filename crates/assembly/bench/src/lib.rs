@@ -35,6 +35,7 @@ pub use error::BenchError;
 pub use machine::Machine;
 pub use report::{Better, Chart, Distribution, Metric, Report, Series};
 pub use stats::Summary;
+pub use text::table;
 
 use ::http::{HeaderMap, Method, Request, header};
 use bytes::Bytes;
@@ -56,6 +57,8 @@ pub struct Context {
     pub env: BTreeMap<String, String>,
     /// The command line, as typed.
     pub command: Vec<String>,
+    /// What a model may take, 0 where the machine does not say.
+    pub available_memory_bytes: u64,
 }
 
 /// Runs a benchmark to its end and writes the files that were asked for.

@@ -73,9 +73,9 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// Columns, two spaces apart; those listed are right-aligned.
+/// Columns, two spaces apart, without trailing spaces; those listed are right-aligned.
 #[must_use]
-pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
+pub fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
@@ -118,6 +118,15 @@ mod tests {
         ] {
             assert_eq!(number(value), expected);
         }
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows =
+            [["a", "long", "x"], ["bbb", "c", ""]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&rows, &[]), "a    long  x\nbbb  c\n");
+        assert_eq!(table(&rows, &[1]), "a    long  x\nbbb     c\n");
+        assert_eq!(table(&[], &[]), "");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `tyndall bench`: what it measures is in `tyndall_bench`.
 
 use crate::failure::Failure;
+use crate::machine::available_memory_bytes;
 use crate::output::print;
 use tyndall_bench::{BenchArgs, Context};
 use tyndall_config::Environment;
@@ -11,6 +12,7 @@ pub(crate) fn bench(args: &BenchArgs, env: &Environment) -> Result<(), Failure> 
         executable: std::env::current_exe()?,
         env: env.clone(),
         command: command.collect(),
+        available_memory_bytes: available_memory_bytes().unwrap_or(0),
     };
     print(&tyndall_bench::run(args, &context)?)
 }

@@ -3,7 +3,7 @@
 use crate::args::RunArgs;
 use crate::commands::plan::{Planned, find};
 use crate::failure::Failure;
-use crate::output::{print, table};
+use crate::output::print;
 use bytes::Bytes;
 use http::{Method, Request};
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tyndall_bench::table;
 use tyndall_cluster::process::raise_file_limit;
 use tyndall_cluster::{NodeDir, Supervisor, SupervisorOptions};
 use tyndall_config::{Environment, Origin, RunConfig};
@@ -123,7 +124,7 @@ fn effective(config: &RunConfig) -> String {
             vec![line.key.to_owned(), value.to_owned(), line.origin.to_string()]
         })
         .collect();
-    table(&rows)
+    table(&rows, &[])
 }
 
 /// The supervisor's life, on this thread: its children are tied to it.

@@ -3,7 +3,8 @@
 use crate::args::StatusArgs;
 use crate::commands::admin::{APPLICATIONS, Admin};
 use crate::failure::Failure;
-use crate::output::{print, table};
+use crate::output::print;
+use tyndall_bench::table;
 use tyndall_config::Environment;
 use tyndall_types::protocol::{DeploymentDetails, InstanceDetails, ReplicaDetails};
 
@@ -41,7 +42,7 @@ fn describe(details: &InstanceDetails) -> String {
             notes.push_str(&format!("\n{}: {}\n", application.name, application.message));
         }
     }
-    format!("{}{notes}", table(&rows))
+    format!("{}{notes}", table(&rows, &[]))
 }
 
 fn deployment_row(deployment: &DeploymentDetails) -> Vec<String> {
