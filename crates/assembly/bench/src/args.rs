@@ -36,7 +36,8 @@ the keys and values of every sequence; what it computes is two operations per we
 Examples:
   tyndall bench engine ./my-model
   tyndall bench engine ./my-model --batch 1,4,16 --prompt-len 512 --output-len 128
-  tyndall bench engine ./my-model --isa avx2 --threads 1";
+  tyndall bench engine ./my-model --isa avx2 --threads 1
+  tyndall bench engine ./my-model --quantization int8";
 
 const SERVE: &str = "\
 Definitions are those of vLLM's benchmark: TTFT is sending to first token, TPOT is (E2EL - TTFT) /

@@ -1,6 +1,7 @@
 //! `bench cold-start`: a request at zero replicas, to its first token, phase by phase.
 
 use crate::error::BenchError;
+use crate::loading::Found;
 use crate::progress::Progress;
 use crate::report::{Chart, Distribution, Report};
 use crate::server::Server;
@@ -12,8 +13,7 @@ use http_body_util::BodyExt;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use tyndall_hub::HubOptions;
-use tyndall_model::{ModelSpec, PlanRequest, plan};
+use tyndall_model::PlanRequest;
 use tyndall_transport::Client;
 use tyndall_types::with_causes;
 
@@ -68,14 +68,7 @@ pub(crate) fn run(args: &ColdStartArgs, context: &Context) -> Result<Report, Ben
 
 /// The bytes that a first token reads at least.
 pub(crate) fn weights_bytes(target: &str, context: &Context) -> Result<f64, BenchError> {
-    let unusable = |error: &dyn std::error::Error| BenchError::of("the model is not usable", error);
-    let options = HubOptions::from_env(&context.env).map_err(|error| unusable(&error))?;
-    let progress = tyndall_hub::for_terminal();
-    let model = tyndall_hub::resolve(target, &options, progress.as_ref()).map_err(|error| {
-        let cure = error.cure();
-        cure.into_iter().fold(unusable(&error), BenchError::with_cure)
-    })?;
-    let spec = ModelSpec::from_dir(&model.dir).map_err(|error| unusable(&error))?;
+    let found = Found::target(target, context)?;
     let request = PlanRequest {
         max_model_len: Some(1),
         memory_budget_bytes: None,
@@ -84,8 +77,8 @@ pub(crate) fn weights_bytes(target: &str, context: &Context) -> Result<f64, Benc
         max_num_batched_tokens: 1,
         quantization: None,
     };
-    let memory = plan(&model.dir, &spec, &request).map_err(|error| unusable(&error))?;
-    Ok(crate::work::Work::of(&spec, &memory).weights_bytes)
+    let memory = found.plan(&request)?;
+    Ok(crate::work::Work::of(&found.spec, &memory).weights_bytes)
 }
 
 /// One wake.

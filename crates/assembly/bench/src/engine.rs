@@ -7,6 +7,7 @@
 //! until the last prompt is in.
 
 use crate::error::BenchError;
+use crate::loading::{self, Found, Quantization};
 use crate::progress::Progress;
 use crate::random::Random;
 use crate::report::{Chart, Report, Series};
@@ -14,17 +15,14 @@ use crate::stats::percentile;
 use crate::work::Work;
 use crate::{Context, roofline};
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use tyndall_engine::{
     Engine, EngineConfig, EngineObserver, EngineRequest, Finished, Speculation, StepReport,
     TokenStream,
 };
-use tyndall_hub::{HubOptions, for_terminal};
-use tyndall_kernels::{Ceilings, Isa};
-use tyndall_model::{MemoryPlan, Model, ModelSpec, PlanRequest, plan};
+use tyndall_kernels::{Ceilings, Isa, Peak};
+use tyndall_model::{MemoryPlan, PlanRequest};
 use tyndall_types::{FinishReason, RequestId, SamplingParams};
 
 /// No sequence takes longer.
@@ -54,6 +52,9 @@ pub struct EngineArgs {
     /// Tokens of a step
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_num_batched_tokens: u32,
+    /// What the weights are rounded to, once per model
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "none")]
+    pub quantization: Quantization,
     /// Threads that compute [default: every core this process may use]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
@@ -106,20 +107,13 @@ struct Figures {
 /// Measures every batch size and reports.
 pub(crate) fn run(args: &EngineArgs, context: &Context) -> Result<Report, BenchError> {
     let mut report = Report::new("engine", &context.command);
-    let options = HubOptions::from_env(&context.env)
-        .map_err(|error| BenchError::of("the model was not found", &error))?;
-    let model = tyndall_hub::resolve(&args.model, &options, for_terminal().as_ref());
-    let model = model.map_err(|error| {
-        let cure = error.cure();
-        let failed = BenchError::of("the model was not found", &error);
-        cure.into_iter().fold(failed, BenchError::with_cure)
-    })?;
+    let found = Found::target(&args.model, context)?;
     let threads = args.threads.map(|threads| threads as usize);
     let cpu = roofline::cpu(threads)?;
     let ceilings = roofline::measure(&cpu, &roofline::quick())?;
     drop(cpu);
     report.ceilings = roofline::metrics(&ceilings);
-    let mut loaded = load(args, &model.dir, context.available_memory_bytes)?;
+    let mut loaded = load(args, &found, context.available_memory_bytes)?;
     let progress = Progress::of("batches", u64::from(args.runs) * args.batch.len() as u64);
     let mut all = Vec::new();
     loaded.measure(1, args)?;
@@ -137,14 +131,12 @@ pub(crate) fn run(args: &EngineArgs, context: &Context) -> Result<Report, BenchE
         all.push(Figures { batch, prefill, decode });
     }
     drop(progress);
-    describe(args, &model.id, &loaded, &mut report);
+    describe(args, &found.id, &loaded, &mut report);
     fill(&mut report, &all, args, &loaded.work, &ceilings);
     Ok(report)
 }
 
-fn load(args: &EngineArgs, dir: &Path, available_bytes: u64) -> Result<Loaded, BenchError> {
-    let unusable = |error: &dyn std::error::Error| BenchError::of("the model is not usable", error);
-    let spec = ModelSpec::from_dir(dir).map_err(|error| unusable(&error))?;
+fn load(args: &EngineArgs, found: &Found, available_bytes: u64) -> Result<Loaded, BenchError> {
     let largest = args.batch.iter().copied().max().unwrap_or(1);
     let length = args.longest(largest)?;
     let request = PlanRequest {
@@ -153,11 +145,10 @@ fn load(args: &EngineArgs, dir: &Path, available_bytes: u64) -> Result<Loaded, B
         available_bytes: available_bytes.saturating_sub(RESERVE),
         max_num_seqs: largest,
         max_num_batched_tokens: args.max_num_batched_tokens,
-        quantization: None,
+        quantization: args.quantization.grouped(),
     };
-    let memory = plan(dir, &spec, &request).map_err(|error| {
-        unusable(&error)
-            .with_cure("use a shorter --prompt-len or --output-len, or fewer in --batch")
+    let memory = found.plan(&request).map_err(|error| {
+        error.with_cure("use a shorter --prompt-len or --output-len, or fewer in --batch")
     })?;
     let needed = u64::from(largest) * u64::from(length.div_ceil(memory.block_size));
     if needed > u64::from(memory.num_kv_blocks) {
@@ -167,14 +158,10 @@ fn load(args: &EngineArgs, dir: &Path, available_bytes: u64) -> Result<Loaded, B
         ))
         .with_cure(format!("use --batch up to {room}, or shorter lengths")));
     }
-    let threads = args.threads.map(|threads| threads as usize);
-    let options = tyndall_kernels::CpuOptions { threads, isa: args.isa };
-    let cpu = tyndall_kernels::Cpu::new(options).map_err(|error| unusable(&error))?;
+    let cpu = loading::cpu(args.threads, args.isa)?;
     let isa = cpu.isa();
-    let (work, vocab_size) = (Work::of(&spec, &memory), spec.vocab_size);
-    let model = Model::load(dir, spec, &memory, Arc::new(cpu)).map_err(|error| unusable(&error))?;
-    let prefault = model.prefault().map_err(|error| unusable(&error))?;
-    prefault.wait();
+    let (work, vocab_size) = (Work::of(&found.spec, &memory), found.spec.vocab_size);
+    let model = found.load(&memory, cpu)?;
     let (send, told) = channel();
     let observer = Box::new(Observer(send));
     let config = config(&memory, length, largest);
@@ -301,12 +288,22 @@ fn describe(args: &EngineArgs, model: &str, loaded: &Loaded, report: &mut Report
     report.set("output-len", args.output_len);
     report.set("max-num-batched-tokens", loaded.max_batched);
     report.set("runs", args.runs);
+    report.set("quantization", args.quantization.name());
     report.set("isa", loaded.isa);
     report.fact("weights", "Weights that a step reads", loaded.work.weights_bytes / 1e9, "GB");
 }
 
+/// Of the instructions that do most of the work.
+fn peak(ceilings: &Ceilings, quantization: Quantization) -> Peak {
+    let best = match quantization {
+        Quantization::None => ceilings.bf16,
+        Quantization::Int8 | Quantization::Int4 => ceilings.int8,
+    };
+    best.unwrap_or(ceilings.f32)
+}
+
 fn fill(report: &mut Report, all: &[Figures], args: &EngineArgs, work: &Work, ceilings: &Ceilings) {
-    let peak = ceilings.bf16.unwrap_or(ceilings.f32);
+    let peak = peak(ceilings, args.quantization);
     let prompt = f64::from(args.prompt_len);
     // In the middle of the decode.
     let context = prompt + f64::from(args.output_len) / 2.0;
@@ -374,10 +371,13 @@ mod tests {
             runs: 1,
             // Less than a batch's prompts, so that prefill takes several steps beside decode.
             max_num_batched_tokens: 16,
+            quantization: Quantization::None,
             threads: Some(1),
             isa: None,
         };
-        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../mechanism/hub/demo");
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let dir = dir.join("../../mechanism/hub/demo");
+        let demo = Found::checkpoint("demo".to_owned(), dir, None).unwrap();
         let mut loaded = load(&args, &demo, 4 << 30).unwrap();
         for batch in [1, 3, 3] {
             let begin = Instant::now();

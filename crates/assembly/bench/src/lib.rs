@@ -15,6 +15,7 @@ mod headers;
 mod html;
 mod http;
 mod lengths;
+mod loading;
 mod machine;
 mod processes;
 mod progress;

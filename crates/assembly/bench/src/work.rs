@@ -34,9 +34,15 @@ impl Work {
             attention += 4.0 * heads * dim;
         }
         let parameters = layers + table * if spec.tied_head { 1.0 } else { 2.0 };
-        let table_share = if spec.tied_head { 0.0 } else { table / parameters };
+        let weights = plan.weights_bytes as f64;
+        let looked_up = match plan.quantization {
+            // Rows keep their own type beside the rounded head.
+            Some(_) => table * plan.kv_dtype.size_bytes() as f64,
+            None if spec.tied_head => 0.0,
+            None => weights * table / parameters,
+        };
         Self {
-            weights_bytes: plan.weights_bytes as f64 * (1.0 - table_share),
+            weights_bytes: weights - looked_up,
             kv_bytes: plan.kv_bytes_per_token as f64,
             layers_ops: 2.0 * layers,
             head_ops: 2.0 * table,

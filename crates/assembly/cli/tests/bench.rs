@@ -103,6 +103,18 @@ fn the_engine_is_measured_at_each_batch_size() {
         assert!(metric(&json, name) > 0.0, "{name}");
     }
     assert!(json["ceilings"].as_array().unwrap().len() >= 4);
+    assert_eq!(json["settings"]["quantization"], "none");
+    let as_they_are = metric(&json, "weights");
+
+    let flags = ["--batch", "2", "--prompt-len", "20", "--output-len", "8", "--runs", "1"];
+    let run = [&["engine", "demo", "--quantization", "int8"][..], &flags[..]].concat();
+    let json = home.result(&run);
+    assert_eq!(json["settings"]["quantization"], "int8");
+    assert!(metric(&json, "decode_b2") > 0.0);
+    let share = metric(&json, "weights") / as_they_are;
+    // 8.5 bits of 16, and vectors that stay as they are.
+    assert!((0.5..0.6).contains(&share), "{share}");
+    home.fails(&["engine", "demo", "--quantization", "int2"], &["int2", "int4"]);
     home.fails(&["engine", "./nowhere"], &["error: the model was not found", "help: "]);
     home.fails(&["engine", "demo", "--prompt-len", "4000000"], &["error: ", "help: "]);
 }
