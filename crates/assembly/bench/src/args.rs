@@ -4,6 +4,7 @@ use crate::cold_start::ColdStartArgs;
 use crate::engine::EngineArgs;
 use crate::footprint::{IdleArgs, MemoryArgs};
 use crate::http::HttpArgs;
+use crate::quality::QualityArgs;
 use crate::roofline::MachineArgs;
 use crate::serve::ServeArgs;
 use clap::{Args, Subcommand};
@@ -13,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   tyndall bench machine                              what this machine can do at most
   tyndall bench engine demo                          prefill and decode, without a server
+  tyndall bench quality --quantization int8          what rounded weights change
   tyndall bench serve --concurrency 8                load on a server that it starts and ends
   tyndall bench serve --url http://127.0.0.1:8000    load on a server that runs
   tyndall bench cold-start demo                      wakes from zero, phase by phase
@@ -38,6 +40,15 @@ Examples:
   tyndall bench engine ./my-model --batch 1,4,16 --prompt-len 512 --output-len 128
   tyndall bench engine ./my-model --isa avx2 --threads 1
   tyndall bench engine ./my-model --quantization int8";
+
+const QUALITY: &str = "\
+The model as it is writes texts of its own, at temperature 1; then both models read them, and their
+distributions of each next token are compared: KL(as it is || quantized), in nats. 0 is no change;
+it grows with the square of one: at 0.005, probabilities differ by some 10 %.
+
+Examples:
+  tyndall bench quality demo --quantization int4
+  tyndall bench quality ./my-model --quantization int8 --sequences 32 --tokens 512 --json int8.json";
 
 const SERVE: &str = "\
 Definitions are those of vLLM's benchmark: TTFT is sending to first token, TPOT is (E2EL - TTFT) /
@@ -136,6 +147,16 @@ pub enum Benchmark {
         /// What is measured.
         #[command(flatten)]
         args: EngineArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// How far a quantized model's next tokens are from those of the model as it is
+    #[command(after_help = QUALITY)]
+    Quality {
+        /// What is measured.
+        #[command(flatten)]
+        args: QualityArgs,
         /// Where it goes.
         #[command(flatten)]
         output: OutputArgs,

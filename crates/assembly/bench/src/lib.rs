@@ -1,4 +1,4 @@
-//! What `tyndall bench` measures: the machine, the engine, a server, a route, a cold start, memory.
+//! What `tyndall bench` measures: the machine, the engine, quantization, a server, a route, a cold start, memory.
 //!
 //! Each benchmark fills a [`Report`], which is printed, kept as JSON, drawn as a page, and compared
 //! with another one. Nothing here asserts a figure, and nothing here reads the environment: what
@@ -19,6 +19,7 @@ mod loading;
 mod machine;
 mod processes;
 mod progress;
+mod quality;
 mod random;
 mod report;
 mod roofline;
@@ -70,6 +71,7 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<String, BenchError> {
     let (report, output) = match &args.benchmark {
         Benchmark::Machine { args, output } => (roofline::run(args, context)?, output),
         Benchmark::Engine { args, output } => (engine::run(args, context)?, output),
+        Benchmark::Quality { args, output } => (quality::run(args, context)?, output),
         Benchmark::Serve { args, output } => (serve::run(args, context)?, output),
         Benchmark::Http { args, output } => (http::run(args, context)?, output),
         Benchmark::ColdStart { args, output } => (cold_start::run(args, context)?, output),

@@ -77,7 +77,17 @@ fn count(json: &Value, name: &str) -> u64 {
 fn help_teaches_by_examples() {
     let home = Home::new();
     let all = home.prints(&["--help"]);
-    let names = ["machine", "engine", "serve", "http", "cold-start", "idle", "memory", "compare"];
+    let names = [
+        "machine",
+        "engine",
+        "quality",
+        "serve",
+        "http",
+        "cold-start",
+        "idle",
+        "memory",
+        "compare",
+    ];
     for name in names {
         assert!(all.contains(name), "{name}");
         let help = home.prints(&[name, "--help"]);
@@ -117,6 +127,36 @@ fn the_engine_is_measured_at_each_batch_size() {
     home.fails(&["engine", "demo", "--quantization", "int2"], &["int2", "int4"]);
     home.fails(&["engine", "./nowhere"], &["error: the model was not found", "help: "]);
     home.fails(&["engine", "demo", "--prompt-len", "4000000"], &["error: ", "help: "]);
+}
+
+#[test]
+fn what_rounding_changes_is_measured() {
+    let home = Home::new();
+    let quality = |quantization: &str, more: &[&str]| {
+        let args = ["quality", "demo", "--quantization", quantization, "--sequences", "3"];
+        home.result(&[&args[..], &["--tokens", "70"], more].concat())
+    };
+    let int8 = quality("int8", &["--html", "page.html"]);
+    let int4 = quality("int4", &[]);
+    for (json, name) in [(&int8, "int8"), (&int4, "int4")] {
+        assert_eq!(json["settings"]["quantization"], name);
+        assert!((metric(json, "positions") - 210.0).abs() < 1e-9);
+        let [mean, p99, max] = ["kl_mean", "kl_p99", "kl_max"].map(|name| metric(json, name));
+        assert!(mean.is_finite() && 0.0 <= mean && mean <= max && p99 <= max, "{mean} {p99} {max}");
+        assert!((0.0..=100.0).contains(&metric(json, "top1_agreement")));
+        assert!(metric(json, "perplexity_quantized") >= 1.0);
+    }
+    assert!(metric(&int8, "kl_mean") < metric(&int4, "kl_mean"));
+    let base = [&int8, &int4].map(|json| metric(json, "perplexity_base"));
+    assert!((base[0] - base[1]).abs() < 1e-9, "the texts are the same: {base:?}");
+    let page = std::fs::read_to_string(home.path("page.html")).unwrap();
+    assert_eq!(page.matches("<svg").count(), 1);
+
+    let itself = quality("none", &[]);
+    assert!(metric(&itself, "kl_max") == 0.0);
+    home.fails(&["quality", "demo"], &["--quantization"]);
+    let long = ["quality", "demo", "--quantization", "int8", "--tokens", "4000000"];
+    home.fails(&long, &["error: ", "help: use fewer --tokens"]);
 }
 
 #[test]
