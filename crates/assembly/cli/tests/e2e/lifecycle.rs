@@ -37,6 +37,17 @@ fn the_first_request_wakes_a_replica_and_idleness_ends_it() -> Result<()> {
 }
 
 #[test]
+fn four_bits_are_enough_for_a_haiku() -> Result<()> {
+    let server = server().arg("--quantization", "int4").start("demo")?;
+    let answer = server.post("/generate", &haiku())?;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let text = answer.json()["completions"][0].as_str().unwrap_or_default().to_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() == 3 && lines.iter().all(|line| !line.trim().is_empty()), "{text:?}");
+    Ok(())
+}
+
+#[test]
 fn the_phases_of_a_wake_add_up() -> Result<()> {
     let server = server().start("demo")?;
     let sent = Instant::now();
