@@ -35,7 +35,8 @@ def test_every_answer_has_an_id_and_timings(server):
     answer = httpx.post(f"{server.url}/generate", json=HAIKU, headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     phases = [part.split(";")[0].strip() for part in answer.headers["server-timing"].split(",")]
-    assert phases == ["queue", "wake", "prefill", "decode"]
+    # Whoever comes first gets the parts of the wake too.
+    assert [phase for phase in phases if not phase.startswith("wake.")] == ["queue", "wake", "prefill", "decode"]
     assert httpx.get(f"{server.url}/healthz").headers["x-request-id"]
 
 

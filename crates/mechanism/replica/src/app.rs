@@ -1,6 +1,9 @@
 //! Paths to handlers, and what a replica says while it cannot answer.
 
+use crate::job::Job;
+use crate::phases::{Awaited, PhaseClock};
 use crate::ready::Ready;
+use crate::timing::{SERVER_TIMING, Submitted};
 use crate::{chat, completion, generate};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -20,7 +23,8 @@ const MAX_BODY_BYTES: usize = 32 << 20;
 #[derive(Clone)]
 pub(crate) enum Phase {
     Starting,
-    Running(Arc<Ready>),
+    /// With what it took to get there.
+    Running(Arc<Ready>, Arc<PhaseClock>),
     Stopping(Option<Arc<Ready>>),
 }
 
@@ -53,6 +57,14 @@ pub(crate) struct Asked {
     pub(crate) id: RequestId,
     pub(crate) body: bytes::Bytes,
     pub(crate) ongoing: Ongoing,
+    /// The wake, if it arrived before the first token.
+    pub(crate) awaited: Option<Awaited>,
+}
+
+impl Asked {
+    pub(crate) fn submitted(&self, job: &Job) -> Submitted<'_> {
+        Submitted { at: job.submitted(), awaited: self.awaited.as_ref() }
+    }
 }
 
 /// Why a request has no text.
@@ -99,8 +111,8 @@ impl App {
     }
 
     /// It takes requests from here on.
-    pub(crate) fn set_running(&self, ready: Arc<Ready>) {
-        self.phase.send_replace(Phase::Running(ready));
+    pub(crate) fn set_running(&self, ready: Arc<Ready>, clock: PhaseClock) {
+        self.phase.send_replace(Phase::Running(ready, Arc::new(clock)));
     }
 
     /// It takes no more requests. Returns the model, which those it has go on using.
@@ -113,7 +125,7 @@ impl App {
     fn ready(&self) -> Option<Arc<Ready>> {
         match &*self.phase.borrow() {
             Phase::Starting => None,
-            Phase::Running(ready) => Some(ready.clone()),
+            Phase::Running(ready, _) => Some(ready.clone()),
             Phase::Stopping(ready) => ready.clone(),
         }
     }
@@ -123,7 +135,7 @@ impl App {
             replica_id: self.id.clone(),
             state: match &*self.phase.borrow() {
                 Phase::Starting => ReplicaState::Starting,
-                Phase::Running(_) => ReplicaState::Running,
+                Phase::Running(..) => ReplicaState::Running,
                 Phase::Stopping(_) => ReplicaState::Stopping,
             },
             ongoing: self.ongoing.load(Ordering::Relaxed),
@@ -145,18 +157,19 @@ impl App {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Failure> {
         let running = match &*self.phase.borrow() {
-            Phase::Running(ready) => Ok(ready.clone()),
+            Phase::Running(ready, clock) => Ok((ready.clone(), clock.clone())),
             Phase::Starting => Err(Failure::NotStarted("starting")),
             Phase::Stopping(_) => Err(Failure::NotStarted("draining")),
         };
-        let ready = running?;
+        let (ready, clock) = running?;
+        let awaited = ready.first_token.borrow().is_none().then(|| clock.awaited());
         let ongoing = Ongoing::begin(&self.ongoing);
         let id = request_id(&request);
         let body = read_body(request.into_body(), MAX_BODY_BYTES).await.map_err(|e| match e {
             BodyError::TooLarge { .. } => ApiError::too_large(e.to_string()),
             BodyError::Broken(_) => ApiError::malformed("", e.to_string()),
         })?;
-        let asked = Asked { id, body, ongoing };
+        let asked = Asked { id, body, ongoing, awaited };
         match path {
             "/generate" => generate::answer(&ready, asked).await,
             "/v1/completions" => completion::answer(&ready, asked).await,
@@ -198,11 +211,9 @@ pub(crate) fn now_s() -> u64 {
 }
 
 /// A whole answer with its phases.
-pub(crate) fn whole<T: serde::Serialize>(
-    value: &T,
-    times: crate::text_stream::Times,
-) -> Response<Body> {
+pub(crate) fn whole<T: serde::Serialize>(value: &T, job: &Job, asked: &Asked) -> Response<Body> {
     let mut response = json_response(StatusCode::OK, value);
-    response.headers_mut().insert(crate::timing::SERVER_TIMING, crate::timing::whole(times));
+    let timing = asked.submitted(job).whole(job.times());
+    response.headers_mut().insert(SERVER_TIMING, timing);
     response
 }

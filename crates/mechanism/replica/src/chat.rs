@@ -46,7 +46,7 @@ pub(crate) async fn answer(ready: &Arc<Ready>, asked: Asked) -> Result<Response<
         system_fingerprint: None,
         usage: job.usage(),
     };
-    Ok(whole(&response, job.times()))
+    Ok(whole(&response, &job, &asked))
 }
 
 fn template_error(error: &TemplateError) -> ApiError {

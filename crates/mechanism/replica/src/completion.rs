@@ -43,7 +43,7 @@ pub(crate) async fn answer(ready: &Arc<Ready>, asked: Asked) -> Result<Response<
         usage: job.usage(),
         system_fingerprint: None,
     };
-    Ok(whole(&response, job.times()))
+    Ok(whole(&response, &job, &asked))
 }
 
 /// The tokens of every prompt, in order.

@@ -56,9 +56,9 @@ pub(crate) async fn answer<C: Chunks>(
     options: StreamOptions,
     asked: Asked,
 ) -> Result<Response<Body>, Failure> {
-    let submitted = Instant::now();
     let first = job.next().await?;
-    let waited = submitted.elapsed().as_secs_f64();
+    let waited = job.submitted().elapsed().as_secs_f64();
+    let timing = asked.submitted(&job).first_token(waited);
     let usage_so_far = Usage { prompt_tokens_details: None, ..job.usage() };
     let mut events = Events {
         job,
@@ -85,7 +85,7 @@ pub(crate) async fn answer<C: Chunks>(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(header::TRAILER, HeaderValue::from_static("server-timing"));
-    headers.insert(timing::SERVER_TIMING, timing::first_token(waited));
+    headers.insert(timing::SERVER_TIMING, timing);
     Ok(response)
 }
 

@@ -18,5 +18,5 @@ pub(crate) async fn answer(ready: &Arc<Ready>, asked: Asked) -> Result<Response<
         completions: texts.into_iter().map(|whole| whole.text.trim_start().to_owned()).collect(),
         generation_kwargs: request.echo,
     };
-    Ok(whole(&response, job.times()))
+    Ok(whole(&response, &job, &asked))
 }

@@ -3,6 +3,7 @@
 use crate::text_stream::{End, Piece, Sequence, Times};
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll, select_all, unfold};
+use std::time::Instant;
 use tyndall_openai::{ApiError, Usage};
 use tyndall_types::FinishReason;
 
@@ -25,6 +26,7 @@ impl From<ApiError> for SubmitFailure {
 pub(crate) struct Job {
     pieces: SelectAll<BoxStream<'static, (usize, Piece)>>,
     num_sequences: usize,
+    submitted: Instant,
     usage: Usage,
     /// Of the sequence that took longest.
     times: Times,
@@ -50,6 +52,7 @@ impl Job {
         Self {
             pieces: select_all(pieces),
             num_sequences,
+            submitted: Instant::now(),
             usage: Usage::new(num_prompt_tokens, 0, 0),
             times: Times::default(),
         }
@@ -101,6 +104,11 @@ impl Job {
 
     pub(crate) fn times(&self) -> Times {
         self.times
+    }
+
+    /// When all sequences were in the engine.
+    pub(crate) fn submitted(&self) -> Instant {
+        self.submitted
     }
 
     pub(crate) fn num_sequences(&self) -> usize {

@@ -124,7 +124,7 @@ async fn live(
         }
     };
     tracing::debug!(phases = ?clock.phases().0, "ready");
-    app.set_running(ready.clone());
+    app.set_running(ready.clone(), clock.clone());
     let reports = async {
         let (phases, card) = (clock.phases(), ready.card.clone());
         send(controller, id, &ReplicaReport::Ready { phases, card }).await;

@@ -1,24 +1,42 @@
 //! `Server-Timing` as the replica knows it, in milliseconds; the proxy adds its own phases.
 
+use crate::phases::Awaited;
 use crate::text_stream::Times;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use std::time::Instant;
 
 /// Header and trailer name.
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// All phases of an answer that is whole.
-pub(crate) fn whole(times: Times) -> HeaderValue {
-    value(&format!(
-        "queue;dur={:.1}, prefill;dur={:.1}, decode;dur={:.1}",
-        times.queue_s * 1e3,
-        times.prefill_s * 1e3,
-        times.decode_s * 1e3
-    ))
+/// When a request went to the engine, and the wake that it waited for until then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Submitted<'a> {
+    pub(crate) at: Instant,
+    pub(crate) awaited: Option<&'a Awaited>,
 }
 
-/// What is known at the first token of a stream.
-pub(crate) fn first_token(seconds: f64) -> HeaderValue {
-    value(&format!("prefill;dur={:.1}", seconds * 1e3))
+impl Submitted<'_> {
+    /// All phases of an answer that is whole.
+    pub(crate) fn whole(self, times: Times) -> HeaderValue {
+        self.and_wake(&format!(
+            "queue;dur={:.1}, prefill;dur={:.1}, decode;dur={:.1}",
+            times.queue_s * 1e3,
+            times.prefill_s * 1e3,
+            times.decode_s * 1e3
+        ))
+    }
+
+    /// What is known at the first token of a stream.
+    pub(crate) fn first_token(self, seconds: f64) -> HeaderValue {
+        self.and_wake(&format!("prefill;dur={:.1}", seconds * 1e3))
+    }
+
+    fn and_wake(self, phases: &str) -> HeaderValue {
+        match self.awaited {
+            Some(awaited) => value(&format!("{phases}, {}", awaited.entries(self.at))),
+            None => value(phases),
+        }
+    }
 }
 
 /// What is known at the end of a stream.

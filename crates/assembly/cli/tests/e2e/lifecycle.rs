@@ -90,6 +90,19 @@ fn the_phases_of_a_wake_add_up() -> Result<()> {
     };
     let to_ready = exact("")? - exact("handover")? - exact("first_step")?;
     assert!(timed("wake") + 0.1 >= to_ready, "{timing} for {line}");
+    // Its parts have the same names and fill it; those of the process are the very same.
+    let parts = timing.split(", ").filter_map(|part| part.strip_prefix("wake."));
+    let parts: Vec<(&str, f64)> = parts
+        .map(|part| part.split_once(";dur=").expect("a duration"))
+        .map(|(name, ms)| Ok((name, ms.parse()?)))
+        .collect::<Result<_>>()?;
+    let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, [&["spawn"], &ends[..], &["handover"]].concat(), "{timing}");
+    let sum_ms: f64 = parts.iter().map(|(_, ms)| ms).sum();
+    assert!((sum_ms - timed("wake")).abs() <= 0.05 * (parts.len() + 1) as f64, "{timing}");
+    for (name, ms) in parts.iter().filter(|(name, _)| ends.contains(name)) {
+        assert!((exact(name)? - ms).abs() <= 0.1, "{name} in {timing} for {line}");
+    }
     let told: f64 = ["queue", "wake", "prefill", "decode"].map(timed).iter().sum();
     assert!(told <= wall_ms + 0.4, "{timing} of {wall_ms} ms");
     Ok(())

@@ -3,8 +3,10 @@
 use super::tokenizer_files::{self, FIRST_BYTE};
 use crate::app::App;
 use crate::load::Observer;
+use crate::phases::PhaseClock;
 use crate::ready::Ready;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tyndall_engine::{Engine, EngineConfig, Speculation};
@@ -132,7 +134,8 @@ pub(super) struct Replica {
 impl Replica {
     pub(super) fn start(runner: Alphabet) -> Self {
         let replica = Self::starting_with(runner);
-        replica.app.set_running(replica.ready.clone());
+        let clock = PhaseClock::since(Instant::now());
+        replica.app.set_running(replica.ready.clone(), clock);
         replica
     }
 

@@ -153,10 +153,19 @@ async fn a_model_is_loaded_reported_served_and_ended() {
 
     let kwargs = json!({"max_new_tokens": 5});
     let body = json!({"prompts": ["hello", "world"], "generation_kwargs": kwargs});
-    let both = ask(&process.client, "/generate", body).await;
+    let first = post(&process.client, "/generate", &body).await;
+    let timing = first.headers()["server-timing"].to_str().unwrap().to_owned();
+    let told = timing.split(", ").filter_map(|part| part.strip_prefix("wake.")?.split_once(';'));
+    let told: Vec<&str> = told.map(|(name, _)| name).collect();
+    assert_eq!(told, [&names[..], &["handover"]].concat(), "{timing}");
+    assert!(timing.contains(", wake;dur="), "{timing}");
+    let both = json_of(first).await;
     assert_eq!(both["completions"].as_array().unwrap().len(), 2);
     let body = json!({"prompt": "world", "generation_kwargs": kwargs});
-    let alone = ask(&process.client, "/generate", body).await;
+    let second = post(&process.client, "/generate", &body).await;
+    let timing = second.headers()["server-timing"].to_str().unwrap().to_owned();
+    assert!(!timing.contains("wake"), "only before the first token: {timing}");
+    let alone = json_of(second).await;
     assert_eq!(alone["completions"][0], both["completions"][1]);
 
     let ReplicaReport::FirstToken { phases: ColdStartPhases(phases) } = process.report().await
