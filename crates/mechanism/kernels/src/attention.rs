@@ -120,6 +120,7 @@ pub(crate) unsafe fn attend<L: Lanes, S: Storage>(
                 w_stride: tile.cache.dim * S::BYTES,
                 n: count,
                 k: tile.cache.dim,
+                block: tile.cache.dim,
                 out: scores.add(position - start),
                 out_stride: CHUNK,
                 bias: None,

@@ -101,6 +101,8 @@ pub(crate) struct Panel {
     pub(crate) w_stride: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
+    /// Values per block of `K`; see [`block_len`].
+    pub(crate) block: usize,
     /// Element `(0, 0)` of the panel's output.
     pub(crate) out: *mut f32,
     /// Elements.
@@ -230,15 +232,14 @@ unsafe fn outputs<D: Dot, P: Layout, const MR: usize, const NR: usize>(
         };
         let x = (p.x.add(m * p.x_stride), p.x_stride);
         let w = rows_at::<D, P, NR>(p, n);
-        let block = if P::PACKED { p.k } else { block_len(p.k, D::BLOCK) };
-        let mut sums = products::<D, P, MR, NR>((0, p.k.min(block)), x, w, next);
-        for from in (block..p.k).step_by(block) {
-            let more = products::<D, P, MR, NR>((from, p.k.min(from + block)), x, w, next);
+        let mut sums = products::<D, P, MR, NR>((0, p.k.min(p.block)), x, w, next);
+        let mut from = p.block;
+        while from < p.k {
+            let more = products::<D, P, MR, NR>((from, p.k.min(from + p.block)), x, w, next);
             for i in 0..MR {
-                for j in 0..NR {
-                    sums[i][j] += more[i][j];
-                }
+                sums[i] = plus(sums[i], more[i]);
             }
+            from += p.block;
         }
         finish::<MR, NR>(p, m, n, &sums);
     }

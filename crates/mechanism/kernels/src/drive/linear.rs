@@ -194,6 +194,7 @@ impl Plan {
                         block.w = room.cast_const().cast();
                         block.w_stride = stride * size_of::<f32>();
                         block.k = block.k.next_multiple_of(self.dot.step);
+                        block.block = block.k;
                         (wide.panel)(&block);
                     }
                 }
@@ -212,6 +213,7 @@ impl Plan {
             w_stride: self.w_stride,
             n: self.panel.min(self.rows - first),
             k: self.cols,
+            block: self.block(),
             out: self.out.at(first),
             out_stride: self.rows,
             bias: self
