@@ -491,3 +491,19 @@ pub(crate) unsafe fn prepare<D: Dot>(
         unsafe { D::prepare(x.add(row * k), k, to.add(row * stride)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::block_len;
+
+    #[test]
+    fn blocks_are_even_and_whole_steps() {
+        for (k, blocks) in [(1, 1), (640, 1), (641, 2), (896, 2), (4864, 8), (14_336, 23)] {
+            let block = block_len(k, 640);
+            assert_eq!(k.div_ceil(block), blocks, "{k}");
+            assert!(block <= 640 && (block == k || block.is_multiple_of(64)), "{k}: {block}");
+            assert!(block < k.div_ceil(blocks) + 64, "{k}: {block}");
+        }
+        assert_eq!(block_len(0, 640), 1);
+    }
+}

@@ -325,6 +325,23 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_knows_its_next_task_before_it_begins_one() {
+        for (threads, tasks) in [(1, 0), (1, 7), (2, 1), (3, 40)] {
+            let pool = Pool::new(threads).unwrap();
+            let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+            let told: Vec<_> = (0..threads).map(|_| Mutex::new(None)).collect();
+            pool.for_each_ahead(tasks, &|worker, task, next| {
+                counts[task].fetch_add(1, Ordering::Relaxed);
+                let promised = told[worker].lock().unwrap().replace(next);
+                assert!(promised.is_none_or(|promised| promised == Some(task)));
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            let last = |told: &Mutex<Option<Option<usize>>>| told.lock().unwrap().flatten();
+            assert!(told.iter().all(|told| last(told).is_none()));
+        }
+    }
+
+    #[test]
     fn a_panic_on_any_thread_reaches_the_caller_and_the_pool_lives_on() {
         let pool = Pool::new(3).unwrap();
         for bad in 0..3 {
