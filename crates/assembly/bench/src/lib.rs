@@ -1,4 +1,5 @@
-//! What `tyndall bench` measures: the machine, the engine, quantization, a server, a route, a cold start, memory.
+//! What `tyndall bench` measures: the machine, the engine, quantization, a server, a route, a cold
+//! start, memory.
 //!
 //! Each benchmark fills a [`Report`], which is printed, kept as JSON, drawn as a page, and compared
 //! with another one. Nothing here asserts a figure, and nothing here reads the environment: what

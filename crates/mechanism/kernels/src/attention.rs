@@ -6,7 +6,7 @@
 //! order, so the bits of a row depend on its query and on what it sees, and on nothing else: not on
 //! the rows beside it, on how the prompt was cut, or on which thread took which chunk.
 
-use crate::gemm::{Panel, Rows, Upcoming, panel};
+use crate::gemm::{Panel, Upcoming, panel};
 use crate::simd::math::exp;
 use crate::simd::{Lanes, MAX_LANES, Storage, Widen};
 use crate::tensor::Write;
@@ -112,7 +112,7 @@ pub(crate) unsafe fn attend<L: Lanes, S: Storage>(
         let mut position = low;
         while position < high {
             let (count, at) = segment::<S>(&tile.cache, position, high);
-            panel::<Widen<L, S>, Rows>(&Panel {
+            panel::<Widen<L, S>, false>(&Panel {
                 x: tile.q,
                 x_stride: tile.q_stride,
                 m: tile.rows,

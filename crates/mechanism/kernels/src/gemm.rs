@@ -58,10 +58,10 @@ impl Upcoming {
     pub(crate) const NOTHING: Upcoming =
         Upcoming { w: std::ptr::null(), stride: 0, rows: 0, bytes: 0 };
 
-    /// Pairs of cache lines in all, and where they begin.
+    /// Pairs of cache lines in all.
     #[inline(always)]
-    fn lines(&self) -> (usize, Line) {
-        (self.rows * self.bytes.div_ceil(LINES), Line { row: 0, at: 0 })
+    fn lines(&self) -> usize {
+        self.rows * self.bytes.div_ceil(LINES)
     }
 
     /// Asks for the next `count` pairs of lines.
@@ -81,7 +81,8 @@ impl Upcoming {
     }
 }
 
-/// A place in [`Upcoming`] weights.
+/// A place in [`Upcoming`] values.
+#[derive(Default)]
 struct Line {
     row: usize,
     at: usize,
@@ -115,37 +116,19 @@ pub(crate) struct Panel {
     pub(crate) upcoming: Upcoming,
 }
 
-/// How the weights of a panel lie in memory.
-pub(crate) trait Layout {
-    /// Whether it is [`pack`]'s: the steps of [`TILE`] rows in turn.
-    const PACKED: bool;
-}
-
-/// Row by row.
-pub(crate) struct Rows;
-/// As [`pack`] makes it.
-pub(crate) struct Packed;
-
-impl Layout for Rows {
-    const PACKED: bool = false;
-}
-
-impl Layout for Packed {
-    const PACKED: bool = true;
-}
-
-/// Computes one panel.
+/// Computes one panel, whose weights lie row by row or, `PACKED`, as [`pack`] makes them: the steps
+/// of [`TILE`] rows in turn.
 ///
 /// # Safety
 /// The instruction set of `D` is present; every pointer is valid for what the counts say, `out`
 /// exclusively so. A packed panel is one block of whole steps.
 #[inline(always)]
-pub(crate) unsafe fn panel<D: Dot, P: Layout>(p: &Panel) {
+pub(crate) unsafe fn panel<D: Dot, const PACKED: bool>(p: &Panel) {
     // SAFETY: strips and columns lie inside the panel; the rest is the caller's promise.
     unsafe {
-        if p.m == 1 && !P::PACKED {
+        if p.m == 1 && !PACKED {
             for n in (0..p.n).step_by(8) {
-                outputs::<D, P, 1, 8>(p, 0, n, Ahead { row: n + 8, rows: 0 });
+                outputs::<D, PACKED, 1, 8>(p, 0, n, Ahead { row: n + 8, rows: 0 });
             }
             return;
         }
@@ -154,33 +137,34 @@ pub(crate) unsafe fn panel<D: Dot, P: Layout>(p: &Panel) {
         let (rows, more) = (p.m / strips, p.m % strips);
         let from = |i: usize| i * rows + i.min(more);
         let strip = |i: usize| (from(i), from(i + 1));
-        let streams = p.m <= STREAM_ROWS && !P::PACKED;
+        let streams = p.m <= STREAM_ROWS && !PACKED;
         let tiles = p.n.div_ceil(TILE);
         // Each strip asks for its share of the next four weight rows, so that memory is as busy
         // during the strips that find their weights in cache.
         let asked = usize::from(streams) * if strips == 1 { TILE } else { 2 };
-        let (lines, mut line) = p.upcoming.lines();
-        let share = lines.div_ceil((strips * tiles).max(1));
+        let share = p.upcoming.lines().div_ceil((strips * tiles).max(1));
+        let mut line = Line::default();
+        // The next strip is asked for too where `x` is too long to wait in L2. The first is longest.
+        let is_long = !streams && p.m > MANY_ROWS;
+        let x_of = |(first, end): (usize, usize)| Upcoming {
+            w: p.x.wrapping_add(first * p.x_stride),
+            stride: p.x_stride,
+            rows: end - first,
+            bytes: p.k * D::X_BYTES,
+        };
+        let x_share = if is_long { x_of(strip(0)).lines().div_ceil(tiles.max(1)) } else { 0 };
         // Where weights stream, each tile of them meets all strips; else each strip meets all tiles.
         let (outer, inner) = if streams { (tiles, strips) } else { (strips, tiles) };
         for a in 0..outer {
-            // The next strip, if `x` is too long to wait in L2.
-            let is_long = !streams && p.m > MANY_ROWS && a + 1 < strips;
-            let (first, end) = if is_long { strip(a + 1) } else { (0, 0) };
-            let after = Upcoming {
-                w: p.x.wrapping_add(first * p.x_stride),
-                stride: p.x_stride,
-                rows: end - first,
-                bytes: p.k * D::X_BYTES,
-            };
-            let (lines, mut x_line) = after.lines();
-            let x_share = lines.div_ceil(inner);
+            let after =
+                if is_long && a + 1 < strips { x_of(strip(a + 1)) } else { Upcoming::NOTHING };
+            let mut x_line = Line::default();
             for b in 0..inner {
                 let (i, n) = if streams { (b, a * TILE) } else { (a, b * TILE) };
                 p.upcoming.ask::<D::Acc>(&mut line, share);
                 after.ask::<D::Acc>(&mut x_line, x_share);
                 let ahead = Ahead { row: n + TILE + i * asked, rows: asked };
-                strip_outputs::<D, P>(p, strip(i), n, ahead);
+                strip_outputs::<D, PACKED>(p, strip(i), n, ahead);
             }
         }
     }
@@ -195,7 +179,7 @@ struct Ahead {
 
 /// Rows `first..end` of `x` by at most four weight rows from `n` on.
 #[inline(always)]
-unsafe fn strip_outputs<D: Dot, P: Layout>(
+unsafe fn strip_outputs<D: Dot, const PACKED: bool>(
     p: &Panel,
     (first, end): (usize, usize),
     n: usize,
@@ -204,19 +188,19 @@ unsafe fn strip_outputs<D: Dot, P: Layout>(
     // SAFETY: the caller's promise is that of `outputs`.
     unsafe {
         match end - first {
-            1 => outputs::<D, P, 1, TILE>(p, first, n, ahead),
-            2 => outputs::<D, P, 2, TILE>(p, first, n, ahead),
-            3 => outputs::<D, P, 3, TILE>(p, first, n, ahead),
-            4 => outputs::<D, P, 4, TILE>(p, first, n, ahead),
-            5 => outputs::<D, P, 5, TILE>(p, first, n, ahead),
-            _ => outputs::<D, P, 6, TILE>(p, first, n, ahead),
+            1 => outputs::<D, PACKED, 1, TILE>(p, first, n, ahead),
+            2 => outputs::<D, PACKED, 2, TILE>(p, first, n, ahead),
+            3 => outputs::<D, PACKED, 3, TILE>(p, first, n, ahead),
+            4 => outputs::<D, PACKED, 4, TILE>(p, first, n, ahead),
+            5 => outputs::<D, PACKED, 5, TILE>(p, first, n, ahead),
+            _ => outputs::<D, PACKED, 6, TILE>(p, first, n, ahead),
         }
     }
 }
 
 /// `MR` rows of `x` from `m` on by at most `NR` weight rows from `n` on.
 #[inline(always)]
-unsafe fn outputs<D: Dot, P: Layout, const MR: usize, const NR: usize>(
+unsafe fn outputs<D: Dot, const PACKED: bool, const MR: usize, const NR: usize>(
     p: &Panel,
     m: usize,
     n: usize,
@@ -231,11 +215,11 @@ unsafe fn outputs<D: Dot, P: Layout, const MR: usize, const NR: usize>(
             (p.w.wrapping_add(ahead.row * p.w_stride), p.w_stride, ahead.rows)
         };
         let x = (p.x.add(m * p.x_stride), p.x_stride);
-        let w = rows_at::<D, P, NR>(p, n);
-        let mut sums = products::<D, P, MR, NR>((0, p.k.min(p.block)), x, w, next);
+        let w = rows_at::<D, PACKED, NR>(p, n);
+        let mut sums = products::<D, PACKED, MR, NR>((0, p.k.min(p.block)), x, w, next);
         let mut from = p.block;
         while from < p.k {
-            let more = products::<D, P, MR, NR>((from, p.k.min(from + p.block)), x, w, next);
+            let more = products::<D, PACKED, MR, NR>((from, p.k.min(from + p.block)), x, w, next);
             for i in 0..MR {
                 sums[i] = plus(sums[i], more[i]);
             }
@@ -248,12 +232,15 @@ unsafe fn outputs<D: Dot, P: Layout, const MR: usize, const NR: usize>(
 /// `NR` weight rows from `n` on: behind the panel's end its last row is repeated (in a packed panel,
 /// whatever is left there is used), whose results are not written.
 #[inline(always)]
-unsafe fn rows_at<D: Dot, P: Layout, const NR: usize>(p: &Panel, n: usize) -> [*const u8; NR] {
+unsafe fn rows_at<D: Dot, const PACKED: bool, const NR: usize>(
+    p: &Panel,
+    n: usize,
+) -> [*const u8; NR] {
     let mut rows = [p.w; NR];
     for i in 0..NR {
         // SAFETY: the row lies in the panel, or in the last strip of a packed one.
         rows[i] = unsafe {
-            if P::PACKED {
+            if PACKED {
                 p.w.add(n * p.w_stride + i * D::STEP * D::W_BYTES)
             } else {
                 p.w.add((n + i).min(p.n - 1) * p.w_stride)
@@ -274,7 +261,7 @@ unsafe fn finish<const MR: usize, const NR: usize>(
     // SAFETY: the caller vouches for the outputs, the biases and the sums so far of the panel.
     unsafe {
         if n + NR > p.n {
-            return finish_part(p, m, n, sums.as_flattened());
+            return finish_part(p, (m, n), sums.as_flattened(), NR);
         }
         let mut bias = [0.0; NR];
         if let Some(values) = p.bias {
@@ -306,11 +293,10 @@ fn plus<const N: usize>(mut a: [f32; N], b: [f32; N]) -> [f32; N] {
     a
 }
 
-/// [`finish`] for the last columns: `sums` are rows of a whole tile, of which some columns count.
+/// [`finish`] for the last columns: `sums` are rows of `columns` values, of which some count.
 #[cold]
 #[inline(never)]
-unsafe fn finish_part(p: &Panel, m: usize, n: usize, sums: &[f32]) {
-    let columns = if p.m == 1 && sums.len() == 2 * TILE { 2 * TILE } else { TILE };
+unsafe fn finish_part(p: &Panel, (m, n): (usize, usize), sums: &[f32], columns: usize) {
     for (i, sums) in sums.chunks_exact(columns).enumerate() {
         for (j, &sum) in sums[..p.n - n].iter().enumerate() {
             let (m, n) = (m + i, n + j);
@@ -329,7 +315,7 @@ unsafe fn finish_part(p: &Panel, m: usize, n: usize, sums: &[f32]) {
 /// The products of `MR` rows of `x` and `NR` rows of `w` over the values `from..to` of `K`, at most
 /// a block. `next` is what to prefetch: the first row, its stride in bytes, and how many rows.
 #[inline(always)]
-unsafe fn products<D: Dot, P: Layout, const MR: usize, const NR: usize>(
+unsafe fn products<D: Dot, const PACKED: bool, const MR: usize, const NR: usize>(
     (from, to): (usize, usize),
     (x, x_stride): (*const u8, usize),
     w: [*const u8; NR],
@@ -337,13 +323,13 @@ unsafe fn products<D: Dot, P: Layout, const MR: usize, const NR: usize>(
 ) -> [[f32; NR]; MR] {
     let whole = to / D::STEP * D::STEP;
     // Bytes from one value of a row to the next, over whole steps.
-    let w_bytes = if P::PACKED { TILE * D::W_BYTES } else { D::W_BYTES };
+    let w_bytes = if PACKED { TILE * D::W_BYTES } else { D::W_BYTES };
     let mut i = from;
     // SAFETY: whole steps stay below `to` in the weights; `x` is padded to a whole step.
     unsafe {
         let mut acc = [[D::Acc::splat(0.0); NR]; MR];
         while i < whole {
-            if P::PACKED {
+            if PACKED {
                 for n in 0..NR {
                     let ahead = (i + AHEAD_STEPS * D::STEP) * w_bytes;
                     D::Acc::prefetch(w[n].wrapping_add(ahead));
@@ -372,7 +358,7 @@ unsafe fn products<D: Dot, P: Layout, const MR: usize, const NR: usize>(
             }
             i += D::STEP;
         }
-        if whole < to && !P::PACKED {
+        if whole < to && !PACKED {
             for n in 0..NR {
                 for part in 0..D::PARTS {
                     let w = D::load_w_rest(w[n].add(whole * D::W_BYTES), part, to - whole);

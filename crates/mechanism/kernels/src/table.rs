@@ -93,7 +93,6 @@ macro_rules! kernels {
                 WideKernels,
             };
             use crate::simd::{Bf16, Dot, F16, F32, Storage, Widen};
-            use crate::gemm::Layout;
             use crate::{attention, elementwise, gemm};
 
             type L = $lanes;
@@ -105,10 +104,10 @@ macro_rules! kernels {
                 unsafe { gemm::prepare::<D>(x, rows, k, to, stride) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn panel<D: Dot, P: Layout>(p: &Panel) {
+            unsafe fn panel<D: Dot, const PACKED: bool>(p: &Panel) {
                 // SAFETY: the table is only handed out for a present instruction set; the rest of
                 // the contract is the caller's.
-                unsafe { gemm::panel::<D, P>(p) }
+                unsafe { gemm::panel::<D, PACKED>(p) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn pack<D: Dot<W = L>>(
@@ -176,7 +175,7 @@ macro_rules! kernels {
             const fn dot<D: Dot>() -> DotKernels {
                 DotKernels {
                     prepare: prepare::<D>,
-                    panel: panel::<D, gemm::Rows>,
+                    panel: panel::<D, false>,
                     step: D::STEP,
                     block: D::BLOCK,
                     x_bytes: D::X_BYTES,
@@ -187,7 +186,7 @@ macro_rules! kernels {
 
             /// Of weights that are widened to f32.
             const fn widening<D: Dot<W = L>>() -> DotKernels {
-                let wide = WideKernels { pack: pack::<D>, panel: panel::<Widen<L, F32>, gemm::Packed> };
+                let wide = WideKernels { pack: pack::<D>, panel: panel::<Widen<L, F32>, true> };
                 DotKernels { wide: Some(wide), ..dot::<D>() }
             }
 
