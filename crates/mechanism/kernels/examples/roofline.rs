@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{:<22}{:8.0} GFLOP/s", peak.instructions, peak.ops_per_s / 1e9);
     let ceilings = (measured.read_bytes_per_s, peak.ops_per_s);
     for (n, k) in [(896, 4864), (4864, 896), (151_936, 896), (8192, 2048)] {
-        for t in [1, 2, 4, 8, 16, 64, 256, 512] {
+        for t in [1, 8, 16, 32, 48, 64, 128, 256, 512] {
             if t * n <= 16 << 20 {
                 report(&cpu, weights, ceilings, (t, n, k))?;
             }

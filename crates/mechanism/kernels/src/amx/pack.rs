@@ -2,23 +2,37 @@
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
+use std::ops::Range;
 
-use super::tiles::Weights;
+use super::panel::{STREAM_ROWS, SWEEP_STEPS};
 use super::{ROWS, STEP};
 use crate::scratch::Shared;
 
-/// Packed activations: `[group of 16 rows of x][step of K][16 pairs of K][row][2]` in bf16.
+/// Packed activations: `[block of K][group of 16 rows of x][step of K][16 pairs of K][row][2]` in
+/// bf16.
 #[derive(Clone, Copy)]
 pub(crate) struct Columns {
     /// On a cache line.
     pub(crate) at: Shared<u8>,
-    /// Rows of `x`.
+    /// Rows of `x`; at least one.
     pub(crate) t: usize,
     /// `K / 32`.
     pub(crate) steps: usize,
+    /// Steps of a block of `K`; the last may have fewer.
+    pub(crate) block: usize,
 }
 
 impl Columns {
+    /// Where `t` rows of `steps` steps go from `at` on.
+    pub(crate) fn new(at: Shared<u8>, t: usize, steps: usize) -> Columns {
+        let most = if t <= STREAM_ROWS { steps } else { SWEEP_STEPS };
+        Columns { at, t, steps, block: steps.div_ceil(steps.div_ceil(most)) }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.groups() * self.steps * self.tile_bytes()
+    }
+
     /// Columns of a tile: all tiles of a call are alike, and the last group's may hold zeros.
     pub(crate) fn width(&self) -> usize {
         self.t.min(ROWS)
@@ -29,49 +43,60 @@ impl Columns {
         4 * self.width().next_power_of_two()
     }
 
+    fn tile_bytes(&self) -> usize {
+        ROWS * self.pitch()
+    }
+
+    /// Groups that are packed. Weights sweep past pairs of them: the last may have no rows.
     pub(crate) fn groups(&self) -> usize {
-        self.t.div_ceil(ROWS)
+        let groups = self.t.div_ceil(ROWS);
+        if self.t <= STREAM_ROWS { groups } else { groups.next_multiple_of(2) }
     }
 
-    pub(crate) fn group_bytes(&self) -> usize {
-        self.steps * ROWS * self.pitch()
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (steps, block) = (self.steps, self.block);
+        (0..steps).step_by(block).map(move |start| start..(start + block).min(steps))
     }
 
-    pub(super) fn group(&self, group: usize) -> *const u8 {
-        self.at.at(group * self.group_bytes())
+    /// The first tile of a group in a block of `K`.
+    pub(super) fn group(&self, group: usize, block: &Range<usize>) -> *mut u8 {
+        self.at.at((self.groups() * block.start + group * block.len()) * self.tile_bytes())
     }
 }
 
 /// Packs one group of `x` (`[t, K]`).
 ///
 /// # Safety
-/// AVX-512 BF16 is present; `x` holds `to.t` rows of `32 * to.steps` values, and the group's bytes
+/// AVX-512 BF16 is present; `x` holds `to.t` rows of `32 * to.steps` values, and the group's tiles
 /// are the caller's to write.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(crate) unsafe fn x(x: *const f32, to: &Columns, group: usize) {
     let k = to.steps * STEP;
-    let rows = (to.t - group * ROWS).min(ROWS);
+    let first = (group * ROWS).min(to.t);
+    let rows = (to.t - first).min(ROWS);
     let (width, pitch) = (to.width(), to.pitch());
     let mask = ((1u32 << width) - 1) as u16;
-    // SAFETY: rows `16 * group..` up to `rows` more exist, and so do whole steps of them; a tile
-    // takes 16 pitches of at least `width` pairs.
+    // SAFETY: `rows` rows from `first` on exist, and so do whole steps of them; a tile takes 16
+    // pitches of at least `width` pairs.
     unsafe {
-        let x = x.add(group * ROWS * k);
-        let tiles = to.at.at(group * to.group_bytes());
-        for step in 0..to.steps {
-            let tile = tiles.add(step * ROWS * pitch);
-            let mut pairs = [_mm512_setzero_ps(); ROWS];
-            for row in 0..rows {
-                let values = x.add(row * k + step * STEP);
-                let (low, high) = (_mm512_loadu_ps(values), _mm512_loadu_ps(values.add(16)));
-                pairs[row] = transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low));
-            }
-            if width == 1 {
-                _mm512_storeu_ps(tile.cast(), pairs[0]);
-                continue;
-            }
-            for (pair, row) in transpose(pairs).into_iter().enumerate() {
-                _mm512_mask_storeu_ps(tile.add(pair * pitch).cast(), mask, row);
+        let x = x.add(first * k);
+        for block in to.blocks() {
+            let tiles = to.group(group, &block);
+            for (i, step) in block.enumerate() {
+                let tile = tiles.add(i * to.tile_bytes());
+                let mut pairs = [_mm512_setzero_ps(); ROWS];
+                for row in 0..rows {
+                    let values = x.add(row * k + step * STEP);
+                    let (low, high) = (_mm512_loadu_ps(values), _mm512_loadu_ps(values.add(16)));
+                    pairs[row] = transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low));
+                }
+                if width == 1 {
+                    _mm512_storeu_ps(tile.cast(), pairs[0]);
+                    continue;
+                }
+                for (pair, row) in transpose(pairs).into_iter().enumerate() {
+                    _mm512_mask_storeu_ps(tile.add(pair * pitch).cast(), mask, row);
+                }
             }
         }
     }
@@ -83,22 +108,20 @@ pub(super) const PAIR_BYTES: usize = 2 * ROWS * 2 * STEP;
 /// Copies two tiles of weight rows, `[step][2][16][32]`.
 ///
 /// # Safety
-/// AVX-512 is present; 16 rows of `64 * steps` bytes, a stride apart, can be read at both places
-/// of `w.at`, and `steps * PAIR_BYTES` bytes be written at `to`, a cache line.
+/// AVX-512 is present; 16 rows of `64 * steps` bytes, `stride` apart, can be read at both places of
+/// `from`, and `steps * PAIR_BYTES` bytes be written at `to`, a cache line.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn weights(w: &Weights, steps: usize, to: *mut u8) {
-    let tile_bytes = PAIR_BYTES / 2;
-    for step in 0..steps {
-        for i in 0..2 {
-            let ahead = w.ahead[i].wrapping_add(step * tile_bytes);
-            // SAFETY: inside what the caller vouches for; prefetches never fault.
-            unsafe {
-                let from = w.at[i].add(step * w.step);
-                let to = to.add(step * PAIR_BYTES + i * tile_bytes);
-                for row in 0..ROWS {
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(row * 64).cast());
-                    let line = _mm512_loadu_ps(from.add(row * w.stride).cast());
-                    _mm512_store_ps(to.add(row * 64).cast(), line);
+pub(super) unsafe fn weights(from: [*const u8; 2], stride: usize, steps: usize, to: *mut u8) {
+    /// Of one row before the next: from memory, twice as fast as one line of each row in turn.
+    const LINES: usize = 4;
+    for first in (0..steps).step_by(LINES) {
+        for row in 0..2 * ROWS {
+            for step in first..steps.min(first + LINES) {
+                // SAFETY: inside what the caller vouches for.
+                unsafe {
+                    let from = from[row / ROWS].add(row % ROWS * stride + step * 64);
+                    let line = _mm512_loadu_ps(from.cast());
+                    _mm512_store_ps(to.add(step * PAIR_BYTES + row * 64).cast(), line);
                 }
             }
         }

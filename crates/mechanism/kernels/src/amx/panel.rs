@@ -4,12 +4,15 @@ use std::arch::x86_64::*;
 
 use super::ROWS;
 use super::pack::{self, Columns, PAIR_BYTES};
-use super::tiles::{self, Products, Sums, Weights};
+use super::tiles::{self, Products, Sums, Tiles, Weights};
 use crate::gemm::{Bias, bias_at};
 use crate::tensor::{Activation, Write};
 
-/// Up to so many rows of `x`, weights are loaded where they lie, once.
-pub(crate) const STREAM_ROWS: usize = 32;
+/// Up to so many rows of `x`, weights are loaded where they lie: a copy would cost more.
+pub(crate) const STREAM_ROWS: usize = 128;
+/// Most steps of `K` per block when weights sweep past more rows: of 512 rows of `x`, a block takes
+/// half of L2.
+pub(crate) const SWEEP_STEPS: usize = 32;
 
 /// `act` of the first weight's outputs times the second's.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +37,7 @@ pub(crate) struct Panel {
     pub(crate) bias: Option<Bias>,
     pub(crate) mode: Write,
     pub(crate) gated: Option<Gated>,
-    /// What this thread computes next, to be prefetched: addresses of any kind.
+    /// The tiles that this thread computes next, to be prefetched: addresses of any kind.
     pub(crate) ahead: [*const u8; 2],
 }
 
@@ -43,9 +46,21 @@ pub(crate) fn block_rows(gated: bool) -> usize {
     if gated { ROWS } else { 2 * ROWS }
 }
 
-/// Bytes that [`compute`] needs for copied weights.
-pub(crate) fn packed_bytes(rows: usize, steps: usize, gated: bool) -> usize {
-    rows.div_ceil(block_rows(gated)) * steps * PAIR_BYTES
+/// Bytes of the weights of one block of rows.
+pub(crate) fn block_bytes(steps: usize) -> usize {
+    steps * PAIR_BYTES
+}
+
+/// Bytes that [`sweep`] needs for a panel of `blocks` blocks of rows: a copy of one block's weights,
+/// and the sums of all where `K` takes more than one pass.
+pub(crate) fn sweep_bytes(x: &Columns, blocks: usize) -> usize {
+    let sums = if x.block < x.steps { blocks * sums_bytes(x) } else { 0 };
+    block_bytes(x.block) + sums
+}
+
+/// Bytes of the sums of one block of rows.
+pub(crate) fn sums_bytes(x: &Columns) -> usize {
+    x.groups() / 2 * size_of::<Products>()
 }
 
 impl Panel {
@@ -82,53 +97,82 @@ impl Panel {
     }
 }
 
-/// Computes one panel; `packed` is scratch for its weights when there are more than
-/// [`STREAM_ROWS`] rows of `x`.
+/// Computes one panel for at most [`STREAM_ROWS`] rows of `x`. Each block of weight rows passes all
+/// of `x`; meanwhile the next block is on its way, in equal parts.
 ///
 /// # Safety
-/// The matrix unit and AVX-512 are present, [`tiles::Tiles`] of the width of `x` are configured;
-/// every pointer is valid for what the counts say, the panel's outputs exclusively so.
+/// The matrix unit and AVX-512 are present, and this thread has no tiles; every pointer is valid
+/// for what the counts say, the panel's outputs exclusively so.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(crate) unsafe fn compute(p: &Panel, packed: *mut u8) {
+pub(crate) unsafe fn stream(p: &Panel) {
     let block = block_rows(p.gated.is_some());
-    let mut products = Products([[[[0.0; 16]; 16]; 2]; 2]);
-    let (stride, steps) = (p.stride(), p.x.steps);
-    let in_place = |row: usize| {
-        let next = row + block;
-        let ahead = if next < p.end { p.tiles(next) } else { p.ahead };
-        Weights { at: p.tiles_inside(row), stride, step: 64, ahead }
-    };
-    // SAFETY: blocks are inside the weight, groups inside `x`, and the caller vouches for both and
-    // for the scratch.
+    let mut products = Products::ZERO;
+    let (steps, groups) = (p.x.steps, p.x.groups());
+    let passes = groups.div_ceil(2);
+    // SAFETY: tiles are inside the weight, groups inside `x`, and the caller vouches for both.
     unsafe {
-        if p.x.t <= STREAM_ROWS {
-            for row in (p.first..p.end).step_by(block) {
-                let w = in_place(row);
-                if p.x.groups() == 1 {
-                    tiles::one::<1>(&w, (p.x.group(0), p.x.pitch()), steps, &mut products);
-                } else {
-                    tiles::two::<1>(&w, [p.x.group(0), p.x.group(1)], steps, &mut products);
-                }
-                finish(p, row, 0, &products);
-            }
-            return;
-        }
-        let block_bytes = steps * PAIR_BYTES;
-        for (i, row) in (p.first..p.end).step_by(block).enumerate() {
-            pack::weights(&in_place(row), steps, packed.add(i * block_bytes));
-        }
-        for group in (0..p.x.groups()).step_by(2) {
-            for (i, row) in (p.first..p.end).step_by(block).enumerate() {
-                let at = packed.add(i * block_bytes).cast_const();
-                let at = [at, at.add(PAIR_BYTES / 2)];
-                let w = Weights { at, stride: 64, step: PAIR_BYTES, ahead: at };
-                if group + 1 == p.x.groups() {
-                    tiles::one::<0>(&w, (p.x.group(group), p.x.pitch()), steps, &mut products);
-                } else {
-                    let x = [p.x.group(group), p.x.group(group + 1)];
-                    tiles::two::<0>(&w, x, steps, &mut products);
+        let _tiles = Tiles::configure(p.x.width());
+        for row in (p.first..p.end).step_by(block) {
+            let next = row + block;
+            let next = if next < p.end { p.tiles(next) } else { p.ahead };
+            for pass in 0..passes {
+                // 1024 bytes per step where there is one pass, else 512 in some of the steps.
+                let ahead_steps = if passes == 1 { steps } else { (2 * steps).div_ceil(passes) };
+                let ahead = next.map(|tile| tile.wrapping_add(pass * ahead_steps * 512));
+                let (at, stride) = (p.tiles_inside(row), p.stride());
+                let w = Weights { at, stride, ahead, ahead_steps };
+                let x = |group| p.x.group(group, &(0..steps)).cast_const();
+                let group = 2 * pass;
+                match (passes == 1, group + 1 == groups) {
+                    (true, true) => tiles::one::<16>(&w, (x(0), p.x.pitch()), steps, &mut products),
+                    (true, false) => tiles::two::<16>(&w, [x(0), x(1)], steps, &mut products),
+                    (false, true) => {
+                        tiles::one::<8>(&w, (x(group), p.x.pitch()), steps, &mut products);
+                    }
+                    (false, false) => {
+                        tiles::two::<8>(&w, [x(group), x(group + 1)], steps, &mut products);
+                    }
                 }
                 finish(p, row, group, &products);
+            }
+        }
+    }
+}
+
+/// Computes one panel for more rows. A block of weight rows is copied and sweeps past all of `x`,
+/// a block of `K` after the other; sums that wait for the next stay in tiles, which changes no bit.
+///
+/// # Safety
+/// As [`stream`]; `scratch` is [`sweep_bytes`] on a cache line, this thread's alone.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(crate) unsafe fn sweep(p: &Panel, scratch: *mut u8) {
+    let rows = block_rows(p.gated.is_some());
+    let pairs = p.x.groups() / 2;
+    let sums = scratch.wrapping_add(block_bytes(p.x.block)).cast::<Products>();
+    let mut products = Products::ZERO;
+    // SAFETY: tiles are inside the weight, groups inside `x`; the caller vouches for both and for
+    // the scratch.
+    unsafe {
+        let _tiles = Tiles::configure(ROWS);
+        for block in p.x.blocks() {
+            let (fresh, last) = (block.start == 0, block.end == p.x.steps);
+            for (i, row) in (p.first..p.end).step_by(rows).enumerate() {
+                let from = p.tiles_inside(row).map(|tile| tile.add(block.start * 64));
+                pack::weights(from, p.stride(), block.len(), scratch);
+                for pair in 0..pairs {
+                    let whole = fresh && last;
+                    let to = if whole { &raw mut products } else { sums.add(i * pairs + pair) };
+                    let x = [2 * pair, 2 * pair + 1];
+                    let x = x.map(|group| p.x.group(group, &block).cast_const());
+                    if fresh {
+                        tiles::swept::<1>(scratch, x, block.len(), to);
+                    } else {
+                        tiles::swept::<0>(scratch, x, block.len(), to);
+                    }
+                    if last {
+                        finish(p, row, 2 * pair, &*to);
+                    }
+                }
             }
         }
     }
@@ -137,9 +181,12 @@ pub(crate) unsafe fn compute(p: &Panel, packed: *mut u8) {
 /// Writes the outputs of the block at weight row `row` for two groups of `x` from `group` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn finish(p: &Panel, row: usize, group: usize, products: &Products) {
-    for column in 0..2.min(p.x.groups() - group) {
+    for column in 0..2 {
         let first = (group + column) * ROWS;
-        let count = (p.x.t - first).min(ROWS);
+        let count = p.x.t.saturating_sub(first).min(ROWS);
+        if count == 0 {
+            break;
+        }
         // SAFETY: rows `first..first + count` of the output exist, and so do the 16 outputs that a
         // tile inside the weight stands for; those of other panels are masked.
         unsafe {

@@ -10,6 +10,10 @@ pub(super) type Sums = [[f32; 16]; 16];
 #[repr(C, align(64))]
 pub(super) struct Products(pub(super) [[Sums; 2]; 2]);
 
+impl Products {
+    pub(super) const ZERO: Products = Products([[[[0.0; 16]; 16]; 2]; 2]);
+}
+
 /// Where one thread's tiles are configured, until it is dropped: tile state that stays in use
 /// makes each context switch save 8 KiB more.
 pub(crate) struct Tiles {
@@ -66,25 +70,23 @@ impl Drop for Tiles {
     }
 }
 
-/// Two tiles of weight rows, walked along `K`.
+/// Two tiles of weight rows as they lie in a file.
 #[derive(Clone, Copy)]
 pub(super) struct Weights {
     /// Row 0 of each at `K` = 0.
     pub(super) at: [*const u8; 2],
     /// Bytes between rows.
     pub(super) stride: usize,
-    /// Bytes between steps.
-    pub(super) step: usize,
-    /// What to prefetch meanwhile, 1024 bytes of each per step.
+    /// What to prefetch meanwhile: the next lines of each, in the first `ahead_steps` steps.
     pub(super) ahead: [*const u8; 2],
+    pub(super) ahead_steps: usize,
 }
 
-/// Asks for the next 1024 bytes at both places.
+/// Asks for the next `lines` lines at both places.
 macro_rules! ahead {
     () => {
         concat!(
-            ".if {prefetch}\n",
-            ".rept 4\n",
+            ".rept {lines} / 4\n",
             "prefetcht1 [{a0}]\n",
             "prefetcht1 [{a0} + 64]\n",
             "prefetcht1 [{a0} + 128]\n",
@@ -96,19 +98,54 @@ macro_rules! ahead {
             "prefetcht1 [{a1} + 192]\n",
             "add {a1}, 256\n",
             ".endr\n",
-            ".endif\n",
         )
     };
 }
 
-/// Two tiles of weights times one tile of `x` per step, whose rows are `pitch` bytes apart. Prefetches
-/// when `PREFETCH` is 1.
+/// A step of [`one`].
+macro_rules! one_step {
+    () => {
+        concat!(
+            "tileloadd tmm6, [{x} + {pitch}]\n",
+            "tileloadd tmm4, [{w0} + {stride}]\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "tileloadd tmm5, [{w1} + {stride}]\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "add {w0}, 64\n",
+            "add {w1}, 64\n",
+            "add {x}, {x_step}\n",
+        )
+    };
+}
+
+/// A step of [`two`].
+macro_rules! two_step {
+    () => {
+        concat!(
+            "tileloadd tmm6, [{x0} + {pitch}]\n",
+            "tileloadd tmm4, [{w0} + {stride}]\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "tileloadd tmm7, [{x1} + {pitch}]\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tileloadd tmm5, [{w1} + {stride}]\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tdpbf16ps tmm3, tmm5, tmm7\n",
+            "add {w0}, {w_step}\n",
+            "add {w1}, {w_step}\n",
+            "add {x0}, 1024\n",
+            "add {x1}, 1024\n",
+        )
+    };
+}
+
+/// Two tiles of weights times one tile of `x` per step, whose rows are `pitch` bytes apart. Asks
+/// for `LINES` lines ahead at a time, a multiple of four.
 ///
 /// # Safety
 /// Tiles are configured; `steps > 0` steps are readable on both sides (what is ahead may be any
-/// address).
+/// address), and `w.ahead_steps` are no more than `steps`.
 #[inline(always)]
-pub(super) unsafe fn one<const PREFETCH: usize>(
+pub(super) unsafe fn one<const LINES: usize>(
     w: &Weights,
     (x, pitch): (*const u8, usize),
     steps: usize,
@@ -120,32 +157,35 @@ pub(super) unsafe fn one<const PREFETCH: usize>(
         asm!(
             "tilezero tmm0",
             "tilezero tmm2",
+            "test {first}, {first}",
+            "jz 3f",
             "2:",
-            "tileloadd tmm6, [{x} + {pitch}]",
-            "tileloadd tmm4, [{w0} + {stride}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{w1} + {stride}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
+            one_step!(),
             ahead!(),
-            "add {w0}, {w_step}",
-            "add {w1}, {w_step}",
-            "add {x}, {x_step}",
-            "dec {steps}",
+            "dec {first}",
             "jnz 2b",
+            "3:",
+            "test {rest}, {rest}",
+            "jz 5f",
+            "4:",
+            one_step!(),
+            "dec {rest}",
+            "jnz 4b",
+            "5:",
             "mov {stride}, 64",
             "tilestored [{to} + {stride}], tmm0",
             "tilestored [{to} + {stride} + 2048], tmm2",
-            prefetch = const PREFETCH,
+            lines = const LINES,
             x = inout(reg) x => _,
             pitch = in(reg) pitch,
             x_step = in(reg) pitch * 16,
             w0 = inout(reg) w.at[0] => _,
             w1 = inout(reg) w.at[1] => _,
             stride = inout(reg) w.stride => _,
-            w_step = in(reg) w.step,
             a0 = inout(reg) w.ahead[0] => _,
             a1 = inout(reg) w.ahead[1] => _,
-            steps = inout(reg) steps => _,
+            first = inout(reg) w.ahead_steps => _,
+            rest = inout(reg) steps - w.ahead_steps => _,
             to = in(reg) std::ptr::from_mut(to),
             out("tmm0") _, out("tmm2") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
             options(nostack),
@@ -158,7 +198,7 @@ pub(super) unsafe fn one<const PREFETCH: usize>(
 /// # Safety
 /// As [`one`], with tiles of 16 columns.
 #[inline(always)]
-pub(super) unsafe fn two<const PREFETCH: usize>(
+pub(super) unsafe fn two<const LINES: usize>(
     w: &Weights,
     x: [*const u8; 2],
     steps: usize,
@@ -172,38 +212,90 @@ pub(super) unsafe fn two<const PREFETCH: usize>(
             "tilezero tmm1",
             "tilezero tmm2",
             "tilezero tmm3",
+            "test {first}, {first}",
+            "jz 3f",
             "2:",
-            "tileloadd tmm6, [{x0} + {pitch}]",
-            "tileloadd tmm4, [{w0} + {stride}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{x1} + {pitch}]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{w1} + {stride}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
+            two_step!(),
             ahead!(),
-            "add {w0}, {w_step}",
-            "add {w1}, {w_step}",
-            "add {x0}, 1024",
-            "add {x1}, 1024",
+            "dec {first}",
+            "jnz 2b",
+            "3:",
+            "test {rest}, {rest}",
+            "jz 5f",
+            "4:",
+            two_step!(),
+            "dec {rest}",
+            "jnz 4b",
+            "5:",
+            "tilestored [{to} + {pitch}], tmm0",
+            "tilestored [{to} + {pitch} + 1024], tmm1",
+            "tilestored [{to} + {pitch} + 2048], tmm2",
+            "tilestored [{to} + {pitch} + 3072], tmm3",
+            lines = const LINES,
+            x0 = inout(reg) x[0] => _,
+            x1 = inout(reg) x[1] => _,
+            pitch = in(reg) 64usize,
+            w0 = inout(reg) w.at[0] => _,
+            w1 = inout(reg) w.at[1] => _,
+            w_step = const 64,
+            stride = in(reg) w.stride,
+            a0 = inout(reg) w.ahead[0] => _,
+            a1 = inout(reg) w.ahead[1] => _,
+            first = inout(reg) w.ahead_steps => _,
+            rest = inout(reg) steps - w.ahead_steps => _,
+            to = in(reg) std::ptr::from_mut(to),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// Copied weights, `[step][2]` tiles at `w`, times two rows of tiles at `x`, added to the products
+/// of earlier steps, or to nothing when `FRESH` is 1.
+///
+/// # Safety
+/// Tiles of 16 columns are configured; `steps > 0` steps are readable on both sides.
+#[inline(always)]
+pub(super) unsafe fn swept<const FRESH: usize>(
+    w: *const u8,
+    x: [*const u8; 2],
+    steps: usize,
+    to: *mut Products,
+) {
+    // SAFETY: reads what the caller vouches for, and reads and writes the whole of `to`. All
+    // registers it changes are listed.
+    unsafe {
+        asm!(
+            ".if {fresh}",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            ".else",
+            "tileloadd tmm0, [{to} + {pitch}]",
+            "tileloadd tmm1, [{to} + {pitch} + 1024]",
+            "tileloadd tmm2, [{to} + {pitch} + 2048]",
+            "tileloadd tmm3, [{to} + {pitch} + 3072]",
+            ".endif",
+            "2:",
+            two_step!(),
             "dec {steps}",
             "jnz 2b",
             "tilestored [{to} + {pitch}], tmm0",
             "tilestored [{to} + {pitch} + 1024], tmm1",
             "tilestored [{to} + {pitch} + 2048], tmm2",
             "tilestored [{to} + {pitch} + 3072], tmm3",
-            prefetch = const PREFETCH,
+            fresh = const FRESH,
             x0 = inout(reg) x[0] => _,
             x1 = inout(reg) x[1] => _,
             pitch = in(reg) 64usize,
-            w0 = inout(reg) w.at[0] => _,
-            w1 = inout(reg) w.at[1] => _,
-            stride = in(reg) w.stride,
-            w_step = in(reg) w.step,
-            a0 = inout(reg) w.ahead[0] => _,
-            a1 = inout(reg) w.ahead[1] => _,
+            stride = in(reg) 64usize,
+            w0 = inout(reg) w => _,
+            w1 = inout(reg) w.wrapping_add(1024) => _,
+            w_step = const 2048,
             steps = inout(reg) steps => _,
-            to = in(reg) std::ptr::from_mut(to),
+            to = in(reg) to,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),

@@ -1,9 +1,7 @@
 //! Linear layers on the matrix unit: outputs are cut into panels of weight rows, never along `K`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::Machine;
-use crate::amx::{self, Columns, Gated, Panel, Tiles};
+use crate::amx::{self, Columns, Gated, Panel};
 use crate::gemm::Bias;
 use crate::scratch::{Scratch, Shared};
 use crate::simd::XForm;
@@ -11,8 +9,10 @@ use crate::tensor::{Activation, DType, LinearJob, Matrix, Write};
 
 /// Bytes of weights per task when they stream past a few rows of `x`.
 const STREAM_BYTES: usize = 256 << 10;
-/// Bytes of weights per task when they are copied: they stay in half of L2 while `x` passes.
-const PANEL_BYTES: usize = 1 << 20;
+/// Most bytes of sums per task that wait for the next block of `K`: half of L2.
+const SUMS_BYTES: usize = 1 << 20;
+/// Most rows of `x` per pass: see [`amx::sweep`].
+const PASS_ROWS: usize = 512;
 /// Rows of `x` at a time when only one half of a gated linear is the matrix unit's.
 const MIXED_ROWS: usize = 64;
 
@@ -41,14 +41,15 @@ impl TilePlan {
         }
     }
 
-    fn panel(&self, x: Columns, first: usize, rows: usize) -> Panel {
+    /// Weight rows `first..first + rows`, for rows of `x` that begin with `x_row`.
+    fn panel(&self, (x, x_row): (Columns, usize), first: usize, rows: usize) -> Panel {
         Panel {
             x,
             w: self.w.map(|w| w.at(0).cast_const()),
             n: self.rows,
             first,
             end: (first + rows).min(self.rows),
-            out: self.out.at(0),
+            out: self.out.at(x_row * self.rows),
             bias: self.bias.map(|(data, dtype)| Bias { dtype, data: data.at(0) }),
             mode: self.mode,
             gated: self.gated,
@@ -71,10 +72,7 @@ pub(crate) fn linear(
             plans.push(TilePlan::new(job, weight));
         }
     }
-    if t > 0 && !plans.is_empty() {
-        let x = pack(machine, scratch, x, t);
-        run(machine, scratch, x, &plans);
-    }
+    run(machine, scratch, x, t, &plans);
     plans.clear();
     scratch.tile_plans = plans;
 }
@@ -93,11 +91,7 @@ pub(crate) fn gated_linear(
         let mut plan = TilePlan::new(&mut LinearJob::new(gate, out), gate);
         plan.w[1] = Shared::new(up.data.as_ptr().cast_mut());
         plan.gated = Some(Gated { act, activate_mul: machine.kernels.activate_mul });
-        if t > 0 {
-            let x = pack(machine, scratch, x, t);
-            run(machine, scratch, x, &[plan]);
-        }
-        return;
+        return run(machine, scratch, x, t, &[plan]);
     }
     // No model mixes types here, so that this may take memory of its own.
     let (n, k) = (gate.rows, gate.cols);
@@ -112,10 +106,9 @@ pub(crate) fn gated_linear(
 
 /// Packs `x` (`[t, K]`), a task per group of rows.
 fn pack(machine: Machine<'_>, scratch: &mut Scratch, x: &[f32], t: usize) -> Columns {
-    let mut columns =
-        Columns { at: Shared::new(std::ptr::null_mut()), t, steps: x.len() / t / amx::STEP };
-    let bytes = columns.groups() * columns.group_bytes();
-    columns.at = Shared::new(scratch.x[XForm::Bf16 as usize].bytes(bytes));
+    let steps = x.len() / t / amx::STEP;
+    let mut columns = Columns::new(Shared::new(std::ptr::null_mut()), t, steps);
+    columns.at = Shared::new(scratch.x[XForm::Bf16 as usize].bytes(columns.bytes()));
     machine.pool.for_each(columns.groups(), &|_, group| {
         // SAFETY: the instruction set is present, `x` holds `t` rows of whole steps, the buffer all
         // groups, and each task writes its own.
@@ -124,47 +117,64 @@ fn pack(machine: Machine<'_>, scratch: &mut Scratch, x: &[f32], t: usize) -> Col
     columns
 }
 
-/// All plans in one region. A thread takes its next task before it computes one, so that it can
-/// prefetch the next task's weights.
-fn run(machine: Machine<'_>, scratch: &mut Scratch, x: Columns, plans: &[TilePlan]) {
-    let threads = machine.pool.threads();
-    let copied = x.t > amx::STREAM_ROWS;
-    let total: usize = plans.iter().map(|plan| tiles_of(plan).div_ceil(2)).sum();
-    let most = if copied { PANEL_BYTES } else { STREAM_BYTES };
-    let blocks = (total / (threads * 4)).min(most / amx::packed_bytes(1, x.steps, false)).max(1);
+/// All plans for all rows of `x` (`[t, K]`), a region per pass.
+fn run(machine: Machine<'_>, scratch: &mut Scratch, x: &[f32], t: usize, plans: &[TilePlan]) {
+    if t == 0 || plans.is_empty() {
+        return;
+    }
+    let k = x.len() / t;
+    for (pass, x) in x.chunks(PASS_ROWS * k).enumerate() {
+        let columns = pack(machine, scratch, x, x.len() / k);
+        run_pass(machine, scratch, (columns, pass * PASS_ROWS), plans);
+    }
+}
+
+fn run_pass(machine: Machine<'_>, scratch: &mut Scratch, x: (Columns, usize), plans: &[TilePlan]) {
+    let columns = x.0;
+    let streams = columns.t <= amx::STREAM_ROWS;
+    let total = plans.iter().map(|plan| tiles_of(plan).div_ceil(2)).sum();
+    let blocks = task_blocks(&columns, total, machine.pool.threads());
     let rows = |plan: &TilePlan| blocks * amx::block_rows(plan.gated.is_some());
     let panel = |mut task: usize| {
         for plan in plans {
             let tasks = plan.rows.div_ceil(rows(plan));
             if task < tasks {
-                return Some(plan.panel(x, task * rows(plan), rows(plan)));
+                return plan.panel(x, task * rows(plan), rows(plan));
             }
             task -= tasks;
         }
-        None
+        unreachable!("tasks are counted below");
     };
-    let part = if copied { blocks * amx::packed_bytes(1, x.steps, false) } else { 0 };
-    let parts = Shared::new(scratch.workers.bytes(threads * part));
-    let next = AtomicUsize::new(0);
-    let work = |worker: usize| {
-        let take = || panel(next.fetch_add(1, Ordering::Relaxed));
-        let Some(mut panel) = take() else { return };
-        // SAFETY: the matrix unit is present, and these are the thread's only tiles.
-        let _tiles = unsafe { Tiles::configure(x.width()) };
-        loop {
-            let after = take();
-            panel.ahead = after.map_or(panel.tiles(panel.first), |next| next.tiles(next.first));
-            // SAFETY: shapes were checked; panels write separate outputs, workers separate parts
-            // of the scratch, which hold a task's blocks.
-            unsafe { amx::compute(&panel, parts.at(worker * part)) };
-            match after {
-                Some(next) => panel = next,
-                None => break,
+    let tasks = plans.iter().map(|plan| plan.rows.div_ceil(rows(plan))).sum();
+    let part = if streams { 0 } else { amx::sweep_bytes(&columns, blocks) };
+    let parts = Shared::new(scratch.workers.bytes(machine.pool.threads() * part));
+    machine.pool.for_each_ahead(tasks, &|worker, task, next| {
+        let mut panel_of_task = panel(task);
+        let next = next.map_or(panel_of_task, panel);
+        panel_of_task.ahead = next.tiles(next.first);
+        // SAFETY: the matrix unit is present and has no tiles of this thread's; shapes were
+        // checked; panels write separate outputs, workers separate parts of the scratch.
+        unsafe {
+            if streams {
+                amx::stream(&panel_of_task);
+            } else {
+                amx::sweep(&panel_of_task, parts.at(worker * part));
             }
         }
+    });
+}
+
+/// Blocks of weight rows per task, of `total`: enough tasks for threads that are not equally fast.
+/// Where `K` takes several passes, each task reads all of `x` from L3, and fewer are better.
+fn task_blocks(x: &Columns, total: usize, threads: usize) -> usize {
+    let blocks = if x.t <= amx::STREAM_ROWS {
+        (total / (threads * 4)).min(STREAM_BYTES / amx::block_bytes(x.steps))
+    } else if x.block == x.steps {
+        total / (threads * 8)
+    } else {
+        total.div_ceil(threads * 2).min(SUMS_BYTES / amx::sums_bytes(x))
     };
-    let one = panel(1).is_none();
-    if one { work(0) } else { machine.pool.run(&work) }
+    blocks.max(1)
 }
 
 /// Tiles of weight rows in a plan.
