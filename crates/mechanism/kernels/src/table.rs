@@ -2,7 +2,7 @@
 //! the only places where generic kernels meet an instruction set, so each whole loop nest is
 //! compiled for it.
 
-use crate::attention::{State, Tile};
+use crate::attention::{State, Tile, Workspace};
 use crate::elementwise::Norm;
 use crate::gemm::Panel;
 use crate::isa::Isa;
@@ -43,10 +43,8 @@ pub(crate) struct StorageKernels {
     pub(crate) dot: DotKernels,
     pub(crate) widen: unsafe fn(*const u8, *mut f32, usize),
     pub(crate) narrow: unsafe fn(*const f32, *mut u8, usize),
-    /// `(tile, chunk, scores, state)`, see [`crate::attention::attend`].
-    pub(crate) attend: unsafe fn(&Tile, usize, *mut f32, State),
-    /// Queries for `attend` are prepared by this one.
-    pub(crate) query: DotKernels,
+    /// `(tile, chunk, workspace, state)`, see [`crate::attention::attend`].
+    pub(crate) attend: unsafe fn(&Tile, usize, Workspace, State),
 }
 
 /// All kernels of an instruction set.
@@ -90,7 +88,7 @@ macro_rules! kernels {
         mod $module {
             use super::{
                 Activation, DotKernels, Kernels, Norm, Panel, State, StorageKernels, Tile,
-                WideKernels,
+                WideKernels, Workspace,
             };
             use crate::simd::{Bf16, Dot, F16, F32, Storage, Widen};
             use crate::{attention, elementwise, gemm};
@@ -130,10 +128,10 @@ macro_rules! kernels {
                 unsafe { elementwise::narrow::<L, S>(from, to, n) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn attend<S: Storage>(tile: &Tile, chunk: usize, scores: *mut f32, state: State) {
+            unsafe fn attend<S: Storage>(tile: &Tile, chunk: usize, to: Workspace, state: State) {
                 // SAFETY: the table is only handed out for a present instruction set; the rest of
                 // the contract is the caller's.
-                unsafe { attention::attend::<L, S>(tile, chunk, scores, state) }
+                unsafe { attention::attend::<L, S>(tile, chunk, to, state) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn norm(norm: &Norm, x: *const f32, out: *mut f32, rows: usize) {
@@ -196,7 +194,6 @@ macro_rules! kernels {
                     widen: widen::<S>,
                     narrow: narrow::<S>,
                     attend: attend::<S>,
-                    query: dot::<Widen<L, S>>(),
                 }
             }
 

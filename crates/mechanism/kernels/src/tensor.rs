@@ -200,7 +200,7 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// One layer's paged cache: `k` and `v` are each `[B, H_kv, S, D]` (`S` tokens per block).
+/// One layer's paged cache of blocks of `S` tokens: `k` is `[B, H_kv, D, S]`, `v` is `[B, H_kv, S, D]`.
 #[derive(Debug)]
 pub struct KvLayer<'a> {
     /// Storage type of both.

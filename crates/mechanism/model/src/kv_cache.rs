@@ -15,7 +15,7 @@ pub(crate) struct KvCache {
 }
 
 struct LayerMemory {
-    /// Keys `[B, H_kv, S, D]`, then values of the same shape.
+    /// Keys, then as many values: see [`KvLayer`].
     memory: ZeroedMemory,
     num_kv_heads: usize,
     head_dim: usize,

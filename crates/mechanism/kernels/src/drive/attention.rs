@@ -1,7 +1,7 @@
 //! Attention: one task per tile of queries, or per tile and chunk when tiles are few.
 
 use super::Machine;
-use crate::attention::{CHUNK, Cache, State, Tile, reset, state_len};
+use crate::attention::{CHUNK, Cache, State, Tile, VALUES, Workspace, prepare, reset, state_len};
 use crate::scratch::{Scratch, Shared};
 use crate::table::StorageKernels;
 use crate::tensor::{AttentionArgs, KvLayer};
@@ -34,7 +34,6 @@ struct Call<'a> {
     num_heads: usize,
     group: usize,
     dim: usize,
-    q_stride: usize,
     max_rows: usize,
     tasks: Vec<Task>,
 }
@@ -61,9 +60,7 @@ pub(crate) fn attention(
 fn run(machine: Machine<'_>, scratch: &mut Scratch, call: &Call<'_>) {
     let partials = call.tasks.last().map_or(0, |t| t.first_partial + t.tile.chunks().len());
     let state = state_len(call.max_rows, call.dim).next_multiple_of(16);
-    // A worker's part: prepared queries, scores, and two states.
-    let queries = call.max_rows * call.q_stride / size_of::<f32>();
-    let part = queries.next_multiple_of(16) + call.max_rows * CHUNK + 2 * state;
+    let part = Part::len(call, state);
     let workers = Shared::new(scratch.workers.floats(machine.pool.threads() * part));
     let worker_part = |worker: usize| Part::at(workers.at(worker * part), call, state);
     let few = call.tasks.len() < 4 * machine.pool.threads() && partials > call.tasks.len();
@@ -83,7 +80,7 @@ fn run(machine: Machine<'_>, scratch: &mut Scratch, call: &Call<'_>) {
         // SAFETY: part and partial state belong to this task alone.
         unsafe {
             let tile = call.prepare(task, part.queries);
-            (call.kernels.attend)(&tile, chunk, part.scores, to);
+            (call.kernels.attend)(&tile, chunk, part.workspace, to);
         }
     });
     machine.pool.for_each(call.tasks.len(), &|worker, index| {
@@ -103,18 +100,34 @@ fn run(machine: Machine<'_>, scratch: &mut Scratch, call: &Call<'_>) {
 
 /// A worker's scratch.
 struct Part {
-    queries: *mut u8,
-    scores: *mut f32,
+    queries: *mut f32,
+    workspace: Workspace,
     states: *mut f32,
     state: usize,
 }
 
 impl Part {
+    /// f32 values of the parts before the two states.
+    fn lens(call: &Call<'_>) -> [usize; 3] {
+        [call.max_rows * call.dim, call.max_rows * CHUNK, VALUES * call.dim]
+            .map(|len| len.next_multiple_of(16))
+    }
+
+    /// f32 values in all.
+    fn len(call: &Call<'_>, state: usize) -> usize {
+        Part::lens(call).iter().sum::<usize>() + 2 * state
+    }
+
     fn at(base: *mut f32, call: &Call<'_>, state: usize) -> Part {
-        let queries = (call.max_rows * call.q_stride / size_of::<f32>()).next_multiple_of(16);
-        let scores = base.wrapping_add(queries);
-        let states = scores.wrapping_add(call.max_rows * CHUNK);
-        Part { queries: base.cast(), scores, states, state }
+        let [queries, scores, values] = Part::lens(call);
+        let scores_at = base.wrapping_add(queries);
+        let values_at = scores_at.wrapping_add(scores);
+        Part {
+            queries: base,
+            workspace: Workspace { scores: scores_at, values: values_at },
+            states: values_at.wrapping_add(values),
+            state,
+        }
     }
 
     /// The state of all chunks so far.
@@ -139,8 +152,6 @@ impl<'a> Call<'a> {
     ) -> Call<'a> {
         let kernels = machine.kernels.storage(kv.dtype);
         let group = a.num_heads / kv.num_kv_heads;
-        let q_stride =
-            kv.head_dim.next_multiple_of(kernels.query.step) * kernels.query.x_bytes + 64;
         let mut call = Call {
             q,
             out: Shared::new(out.as_mut_ptr()),
@@ -149,7 +160,6 @@ impl<'a> Call<'a> {
             num_heads: a.num_heads,
             group,
             dim: kv.head_dim,
-            q_stride,
             max_rows: 0,
             tasks,
         };
@@ -173,6 +183,7 @@ impl<'a> Call<'a> {
         let head_bytes = kv.block_size * kv.head_dim * kv.dtype.size_bytes();
         let cache = Cache {
             k: kv.k.as_ptr(),
+            k_end: kv.k.as_ptr_range().end,
             v: kv.v.as_ptr(),
             table: a.block_tables[sequence].as_ptr(),
             block_size: kv.block_size,
@@ -185,7 +196,6 @@ impl<'a> Call<'a> {
             let tile = Tile {
                 cache,
                 q: std::ptr::null(),
-                q_stride: self.q_stride,
                 rows: tokens.min(end - first) * self.group,
                 group: self.group,
                 position: a.context_lens[sequence] as usize - (end - first),
@@ -210,15 +220,10 @@ impl<'a> Call<'a> {
     ///
     /// # Safety
     /// `to` has room for the tile's rows and is this thread's alone.
-    unsafe fn prepare(&self, task: &Task, to: *mut u8) -> Tile {
-        for row in 0..task.tile.rows {
-            let q = &self.q[self.row(task, row)..][..self.dim];
-            // SAFETY: one row of `dim` values, one stride at `to`.
-            unsafe {
-                let to = to.add(row * self.q_stride);
-                (self.kernels.query.prepare)(q.as_ptr(), 1, self.dim, to, self.q_stride);
-            }
-        }
+    unsafe fn prepare(&self, task: &Task, to: *mut f32) -> Tile {
+        let query = |row| &self.q[self.row(task, row)..][..self.dim];
+        // SAFETY: the caller's promise.
+        unsafe { prepare(task.tile.rows, self.dim, query, to) }
         Tile { q: to, ..task.tile }
     }
 
@@ -234,7 +239,7 @@ impl<'a> Call<'a> {
             let tile = self.prepare(task, part.queries);
             reset(sum, rows, self.dim);
             for chunk in tile.chunks() {
-                (self.kernels.attend)(&tile, chunk, part.scores, next);
+                (self.kernels.attend)(&tile, chunk, part.workspace, next);
                 (self.merge)(sum, next, rows, self.dim);
             }
             self.finish(task, sum);

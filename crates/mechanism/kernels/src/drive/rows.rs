@@ -141,21 +141,59 @@ pub(crate) fn store_kv(
 ) {
     let narrow = machine.kernels.storage(kv.dtype).narrow;
     let (heads, dim, block_size) = (kv.num_kv_heads, kv.head_dim, kv.block_size);
-    let row_bytes = dim * kv.dtype.size_bytes();
-    let caches = [Shared::new(kv.k.as_mut_ptr()), Shared::new(kv.v.as_mut_ptr())];
+    let size = kv.dtype.size_bytes();
+    let (keys, values) = (Shared::new(kv.k.as_mut_ptr()), Shared::new(kv.v.as_mut_ptr()));
     let store = |_: usize, task: usize| {
-        let (head, x, cache) = (task / 2, [k, v][task % 2], caches[task % 2]);
+        let head = task / 2;
         for (t, &slot) in slots.iter().enumerate() {
             let (block, offset) = (slot as usize / block_size, slot as usize % block_size);
-            let row = (block * heads + head) * block_size + offset;
-            let from = &x[(t * heads + head) * dim..][..dim];
-            // SAFETY: the slot is below the number of slots, so the row lies in the cache, whose
-            // size was checked; rows of one head of one cache belong to one task.
-            unsafe { narrow(from.as_ptr(), cache.at(row * row_bytes), dim) }
+            let of_head = (block * heads + head) * block_size * dim;
+            let row = (t * heads + head) * dim..(t * heads + head + 1) * dim;
+            // SAFETY: the slot is below the number of slots, so it lies in the caches, whose sizes
+            // were checked; one head of one cache belongs to one task.
+            unsafe {
+                if task.is_multiple_of(2) {
+                    let to = keys.at((of_head + offset) * size);
+                    scatter(narrow, &k[row], to, size, block_size * size);
+                } else {
+                    let to = values.at((of_head + offset * dim) * size);
+                    narrow(v[row].as_ptr(), to, dim);
+                }
+            }
         }
     };
     if k.len() < TASK_VALUES {
         return (0..2 * heads).for_each(|task| store(0, task));
     }
     machine.pool.for_each(2 * heads, &store);
+}
+
+/// Narrows values of `size` bytes to places `stride` bytes apart.
+///
+/// # Safety
+/// `narrow` makes values of `size` bytes; `to` is valid for the places.
+unsafe fn scatter(
+    narrow: unsafe fn(*const f32, *mut u8, usize),
+    values: &[f32],
+    to: *mut u8,
+    size: usize,
+    stride: usize,
+) {
+    let mut buffer = [0u32; 64];
+    let narrowed = buffer.as_mut_ptr().cast::<u8>();
+    for (i, values) in values.chunks(64).enumerate() {
+        // SAFETY: the buffer holds 64 values of any type; the rest is the caller's promise.
+        unsafe {
+            narrow(values.as_ptr(), narrowed, values.len());
+            let to = to.add(i * 64 * stride);
+            for j in 0..values.len() {
+                let (from, to) = (narrowed.add(j * size), to.add(j * stride));
+                if size == 2 {
+                    to.cast::<u16>().write_unaligned(from.cast::<u16>().read_unaligned());
+                } else {
+                    to.cast::<u32>().write_unaligned(from.cast::<u32>().read_unaligned());
+                }
+            }
+        }
+    }
 }

@@ -3,21 +3,22 @@
 use super::{load, store};
 use crate::tensor::{AttentionArgs, KvLayer};
 
-/// Index of the first value of `(block, kv head, offset)` in a cache half.
-fn row(kv: &KvLayer<'_>, slot: usize, head: usize) -> usize {
+/// Indices of the values of a slot and kv head in the two halves of a cache.
+pub(crate) fn places(kv: &KvLayer<'_>, slot: usize, head: usize, d: usize) -> (usize, usize) {
     let (block, offset) = (slot / kv.block_size, slot % kv.block_size);
-    ((block * kv.num_kv_heads + head) * kv.block_size + offset) * kv.head_dim
+    let of_head = (block * kv.num_kv_heads + head) * kv.block_size * kv.head_dim;
+    (of_head + d * kv.block_size + offset, of_head + offset * kv.head_dim + d)
 }
 
 /// Writes `[T, H_kv, D]` keys and values to their slots.
 pub(crate) fn store_kv(kv: &mut KvLayer<'_>, k: &[f32], v: &[f32], slots: &[u32]) {
     for (t, &slot) in slots.iter().enumerate() {
         for head in 0..kv.num_kv_heads {
-            let (to, from) =
-                (row(kv, slot as usize, head), (t * kv.num_kv_heads + head) * kv.head_dim);
+            let from = (t * kv.num_kv_heads + head) * kv.head_dim;
             for d in 0..kv.head_dim {
-                store(kv.dtype, kv.k, to + d, k[from + d]);
-                store(kv.dtype, kv.v, to + d, v[from + d]);
+                let (to_k, to_v) = places(kv, slot as usize, head, d);
+                store(kv.dtype, kv.k, to_k, k[from + d]);
+                store(kv.dtype, kv.v, to_v, v[from + d]);
             }
         }
     }
@@ -40,26 +41,34 @@ pub(crate) fn attention(a: &AttentionArgs<'_>, q: &[f32], kv: &KvLayer<'_>, out:
                 .collect();
             for head in 0..a.num_heads {
                 let at = (token * a.num_heads + head) * dim;
-                let rows: Vec<usize> =
-                    slots.iter().map(|&slot| row(kv, slot, head / group)).collect();
-                attend(a.scale, &q[at..][..dim], kv, &rows, &mut out[at..][..dim]);
+                let q = &q[at..][..dim];
+                attend(a.scale, q, kv, (&slots, head / group), &mut out[at..][..dim]);
             }
         }
     }
 }
 
-/// One query head over the cache rows it sees.
-fn attend(scale: f32, q: &[f32], kv: &KvLayer<'_>, rows: &[usize], out: &mut [f32]) {
-    let score = |&row: &usize| -> f64 {
-        let dot = |(d, &q): (usize, &f32)| f64::from(q) * f64::from(load(kv.dtype, kv.k, row + d));
+/// One query head over the slots it sees.
+fn attend(
+    scale: f32,
+    q: &[f32],
+    kv: &KvLayer<'_>,
+    (slots, head): (&[usize], usize),
+    out: &mut [f32],
+) {
+    let score = |&slot: &usize| -> f64 {
+        let key = |d| f64::from(load(kv.dtype, kv.k, places(kv, slot, head, d).0));
+        let dot = |(d, &q): (usize, &f32)| f64::from(q) * key(d);
         q.iter().enumerate().map(dot).sum::<f64>() * f64::from(scale)
     };
-    let scores: Vec<f64> = rows.iter().map(score).collect();
+    let scores: Vec<f64> = slots.iter().map(score).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
     let sum: f64 = weights.iter().sum();
     for (d, out) in out.iter_mut().enumerate() {
-        let value = |(&row, w): (&usize, &f64)| w * f64::from(load(kv.dtype, kv.v, row + d));
-        *out = (rows.iter().zip(&weights).map(value).sum::<f64>() / sum) as f32;
+        let value = |(&slot, w): (&usize, &f64)| {
+            w * f64::from(load(kv.dtype, kv.v, places(kv, slot, head, d).1))
+        };
+        *out = (slots.iter().zip(&weights).map(value).sum::<f64>() / sum) as f32;
     }
 }
