@@ -7,7 +7,7 @@
 //! until the last prompt is in.
 
 use crate::error::BenchError;
-use crate::loading::{self, Found, Quantization};
+use crate::loading::{self, Found};
 use crate::progress::Progress;
 use crate::random::Random;
 use crate::report::{Chart, Report, Series};
@@ -22,7 +22,8 @@ use tyndall_engine::{
     TokenStream,
 };
 use tyndall_kernels::{Ceilings, Isa, Peak};
-use tyndall_model::{MemoryPlan, PlanRequest};
+use tyndall_model::{MemoryPlan, PlanRequest, grouped_type};
+use tyndall_types::protocol::Quantization;
 use tyndall_types::{FinishReason, RequestId, SamplingParams};
 
 /// No sequence takes longer.
@@ -53,7 +54,7 @@ pub struct EngineArgs {
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_num_batched_tokens: u32,
     /// What the weights are rounded to, once per model
-    #[arg(long, value_enum, value_name = "TYPE", default_value = "none")]
+    #[arg(long, value_name = "TYPE", default_value = "none")]
     pub quantization: Quantization,
     /// Threads that compute [default: every core this process may use]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -145,7 +146,7 @@ fn load(args: &EngineArgs, found: &Found, available_bytes: u64) -> Result<Loaded
         available_bytes: available_bytes.saturating_sub(RESERVE),
         max_num_seqs: largest,
         max_num_batched_tokens: args.max_num_batched_tokens,
-        quantization: args.quantization.grouped(),
+        quantization: grouped_type(args.quantization),
     };
     let memory = found.plan(&request).map_err(|error| {
         error.with_cure("use a shorter --prompt-len or --output-len, or fewer in --batch")
@@ -288,7 +289,7 @@ fn describe(args: &EngineArgs, model: &str, loaded: &Loaded, report: &mut Report
     report.set("output-len", args.output_len);
     report.set("max-num-batched-tokens", loaded.max_batched);
     report.set("runs", args.runs);
-    report.set("quantization", args.quantization.name());
+    report.set("quantization", args.quantization.to_string());
     report.set("isa", loaded.isa);
     report.fact("weights", "Weights that a step reads", loaded.work.weights_bytes / 1e9, "GB");
 }

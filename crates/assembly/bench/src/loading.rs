@@ -5,38 +5,8 @@ use crate::error::BenchError;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tyndall_hub::{HubOptions, for_terminal};
-use tyndall_kernels::{Cpu, CpuOptions, GroupedType, Isa};
+use tyndall_kernels::{Cpu, CpuOptions, Isa};
 use tyndall_model::{MemoryPlan, Model, ModelSpec, PlanRequest, QuantizeOptions};
-
-/// What weights are rounded to at the first load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Quantization {
-    /// They are used as they are.
-    None,
-    /// 8 bits.
-    Int8,
-    /// 4 bits.
-    Int4,
-}
-
-impl Quantization {
-    /// As the flag spells it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-        }
-    }
-
-    pub(crate) fn grouped(self) -> Option<GroupedType> {
-        match self {
-            Self::None => None,
-            Self::Int8 => Some(GroupedType::Int8),
-            Self::Int4 => Some(GroupedType::Int4),
-        }
-    }
-}
 
 /// A checkpoint on disk.
 #[derive(Debug)]

@@ -249,7 +249,7 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
     let tokens = reader.read("max_num_batched_tokens", parse::whole(1..=1_000_000))?;
     let threads = reader.read("threads", parse::number(0.0..=4096.0))?.value;
     let speculation = reader.read("speculation", parse::auto_or_off)?.value;
-    let quantization = reader.read("quantization", quantization)?.value;
+    let quantization = reader.read("quantization", str::parse::<Quantization>)?.value;
     let gpus = reader.read("num_gpus_per_replica", parse::number(0.0..=MAX_GPUS))?;
     if gpus.value > 0.0 {
         let from = from("num_gpus_per_replica", gpus.origin);
@@ -272,15 +272,6 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
         speculation,
         quantization,
     })
-}
-
-fn quantization(text: &str) -> Result<Quantization, String> {
-    match text {
-        "none" => Ok(Quantization::None),
-        "int8" => Ok(Quantization::Int8),
-        "int4" => Ok(Quantization::Int4),
-        _ => Err("none, int8 or int4".to_owned()),
-    }
 }
 
 fn generate(reader: &mut Reader<'_>) -> Result<GenerateDefaults, ConfigError> {

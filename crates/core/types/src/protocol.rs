@@ -20,7 +20,9 @@
 use crate::{ApplicationStatus, DeploymentName, DeploymentStatus, ReplicaId, ReplicaState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// Where the processes of one node find each other's sockets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +179,26 @@ pub enum Quantization {
     Int8,
     /// 4 bits and a scale per 32.
     Int4,
+}
+
+impl fmt::Display for Quantization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        })
+    }
+}
+
+impl FromStr for Quantization {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::None, Self::Int8, Self::Int4];
+        let found = all.into_iter().find(|one| one.to_string() == text);
+        found.ok_or_else(|| "none, int8 or int4".to_owned())
+    }
 }
 
 /// What `/generate` uses where `generation_kwargs` says nothing.

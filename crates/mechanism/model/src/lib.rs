@@ -28,7 +28,7 @@ pub use generation::GenerationDefaults;
 pub use model::Model;
 pub use plan::{BLOCK_SIZE, MAX_DRAFT_ROWS, MemoryPlan, Misfit, PlanError, PlanRequest, plan};
 pub use prefault::Prefault;
-pub use quantized::{QuantizeEvent, QuantizeOptions};
+pub use quantized::{QuantizeEvent, QuantizeOptions, grouped_type};
 pub use spec::{
     AttentionSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions, RopeScaling,
     RopeSpec, SpecError,

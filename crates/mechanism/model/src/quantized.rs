@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use tyndall_kernels::{Cpu, GroupedType, KernelError, MappedFile, Weight};
+use tyndall_types::protocol::Quantization;
 
 use crate::checkpoint::{Checkpoint, TensorBytes};
 use crate::weights::{LoadError, MatrixWeight, Weights};
@@ -44,6 +45,15 @@ pub struct QuantizeOptions<'a> {
     pub fallback_dir: Option<&'a Path>,
     /// Called from the loading thread.
     pub on_event: &'a mut dyn FnMut(QuantizeEvent<'_>),
+}
+
+/// The kernels' name for what a deployment asks for.
+pub fn grouped_type(quantization: Quantization) -> Option<GroupedType> {
+    match quantization {
+        Quantization::None => None,
+        Quantization::Int8 => Some(GroupedType::Int8),
+        Quantization::Int4 => Some(GroupedType::Int4),
+    }
 }
 
 /// What happens while weights are rounded.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::sync::{oneshot, watch};
 use tyndall_engine::{DEFAULT_MAX_PREFILL_PERCENT, Engine, EngineConfig, EngineObserver};
 use tyndall_engine::{Finished, Speculation};
-use tyndall_kernels::{Cpu, CpuOptions, GroupedType};
+use tyndall_kernels::{Cpu, CpuOptions};
 use tyndall_model::{
     GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, Prefault, QuantizeEvent,
     QuantizeOptions, plan,
@@ -18,7 +18,7 @@ use tyndall_model::{
 use tyndall_openai::SamplingDefaults;
 use tyndall_telemetry::{EngineLabels, EngineMetrics};
 use tyndall_text::{Tokenizer, TokenizerCache};
-use tyndall_types::protocol::{ModelCard, Quantization};
+use tyndall_types::protocol::ModelCard;
 use tyndall_types::with_causes;
 
 /// Sequences that may wait in the engine: the proxy's queue is the one that is meant to hold
@@ -59,7 +59,7 @@ fn load_now(
         available_bytes: options.available_memory_bytes,
         max_num_seqs: model.max_num_seqs,
         max_num_batched_tokens: model.max_num_batched_tokens,
-        quantization: grouped(model.quantization),
+        quantization: tyndall_model::grouped_type(model.quantization),
     };
     let memory = plan(&model.path, &spec, &request).map_err(|error| one_line(&error))?;
     clock.end("config");
@@ -97,15 +97,6 @@ fn load_now(
     let ready = start_engine(options, loaded, tokenizer);
     clock.end("engine");
     Ok((ready, clock))
-}
-
-/// The kernels' name for what the deployment asks for.
-fn grouped(quantization: Quantization) -> Option<GroupedType> {
-    match quantization {
-        Quantization::None => None,
-        Quantization::Int8 => Some(GroupedType::Int8),
-        Quantization::Int4 => Some(GroupedType::Int4),
-    }
 }
 
 fn log_event(event: QuantizeEvent<'_>) {

@@ -9,7 +9,7 @@ mod divergence;
 
 use crate::Context;
 use crate::error::BenchError;
-use crate::loading::{self, Found, Quantization};
+use crate::loading::{self, Found};
 use crate::progress::Progress;
 use crate::random::Random;
 use crate::report::{Chart, Report, Series};
@@ -19,7 +19,9 @@ use std::sync::Arc;
 use tyndall_kernels::{Cpu, Isa};
 use tyndall_model::{
     GenerationDefaults, MAX_DRAFT_ROWS, Model, PlanRequest, Runner, SeqChunk, StepBatch,
+    grouped_type,
 };
+use tyndall_types::protocol::Quantization;
 
 /// Tokens of a step that all want logits: as many rows as a plan has room for.
 const CHUNK: usize = MAX_DRAFT_ROWS as usize;
@@ -31,7 +33,7 @@ pub struct QualityArgs {
     #[arg(default_value = "demo")]
     pub model: String,
     /// What the weights are rounded to; none compares the model with itself
-    #[arg(long, value_enum, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE")]
     pub quantization: Quantization,
     /// Texts that the model as it is writes
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -65,7 +67,7 @@ pub(crate) fn run(args: &QualityArgs, context: &Context) -> Result<Report, Bench
             available_bytes: available,
             max_num_seqs: sequences,
             max_num_batched_tokens: sequences.max(CHUNK as u32),
-            quantization: quantization.grouped(),
+            quantization: grouped_type(quantization),
         };
         Reader::load(&found, &request, Arc::clone(cpu))
     };
@@ -80,12 +82,12 @@ pub(crate) fn run(args: &QualityArgs, context: &Context) -> Result<Report, Bench
     }
     drop(progress);
     report.set("model", &found.id);
-    report.set("quantization", args.quantization.name());
+    report.set("quantization", args.quantization.to_string());
     report.set("sequences", args.sequences);
     report.set("tokens", args.tokens);
     report.set("seed", args.seed);
     report.set("isa", cpu.isa());
-    fill(&mut report, &positions, args.quantization.name());
+    fill(&mut report, &positions, &args.quantization.to_string());
     Ok(report)
 }
 

@@ -5,9 +5,7 @@ use crate::machine::available_memory_bytes;
 use crate::output::print;
 use tyndall_config::{Environment, RawSettings, RunConfig, human_bytes};
 use tyndall_hub::{HubOptions, ResolvedModel, for_terminal};
-use tyndall_kernels::GroupedType;
 use tyndall_model::{MemoryPlan, ModelSpec, PlanRequest};
-use tyndall_types::protocol::Quantization;
 
 pub(crate) fn plan(settings: &RawSettings, env: &Environment) -> Result<(), Failure> {
     let config = tyndall_config::resolve(settings, env)?;
@@ -48,11 +46,7 @@ impl Planned {
             available_bytes: available_bytes / u64::from(config.scaling.max_replicas),
             max_num_seqs: config.model.max_num_seqs,
             max_num_batched_tokens: config.model.max_num_batched_tokens,
-            quantization: match config.model.quantization {
-                Quantization::None => None,
-                Quantization::Int8 => Some(GroupedType::Int8),
-                Quantization::Int4 => Some(GroupedType::Int4),
-            },
+            quantization: tyndall_model::grouped_type(config.model.quantization),
         };
         let memory = tyndall_model::plan(&model.dir, &spec, &request)?;
         Ok(Self { spec, memory, available_bytes })

@@ -99,7 +99,7 @@ impl Plan {
     fn room(&self) -> usize {
         match self.passes() {
             false => 0,
-            true => self.wide_len() + PASS_ROWS * self.panel,
+            true => self.wide_len() + PASS_ROWS.min(self.t) * self.panel,
         }
     }
 
