@@ -56,6 +56,9 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Measure the machine, the engine, or a server
     Bench(Box<tyndall_bench::BenchArgs>),
+    /// Look at a config file of applications, as Ray Serve's
+    #[command(subcommand)]
+    Config(ConfigArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tyndall completions bash > \
                             ~/.local/share/bash-completion/completions/tyndall")]
@@ -113,6 +116,28 @@ pub(crate) struct PullArgs {
     /// A branch, tag or commit
     #[arg(long, default_value = "main")]
     pub(crate) revision: String,
+}
+
+/// What to look at.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigArgs {
+    /// Tell all that is wrong in files, with line, cause and cure, and what would have no effect
+    Check {
+        /// YAML or JSON
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Print every value that holds, and the line that says so or that it is a default
+    Show {
+        /// YAML or JSON
+        file: PathBuf,
+    },
+    /// Print the JSON schema of config files, for editors
+    Schema {
+        /// Print the tables of the docs instead
+        #[arg(long)]
+        markdown: bool,
+    },
 }
 
 #[derive(Debug, Args)]

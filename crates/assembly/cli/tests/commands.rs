@@ -135,6 +135,31 @@ fn bad_settings_are_usage_errors_that_name_their_origin() {
 }
 
 #[test]
+fn config_files_are_checked_with_places_that_editors_follow() {
+    let bad = b"applications:\n- import_path: a:b\n  deployments: [{name: D, num_repicas: 2}]\n";
+    let good = b"applications:\n- import_path: a:b\n";
+    let with_files = |args: &[&str]| tyndall(args).file("bad.yaml", bad).file("good.yaml", good);
+    let output = with_files(&["config", "check", "bad.yaml", "good.yaml"]).output();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "bad.yaml:3:27: error: applications[0].deployments[0].num_repicas: \"num_repicas\" is no \
+         field of DeploymentSchema\n  help: did you mean num_replicas?\n\
+         bad.yaml: 1 application, 1 deployment: 1 error, 0 warnings\n\
+         good.yaml: 1 application, 0 deployments: 0 errors, 0 warnings\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let shown = with_files(&["config", "show", "good.yaml"]).prints();
+    assert!(shown.contains("applications[0].import_path"), "{shown}");
+    with_files(&["config", "show", "bad.yaml"]).fails(
+        1,
+        "error: bad.yaml cannot be used\nhelp: `tyndall config check bad.yaml` tells what\n",
+    );
+    let schema: serde_json::Value =
+        serde_json::from_str(&tyndall(&["config", "schema"]).prints()).unwrap();
+    assert_eq!(schema["$ref"], "#/$defs/ServeDeploySchema");
+}
+
+#[test]
 fn a_model_that_is_not_there_is_one_line_of_cause_and_one_of_cure() {
     tyndall(&["run", "org/m", "--port", "0", "--admin-port", "0"]).fails(
         1,

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod file;
 mod origin;
 mod parse;
 mod resolve;

@@ -3,6 +3,7 @@
 mod admin;
 pub(crate) mod bench;
 pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod delete;
 pub(crate) mod plan;
 pub(crate) mod pull;
