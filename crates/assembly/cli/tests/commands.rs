@@ -75,7 +75,7 @@ fn help_teaches() {
         assert!(run.contains(&format!("--{flag}")), "{flag} is not in:\n{run}");
     }
     let words = run.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(words.contains("[env: TYNDALL_MAX_REPLICAS MAX_REPLICAS] [default: 2]"), "{words}");
+    assert!(words.contains("[env: TYNDALL_MAX_REPLICAS MAX_REPLICAS] [default: auto]"), "{words}");
     assert!(words.contains("Examples: tyndall run demo --port 9000"), "{words}");
 }
 
@@ -115,9 +115,10 @@ fn the_configuration_shows_where_values_come_from() {
 
 #[test]
 fn bad_settings_are_usage_errors_that_name_their_origin() {
-    tyndall(&["run", "demo"])
-        .env("MAX_REPLICAS", "two")
-        .fails(2, "error: MAX_REPLICAS is \"two\", which is not a whole number from 1 to 1000\n");
+    tyndall(&["run", "demo"]).env("MAX_REPLICAS", "two").fails(
+        2,
+        "error: MAX_REPLICAS is \"two\", which is not auto or a whole number from 1 to 1000\n",
+    );
     tyndall(&["run", "demo", "--host", "0.0.0.0"]).fails(
         2,
         "error: --host 0.0.0.0 lets other machines in, and there are no API keys yet\n\

@@ -10,6 +10,15 @@ pub(crate) fn whole(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, 
     }
 }
 
+/// A whole number, or nothing for `auto`.
+pub(crate) fn auto_or(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<Option<u32>, String> {
+    let whole = whole(range);
+    move |text| match text {
+        "auto" => Ok(None),
+        _ => whole(text).map(Some).map_err(|accepted| format!("auto or {accepted}")),
+    }
+}
+
 pub(crate) fn port(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| "a port from 0 to 65535, where 0 takes any free one".to_owned())
 }

@@ -14,6 +14,8 @@ use tyndall_types::protocol::{
 
 /// Replicas on one machine beyond which a number is a typing error.
 const MAX_REPLICAS: u32 = 1000;
+/// The plain Ray Serve example's `MAX_REPLICAS`.
+const AUTO_MAX_REPLICAS: u32 = 2;
 const MIN_TARGET: f64 = 0.1;
 const MAX_GPUS: f64 = 64.0;
 
@@ -122,9 +124,12 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
     let name = reader.read_optional("name", |text| {
         DeploymentName::new(text).map_err(|_| NAME_ACCEPTED.to_owned())
     })?;
-    let scaling = scaling(&mut reader)?;
+    let (mut scaling, is_auto) = scaling(&mut reader)?;
     let limits = limits(&mut reader)?;
     let model = model(&mut reader)?;
+    if is_auto && model.num_threads.is_none() {
+        scaling.max_replicas = scaling.min_replicas.max(1);
+    }
     let generate = generate(&mut reader)?;
     let state_dir = reader.read_optional("state_dir", |text| Ok(PathBuf::from(text)))?;
     let log_format = reader.read("log_format", log_format)?.value;
@@ -218,17 +223,19 @@ fn check_exposure(key: &str, host: &Sourced<IpAddr>, insecure: bool) -> Result<(
     Err(ConfigError::Exposed { from: from(key, host.origin), host: host.value.to_string() })
 }
 
-fn scaling(reader: &mut Reader<'_>) -> Result<Scaling, ConfigError> {
+/// And whether the number of replicas is left to us.
+fn scaling(reader: &mut Reader<'_>) -> Result<(Scaling, bool), ConfigError> {
     let min_replicas = reader.read("min_replicas", parse::whole(0..=MAX_REPLICAS))?.value;
-    let max_replicas = reader.read("max_replicas", parse::whole(1..=MAX_REPLICAS))?.value;
+    let max_replicas = reader.read("max_replicas", parse::auto_or(1..=MAX_REPLICAS))?.value;
     let target = reader.read("target_ongoing_requests", parse::number(0.0..=1e6))?.value;
-    Ok(Scaling {
+    let scaling = Scaling {
         min_replicas,
-        max_replicas: max_replicas.max(min_replicas),
+        max_replicas: max_replicas.unwrap_or(AUTO_MAX_REPLICAS).max(min_replicas),
         target_ongoing_requests: target.max(MIN_TARGET),
         idle_timeout_s: reader.read("idle_timeout", parse::parse_seconds)?.value,
         upscale_delay_s: reader.read("upscale_delay", parse::parse_seconds)?.value,
-    })
+    };
+    Ok((scaling, max_replicas.is_none()))
 }
 
 fn limits(reader: &mut Reader<'_>) -> Result<Limits, ConfigError> {
@@ -319,7 +326,7 @@ mod tests {
         assert_eq!(c.network.public.to_string(), "127.0.0.1:8000");
         assert_eq!(c.network.admin.to_string(), "127.0.0.1:8265");
         let d = c.deployment(DeploymentName::new("m").unwrap(), "m".into(), "/m".into());
-        assert_eq!((d.autoscaling.min_replicas, d.autoscaling.max_replicas), (0, 2));
+        assert_eq!((d.autoscaling.min_replicas, d.autoscaling.max_replicas), (0, 1));
         assert_eq!(d.autoscaling.target_ongoing_requests, 1.0);
         assert_eq!(d.autoscaling.downscale_to_zero_delay_s, 60.0);
         assert_eq!((d.max_ongoing_requests, d.max_queued_requests), (256, 1024));
@@ -350,6 +357,15 @@ mod tests {
         );
         assert_eq!(of(config(&[], &both[1..]).unwrap()), (5, Origin::Environment("MAX_REPLICAS")));
         assert_eq!(config(&[], &both).unwrap().scaling.min_replicas, 0, "blank is unset");
+    }
+
+    #[test]
+    fn a_replica_that_takes_all_cores_is_alone_unless_asked() {
+        let most = |raw: &[(&str, &str)]| config(raw, &[]).unwrap().scaling.max_replicas;
+        assert_eq!(most(&[]), 1);
+        assert_eq!(most(&[("threads", "1")]), 2);
+        assert_eq!(most(&[("min_replicas", "3")]), 3);
+        assert_eq!(most(&[("max_replicas", "2")]), 2);
     }
 
     #[test]
@@ -387,7 +403,7 @@ mod tests {
         check(
             &[],
             &[("MAX_REPLICAS", "two")],
-            "MAX_REPLICAS is \"two\", which is not a whole number from 1 to 1000",
+            "MAX_REPLICAS is \"two\", which is not auto or a whole number from 1 to 1000",
         );
         check(
             &[("port", "70000")],

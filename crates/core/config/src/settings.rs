@@ -107,8 +107,8 @@ settings! {
     Scaling: {
         min_replicas "--min-replicas" "TYNDALL_MIN_REPLICAS" = "MIN_REPLICAS", "0" "N",
             "Replicas that always run; 0 lets the model go when idle and the first request wake it";
-        max_replicas "--max-replicas" "TYNDALL_MAX_REPLICAS" = "MAX_REPLICAS", "2" "N",
-            "Replicas at most; raised to --min-replicas where smaller. They share the machine's memory";
+        max_replicas "--max-replicas" "TYNDALL_MAX_REPLICAS" = "MAX_REPLICAS", "auto" "N",
+            "Replicas at most; raised to --min-replicas where smaller. They share the machine's memory. auto is 2, or 1 where a replica computes on all cores, as without --threads: a second one would only take half of them";
         target_ongoing_requests "--target-ongoing-requests" "TYNDALL_TARGET_ONGOING_REQUESTS" = "TARGET_ONGOING_REQUESTS", "1.0" "N",
             "Requests per replica that scaling aims at; raised to 0.1. One replica batches many, so a higher value saves replicas";
         idle_timeout "--idle-timeout" "TYNDALL_IDLE_TIMEOUT" = "RAY_SERVE_AUTOSCALER_IDLE_TIMEOUT_S", "60" "SECONDS",
