@@ -85,6 +85,41 @@ fn a_row_has_the_same_bits_alone_and_in_every_batch_on_any_number_of_threads() {
 }
 
 #[test]
+fn blocks_of_k_and_passes_of_rows_change_no_bit() {
+    let Some(one) = unit(1) else { return };
+    let two = cpu(Isa::AmxBf16, 2);
+    // Of 65 steps of `K`, blocks have 22, 22 and 21; of 530 rows of `x`, passes have 512 and 18.
+    let case = Case::new(530, 95, 65 * 32);
+    let all = case.run(&two, 0..530);
+    let mut expected = vec![0.0; 530 * 95];
+    let job = |out| {
+        let (bias, mode) = (None, Write::Store);
+        naive::linear(
+            &case.x,
+            530,
+            &mut LinearJob { weight: case.weight().into(), bias, out, mode },
+            true,
+        );
+    };
+    job(&mut expected);
+    assert_close(&all, &expected, 1e-5, "530 rows");
+    for rows in [0..1, 17..37, 100..228, 200..330, 390..530] {
+        let got = case.run(&one, rows.clone());
+        assert_same(&got, &all[rows.start * 95..rows.end * 95], &format!("{rows:?}"));
+    }
+    // Gate and up, of which a block takes sixteen rows each.
+    let (gate, up) = (case.weight(), case.weight());
+    let mut gated = vec![0.0; 530 * 95];
+    two.gated_linear(&case.x, 530, gate, up, Activation::Silu, &mut gated).unwrap();
+    for row in [0, 129, 511, 512, 529] {
+        let x = &case.x[row * case.k..][..case.k];
+        let mut alone = vec![0.0; 95];
+        one.gated_linear(x, 1, gate, up, Activation::Silu, &mut alone).unwrap();
+        assert_same(&gated[row * 95..][..95], &alone, &format!("gated row {row}"));
+    }
+}
+
+#[test]
 fn an_output_does_not_depend_on_its_place_in_the_weight() {
     let Some(cpu) = unit(2) else { return };
     for t in [1, 20, 70] {
