@@ -181,6 +181,35 @@ pub(super) static APPLICATION: Object = Object {
     ],
 };
 
+/// Options that all deployments have.
+const MAX_QUEUED_REQUESTS: Field = Field::new(
+    "max_queued_requests",
+    Kind::Either(&[Kind::Whole(-1, -1), COUNT]),
+    "-1",
+    "requests that wait for a replica; -1 is no bound",
+);
+const AUTOSCALING_CONFIG: Field =
+    Field::new("autoscaling_config", Kind::Object(&AUTOSCALING), "null", "how many replicas, when");
+const GRACEFUL_SHUTDOWN_WAIT_LOOP_S: Field = Field::new(
+    "graceful_shutdown_wait_loop_s",
+    NOT_NEGATIVE,
+    "2",
+    "seconds between looks at a draining replica",
+)
+.ignored("the end of the last request is an event");
+const GRACEFUL_SHUTDOWN_TIMEOUT_S: Field = Field::new(
+    "graceful_shutdown_timeout_s",
+    NOT_NEGATIVE,
+    "20",
+    "seconds that a draining replica has",
+);
+const HEALTH_CHECK_PERIOD_S: Field =
+    Field::new("health_check_period_s", POSITIVE, "10", "seconds between health checks");
+const LOGGING_CONFIG: Field =
+    Field::new("logging_config", Kind::Object(&LOGGING), "null", "its logs");
+const REQUEST_ROUTER_CONFIG: Field =
+    Field::new("request_router_config", Kind::Object(&ROUTER), "null", "how replicas are chosen");
+
 /// Options of one deployment.
 pub(super) static DEPLOYMENT: Object = Object {
     name: "DeploymentSchema",
@@ -195,12 +224,7 @@ pub(super) static DEPLOYMENT: Object = Object {
         )
         .nullable(),
         Field::new("max_ongoing_requests", COUNT, "5", "requests that a replica has at a time"),
-        Field::new(
-            "max_queued_requests",
-            Kind::Either(&[Kind::Whole(-1, -1), COUNT]),
-            "-1",
-            "requests that wait for a replica; -1 is no bound",
-        ),
+        MAX_QUEUED_REQUESTS,
         Field::new(
             "backpressure_config",
             Kind::Object(&BACKPRESSURE),
@@ -208,26 +232,10 @@ pub(super) static DEPLOYMENT: Object = Object {
             "the answer when the queue is full",
         ),
         Field::new("user_config", Kind::Any, "null", "handed to `reconfigure`, without a restart"),
-        Field::new(
-            "autoscaling_config",
-            Kind::Object(&AUTOSCALING),
-            "null",
-            "how many replicas, when",
-        ),
-        Field::new(
-            "graceful_shutdown_wait_loop_s",
-            NOT_NEGATIVE,
-            "2",
-            "seconds between looks at a draining replica",
-        )
-        .ignored("the end of the last request is an event"),
-        Field::new(
-            "graceful_shutdown_timeout_s",
-            NOT_NEGATIVE,
-            "20",
-            "seconds that a draining replica has",
-        ),
-        Field::new("health_check_period_s", POSITIVE, "10", "seconds between health checks"),
+        AUTOSCALING_CONFIG,
+        GRACEFUL_SHUTDOWN_WAIT_LOOP_S,
+        GRACEFUL_SHUTDOWN_TIMEOUT_S,
+        HEALTH_CHECK_PERIOD_S,
         Field::new("health_check_timeout_s", POSITIVE, "30", "seconds of one health check"),
         Field::new("ray_actor_options", Kind::Object(&ACTOR), "{}", "what a replica needs")
             .nullable(),
@@ -257,13 +265,8 @@ pub(super) static DEPLOYMENT: Object = Object {
             "null",
             "replicas of it on one node",
         ),
-        Field::new("logging_config", Kind::Object(&LOGGING), "null", "its logs"),
-        Field::new(
-            "request_router_config",
-            Kind::Object(&ROUTER),
-            "null",
-            "how replicas are chosen",
-        ),
+        LOGGING_CONFIG,
+        REQUEST_ROUTER_CONFIG,
         Field::new(
             "gang_scheduling_config",
             Kind::Object(&GANG),
@@ -540,42 +543,16 @@ static LLM_DEPLOYMENT: Object = Object {
             "1000000000",
             "requests that a replica has at a time",
         ),
-        Field::new(
-            "autoscaling_config",
-            Kind::Object(&AUTOSCALING),
-            "null",
-            "how many replicas, when",
-        ),
-        Field::new(
-            "max_queued_requests",
-            Kind::Either(&[Kind::Whole(-1, -1), COUNT]),
-            "-1",
-            "requests that wait for a replica; -1 is no bound",
-        ),
+        AUTOSCALING_CONFIG,
+        MAX_QUEUED_REQUESTS,
         Field::new("user_config", Kind::Any, "null", "handed to `reconfigure`")
             .ignored("the engine has none"),
-        Field::new("health_check_period_s", POSITIVE, "10", "seconds between health checks"),
+        HEALTH_CHECK_PERIOD_S,
         Field::new("health_check_timeout_s", POSITIVE, "10", "seconds of one health check"),
-        Field::new(
-            "graceful_shutdown_wait_loop_s",
-            NOT_NEGATIVE,
-            "2",
-            "seconds between looks at a draining replica",
-        )
-        .ignored("the end of the last request is an event"),
-        Field::new(
-            "graceful_shutdown_timeout_s",
-            NOT_NEGATIVE,
-            "20",
-            "seconds that a draining replica has",
-        ),
-        Field::new("logging_config", Kind::Object(&LOGGING), "null", "its logs"),
-        Field::new(
-            "request_router_config",
-            Kind::Object(&ROUTER),
-            "null",
-            "how replicas are chosen",
-        ),
+        GRACEFUL_SHUTDOWN_WAIT_LOOP_S,
+        GRACEFUL_SHUTDOWN_TIMEOUT_S,
+        LOGGING_CONFIG,
+        REQUEST_ROUTER_CONFIG,
         Field::new("placement_group_bundles", Kind::Any, "", "of an engine")
             .refused("write placement_group_config beside deployment_config"),
         Field::new("placement_group_strategy", Kind::Any, "", "of an engine")
@@ -587,7 +564,6 @@ static LLM_DEPLOYMENT: Object = Object {
 pub(super) static RENAMED: &[(&str, &str)] = &[
     ("max_concurrent_queries", "max_ongoing_requests"),
     ("target_num_ongoing_requests_per_replica", "target_ongoing_requests"),
-    ("num_router_replicas", "num_ingress_replicas"),
 ];
 
 /// What builds an application of language models.

@@ -97,13 +97,12 @@ fn application(app: &Node, path: &str, problems: &mut Vec<Problem>) {
 /// Arguments of an application of language models.
 fn models(app: &Node, path: &str, problems: &mut Vec<Problem>) {
     let path = inside(path, "args");
-    let args = app.get("args").unwrap_or(app);
-    if app.get("args").is_none() {
+    let Some(args) = app.get("args") else {
         let message = "`args` is missing: the models";
         let cure = "write args: with llm_configs: and a list of models";
-        problems.push(Problem::error(args, &path, message).with_cure(cure));
+        problems.push(Problem::error(app, &path, message).with_cure(cure));
         return;
-    }
+    };
     object(&LLM_ARGS, args, &path, problems);
     let Some(configs) = args.get("llm_configs") else { return };
     let of = |i: usize| format!("{path}.llm_configs[{i}]");
