@@ -150,7 +150,7 @@ impl Server {
         let look = async {
             loop {
                 let details: Result<InstanceDetails, _> =
-                    self.admin.get("/api/serve/applications/").await;
+                    self.admin.get("/api/tyndall/applications/").await;
                 let applications = details.map(|details| details.applications).unwrap_or_default();
                 let all = applications.into_values().flat_map(|app| app.deployments.into_values());
                 if let Some(found) = all.into_iter().find(|deployment| is_so(deployment)) {

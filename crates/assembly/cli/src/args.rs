@@ -3,6 +3,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use tyndall_config::{Group, RawSettings, SETTINGS, Setting};
 
@@ -15,6 +16,7 @@ Examples:
   tyndall run Qwen/Qwen2.5-0.5B-Instruct       download once, then serve
   tyndall run ./my-model --name mine           serve a directory
   tyndall plan Qwen/Qwen3-0.6B                 what it would take, without starting it
+  tyndall run serve.yaml                       serve the applications of a Ray Serve config file
   tyndall status                               what runs, from another terminal
   tyndall bench serve --url http://127.0.0.1:8000   how fast it is
 
@@ -30,6 +32,12 @@ Examples:
   MODEL_ID=facebook/opt-350m tyndall run
   tyndall run demo --print-config              show every setting and where it came from";
 
+const START_EXAMPLES: &str = "\
+Examples:
+  tyndall start                                state and log in ~/.local/state/tyndall
+  tyndall deploy serve.yaml --wait             a config file of Ray Serve
+  tyndall status";
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "tyndall", version, about = ABOUT, after_help = EXAMPLES)]
@@ -44,21 +52,33 @@ pub(crate) enum Command {
     /// Serve a model in the foreground; Ctrl-C finishes what is running and ends everything
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
-    /// Show what runs: deployments, replicas, load
+    /// Start a server in the background; `deploy` gives it applications
+    #[command(after_help = START_EXAMPLES)]
+    Start(StartArgs),
+    /// Deploy the applications of a config file, as Ray Serve's, or a program, on a running server
+    Deploy(DeployArgs),
+    /// Show what runs: applications, deployments, replicas, load
     Status(StatusArgs),
-    /// Remove a deployment; its replicas finish what they have
+    /// Remove an application; its replicas finish what they have
     Delete(DeleteArgs),
+    /// Go back to an older version of an application
+    Rollback(RollbackArgs),
+    /// Show what happened: deploys, wakes, scaling, failures
+    Events(EventsArgs),
+    /// Show the log of a server that was started in the background
+    Logs(LogsArgs),
     /// End a running server as Ctrl-C would
-    Shutdown(AdminArgs),
+    Shutdown(ShutdownArgs),
     /// Show what a model takes and what fits, without reading a weight
     Plan(PlanArgs),
     /// Download a model into the Hugging Face cache, or refresh it
     Pull(PullArgs),
     /// Measure the machine, the engine, or a server
     Bench(Box<tyndall_bench::BenchArgs>),
-    /// Look at a config file of applications, as Ray Serve's
-    #[command(subcommand)]
-    Config(ConfigArgs),
+    /// Show what was deployed from config files, or look at such a file
+    Config(ConfigCommand),
+    /// Write a config file for models and programs
+    Build(BuildArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tyndall completions bash > \
                             ~/.local/share/bash-completion/completions/tyndall")]
@@ -86,9 +106,9 @@ pub(crate) struct PlanArgs {
 /// Where a running server's admin API is.
 #[derive(Debug, Args)]
 pub(crate) struct AdminArgs {
-    /// Admin URL of the server, as `run` prints it [env: TYNDALL_ADDRESS] [default:
-    /// http://127.0.0.1:8265, or the port in TYNDALL_ADMIN_PORT]
-    #[arg(long, value_name = "URL")]
+    /// Admin URL of the server, as `run` prints it [env: TYNDALL_ADDRESS RAY_DASHBOARD_ADDRESS]
+    /// [default: http://127.0.0.1:8265, or the port in TYNDALL_ADMIN_PORT]
+    #[arg(short, long, value_name = "URL")]
     pub(crate) address: Option<String>,
 }
 
@@ -96,16 +116,123 @@ pub(crate) struct AdminArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
+    /// Only this application
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
     /// Print the admin API's JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print what Ray's `serve status` prints; the default when called as `serve`
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) yaml: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs<Hosting>,
+    /// Stay in the foreground, as service managers want it
+    #[arg(long)]
+    pub(crate) foreground: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeployArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// A config file (.yaml, .yml, .json) or a program
+    #[arg(value_name = "FILE")]
+    pub(crate) source: String,
+    /// Arguments of a program's application
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) arguments: Vec<String>,
+    /// The name of a program's application
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Return when every application runs; fail when one cannot
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// The application's name, as `status` prints it
+    pub(crate) name: String,
+    /// This version instead of the last one that served
+    #[arg(long, value_name = "VERSION", conflicts_with = "list")]
+    pub(crate) to: Option<u64>,
+    /// Only show the versions that there are
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Only of this application
+    pub(crate) application: Option<String>,
+    /// How many, the newest
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) limit: u32,
+    /// Go on with those that come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Only lines with this text, such as a replica's id
+    pub(crate) filter: Option<String>,
+    /// How many lines, the newest
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub(crate) lines: u32,
+    /// Go on with those that come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShutdownArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Taken as Ray's; nothing is asked anyway
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Models and programs, each an application
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<String>,
+    /// Write it there instead of to standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output_path: Option<PathBuf>,
+}
+
+/// Without a subcommand: what is deployed.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ConfigCommand {
+    #[command(subcommand)]
+    pub(crate) what: Option<ConfigArgs>,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Only this application
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
-    /// The deployment's name, as `status` prints it
+    /// The application's name, as `status` prints it
     pub(crate) name: String,
 }
 
@@ -153,9 +280,23 @@ pub(crate) enum RoleArgs {
     Controller {
         #[command(flatten)]
         common: CommonRoleArgs,
-        /// Where deployments are kept
+        /// Where applications are kept
         #[arg(long)]
         state_dir: Option<PathBuf>,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Makes what the controller can run of an application, from standard input to standard output
+    Build {
+        /// The process to end with
+        #[arg(long)]
+        parent_pid: u32,
+        /// Bytes of memory for all models
+        #[arg(long)]
+        memory_bytes: Option<u64>,
+        /// Seconds, where an application says nothing
+        #[arg(long)]
+        request_timeout_s: Option<f64>,
     },
     /// Takes requests from clients
     Proxy {
@@ -181,6 +322,26 @@ pub(crate) enum RoleArgs {
     },
 }
 
+/// What a controller is told of its node.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// Where clients are served
+    #[arg(long)]
+    pub(crate) public: SocketAddr,
+    /// The machine's name
+    #[arg(long)]
+    pub(crate) node_id: String,
+    /// Bytes of memory for all models; absent is not accounted
+    #[arg(long)]
+    pub(crate) memory_bytes: Option<u64>,
+    /// Seconds, where an application says nothing
+    #[arg(long)]
+    pub(crate) request_timeout_s: f64,
+    /// Where the logs of the node go
+    #[arg(long)]
+    pub(crate) log_file: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CommonRoleArgs {
     /// Where the processes' sockets are
@@ -203,6 +364,18 @@ pub(crate) struct All;
 impl Scope for All {
     fn has(_: &Setting) -> bool {
         true
+    }
+}
+
+/// What a server without applications needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Hosting;
+
+impl Scope for Hosting {
+    fn has(row: &Setting) -> bool {
+        let network = ["host", "port", "admin_host", "admin_port", "insecure"];
+        let limits = ["request_timeout", "graceful_timeout"];
+        row.group == Group::Process || network.contains(&row.key) || limits.contains(&row.key)
     }
 }
 
@@ -271,6 +444,12 @@ fn arg(row: &'static Setting) -> Arg {
         return arg.value_name(row.value_name).help_heading(None);
     }
     let arg = arg.long(row.flag.trim_start_matches('-'));
+    // Ray's names of the same.
+    let arg = match row.key {
+        "host" => arg.alias("http-host"),
+        "port" => arg.alias("http-port"),
+        _ => arg,
+    };
     if row.is_switch() {
         arg.action(ArgAction::SetTrue)
     } else {

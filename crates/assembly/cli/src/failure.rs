@@ -31,6 +31,12 @@ impl Failure {
         self
     }
 
+    /// Says before the cause what it is about.
+    pub(crate) fn with_context(mut self, context: &str) -> Self {
+        self.cause = format!("{context}: {}", self.cause);
+        self
+    }
+
     /// From a message that may end in `; what to do`.
     pub(crate) fn from_text(text: &str) -> Self {
         match text.split_once("; ") {
@@ -100,7 +106,21 @@ impl From<PlanError> for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::of(&error)
+        match error {
+            ClientError::Status { status, body, .. } => {
+                Self::from_text(&refusal(status.as_u16(), &body))
+            }
+            error => Self::of(&error),
+        }
+    }
+}
+
+/// What the server says of a request that it refused; its words are `cause; cure`.
+fn refusal(status: u16, body: &str) -> String {
+    match body.trim() {
+        "" => format!("the server answered {status}"),
+        said if status < 500 => said.to_owned(),
+        said => format!("the server answered {status}: {said}"),
     }
 }
 
@@ -122,5 +142,12 @@ mod tests {
         let failure = Failure::of(&Outer(std::io::Error::other("no leaves")));
         assert_eq!(failure.cause, "the pot is empty: no leaves");
         assert_eq!(failure.cure.as_deref(), Some("brew some tea"));
+    }
+
+    #[test]
+    fn refusals_are_told() {
+        assert_eq!(refusal(404, "no m; there is n\n"), "no m; there is n");
+        assert_eq!(refusal(500, ""), "the server answered 500");
+        assert_eq!(refusal(500, "oops"), "the server answered 500: oops");
     }
 }

@@ -12,3 +12,9 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
         Ok(()) | Err(_) => Ok(()),
     }
 }
+
+/// Lets time pass until the next look at something that tells no events.
+#[expect(clippy::disallowed_methods, reason = "a command that looks again has nothing to wait on")]
+pub(crate) fn look_later(period: std::time::Duration) {
+    std::thread::sleep(period);
+}

@@ -1,15 +1,18 @@
 //! The hidden `role` commands: each is a process of a running server.
 
-use crate::args::{CommonRoleArgs, RoleArgs};
+use crate::args::{CommonRoleArgs, NodeArgs, RoleArgs};
+use crate::commands;
+use crate::commands::build::Machine;
 use crate::failure::Failure;
 use crate::machine::available_memory_bytes;
 use std::error::Error;
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tyndall_cluster::process::prepare_child;
 use tyndall_config::{Environment, Isa, LogFormat, RoleConfig};
-use tyndall_controller::ControllerOptions;
+use tyndall_controller::{Builder as AppBuilder, Capacity, ControllerOptions, Http, Instance};
 use tyndall_hub::HubOptions;
 use tyndall_proxy::ProxyOptions;
 use tyndall_replica::{ReplicaError, ReplicaOptions};
@@ -29,13 +32,18 @@ const REPLICA_THREADS: usize = 1;
 pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Result<(), Failure> {
     let config = RoleConfig::from_env(env)?;
     match role {
-        RoleArgs::Controller { common, state_dir } => {
+        RoleArgs::Controller { common, state_dir, node } => {
             prepare("controller", &common, &config)?;
             block_on(&mut Builder::new_current_thread(), async {
                 let runtime_dir = RuntimeDir(common.runtime_dir);
-                let options = ControllerOptions { runtime_dir, state_dir, admin: listener()? };
+                let options = controller_options(runtime_dir, state_dir, node, env)?;
                 tyndall_controller::run(options).await.map_err(|error| log(&error))
             })
+        }
+        RoleArgs::Build { parent_pid, memory_bytes, request_timeout_s } => {
+            prepare_child(parent_pid).map_err(|error| Failure::of(&error))?;
+            let memory_bytes = memory_bytes.or_else(available_memory_bytes).unwrap_or(0);
+            commands::build::role(Machine { memory_bytes, request_timeout_s }, env)
         }
         RoleArgs::Proxy { common, id, drain_s } => {
             prepare(&id, &common, &config)?;
@@ -74,6 +82,34 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
             })
         }
     }
+}
+
+fn controller_options(
+    runtime_dir: RuntimeDir,
+    state_dir: Option<PathBuf>,
+    node: NodeArgs,
+    env: &Environment,
+) -> Result<ControllerOptions, Failure> {
+    let mut args = vec!["role".to_owned(), "build".to_owned()];
+    if let Some(bytes) = node.memory_bytes {
+        args.extend(["--memory-bytes".to_owned(), bytes.to_string()]);
+    }
+    args.extend(["--request-timeout-s".to_owned(), node.request_timeout_s.to_string()]);
+    let address = tyndall_transport::reachable(node.public);
+    Ok(ControllerOptions {
+        runtime_dir,
+        state_dir,
+        admin: listener()?,
+        admin_token: commands::token(env),
+        builder: AppBuilder { executable: Some(std::env::current_exe()?), args },
+        capacity: Capacity { memory_bytes: node.memory_bytes, ..Capacity::default() },
+        instance: Instance {
+            node_id: node.node_id,
+            node_ip: address.ip().to_string(),
+            http: Http { host: node.public.ip().to_string(), port: node.public.port() },
+        },
+        log_file: node.log_file,
+    })
 }
 
 fn isa(isa: Isa) -> tyndall_kernels::Isa {

@@ -69,6 +69,14 @@ pub(crate) fn agent() -> Agent {
         .into()
 }
 
+/// GETs any URL.
+///
+/// # Errors
+/// When there is no whole answer.
+pub fn get(url: &str) -> Result<Answer> {
+    whole(agent().get(url).call()?)
+}
+
 pub(crate) fn whole(response: Response<Body>) -> Result<Answer> {
     let (head, mut body) = response.into_parts();
     let text = body.read_to_string().context("the answer broke off")?;

@@ -17,7 +17,7 @@ mod processes;
 mod server;
 mod wait;
 
-pub use http::{Answer, Stream};
+pub use http::{Answer, Stream, get};
 pub use processes::{descendants, is_alive, kill, resident_bytes};
 pub use rustix::process::Signal;
 pub use server::{Builder, Server};

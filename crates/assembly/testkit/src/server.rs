@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use tempfile::TempDir;
-use tyndall_types::protocol::{DeploymentDetails, InstanceDetails};
+use tyndall_types::protocol::{ApplicationDetails, DeploymentDetails, InstanceDetails};
 
 /// How to start a server.
 #[derive(Debug)]
@@ -175,12 +175,46 @@ impl Server {
         http::whole(http::agent().post(format!("{}/api/shutdown", self.admin)).send_empty()?)
     }
 
+    /// GETs a path of the admin API.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub fn admin_get(&self, path: &str) -> Result<Answer> {
+        http::whole(http::agent().get(format!("{}{path}", self.admin)).call()?)
+    }
+
+    /// POSTs JSON to a path of the admin API.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub fn admin_post(&self, path: &str, body: &Value) -> Result<Answer> {
+        let request = http::agent().post(format!("{}{path}", self.admin));
+        http::whole(request.content_type("application/json").send(body.to_string())?)
+    }
+
+    /// Deploys a config file by Ray's way.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub fn deploy(&self, config: &Value) -> Result<Answer> {
+        let request = http::agent().put(format!("{}/api/serve/applications/", self.admin));
+        http::whole(request.content_type("application/json").send(config.to_string())?)
+    }
+
+    /// What the admin API says of an application.
+    ///
+    /// # Errors
+    /// When it does not answer, or there is none of this name.
+    pub fn application(&self, name: &str) -> Result<ApplicationDetails> {
+        self.status()?.applications.remove(name).with_context(|| format!("no application {name}"))
+    }
+
     /// What the admin API says of everything.
     ///
     /// # Errors
     /// When it does not answer.
     pub fn status(&self) -> Result<InstanceDetails> {
-        let url = format!("{}/api/serve/applications/", self.admin);
+        let url = format!("{}/api/tyndall/applications/", self.admin);
         let answer = http::whole(http::agent().get(url).call()?)?;
         Ok(serde_json::from_str(&answer.text)?)
     }

@@ -1,37 +1,78 @@
 //! How many replicas a deployment should have: Ray Serve's rule on exact, pushed counts.
 //!
-//! [`decide`] is a function of the configuration, what was decided before, the load and the time.
-//! It is called whenever one of them changes and at the deadline that it returned; nothing changes
-//! between calls, so no period is needed and delays are exact.
+//! [`Autoscaler::decide`] is called whenever the configuration or the load changes and at the
+//! deadline that it returned; nothing changes between calls, so no period is needed and delays are
+//! exact.
 //!
-//! Differences from Ray, on purpose: counts are not averaged over a window, because they are exact;
-//! and the way to zero is one delay counted from the last request, not one delay per step, so that
-//! an idle deployment is gone when its owner said.
+//! 1. The policy turns the load into a number of replicas; `OngoingRequests` takes it over the
+//!    window of `look_back_period_s`.
+//! 2. Factors scale the way from the running replicas to that number.
+//! 3. It becomes the target once it was on the same side of the target for the delay of its
+//!    direction, and at once where requests wait and no replica runs.
+//! 4. Bounds hold last, and at once.
+//!
+//! A policy for a whole application stands between 2 and 3: ask each deployment what it
+//! [wants](Autoscaler::wanted), [`share()`], and [decide for](Autoscaler::decide_for) the result.
+//!
+//! Differences from Ray, on purpose:
+//!
+//! - The window is over the exact course of the load, not over samples of it, and begins with the
+//!   first request after a window without one.
+//! - The way to zero is one delay counted from the last request, not one delay per step, so that an
+//!   idle deployment is gone when its owner said. Nothing else leads to zero.
+//! - The first replica comes for a request that is there now; what is left of earlier ones in the
+//!   window wakes nobody.
+//! - Bounds apply to what is asked for before it is compared with the target: a deployment at its
+//!   bound waits for nothing.
 //!
 //! Source: ray 2.60.0 `python/ray/serve/autoscaling_policy.py`.
 #![forbid(unsafe_code)]
 
-use serde::{Deserialize, Serialize};
-use std::time::Duration;
-use tyndall_types::protocol::AutoscalingConfig;
-
+mod autoscaler;
+mod bounds;
+mod policy;
+mod share;
 #[cfg(test)]
 mod tests;
+mod window;
+
+pub use autoscaler::Autoscaler;
+pub use bounds::{Bounds, CapacityDirection, adjusted};
+pub use share::share;
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+use tyndall_types::protocol::EngineLoad;
 
 /// A point in time: the duration since an epoch of the caller's choice.
 pub type Instant = Duration;
 
 /// The load of one deployment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Load {
-    /// Requests queued and ongoing, over all proxies.
-    pub num_requests: u64,
+    /// Requests that wait for a replica, over all proxies and handles.
+    pub num_queued: u32,
+    /// Requests that replicas have.
+    pub num_ongoing: u32,
     /// Replicas that take requests.
     pub num_running: u32,
+    /// What engines say: tokens are sums over replicas, `kv_use` is their mean, and `ttft_s` the
+    /// newest one, absent where none is known. Absent where no engine said anything.
+    pub engine: Option<EngineLoad>,
+}
+
+impl Load {
+    /// Requests, queued and ongoing.
+    #[must_use]
+    pub fn num_requests(&self) -> u64 {
+        u64::from(self.num_queued) + u64::from(self.num_ongoing)
+    }
 }
 
 /// Which way the number of replicas should go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// More.
     Up,
@@ -39,92 +80,63 @@ pub enum Direction {
     Down,
 }
 
-/// What was decided before; handed back to the next [`decide`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scaling {
-    /// Replicas that the deployment should have.
-    pub target: u32,
-    /// The way that the load has asked for, and since when without a break.
-    pub pending: Option<(Direction, Instant)>,
-    /// Since when there is no request.
-    pub idle_since: Option<Instant>,
-}
-
-impl Scaling {
-    /// The start: `target` replicas, no history.
-    #[must_use]
-    pub fn new(target: u32) -> Self {
-        Self { target, pending: None, idle_since: None }
-    }
-}
-
-/// What [`decide`] returns.
+/// What was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// The new target, and what the next call must know.
-    pub scaling: Scaling,
-    /// When to decide again if the load stays as it is; always later than `now`.
+    /// Replicas that the deployment should have.
+    pub target: u32,
+    /// When to decide again if nothing changes; always later than `now`.
     pub deadline: Option<Instant>,
+    /// Why.
+    pub reason: Reason,
 }
 
-/// Decides how many replicas there should be.
-///
-/// `target = ceil(requests / target_ongoing_requests)`, between `min_replicas` and `max_replicas`;
-/// more only after the load asked for more during all of `upscale_delay_s`, fewer only after
-/// `downscale_delay_s`. The first replica comes with the first request, without delay; the last
-/// ones go when there was no request for `downscale_to_zero_delay_s`.
-#[must_use]
-pub fn decide(config: &AutoscalingConfig, previous: Scaling, load: Load, now: Instant) -> Decision {
-    let bound = |target: u32| target.min(config.max_replicas).max(config.min_replicas);
-    let current = bound(previous.target);
-    let idle_since = (load.num_requests == 0).then(|| previous.idle_since.unwrap_or(now));
+/// Why a target is what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The load asks for what is there.
+    Steady,
+    /// Requests wait and no replica runs.
+    FirstRequest,
+    /// There was more load for as long as `upscale_delay_s`.
+    MoreLoad,
+    /// There was less load for as long as `downscale_delay_s`.
+    LessLoad,
+    /// There was no request for as long as `downscale_to_zero_delay_s`.
+    Idle,
+    /// The load asks for another number; its delay has not passed.
+    Waiting {
+        /// Whether for more or for fewer.
+        direction: Direction,
+        /// The number, within bounds.
+        wanted: u32,
+    },
+    /// A bound moved the target, or more is wanted than a bound allows.
+    Bounds,
+}
 
-    // From zero, and until the first replica is there, only that one is sure to be needed.
-    if load.num_requests > 0 && (current == 0 || load.num_running == 0) {
-        let scaling = Scaling { target: bound(current.max(1)), pending: None, idle_since };
-        return Decision { scaling, deadline: None };
-    }
-    let zero_at = idle_since
-        .filter(|_| config.min_replicas == 0 && current > 0)
-        .map(|since| since.saturating_add(seconds(config.downscale_to_zero_delay_s)));
-    if zero_at.is_some_and(|at| at <= now) {
-        return Decision {
-            scaling: Scaling { target: 0, pending: None, idle_since },
-            deadline: None,
-        };
-    }
-    // Zero is left to the rule above.
-    let desired = bound(wanted(load.num_requests, config.target_ongoing_requests));
-    let desired = if current > 0 { desired.max(1) } else { desired };
-    let (direction, delay_s) = match desired.cmp(&current) {
-        std::cmp::Ordering::Equal => {
-            let scaling = Scaling { target: current, pending: None, idle_since };
-            return Decision { scaling, deadline: zero_at };
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steady => f.write_str("load is as planned"),
+            Self::FirstRequest => f.write_str("requests wait for the first replica"),
+            Self::MoreLoad => f.write_str("more load"),
+            Self::LessLoad => f.write_str("less load"),
+            Self::Idle => f.write_str("no requests"),
+            Self::Waiting { direction: Direction::Up, wanted } => {
+                write!(f, "more load: {wanted} replicas after upscale_delay_s")
+            }
+            Self::Waiting { direction: Direction::Down, wanted } => {
+                write!(f, "less load: {wanted} replicas after downscale_delay_s")
+            }
+            Self::Bounds => f.write_str("held by the bounds of replicas"),
         }
-        std::cmp::Ordering::Greater => (Direction::Up, config.upscale_delay_s),
-        std::cmp::Ordering::Less => (Direction::Down, config.downscale_delay_s),
-    };
-    let since = match previous.pending {
-        Some((before, since)) if before == direction => since,
-        Some(_) | None => now,
-    };
-    let due = since.saturating_add(seconds(delay_s));
-    if due <= now {
-        let scaling = Scaling { target: desired, pending: None, idle_since };
-        return Decision { scaling, deadline: zero_at };
     }
-    let scaling = Scaling { target: current, pending: Some((direction, since)), idle_since };
-    Decision { scaling, deadline: Some(zero_at.map_or(due, |at| at.min(due))) }
 }
 
 /// Seconds as a [`Duration`]: below zero and not-a-number are zero, too large is the largest.
 #[must_use]
 pub fn seconds(s: f64) -> Duration {
     if s > 0.0 { Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX) } else { Duration::ZERO }
-}
-
-/// `ceil(requests / per_replica)`, forgiving the rounding of the division.
-fn wanted(num_requests: u64, per_replica: f64) -> u32 {
-    // Saturates: casts from float to integer never wrap.
-    (num_requests as f64 / per_replica - 1e-9).ceil().max(0.0) as u32
 }

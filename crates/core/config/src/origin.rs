@@ -64,6 +64,18 @@ impl RawSettings {
         Ok(())
     }
 
+    /// The flags that say the same, for another process.
+    #[must_use]
+    pub fn as_flags(&self) -> Vec<String> {
+        let flags = self.0.iter().filter_map(|(key, value)| Some((setting(key)?, value)));
+        flags
+            .flat_map(|(row, value)| match row.is_switch() {
+                true => vec![row.flag.to_owned()],
+                false => vec![row.flag.to_owned(), value.clone()],
+            })
+            .collect()
+    }
+
     /// The text of a flag, when it was given.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {

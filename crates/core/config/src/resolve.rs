@@ -7,10 +7,10 @@ use crate::role::isa;
 use crate::settings::setting;
 use core::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use tyndall_types::DeploymentName;
 use tyndall_types::protocol::{
-    AutoscalingConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization,
+    AutoscalingConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization, Workload,
 };
+use tyndall_types::{DeploymentId, DeploymentName};
 
 /// Replicas on one machine beyond which a number is a typing error.
 const MAX_REPLICAS: u32 = 1000;
@@ -161,8 +161,18 @@ impl RunConfig {
     ) -> DeploymentConfig {
         let Self { scaling, limits, model, .. } = self;
         DeploymentConfig {
-            name,
-            model: ModelConfig {
+            id: DeploymentId::single(name),
+            code_version: String::new(),
+            num_replicas: None,
+            backpressure: Default::default(),
+            health_check: Default::default(),
+            max_constructor_retry_count: 20,
+            rollout: Default::default(),
+            resources: Default::default(),
+            residency: Default::default(),
+            env_vars: Default::default(),
+            user_config: Default::default(),
+            workload: Workload::Model(ModelConfig {
                 id: model_id,
                 path,
                 max_model_len: model.max_model_len,
@@ -173,7 +183,7 @@ impl RunConfig {
                 speculation: model.speculation,
                 quantization: model.quantization,
                 generate: self.generate,
-            },
+            }),
             autoscaling: AutoscalingConfig {
                 min_replicas: scaling.min_replicas,
                 max_replicas: scaling.max_replicas,
@@ -181,6 +191,12 @@ impl RunConfig {
                 upscale_delay_s: scaling.upscale_delay_s,
                 downscale_delay_s: scaling.idle_timeout_s,
                 downscale_to_zero_delay_s: scaling.idle_timeout_s,
+                initial_replicas: None,
+                look_back_period_s: 0.0,
+                aggregation_function: Default::default(),
+                upscaling_factor: 1.0,
+                downscaling_factor: 1.0,
+                policy: Default::default(),
             },
             max_ongoing_requests: limits.max_ongoing_requests,
             max_queued_requests: limits.max_queued_requests,
@@ -331,11 +347,12 @@ mod tests {
         assert_eq!(d.autoscaling.downscale_to_zero_delay_s, 60.0);
         assert_eq!((d.max_ongoing_requests, d.max_queued_requests), (256, 1024));
         assert_eq!((d.request_timeout_s, d.graceful_shutdown_timeout_s), (600.0, 20.0));
-        assert_eq!((d.model.max_num_seqs, d.model.max_num_batched_tokens), (64, 512));
-        assert_eq!((d.model.num_threads, d.model.max_model_len), (None, None));
-        assert_eq!(d.model.quantization, Quantization::None);
+        let model = d.workload.model().unwrap();
+        assert_eq!((model.max_num_seqs, model.max_num_batched_tokens), (64, 512));
+        assert_eq!((model.num_threads, model.max_model_len), (None, None));
+        assert_eq!(model.quantization, Quantization::None);
         let defaults = GenerateDefaults { max_new_tokens: 256, temperature: 0.7, top_p: 0.9 };
-        assert_eq!(d.model.generate, defaults);
+        assert_eq!(model.generate, defaults);
         assert_eq!(c.effective.len(), SETTINGS.len());
         assert!(c.effective.iter().all(|line| line.origin == Origin::Default));
     }

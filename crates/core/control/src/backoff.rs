@@ -3,10 +3,6 @@
 use crate::Instant;
 use std::time::Duration;
 
-/// Failed starts in a row after which only requests or a new deploy cause another try.
-///
-/// Ray gives a deployment 20 tries as well (`max_constructor_retry_count`).
-pub(crate) const START_LIMIT: u32 = 20;
 /// Crashes in a row before waiting requests are failed instead of kept.
 const CRASH_LIMIT: u32 = 5;
 /// A replica that ran so long did not die of its start.
@@ -77,10 +73,9 @@ impl Backoff {
         many && self.retry_at.is_some_and(|at| at > now)
     }
 
-    /// True when a start is allowed; `is_demanded` when requests wait for it.
-    pub(crate) fn allows_start(&self, is_demanded: bool, now: Instant) -> bool {
-        let is_over = self.retry_at.is_none_or(|at| at <= now);
-        is_over && (is_demanded || self.failed_starts < START_LIMIT)
+    /// True when the time for another start has come.
+    pub(crate) fn allows_start(&self, now: Instant) -> bool {
+        self.retry_at.is_none_or(|at| at <= now)
     }
 
     fn wait(&mut self, wait: Duration, reason: &str, now: Instant) -> Duration {
@@ -109,13 +104,11 @@ mod tests {
             (0..9).map(|_| backoff.start_failed("x", false, s(0)).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert!(backoff.is_hopeless(s(59)) && !backoff.is_hopeless(s(60)));
-        assert!(!backoff.allows_start(true, s(59)) && backoff.allows_start(false, s(60)));
-        backoff.failed_starts = START_LIMIT;
-        assert!(backoff.allows_start(true, s(60)) && !backoff.allows_start(false, s(60)));
+        assert!(!backoff.allows_start(s(59)) && backoff.allows_start(s(60)));
         backoff.became_ready();
-        assert!(backoff.allows_start(false, s(0)));
+        assert!(backoff.allows_start(s(0)));
         assert_eq!(backoff.start_failed("x", true, s(0)), s(0));
-        assert!(!backoff.is_hopeless(s(0)) && backoff.allows_start(true, s(0)));
+        assert!(!backoff.is_hopeless(s(0)) && backoff.allows_start(s(0)));
         assert_eq!(backoff.start_failed("x", true, s(0)), s(2));
     }
 

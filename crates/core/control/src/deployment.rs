@@ -1,91 +1,176 @@
-//! One deployment: what is wanted, what there is, and how the two are brought together.
+//! One deployment: what is wanted, and what happens to its replicas.
 
 use crate::backoff::Backoff;
 use crate::event::{Action, Notice};
-use crate::replica::{Input, Outcome, Replica};
+use crate::ledger::Shortage;
+use crate::replica::{Birth, Input, Outcome, Replica};
 use crate::state::Context;
 use crate::status::{self, StatusEvent, Trigger};
 use crate::{Instant, seconds};
-use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
-use tyndall_autoscaling::{Load, Scaling, decide};
+use tyndall_autoscaling::{Autoscaler, Bounds};
 use tyndall_types::protocol::{
-    ColdStartPhases, DeploymentConfig, DeploymentRoute, ModelCard, ReplicaReport, Unavailable,
+    ColdStartPhases, DeadReplica, DeploymentConfig, DeploymentRoute, ModelCard, ReplicaReport,
+    Unavailable,
 };
-use tyndall_types::{DeploymentName, DeploymentStatus, ReplicaState};
+use tyndall_types::{DeploymentId, DeploymentStatus, ReplicaState};
 
 /// What a process gets to end in when it has no requests.
 const SHORT_GRACE: Duration = Duration::from_secs(1);
+/// Failed starts per replica of the target after which a version is given up, as in Ray.
+const STARTS_PER_REPLICA: u32 = 3;
+/// Ended replicas that are still told of, as in Ray.
+const MAX_DEAD: usize = 10;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Deployment {
-    pub(crate) config: DeploymentConfig,
+    pub(crate) config: Arc<DeploymentConfig>,
     /// Of its first deployment; orders the route table.
     pub(crate) order: u64,
-    /// Grows when replicas must be replaced for a change to take effect.
+    /// Where its application is mounted, and whether it is what requests from outside go to.
+    pub(crate) mount: Mount,
+    /// Names the code that replicas shall have; grows with each code that is new.
     pub(crate) version: u64,
     pub(crate) deployed_at: Instant,
     pub(crate) is_deleting: bool,
-    pub(crate) scaling: Scaling,
+    pub(crate) scaler: Autoscaler,
+    /// A number of replicas that somebody set after the last deploy.
+    pub(crate) set_replicas: Option<u32>,
+    /// What the policy of the application gives it.
+    pub(crate) allotted: Option<u32>,
     pub(crate) status: (DeploymentStatus, Trigger),
     pub(crate) message: String,
     pub(crate) replicas: Vec<Replica>,
+    pub(crate) dead: VecDeque<DeadReplica>,
     pub(crate) queued: u32,
     pub(crate) ongoing: u32,
+    /// When its last request ended; where it never had one, when it was deployed.
+    pub(crate) used_at: Instant,
     pub(crate) card: Option<ModelCard>,
-    /// What the proxies were told last.
-    pub(crate) route: Option<DeploymentRoute>,
-    backoff: Backoff,
+    /// What the proxies were told last, and in which version of the table.
+    pub(crate) route: Option<(u64, Arc<DeploymentRoute>)>,
+    /// Replicas are missing that do not fit beside what runs.
+    pub(crate) blocked: Option<(Instant, Shortage)>,
+    /// For whom it gave way; it takes nothing while that one waits.
+    pub(crate) gave_way_to: Option<DeploymentId>,
+    /// Its version cannot be rolled out.
+    pub(crate) is_given_up: bool,
     /// A replica of this version was ready once.
-    was_ready: bool,
-    unavailable: Option<(Instant, Unavailable)>,
-    autoscaling_deadline: Option<Instant>,
+    pub(crate) was_ready: bool,
+    pub(crate) backoff: Backoff,
+    pub(crate) unavailable: Option<(Instant, Unavailable)>,
+    pub(crate) autoscaling_deadline: Option<Instant>,
+    last_version: u64,
+    user_config_version: u64,
+    /// Failures of this version since it was deployed.
+    num_failures: u32,
+}
+
+/// Where an application is mounted, and which deployments take its requests.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Mount {
+    pub(crate) route_prefix: Option<String>,
+    pub(crate) is_ingress: bool,
 }
 
 impl Deployment {
-    pub(crate) fn new(config: DeploymentConfig, order: u64, deployed_at: Instant) -> Self {
+    pub(crate) fn new(
+        config: DeploymentConfig,
+        mount: Mount,
+        order: u64,
+        deployed_at: Instant,
+        target_capacity: Option<f64>,
+    ) -> Self {
         Self {
-            scaling: Scaling::new(config.autoscaling.min_replicas),
-            config,
+            scaler: Autoscaler::new(&config.autoscaling, target_capacity),
+            config: Arc::new(config),
             order,
+            mount,
             version: 1,
             deployed_at,
             is_deleting: false,
+            set_replicas: None,
+            allotted: None,
             status: (DeploymentStatus::Updating, Trigger::ConfigUpdateStarted),
             message: String::new(),
             replicas: Vec::new(),
+            dead: VecDeque::new(),
             queued: 0,
             ongoing: 0,
+            used_at: deployed_at,
             card: None,
             route: None,
-            backoff: Backoff::default(),
+            blocked: None,
+            gave_way_to: None,
+            is_given_up: false,
             was_ready: false,
+            backoff: Backoff::default(),
             unavailable: None,
             autoscaling_deadline: None,
+            last_version: 1,
+            user_config_version: 0,
+            num_failures: 0,
         }
     }
 
-    /// Takes a new configuration. Only another model makes the replicas old.
-    pub(crate) fn configure(&mut self, config: DeploymentConfig, deployed_at: Instant) {
+    /// Takes a new configuration. Only other code makes the replicas old; code that replicas still
+    /// have makes them new again.
+    pub(crate) fn configure(
+        &mut self,
+        config: DeploymentConfig,
+        mount: Mount,
+        deployed_at: Instant,
+        scale: impl FnOnce(&mut Autoscaler, &DeploymentConfig),
+    ) {
         self.backoff = Backoff::default();
         self.unavailable = None;
-        if self.config == config && !self.is_deleting {
+        self.is_given_up = false;
+        self.num_failures = 0;
+        self.mount = mount;
+        if *self.config == config && !self.is_deleting {
             return;
         }
-        if self.config.model != config.model {
-            self.version += 1;
-            self.was_ready = false;
+        if !self.config.has_code_of(&config) {
+            let same = self.replicas.iter().find(|replica| replica.config.has_code_of(&config));
+            let known = same.map(|replica| (replica.version, replica.is_running()));
+            (self.version, self.was_ready) = known.unwrap_or_else(|| {
+                self.last_version += 1;
+                (self.last_version, false)
+            });
         }
-        if self.config.autoscaling != config.autoscaling {
-            self.scaling.pending = None;
+        self.set_replicas = None;
+        if self.config.autoscaling != config.autoscaling || self.is_deleting {
+            scale(&mut self.scaler, &config);
         }
-        if self.is_deleting {
-            self.scaling = Scaling::new(config.autoscaling.min_replicas);
-            self.is_deleting = false;
+        if self.config.user_config != config.user_config {
+            self.user_config_version += 1;
         }
-        self.config = config;
+        let event = self.config_event(&config);
+        self.is_deleting = false;
+        self.config = Arc::new(config);
+        // What is no code holds for replicas that run already.
+        for replica in self.replicas.iter_mut().filter(|r| r.version == self.version) {
+            replica.config = self.config.clone();
+        }
         self.deployed_at = deployed_at;
-        self.moved(StatusEvent::Configured, String::new());
+        if let Some(event) = event {
+            self.moved(event, String::new());
+        }
+    }
+
+    /// A change of the count alone is told as what it is.
+    fn config_event(&self, config: &DeploymentConfig) -> Option<StatusEvent> {
+        let counts = (self.config.num_replicas, config.num_replicas);
+        let alike =
+            DeploymentConfig { num_replicas: config.num_replicas, ..(*self.config).clone() };
+        match counts {
+            _ if self.is_deleting || alike != *config => Some(StatusEvent::Configured),
+            // The count is told of when it is carried out.
+            (Some(_), Some(_)) => None,
+            (Some(_) | None, None) | (None, Some(_)) => Some(StatusEvent::Configured),
+        }
     }
 
     pub(crate) fn delete(&mut self) {
@@ -94,12 +179,30 @@ impl Deployment {
     }
 
     /// Takes over a process that a controller before this one had started.
-    pub(crate) fn adopt(&mut self, mut replica: Replica, model_is_current: bool) {
-        replica.version = if model_is_current { self.version } else { 0 };
-        let version = replica.version;
+    pub(crate) fn adopt(&mut self, birth: Birth, pid: u32, now: Instant) {
+        let is_current = birth.config.has_code_of(&self.config);
+        let version = if is_current { self.version } else { 0 };
+        let rank = self.free_rank();
+        let has_user_config = birth.config.user_config == self.config.user_config;
+        let mut replica = Replica::recovering(Birth { version, rank, ..birth }, pid, now);
+        if is_current {
+            replica.config = self.config.clone();
+        }
+        // It is handed the newest one when it is found to run.
+        replica.user_config_version =
+            if has_user_config { self.user_config_version } else { u64::MAX };
         self.replicas.push(replica);
         let found = self.count(|replica| replica.version == version && replica.is_active());
-        self.scaling.target = self.scaling.target.max(u32::try_from(found).unwrap_or(u32::MAX));
+        let found = u32::try_from(found).unwrap_or(u32::MAX);
+        if found > self.scaler.target() {
+            self.scaler.set_target(found);
+        }
+    }
+
+    /// The smallest number that no active replica has.
+    pub(crate) fn free_rank(&self) -> u32 {
+        let is_taken = |rank: &u32| self.replicas.iter().any(|r| r.is_active() && r.rank == *rank);
+        (0..).find(|rank| !is_taken(rank)).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn report(&mut self, index: usize, report: ReplicaReport, cx: &mut Context<'_>) {
@@ -114,11 +217,12 @@ impl Deployment {
                     phases.0.retain(|(name, _)| name != ColdStartPhases::HANDOVER);
                 }
                 cx.notice(Notice::FirstToken {
-                    deployment: self.config.name.clone(),
+                    deployment: self.config.id.clone(),
                     replica: replica.id.clone(),
                     phases,
                 });
             }
+            ReplicaReport::Load(load) => self.replicas[index].load = Some((cx.now, load)),
             ReplicaReport::Failed { reason } => self.feed(index, Input::Failed, &reason, cx),
         }
     }
@@ -128,23 +232,27 @@ impl Deployment {
         &mut self,
         index: usize,
         phases: Option<ColdStartPhases>,
-        card: ModelCard,
+        card: Option<ModelCard>,
         cx: &mut Context<'_>,
     ) {
+        let newest = self.user_config_version;
         let replica = &mut self.replicas[index];
         let was_running = replica.is_running();
         if let Some(phases) = phases.filter(|_| replica.state == ReplicaState::Starting) {
             replica.measure_spawn(&phases, cx.now);
             cx.out.rest.push(Action::Notice(Notice::Ready {
-                deployment: self.config.name.clone(),
+                deployment: self.config.id.clone(),
                 replica: replica.id.clone(),
                 phases: replica.with_spawn(phases),
             }));
         }
+        if replica.state == ReplicaState::Updating {
+            replica.user_config_version = newest;
+        }
         self.feed(index, Input::Ready, "", cx);
         let replica = &self.replicas[index];
         if replica.is_running() && !was_running && replica.version == self.version {
-            self.card = Some(card);
+            self.card = card.or(self.card.take());
         }
     }
 
@@ -152,7 +260,9 @@ impl Deployment {
     pub(crate) fn feed(&mut self, index: usize, input: Input, reason: &str, cx: &mut Context<'_>) {
         let grace = match input {
             Input::Unwanted => seconds(self.config.graceful_shutdown_timeout_s),
-            Input::Ready | Input::Failed | Input::Exited | Input::Deadline => SHORT_GRACE,
+            Input::Ready | Input::Failed | Input::Exited | Input::Deadline | Input::Reconfigure => {
+                SHORT_GRACE
+            }
         };
         let replica = &mut self.replicas[index];
         let ran = cx.now.saturating_sub(replica.since);
@@ -162,6 +272,7 @@ impl Deployment {
             Outcome::Ready if is_current => {
                 self.was_ready = true;
                 self.backoff.became_ready();
+                self.is_given_up &= self.is_rolling();
             }
             Outcome::StartFailed if is_current => self.start_failed(index, reason, cx),
             Outcome::Died if is_current => self.died(index, reason, ran, cx),
@@ -171,8 +282,20 @@ impl Deployment {
             | Outcome::Stop
             | Outcome::Kill
             | Outcome::Gone
+            | Outcome::Reconfigure
             | Outcome::Nothing => {}
         }
+        self.carry_out(index, outcome, grace, reason, cx);
+    }
+
+    fn carry_out(
+        &mut self,
+        index: usize,
+        outcome: Outcome,
+        grace: Duration,
+        reason: &str,
+        cx: &mut Context<'_>,
+    ) {
         let replica = &self.replicas[index];
         let is_gone = replica.state == ReplicaState::Stopped;
         let id = replica.id.clone();
@@ -183,6 +306,10 @@ impl Deployment {
             Outcome::Kill => {
                 cx.out.rest.push(Action::Stop { replica: id.clone(), grace: Duration::ZERO });
             }
+            Outcome::Reconfigure => {
+                let config = self.config.clone();
+                cx.out.rest.push(Action::Reconfigure { replica: id.clone(), config });
+            }
             Outcome::Stop
             | Outcome::StartFailed
             | Outcome::Died
@@ -192,22 +319,38 @@ impl Deployment {
         }
         if is_gone {
             let is_expected = outcome == Outcome::Gone;
-            let deployment = self.config.name.clone();
-            cx.notice(Notice::Exited { deployment, replica: id, is_expected });
-            self.replicas.remove(index);
+            let gone = self.replicas.remove(index);
+            let lived = cx.now.saturating_sub(gone.decided_at);
+            let reason = if reason.is_empty() || is_expected { &gone.message } else { reason };
+            self.dead.push_front(DeadReplica {
+                replica_id: gone.id,
+                pid: gone.pid,
+                start_time_s: gone.decided_at.as_secs_f64(),
+                end_time_s: cx.now.as_secs_f64(),
+                reason: reason.to_owned(),
+            });
+            self.dead.truncate(MAX_DEAD);
+            cx.out.gone.push(id.clone());
+            let deployment = self.config.id.clone();
+            cx.notice(Notice::Exited { deployment, replica: id, is_expected, lived });
         }
     }
 
     fn start_failed(&mut self, index: usize, reason: &str, cx: &mut Context<'_>) {
         let was_killed = self.replicas[index].was_killed;
         let retry_in = self.backoff.start_failed(reason, was_killed, cx.now);
-        let event =
-            if self.was_ready { StatusEvent::StartFailed } else { StatusEvent::NeverStarted };
         let times = self.backoff.failed_starts;
         let message = format!("a replica failed to start, {times} in a row: {reason}");
-        self.moved(event, message);
+        if !self.failed(&message) {
+            let event =
+                (self.was_ready && times >= self.start_limit()).then_some(StatusEvent::StartFailed);
+            match event {
+                Some(event) => self.moved(event, message),
+                None => self.message = message,
+            }
+        }
         cx.notice(Notice::StartFailed {
-            deployment: self.config.name.clone(),
+            deployment: self.config.id.clone(),
             replica: self.replicas[index].id.clone(),
             reason: reason.to_owned(),
             retry_in,
@@ -216,43 +359,75 @@ impl Deployment {
 
     fn died(&mut self, index: usize, reason: &str, ran: Duration, cx: &mut Context<'_>) {
         let retry_in = self.backoff.crashed(reason, ran, cx.now);
-        self.moved(StatusEvent::Died, format!("a replica was lost: {reason}"));
+        let message = format!("a replica was lost: {reason}");
+        if !self.is_rolling() || !self.failed(&message) {
+            self.moved(StatusEvent::Died, message);
+        }
         cx.notice(Notice::Died {
-            deployment: self.config.name.clone(),
+            deployment: self.config.id.clone(),
             replica: self.replicas[index].id.clone(),
             reason: reason.to_owned(),
             retry_in,
         });
     }
 
-    /// Feeds [`Input::Deadline`] to replicas whose time has come, and probes the found ones.
+    /// One more failure of this version: whether that was one too many. While the version before
+    /// it still serves, replicas that had started count too.
+    fn failed(&mut self, message: &str) -> bool {
+        self.num_failures = self.num_failures.saturating_add(1);
+        let is_unproven = !self.was_ready || self.is_rolling();
+        if !is_unproven || self.num_failures < self.start_limit() {
+            return false;
+        }
+        self.is_given_up = true;
+        self.moved(StatusEvent::NeverStarted, message.to_owned());
+        true
+    }
+
+    /// Replicas of an older version take requests.
+    pub(crate) fn is_rolling(&self) -> bool {
+        self.count(|replica| replica.version != self.version && replica.is_running()) > 0
+    }
+
+    /// Failures after which a version is given up.
+    pub(crate) fn start_limit(&self) -> u32 {
+        let per_target = self.scaler.target().max(1).saturating_mul(STARTS_PER_REPLICA);
+        self.config.max_constructor_retry_count.min(per_target).max(1)
+    }
+
+    /// Feeds [`Input::Deadline`] to replicas whose time has come, and asks those that are due for
+    /// their status.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
         for index in (0..self.replicas.len()).rev() {
             let replica = &mut self.replicas[index];
             if replica.deadline.is_some_and(|at| at <= cx.now) {
                 let reason = format!(
                     "not ready within {} s; raise startup_timeout_s if the model is that large",
-                    self.config.startup_timeout_s
+                    replica.config.startup_timeout_s
                 );
                 self.feed(index, Input::Deadline, &reason, cx);
             } else if replica.probe_at.is_some_and(|at| at <= cx.now) {
-                replica.probe_again(cx.now);
-                cx.out.rest.push(Action::Probe(replica.id.clone()));
+                replica.probed(cx.now);
+                let timeout = replica.probe_timeout();
+                cx.out.rest.push(Action::Probe { replica: replica.id.clone(), timeout });
             }
         }
     }
 
-    /// Brings what there is nearer to what is wanted. Doing it again at the same time does nothing.
-    pub(crate) fn reconcile(&mut self, cx: &mut Context<'_>) {
-        if self.backoff.retry_at.is_some_and(|at| at <= cx.now) {
-            self.backoff.retry_at = None;
-        }
-        self.autoscale(cx);
-        self.stop_surplus(cx);
-        if cx.can_start {
-            self.start_missing(cx);
-        }
-        self.settle(cx.now);
+    /// The next replica that has an older `user_config` than it shall have.
+    pub(crate) fn outdated(&self) -> Option<usize> {
+        let is_outdated = |replica: &Replica| {
+            replica.state == ReplicaState::Running
+                && replica.version == self.version
+                && replica.user_config_version != self.user_config_version
+        };
+        self.replicas.iter().position(is_outdated)
+    }
+
+    /// Adds a replica that is about to be started.
+    pub(crate) fn add(&mut self, mut replica: Replica) {
+        replica.user_config_version = self.user_config_version;
+        self.replicas.push(replica);
     }
 
     /// When something is due if nothing happens.
@@ -269,121 +444,9 @@ impl Deployment {
         self.is_deleting && self.replicas.is_empty()
     }
 
-    fn autoscale(&mut self, cx: &mut Context<'_>) {
-        self.autoscaling_deadline = None;
-        if self.is_deleting {
-            self.scaling = Scaling::new(0);
-            return;
-        }
-        let num_requests = u64::from(self.queued) + u64::from(self.ongoing);
-        let active = u32::try_from(self.count(Replica::is_active)).unwrap_or(u32::MAX);
-        if num_requests == 0 {
-            // What was lost while nobody asks is not replaced beyond the minimum.
-            let floor = self.config.autoscaling.min_replicas.max(active);
-            self.scaling.target = self.scaling.target.min(floor);
-        }
-        let num_running = u32::try_from(self.count(Replica::is_running)).unwrap_or(u32::MAX);
-        let before = self.scaling.target;
-        let load = Load { num_requests, num_running };
-        let decision = decide(&self.config.autoscaling, self.scaling, load, cx.now);
-        self.scaling = decision.scaling;
-        self.autoscaling_deadline = decision.deadline;
-        let after = self.scaling.target;
-        if after == before {
-            return;
-        }
-        let event = if after > before { StatusEvent::ScaledUp } else { StatusEvent::ScaledDown };
-        self.moved(event, format!("from {before} to {after} replicas"));
-        let deployment = self.config.name.clone();
-        cx.notice(Notice::Scaled { deployment, from: before, to: after });
-    }
-
-    fn stop_surplus(&mut self, cx: &mut Context<'_>) {
-        let target = self.scaling.target as usize;
-        let version = self.version;
-        let is_fresh = |replica: &Replica| replica.version == version && replica.is_active();
-        let reason = if self.is_deleting { "the deployment is deleted" } else { "scaled down" };
-        self.stop_beyond(target, is_fresh, reason, cx);
-        // Old ones serve until as many new ones do; those that cannot serve yet never will.
-        let ready = self.count(|replica| is_fresh(replica) && replica.is_running());
-        let keep = target.saturating_sub(ready);
-        let is_old = |replica: &Replica| replica.version != version && replica.is_active();
-        let is_unborn =
-            |replica: &Replica| is_old(replica) && replica.state == ReplicaState::Starting;
-        self.stop_beyond(0, is_unborn, "replaced by a new version", cx);
-        self.stop_beyond(keep, is_old, "replaced by a new version", cx);
-    }
-
-    /// Stops all but `keep` of the replicas that `is_candidate` names: first those that are not
-    /// ready yet, then the youngest.
-    fn stop_beyond(
-        &mut self,
-        keep: usize,
-        is_candidate: impl Fn(&Replica) -> bool,
-        reason: &str,
-        cx: &mut Context<'_>,
-    ) {
-        let mut candidates: Vec<usize> =
-            (0..self.replicas.len()).filter(|&i| is_candidate(&self.replicas[i])).collect();
-        candidates.sort_by_key(|&i| {
-            let replica = &self.replicas[i];
-            (replica.is_running(), Reverse(replica.decided_at), Reverse(i))
-        });
-        // Stopping removes nothing from the list, so the indices stay valid.
-        for &index in candidates.iter().take(candidates.len().saturating_sub(keep)) {
-            self.feed(index, Input::Unwanted, reason, cx);
-        }
-    }
-
-    fn start_missing(&mut self, cx: &mut Context<'_>) {
-        let is_demanded = self.queued > 0 || self.ongoing > 0;
-        if self.is_deleting || !self.backoff.allows_start(is_demanded, cx.now) {
-            return;
-        }
-        let version = self.version;
-        let fresh = self.count(|replica| replica.version == version && replica.is_active());
-        let mut missing = (self.scaling.target as usize).saturating_sub(fresh);
-        if self.backoff.failed_starts > 0 {
-            // One try is enough to see whether it works again.
-            let trying = self.count(|replica| replica.state == ReplicaState::Starting);
-            missing = missing.min(1_usize.saturating_sub(trying));
-        }
-        let is_wake = is_demanded && self.count(Replica::is_active) == 0;
-        for nth in 0..missing {
-            let id = cx.ids.next(&self.config.name);
-            let timeout_s = self.config.startup_timeout_s;
-            let mut replica = Replica::starting(id.clone(), version, timeout_s, cx.now);
-            replica.is_woken = is_wake;
-            self.replicas.push(replica);
-            if is_wake && nth == 0 {
-                let deployment = self.config.name.clone();
-                cx.notice(Notice::Waking { deployment, replica: id.clone() });
-            }
-            let config = Box::new(self.config.clone());
-            cx.out.starts.push(Action::Start { replica: id, config });
-        }
-    }
-
-    /// Derives what is told to others from the replicas as they are now.
-    fn settle(&mut self, now: Instant) {
-        let version = self.version;
-        let is_hopeless = self.count(Replica::is_active) == 0 && self.backoff.is_hopeless(now);
-        match self.backoff.retry_at.filter(|_| is_hopeless && !self.is_deleting) {
-            None => self.unavailable = None,
-            Some(retry_at) if self.unavailable.as_ref().is_some_and(|(at, _)| *at == retry_at) => {}
-            Some(retry_at) => {
-                let retry_after_s = retry_at.saturating_sub(now).as_secs_f64();
-                let reason = self.backoff.reason.clone();
-                self.unavailable = Some((retry_at, Unavailable { reason, retry_after_s }));
-            }
-        }
-        let as_wanted = self.count(|r| r.version == version && r.is_running());
-        let is_converged = as_wanted == self.scaling.target as usize
-            && as_wanted == self.replicas.len()
-            && self.backoff.failed_starts == 0;
-        if is_converged && !self.is_deleting && self.status.0 != DeploymentStatus::Healthy {
-            self.moved(StatusEvent::Converged, String::new());
-        }
+    /// The bounds of its number of replicas.
+    pub(crate) fn bounds(&self, cx: &Context<'_>) -> Bounds {
+        Bounds::new(&self.config.autoscaling, cx.target_capacity, cx.direction)
     }
 
     pub(crate) fn unavailable(&self) -> Option<&Unavailable> {
@@ -394,11 +457,11 @@ impl Deployment {
         self.replicas.iter().filter(|replica| is_counted(replica)).count()
     }
 
-    pub(crate) fn name(&self) -> &DeploymentName {
-        &self.config.name
+    pub(crate) fn id(&self) -> &DeploymentId {
+        &self.config.id
     }
 
-    fn moved(&mut self, event: StatusEvent, message: String) {
+    pub(crate) fn moved(&mut self, event: StatusEvent, message: String) {
         let next = status::transition(self.status, event);
         let is_news = next != self.status;
         self.status = next;
@@ -408,6 +471,8 @@ impl Deployment {
             | StatusEvent::Converged
             | StatusEvent::ScaledUp
             | StatusEvent::ScaledDown
+            | StatusEvent::SetUp
+            | StatusEvent::SetDown
             | StatusEvent::Deleted => false,
         };
         if is_news || is_failure {

@@ -1,26 +1,61 @@
 //! What goes into [`State`](crate::State) and what comes out.
 
 use crate::Instant;
+use crate::application::Fallback;
+use crate::ledger::Capacity;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{
-    ColdStartPhases, DemandReport, DeploymentConfig, ReplicaReport, ReplicaStatus,
+    ApplicationConfig, ApplicationSource, ColdStartPhases, DemandReport, DeploymentConfig,
+    ReplicaReport, ReplicaStatus,
 };
-use tyndall_types::{DeploymentName, ReplicaId};
+use tyndall_types::{ApplicationName, DeploymentId, ReplicaId};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A deployment is wanted, new or changed. The same configuration again changes nothing but
-    /// the back-off, which starts anew.
+    /// The deployments of an application are being worked out; what is carried out goes on.
+    Building {
+        /// Which.
+        application: ApplicationName,
+        /// By which way it came.
+        source: ApplicationSource,
+        /// When it was submitted.
+        at: Instant,
+    },
+    /// They could not be.
+    BuildFailed {
+        /// Whose.
+        application: ApplicationName,
+        /// One line of cause and one of cure.
+        reason: String,
+    },
+    /// An application is wanted, new or changed. The same configuration again changes nothing but
+    /// the back-off of its deployments, which starts anew.
     Deploy {
         /// Complete and validated.
-        config: Box<DeploymentConfig>,
+        config: Box<ApplicationConfig>,
+        /// Its number in the history.
+        version: u64,
         /// When it was deployed; earlier than now when it comes from storage.
         deployed_at: Instant,
+        /// What it can go back to, when that comes from storage.
+        fallback: Option<Fallback>,
     },
-    /// A deployment is not wanted any more.
-    Delete(DeploymentName),
+    /// An application is not wanted any more.
+    Delete(ApplicationName),
+    /// Percent of all replica counts that shall be carried out.
+    TargetCapacity(Option<f64>),
+    /// Somebody wants so many replicas of a deployment, whatever its load.
+    Scale {
+        /// Which.
+        deployment: DeploymentId,
+        /// How many.
+        target: u32,
+    },
+    /// What the machine has.
+    Capacity(Capacity),
     /// A proxy reads the route table.
     ProxyConnected(String),
     /// A proxy tells its load.
@@ -61,6 +96,13 @@ pub enum Event {
         replica: ReplicaId,
         /// What.
         report: ReplicaReport,
+    },
+    /// The answer to [`Action::Reconfigure`].
+    Reconfigured {
+        /// Which.
+        replica: ReplicaId,
+        /// Why it did not take it.
+        refusal: Option<String>,
     },
     /// The answer to [`Action::Probe`]; none when there was none.
     Probed {
@@ -111,8 +153,12 @@ pub enum Action {
     Start {
         /// Its id.
         replica: ReplicaId,
+        /// Its number among the replicas of its deployment.
+        rank: u32,
         /// What it shall serve.
-        config: Box<DeploymentConfig>,
+        config: Arc<DeploymentConfig>,
+        /// The GPUs that it may use.
+        gpus: Vec<u32>,
     },
     /// Give every proxy the new [`State::routes`](crate::State::routes).
     Publish,
@@ -123,10 +169,42 @@ pub enum Action {
         /// Time for the requests it has.
         grace: Duration,
     },
+    /// Hand a replica its new `user_config`; the answer is [`Event::Reconfigured`].
+    Reconfigure {
+        /// Which.
+        replica: ReplicaId,
+        /// What it shall have.
+        config: Arc<DeploymentConfig>,
+    },
     /// Ask a replica for its status; the answer is [`Event::Probed`].
-    Probe(ReplicaId),
+    Probe {
+        /// Which.
+        replica: ReplicaId,
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// Every deployment of this version had a replica that took requests: it is one to go back to.
+    Proven {
+        /// Whose.
+        application: ApplicationName,
+        /// Which.
+        version: u64,
+    },
+    /// An application went back to an older version, which is a new one in the history.
+    RolledBack {
+        /// Which.
+        application: ApplicationName,
+        /// The new version's number.
+        version: u64,
+        /// The older version's number.
+        to: u64,
+        /// What it is.
+        config: Box<ApplicationConfig>,
+        /// Why.
+        reason: String,
+    },
     /// A deleted deployment has no process left.
-    Forget(DeploymentName),
+    Forget(DeploymentId),
     /// Tell whoever watches.
     Notice(Notice),
 }
@@ -137,14 +215,14 @@ pub enum Notice {
     /// A deployment at zero replicas gets one because of a request.
     Waking {
         /// Which.
-        deployment: DeploymentName,
+        deployment: DeploymentId,
         /// The replica that is started.
         replica: ReplicaId,
     },
     /// A replica takes requests.
     Ready {
         /// Whose.
-        deployment: DeploymentName,
+        deployment: DeploymentId,
         /// Which.
         replica: ReplicaId,
         /// From the decision to start it; the first phase is `spawn`.
@@ -153,7 +231,7 @@ pub enum Notice {
     /// The first request of a replica got its first token.
     FirstToken {
         /// Whose.
-        deployment: DeploymentName,
+        deployment: DeploymentId,
         /// Which.
         replica: ReplicaId,
         /// From the decision to start it; the first phase is `spawn`.
@@ -162,7 +240,7 @@ pub enum Notice {
     /// A replica could not start.
     StartFailed {
         /// Whose.
-        deployment: DeploymentName,
+        deployment: DeploymentId,
         /// Which.
         replica: ReplicaId,
         /// One line of cause and one of cure.
@@ -173,7 +251,7 @@ pub enum Notice {
     /// A replica that ran is gone without having been asked.
     Died {
         /// Whose.
-        deployment: DeploymentName,
+        deployment: DeploymentId,
         /// Which.
         replica: ReplicaId,
         /// How.
@@ -184,19 +262,28 @@ pub enum Notice {
     /// A replica's process is gone.
     Exited {
         /// Whose.
-        deployment: DeploymentName,
+        deployment: DeploymentId,
         /// Which.
         replica: ReplicaId,
         /// It had been asked to end.
         is_expected: bool,
+        /// Since it was asked for.
+        lived: Duration,
     },
     /// The autoscaler changed the target.
     Scaled {
         /// Which.
-        deployment: DeploymentName,
+        deployment: DeploymentId,
         /// Replicas before.
         from: u32,
         /// Replicas now.
         to: u32,
+    },
+    /// Idle replicas went, because another deployment needed their memory.
+    Evicted {
+        /// Whose.
+        deployment: DeploymentId,
+        /// For whom.
+        by: DeploymentId,
     },
 }

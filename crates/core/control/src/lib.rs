@@ -19,16 +19,26 @@
 //! while it waits the route table carries the reason, so that proxies answer instead of waiting.
 #![forbid(unsafe_code)]
 
+mod application;
+mod applications;
 mod backoff;
+mod deadlines;
+mod demand;
 mod deployment;
 mod event;
+mod ids;
+mod ledger;
+mod reconcile;
 mod replica;
+mod room;
 mod state;
 mod status;
 mod view;
 
+pub use application::Fallback;
 pub use backoff::Backoff;
 pub use event::{Action, Event, Exit, FoundReplica, Notice};
+pub use ledger::Capacity;
 pub use state::State;
 pub use tyndall_autoscaling::{Instant, seconds};
 

@@ -1,12 +1,12 @@
 //! Any sequence of events, in any order, keeps the promises of the module head.
 
-use crate::tests::{card, config, name};
+use crate::tests::{application, card, config, name};
 use crate::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tyndall_types::protocol::{ColdStartPhases, Demand, DemandReport, ReplicaReport, RuntimeDir};
-use tyndall_types::{DeploymentName, ReplicaId, ReplicaState};
+use tyndall_types::{DeploymentId, DeploymentName, ReplicaId, ReplicaState};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -53,14 +53,20 @@ struct Run {
     world: World,
     now: Duration,
     sequence: u64,
+    version: u64,
     loads: [(u32, u32); 2],
     /// Bounds that changed in mid-flight, while more may run than the newest allows.
     max_ever: u32,
     models: [u32; 2],
+    /// Replicas that fit into the machine's memory.
+    most: Option<usize>,
 }
 
-fn deployment(index: usize) -> DeploymentName {
-    [name(), DeploymentName::new("second").unwrap()][index].clone()
+/// What each replica takes of memory, where it is accounted.
+const BYTES: u64 = 100;
+
+fn deployment(index: usize) -> DeploymentId {
+    [name(), DeploymentId::single(DeploymentName::new("second").unwrap())][index].clone()
 }
 
 impl Run {
@@ -79,7 +85,13 @@ impl Run {
                     let end = process.expect("stops what was started");
                     *end = Some(end.map_or(at, |before| before.min(at)));
                 }
-                Action::Publish | Action::Probe(_) | Action::Forget(_) | Action::Notice(_) => {}
+                Action::Publish
+                | Action::Reconfigure { .. }
+                | Action::Probe { .. }
+                | Action::Proven { .. }
+                | Action::RolledBack { .. }
+                | Action::Forget(_)
+                | Action::Notice(_) => {}
             }
         }
         if is_tick {
@@ -98,12 +110,14 @@ impl Run {
             .map(|d| d.replicas.len())
             .sum();
         assert_eq!(known, self.world.processes.len(), "processes and replicas differ");
+        let fits = self.most.is_none_or(|most| known <= most);
+        assert!(fits, "{known} replicas in memory for {:?}", self.most);
         for replica in self.world.processes.keys() {
             assert!(self.state.knows(replica), "{replica} was forgotten while it ran");
         }
-        let routes = self.state.routes().unwrap();
+        let routes = self.state.routes(None).unwrap();
         for route in &routes.deployments {
-            let name = route.deployment.as_str();
+            let name = route.deployment.deployment.as_str();
             let deployment = &details.applications[name].deployments[name];
             let in_state = |wanted: &[ReplicaState]| {
                 deployment.replicas.iter().filter(|r| wanted.contains(&r.state)).count()
@@ -172,15 +186,21 @@ impl Run {
         match step {
             Step::Deploy { deployment: index, min, max, model } => {
                 let mut config = config();
-                config.name = deployment(index);
+                config.id = deployment(index);
                 config.autoscaling.min_replicas = min;
                 config.autoscaling.max_replicas = max;
-                config.model.max_num_seqs += model;
+                crate::tests::model(&mut config).max_num_seqs += model;
+                if self.most.is_some() {
+                    crate::tests::model(&mut config).memory_budget_bytes = Some(BYTES);
+                }
                 self.max_ever = self.max_ever.max(max);
                 self.models[index] |= model;
-                self.apply(Event::Deploy { config: Box::new(config), deployed_at: self.now });
+                self.version += 1;
+                let (version, deployed_at) = (self.version, self.now);
+                let config = application(vec![config]);
+                self.apply(Event::Deploy { config, version, deployed_at, fallback: None });
             }
-            Step::Delete(index) => self.apply(Event::Delete(deployment(index))),
+            Step::Delete(index) => self.apply(Event::Delete(deployment(index).application)),
             Step::Demand { deployment, queued, ongoing } => {
                 self.loads[deployment] = (queued, ongoing);
                 self.demand();
@@ -194,7 +214,7 @@ impl Run {
             Step::Ready(index) => {
                 let Some(replica) = self.pick(index) else { return };
                 let phases = ColdStartPhases(vec![("config".into(), 0.01)]);
-                let report = ReplicaReport::Ready { phases, card: card() };
+                let report = ReplicaReport::Ready { phases, card: Some(card()) };
                 self.apply(Event::Report { replica, report });
             }
             Step::Failed(index) => {
@@ -218,17 +238,21 @@ impl Run {
 
 proptest! {
     #[test]
-    fn any_history_keeps_the_promises(steps in steps()) {
+    fn any_history_keeps_the_promises(steps in steps(), most in prop::option::of(1usize..5)) {
         let state = State::new(RuntimeDir("/tmp/t".into()), 5);
         let mut run = Run {
             state,
             world: World::default(),
             now: Duration::from_secs(1000),
             sequence: 0,
+            version: 0,
             loads: [(0, 0); 2],
             max_ever: 0,
             models: [0; 2],
+            most,
         };
+        let memory_bytes = most.map(|most| BYTES * most as u64);
+        run.state.apply(Event::Capacity(Capacity { memory_bytes, ..Capacity::default() }), run.now);
         run.apply(Event::Snapshot(Vec::new()));
         run.apply(Event::ProxyConnected("p".into()));
         for step in steps {
@@ -242,7 +266,7 @@ proptest! {
         run.loads = [(0, 0); 2];
         run.demand();
         for index in 0..2 {
-            run.apply(Event::Delete(deployment(index)));
+            run.apply(Event::Delete(deployment(index).application));
         }
         run.wait(run.now + Duration::from_secs(60));
         prop_assert!(run.world.processes.is_empty());

@@ -1,14 +1,18 @@
 //! The life of one replica.
 
 use crate::{Instant, seconds};
+use std::sync::Arc;
 use std::time::Duration;
-use tyndall_types::protocol::{ColdStartPhases, ReplicaDetails};
+use tyndall_types::protocol::{ColdStartPhases, DeploymentConfig, EngineLoad, ReplicaDetails};
 use tyndall_types::{ReplicaId, ReplicaState};
 
 /// After the grace, until the process is asked to end once more.
 const KILL_MARGIN: Duration = Duration::from_secs(5);
 /// A found replica is asked for its status this often.
 const PROBE_PERIOD: Duration = Duration::from_millis(500);
+const RECOVERY_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// As many failed health checks in a row end a replica, as in Ray.
+const UNHEALTHY_CHECKS: u32 = 3;
 
 /// What can happen to a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub(crate) enum Input {
     Deadline,
     /// It is not wanted any more.
     Unwanted,
+    /// It shall take a new `user_config`.
+    Reconfigure,
 }
 
 /// What a transition means for the deployment.
@@ -42,6 +48,8 @@ pub(crate) enum Outcome {
     Kill,
     /// Its process is gone, as it should.
     Gone,
+    /// It is to be handed the new `user_config`.
+    Reconfigure,
 }
 
 /// The transition table of a replica.
@@ -60,23 +68,54 @@ pub(crate) fn transition(state: ReplicaState, input: Input) -> (ReplicaState, Ou
         }
         (Running | Updating, Input::Exited) => (Stopped, Outcome::Died),
         (Running, Input::Ready | Input::Deadline) => (Running, Outcome::Nothing),
+        (Running, Input::Reconfigure) => (Updating, Outcome::Reconfigure),
+        (Starting | Recovering | Updating | Stopping, Input::Reconfigure) => {
+            (state, Outcome::Nothing)
+        }
         (Starting | Recovering | Running | Updating, Input::Unwanted) => (Stopping, Outcome::Stop),
         (Stopping, Input::Ready | Input::Failed | Input::Unwanted) => (Stopping, Outcome::Nothing),
         (Stopping, Input::Deadline) => (Stopping, Outcome::Kill),
         (Stopping, Input::Exited) => (Stopped, Outcome::Gone),
         (
             Stopped,
-            Input::Ready | Input::Failed | Input::Exited | Input::Deadline | Input::Unwanted,
+            Input::Ready
+            | Input::Failed
+            | Input::Exited
+            | Input::Deadline
+            | Input::Unwanted
+            | Input::Reconfigure,
         ) => (Stopped, Outcome::Nothing),
     }
+}
+
+/// What a new replica is.
+#[derive(Debug, Clone)]
+pub(crate) struct Birth {
+    pub(crate) id: ReplicaId,
+    /// Its number among the replicas of its deployment.
+    pub(crate) rank: u32,
+    /// The deployment's version that it serves.
+    pub(crate) version: u64,
+    /// What it was started with.
+    pub(crate) config: Arc<DeploymentConfig>,
 }
 
 /// One replica whose process may run.
 #[derive(Debug, Clone)]
 pub(crate) struct Replica {
     pub(crate) id: ReplicaId,
+    /// Its number among the replicas of its deployment, free again when it stops.
+    pub(crate) rank: u32,
     /// The deployment's version that it serves.
     pub(crate) version: u64,
+    /// What it was started with.
+    pub(crate) config: Arc<DeploymentConfig>,
+    /// The `user_config` that it has is the deployment's of this number.
+    pub(crate) user_config_version: u64,
+    /// Health checks without a good answer, in a row.
+    pub(crate) failed_checks: u32,
+    /// How busy it last said it is, and when.
+    pub(crate) load: Option<(Instant, EngineLoad)>,
     pub(crate) state: ReplicaState,
     /// Why it is in this state, and what happens next.
     pub(crate) message: String,
@@ -98,10 +137,17 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub(crate) fn starting(id: ReplicaId, version: u64, timeout_s: f64, now: Instant) -> Self {
+    pub(crate) fn starting(birth: Birth, now: Instant) -> Self {
+        let Birth { id, rank, version, config } = birth;
+        let timeout_s = config.startup_timeout_s;
         Self {
             id,
+            rank,
             version,
+            config,
+            user_config_version: 0,
+            failed_checks: 0,
+            load: None,
             state: ReplicaState::Starting,
             message: "its process was asked for; takes requests when it reports ready, is ended \
                       at the deadline"
@@ -117,13 +163,7 @@ impl Replica {
         }
     }
 
-    pub(crate) fn recovering(
-        id: ReplicaId,
-        pid: u32,
-        version: u64,
-        timeout_s: f64,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn recovering(birth: Birth, pid: u32, now: Instant) -> Self {
         Self {
             state: ReplicaState::Recovering,
             message: "found by a new controller; takes requests when it says that it is ready, is \
@@ -131,7 +171,7 @@ impl Replica {
                 .to_owned(),
             probe_at: Some(now),
             pid: Some(pid),
-            ..Self::starting(id, version, timeout_s, now)
+            ..Self::starting(birth, now)
         }
     }
 
@@ -162,16 +202,46 @@ impl Replica {
                 "did not end in its grace time; is being killed".clone_into(&mut self.message);
                 self.deadline = Some(now.saturating_add(KILL_MARGIN));
             }
+            Outcome::Reconfigure => {
+                "takes its new user_config; is ended at the deadline".clone_into(&mut self.message);
+                let timeout = seconds(self.config.startup_timeout_s);
+                self.deadline = Some(now.saturating_add(timeout));
+            }
             Outcome::Nothing | Outcome::Ready | Outcome::Gone => {}
+        }
+        if self.state == ReplicaState::Running && before != ReplicaState::Running {
+            self.check_later(now);
         }
         outcome
     }
 
-    /// Asks for the next probe, if it is still needed.
-    pub(crate) fn probe_again(&mut self, now: Instant) {
-        if self.state == ReplicaState::Recovering {
-            self.probe_at = Some(now.saturating_add(PROBE_PERIOD));
+    /// It was asked for its status: a found one is asked again soon, others after the answer.
+    pub(crate) fn probed(&mut self, now: Instant) {
+        let is_found = self.state == ReplicaState::Recovering;
+        self.probe_at = is_found.then(|| now.saturating_add(PROBE_PERIOD));
+    }
+
+    /// How long a probe may take.
+    pub(crate) fn probe_timeout(&self) -> Duration {
+        match self.state {
+            ReplicaState::Recovering => RECOVERY_PROBE_TIMEOUT,
+            ReplicaState::Starting
+            | ReplicaState::Running
+            | ReplicaState::Updating
+            | ReplicaState::Stopping
+            | ReplicaState::Stopped => seconds(self.config.health_check.timeout_s),
         }
+    }
+
+    /// A health check ended: true when there were too many bad ones in a row.
+    pub(crate) fn checked(&mut self, is_good: bool, now: Instant) -> bool {
+        self.failed_checks = if is_good { 0 } else { self.failed_checks + 1 };
+        self.check_later(now);
+        self.failed_checks >= UNHEALTHY_CHECKS
+    }
+
+    fn check_later(&mut self, now: Instant) {
+        self.probe_at = Some(now.saturating_add(seconds(self.config.health_check.period_s)));
     }
 
     /// True while it takes requests.
@@ -205,6 +275,8 @@ impl Replica {
     pub(crate) fn details(&self, now: Instant) -> ReplicaDetails {
         ReplicaDetails {
             replica_id: self.id.clone(),
+            rank: self.is_active().then_some(self.rank),
+            version: self.version,
             state: self.state,
             pid: self.pid,
             start_time_s: self.decided_at.as_secs_f64(),

@@ -1,53 +1,71 @@
 //! Everything that the control core knows, and the one function that changes it.
 
 use crate::Instant;
+use crate::application::{Application, Fallback};
+use crate::deadlines::Deadlines;
+use crate::demand::Proxies;
 use crate::deployment::Deployment;
 use crate::event::{Action, Event, FoundReplica, Notice};
-use crate::replica::{Input, Replica};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::ids::Ids;
+use crate::ledger::{Ledger, Need};
+use crate::replica::{Birth, Input, Replica};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
-use tyndall_types::protocol::{DemandReport, ReplicaStatus, RuntimeDir};
-use tyndall_types::{DeploymentName, ReplicaId, ReplicaState};
+use tyndall_autoscaling::CapacityDirection;
+use tyndall_types::protocol::{ReplicaStatus, RuntimeDir};
+use tyndall_types::{ApplicationName, DeploymentId, ReplicaId, ReplicaState};
 
-/// A proxy that reports load must read the route table by then.
-const PROXY_GRACE: Duration = Duration::from_secs(10);
 /// A new controller waits so long for found replicas before it publishes routes without them.
 const RECOVERY_HOLD: Duration = Duration::from_secs(2);
 /// What a process that belongs to no deployment gets to end in.
 const STRAY_GRACE: Duration = Duration::from_secs(5);
 
+/// Departures from the route table that are remembered; who is further behind gets all of it.
+const MAX_UNROUTED: usize = 1024;
+
 /// The state of the control core.
 #[derive(Debug, Clone)]
 pub struct State {
     pub(crate) runtime_dir: RuntimeDir,
-    pub(crate) deployments: BTreeMap<DeploymentName, Deployment>,
+    pub(crate) applications: BTreeMap<ApplicationName, Application>,
+    pub(crate) deployments: BTreeMap<DeploymentId, Deployment>,
     /// Which deployment a replica belongs to.
-    homes: BTreeMap<ReplicaId, DeploymentName>,
-    proxies: BTreeMap<String, Proxy>,
-    ids: Ids,
-    num_deployed: u64,
+    pub(crate) homes: BTreeMap<ReplicaId, DeploymentId>,
+    pub(crate) proxies: Proxies,
+    pub(crate) ledger: Ledger,
+    /// Deployments with replicas that do not fit beside what runs.
+    pub(crate) waiting: BTreeSet<DeploymentId>,
+    /// Something that they may wait for was given back.
+    pub(crate) has_freed: bool,
+    /// When one of them may push another out.
+    pub(crate) room_deadline: Option<Instant>,
+    pub(crate) target_capacity: Option<f64>,
+    pub(crate) direction: Option<CapacityDirection>,
     pub(crate) routes_version: u64,
-    snapshot_seen: bool,
+    /// The newest deployments that left the route table, by its version then.
+    pub(crate) unrouted: VecDeque<(u64, DeploymentId)>,
+    /// Departures up to this version are no longer remembered.
+    pub(crate) unrouted_before: u64,
     /// The route table may be shown.
     pub(crate) is_open: bool,
+    pub(crate) num_deployed: u64,
+    ids: Ids,
+    deadlines: Deadlines,
+    snapshot_seen: bool,
     hold_until: Option<Instant>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Proxy {
-    is_connected: bool,
-    last_sequence: Option<u64>,
-    /// Requests queued and ongoing.
-    demand: BTreeMap<DeploymentName, (u32, u32)>,
-    /// It must be connected by then.
-    expires_at: Option<Instant>,
+    /// Found replicas that have not answered.
+    num_recovering: usize,
 }
 
 /// What deciding needs and makes.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) can_start: bool,
+    pub(crate) target_capacity: Option<f64>,
+    pub(crate) direction: Option<CapacityDirection>,
     pub(crate) ids: &'a mut Ids,
+    pub(crate) ledger: &'a mut Ledger,
     pub(crate) out: &'a mut Outbox,
 }
 
@@ -63,6 +81,10 @@ impl Context<'_> {
 pub(crate) struct Outbox {
     pub(crate) starts: Vec<Action>,
     pub(crate) rest: Vec<Action>,
+    /// Replicas that are new.
+    pub(crate) born: Vec<ReplicaId>,
+    /// Replicas whose process is gone.
+    pub(crate) gone: Vec<ReplicaId>,
 }
 
 impl State {
@@ -72,25 +94,40 @@ impl State {
     pub fn new(runtime_dir: RuntimeDir, seed_ms: u64) -> Self {
         Self {
             runtime_dir,
+            applications: BTreeMap::new(),
             deployments: BTreeMap::new(),
             homes: BTreeMap::new(),
-            proxies: BTreeMap::new(),
-            ids: Ids { next: seed_ms },
-            num_deployed: 0,
+            proxies: Proxies::default(),
+            ledger: Ledger::default(),
+            waiting: BTreeSet::new(),
+            has_freed: false,
+            room_deadline: None,
+            target_capacity: None,
+            direction: None,
             routes_version: seed_ms,
-            snapshot_seen: false,
+            unrouted: VecDeque::new(),
+            unrouted_before: 0,
             is_open: false,
+            num_deployed: 0,
+            ids: Ids::new(seed_ms),
+            deadlines: Deadlines::default(),
+            snapshot_seen: false,
             hold_until: None,
+            num_recovering: 0,
         }
     }
 
     /// Takes an event and returns what is to be done, in this order.
     pub fn apply(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut out = Outbox::default();
-        let touched = self.take(event, now, &mut out);
+        let mut touched = self.take(event, now, &mut out);
         let mut is_dirty = false;
-        for name in touched {
-            is_dirty |= self.reconcile(&name, now, &mut out);
+        while !touched.is_empty() {
+            touched = self.with_policies(touched, now);
+            for id in &touched {
+                is_dirty |= self.reconcile(id, now, &mut out);
+            }
+            touched = self.after(&touched, now, &mut out);
         }
         if !self.is_open && self.snapshot_seen && self.may_open(now) {
             self.is_open = true;
@@ -99,7 +136,6 @@ impl State {
         }
         let mut actions = out.starts;
         if is_dirty && self.is_open {
-            self.routes_version += 1;
             actions.push(Action::Publish);
         }
         actions.append(&mut out.rest);
@@ -109,9 +145,8 @@ impl State {
     /// When [`Event::DeadlinePassed`] is due if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deployments = self.deployments.values().filter_map(Deployment::deadline);
-        let proxies = self.proxies.values().filter_map(|proxy| proxy.expires_at);
-        deployments.chain(proxies).chain(self.hold_until).min()
+        let others = [self.proxies.deadline(), self.hold_until, self.room_deadline];
+        others.into_iter().flatten().chain(self.deadlines.next()).min()
     }
 
     /// True for a replica whose process may run.
@@ -120,43 +155,60 @@ impl State {
         self.homes.contains_key(replica)
     }
 
-    /// The deployments that are wanted, in the order they were deployed.
+    /// The applications that are wanted.
     #[must_use]
-    pub fn deployment_names(&self) -> Vec<DeploymentName> {
-        let wanted = self.deployments.values().filter(|deployment| !deployment.is_deleting);
-        let mut ordered: Vec<_> =
-            wanted.map(|deployment| (deployment.order, deployment.name().clone())).collect();
-        ordered.sort();
-        ordered.into_iter().map(|(_, name)| name).collect()
+    pub fn application_names(&self) -> Vec<ApplicationName> {
+        let wanted = self.applications.iter().filter(|(_, application)| !application.is_deleting);
+        wanted.map(|(name, _)| name.clone()).collect()
     }
 
     /// Takes the event in; returns the deployments that it concerns.
-    fn take(&mut self, event: Event, now: Instant, out: &mut Outbox) -> BTreeSet<DeploymentName> {
+    fn take(&mut self, event: Event, now: Instant, out: &mut Outbox) -> BTreeSet<DeploymentId> {
         match event {
-            Event::Deploy { config, deployed_at } => {
-                let name = config.name.clone();
-                if let Some(deployment) = self.deployments.get_mut(&name) {
-                    deployment.configure(*config, deployed_at);
-                } else {
-                    self.num_deployed += 1;
-                    let deployment = Deployment::new(*config, self.num_deployed, deployed_at);
-                    self.deployments.insert(name.clone(), deployment);
-                }
-                BTreeSet::from([name])
+            Event::Building { application, source, at } => {
+                self.building(application, source, at);
+                BTreeSet::new()
             }
-            Event::Delete(name) => {
-                if let Some(deployment) = self.deployments.get_mut(&name) {
-                    deployment.delete();
-                }
-                BTreeSet::from([name])
+            Event::BuildFailed { application, reason } => {
+                self.build_failed(&application, reason);
+                BTreeSet::new()
             }
-            Event::ProxyConnected(proxy) => self.proxy_connected(proxy),
-            Event::Demand { proxy, report } => self.demand(proxy, report, now),
-            Event::ProxyGone(proxy) => self
-                .proxies
-                .remove(&proxy)
-                .map_or_else(BTreeSet::new, |proxy| proxy.demand.into_keys().collect()),
+            Event::Deploy { config, version, deployed_at, fallback } => {
+                self.deploy(*config, version, deployed_at, fallback)
+            }
+            Event::Delete(name) => self.delete(&name),
+            Event::TargetCapacity(capacity) => self.set_target_capacity(capacity),
+            Event::Scale { deployment, target } => {
+                if let Some(deployment) = self.deployments.get_mut(&deployment) {
+                    deployment.set_replicas = Some(target);
+                }
+                BTreeSet::from([deployment])
+            }
+            Event::Capacity(capacity) => {
+                self.ledger.set_capacity(capacity);
+                self.waiting.clone()
+            }
+            Event::ProxyConnected(proxy) => self.proxies.connected(proxy),
+            Event::Demand { proxy, report } => self.proxies.report(proxy, report, now),
+            Event::ProxyGone(proxy) => self.proxies.gone(&proxy),
             Event::Snapshot(found) => self.snapshot(found, now, out),
+            Event::DeadlinePassed => self.expire(now, out),
+            Event::ProcessStarted { .. }
+            | Event::StartRefused { .. }
+            | Event::ProcessExited { .. }
+            | Event::Report { .. }
+            | Event::Reconfigured { .. }
+            | Event::Probed { .. } => self.replica_event(event, now, out),
+        }
+    }
+
+    fn replica_event(
+        &mut self,
+        event: Event,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> BTreeSet<DeploymentId> {
+        match event {
             Event::ProcessStarted { replica, pid } => {
                 self.with(&replica, now, out, |deployment, index, _| {
                     deployment.replicas[index].pid = Some(pid);
@@ -184,64 +236,59 @@ impl State {
                     deployment.report(index, report, cx);
                 })
             }
+            Event::Reconfigured { replica, refusal } => {
+                self.with(&replica, now, out, |deployment, index, cx| match refusal {
+                    None => deployment.ready(index, None, None, cx),
+                    Some(reason) => {
+                        let reason = format!("it did not take its new user_config: {reason}");
+                        deployment.feed(index, Input::Failed, &reason, cx);
+                    }
+                })
+            }
             Event::Probed { replica, status } => {
                 self.with(&replica, now, out, |deployment, index, cx| {
                     probed(deployment, index, status, cx);
                 })
             }
-            Event::DeadlinePassed => self.expire(now, out),
+            _ => BTreeSet::new(),
         }
     }
 
-    /// Lets `change` work on a known replica and its deployment.
+    /// Changes a replica that is known; nothing happens for one that is not.
     fn with(
         &mut self,
         replica: &ReplicaId,
         now: Instant,
         out: &mut Outbox,
         change: impl FnOnce(&mut Deployment, usize, &mut Context<'_>),
-    ) -> BTreeSet<DeploymentName> {
-        let Some(name) = self.homes.get(replica) else { return BTreeSet::new() };
-        let deployment = self.deployments.get_mut(name).expect("a home is a known deployment");
+    ) -> BTreeSet<DeploymentId> {
+        let Some(id) = self.homes.get(replica).cloned() else { return BTreeSet::new() };
+        let (deployment, mut cx) = self.deployment(&id, now, out);
+        let deployment = deployment.expect("a home is a known deployment");
         let at = |r: &Replica| r.id == *replica;
         let index = deployment.replicas.iter().position(at).expect("a home holds its replicas");
-        let mut cx = Context { now, can_start: false, ids: &mut self.ids, out };
         change(deployment, index, &mut cx);
-        BTreeSet::from([name.clone()])
+        self.forget_gone(out);
+        BTreeSet::from([id])
     }
 
-    fn proxy_connected(&mut self, id: String) -> BTreeSet<DeploymentName> {
-        let proxy = self.proxies.entry(id).or_default();
-        proxy.expires_at = None;
-        if !proxy.is_connected {
-            proxy.is_connected = true;
-            return BTreeSet::new();
-        }
-        // Another process of the same name: its counts and sequence start anew.
-        let old = std::mem::replace(proxy, Proxy { is_connected: true, ..Proxy::default() });
-        old.demand.into_keys().collect()
-    }
-
-    fn demand(
-        &mut self,
-        id: String,
-        report: DemandReport,
+    /// A deployment with all that deciding about it needs.
+    pub(crate) fn deployment<'a>(
+        &'a mut self,
+        id: &DeploymentId,
         now: Instant,
-    ) -> BTreeSet<DeploymentName> {
-        let proxy = self.proxies.entry(id).or_default();
-        if proxy.last_sequence.is_some_and(|last| report.sequence <= last) {
-            return BTreeSet::new();
-        }
-        if !proxy.is_connected && proxy.expires_at.is_none() {
-            proxy.expires_at = Some(now.saturating_add(PROXY_GRACE));
-        }
-        proxy.last_sequence = Some(report.sequence);
-        let mut touched: BTreeSet<_> = std::mem::take(&mut proxy.demand).into_keys().collect();
-        for demand in report.deployments {
-            touched.insert(demand.deployment.clone());
-            proxy.demand.insert(demand.deployment, (demand.queued, demand.ongoing));
-        }
-        touched
+        out: &'a mut Outbox,
+    ) -> (Option<&'a mut Deployment>, Context<'a>) {
+        let cx = Context {
+            now,
+            can_start: self.snapshot_seen,
+            target_capacity: self.target_capacity,
+            direction: self.direction,
+            ids: &mut self.ids,
+            ledger: &mut self.ledger,
+            out,
+        };
+        (self.deployments.get_mut(id), cx)
     }
 
     fn snapshot(
@@ -249,72 +296,166 @@ impl State {
         found: Vec<FoundReplica>,
         now: Instant,
         out: &mut Outbox,
-    ) -> BTreeSet<DeploymentName> {
+    ) -> BTreeSet<DeploymentId> {
         for FoundReplica { replica, pid, config } in found {
             if self.knows(&replica) {
                 continue;
             }
             let home = config
-                .and_then(|config| Some((self.deployments.get_mut(&config.name)?, config)))
+                .and_then(|config| Some((self.deployments.get_mut(&config.id)?, config)))
                 .filter(|(deployment, _)| !deployment.is_deleting);
             let Some((deployment, config)) = home else {
                 out.rest.push(Action::Stop { replica, grace: STRAY_GRACE });
                 continue;
             };
-            let is_current = deployment.config.model == config.model;
-            let timeout_s = deployment.config.startup_timeout_s;
-            deployment
-                .adopt(Replica::recovering(replica.clone(), pid, 0, timeout_s, now), is_current);
-            self.homes.insert(replica, config.name.clone());
+            self.ledger.take(replica.clone(), Need::of(&config));
+            let config = Arc::new(*config);
+            let id = config.id.clone();
+            let birth = Birth { id: replica.clone(), rank: 0, version: 0, config };
+            deployment.adopt(birth, pid, now);
+            self.homes.insert(replica, id);
             self.hold_until = Some(now.saturating_add(RECOVERY_HOLD));
         }
         self.snapshot_seen = true;
-        self.expire(now, out)
+        let all: BTreeSet<DeploymentId> = self.deployments.keys().cloned().collect();
+        self.look(&all, now, out);
+        all
     }
 
-    fn expire(&mut self, now: Instant, out: &mut Outbox) -> BTreeSet<DeploymentName> {
-        self.proxies.retain(|_, proxy| proxy.expires_at.is_none_or(|at| at > now));
-        for deployment in self.deployments.values_mut() {
-            let mut cx = Context { now, can_start: false, ids: &mut self.ids, out };
-            deployment.expire(&mut cx);
+    fn expire(&mut self, now: Instant, out: &mut Outbox) -> BTreeSet<DeploymentId> {
+        let mut touched = self.proxies.expire(now);
+        let due = self.deadlines.due(now);
+        self.look(&due, now, out);
+        touched.extend(due);
+        if self.room_deadline.is_some_and(|at| at <= now) {
+            self.room_deadline = None;
+            touched.extend(self.waiting.iter().cloned());
         }
-        self.deployments.keys().cloned().collect()
+        touched
+    }
+
+    /// Lets deployments act on deadlines that have come.
+    fn look(&mut self, due: &BTreeSet<DeploymentId>, now: Instant, out: &mut Outbox) {
+        for id in due {
+            let (deployment, mut cx) = self.deployment(id, now, out);
+            if let Some(deployment) = deployment {
+                deployment.expire(&mut cx);
+            }
+        }
+        self.forget_gone(out);
     }
 
     /// Reconciles one deployment; true when its route changed.
-    fn reconcile(&mut self, name: &DeploymentName, now: Instant, out: &mut Outbox) -> bool {
-        let loads = self.proxies.values().filter_map(|proxy| proxy.demand.get(name));
-        let (queued, ongoing) = loads.fold((0_u32, 0_u32), |sum, load| {
-            (sum.0.saturating_add(load.0), sum.1.saturating_add(load.1))
-        });
-        let Some(deployment) = self.deployments.get_mut(name) else { return false };
-        (deployment.queued, deployment.ongoing) = (queued, ongoing);
-        let can_start = self.snapshot_seen;
-        deployment.reconcile(&mut Context { now, can_start, ids: &mut self.ids, out });
-        for replica in &deployment.replicas {
-            if !self.homes.contains_key(&replica.id) {
-                self.homes.insert(replica.id.clone(), name.clone());
+    fn reconcile(&mut self, id: &DeploymentId, now: Instant, out: &mut Outbox) -> bool {
+        let load = self.proxies.load(id);
+        let waiting = &self.waiting;
+        let Some(known) = self.deployments.get_mut(id) else { return false };
+        known.gave_way_to = known.gave_way_to.take().filter(|by| waiting.contains(by));
+        let (deployment, mut cx) = self.deployment(id, now, out);
+        let Some(deployment) = deployment else { return false };
+        (deployment.queued, deployment.ongoing) = load;
+        deployment.reconcile(&mut cx);
+        let deadline = deployment.deadline();
+        if deployment.blocked.is_some() {
+            self.waiting.insert(id.clone());
+        } else {
+            self.waiting.remove(id);
+        }
+        for replica in out.born.drain(..) {
+            self.homes.insert(replica, id.clone());
+        }
+        self.forget_gone(out);
+        self.deadlines.set(id, deadline);
+        self.reroute(id)
+    }
+
+    /// Takes the deployment's route into the table; true when it is another.
+    fn reroute(&mut self, id: &DeploymentId) -> bool {
+        let Some(deployment) = self.deployments.get_mut(id) else { return false };
+        let route = deployment.route_now(&self.runtime_dir);
+        if route.as_ref() == deployment.route.as_ref().map(|(_, route)| &**route) {
+            return false;
+        }
+        self.routes_version += 1;
+        match route {
+            Some(route) => deployment.route = Some((self.routes_version, Arc::new(route))),
+            None => {
+                deployment.route = None;
+                self.unrouted.push_back((self.routes_version, id.clone()));
+                if self.unrouted.len() > MAX_UNROUTED
+                    && let Some((version, _)) = self.unrouted.pop_front()
+                {
+                    self.unrouted_before = version;
+                }
             }
         }
-        // Few leave at a time, and only then is the whole map looked at.
-        if out.rest.iter().any(|a| matches!(a, Action::Notice(Notice::Exited { .. }))) {
-            let is_here = |id: &ReplicaId| deployment.replicas.iter().any(|r| r.id == *id);
-            self.homes.retain(|id, home| home != name || is_here(id));
+        true
+    }
+
+    /// What follows from what was done: deployments that must be looked at once more.
+    fn after(
+        &mut self,
+        touched: &BTreeSet<DeploymentId>,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> BTreeSet<DeploymentId> {
+        let mut again = BTreeSet::new();
+        let applications: BTreeSet<&ApplicationName> =
+            touched.iter().map(|id| &id.application).collect();
+        for name in applications {
+            again.extend(self.review(name, out));
         }
-        let route = deployment.route_now(&self.runtime_dir);
-        let changed = route != deployment.route;
-        deployment.route = route;
-        if deployment.is_gone() {
-            self.deployments.remove(name);
-            out.rest.push(Action::Forget(name.clone()));
+        for id in touched {
+            if self.deployments.get(id).is_some_and(Deployment::is_gone) {
+                self.deployments.remove(id);
+                self.deadlines.set(id, None);
+                self.waiting.remove(id);
+                out.rest.push(Action::Forget(id.clone()));
+            }
         }
-        changed
+        self.forget_applications();
+        match self.next_waiting(touched) {
+            Some(id) => again.extend([id]),
+            None => again.extend(self.make_room(now, out)),
+        }
+        again
+    }
+
+    fn forget_gone(&mut self, out: &mut Outbox) {
+        for replica in out.gone.drain(..) {
+            self.homes.remove(&replica);
+            self.ledger.release(&replica);
+            self.has_freed = true;
+        }
+        let is_recovering = |replica: &Replica| replica.state == ReplicaState::Recovering;
+        if !self.is_open {
+            self.num_recovering = self.deployments.values().map(|d| d.count(is_recovering)).sum();
+        }
     }
 
     fn may_open(&self, now: Instant) -> bool {
-        let is_recovering = |replica: &Replica| replica.state == ReplicaState::Recovering;
-        self.hold_until.is_some_and(|at| at <= now)
-            || self.deployments.values().all(|deployment| deployment.count(is_recovering) == 0)
+        self.num_recovering == 0 || self.hold_until.is_some_and(|at| at <= now)
+    }
+
+    fn set_target_capacity(&mut self, capacity: Option<f64>) -> BTreeSet<DeploymentId> {
+        self.direction = match (self.target_capacity, capacity) {
+            (_, None) => None,
+            (None, Some(_)) => Some(CapacityDirection::Down),
+            (Some(before), Some(now)) if now > before => Some(CapacityDirection::Up),
+            (Some(before), Some(now)) if now < before => Some(CapacityDirection::Down),
+            (Some(_), Some(_)) => self.direction,
+        };
+        self.target_capacity = capacity;
+        self.deployments.keys().cloned().collect()
+    }
+
+    /// Restores what an application can go back to.
+    pub(crate) fn set_fallback(&mut self, name: &ApplicationName, fallback: Option<Fallback>) {
+        if let Some(application) = self.applications.get_mut(name)
+            && fallback.is_some()
+        {
+            application.good = fallback;
+        }
     }
 }
 
@@ -324,42 +465,46 @@ fn probed(
     status: Option<ReplicaStatus>,
     cx: &mut Context<'_>,
 ) {
+    if deployment.replicas[index].is_running() {
+        checked(deployment, index, status, cx);
+        return;
+    }
     let Some(status) = status else { return };
-    match (status.state, status.card) {
-        (ReplicaState::Running | ReplicaState::Updating, Some(card)) => {
-            deployment.ready(index, None, card, cx);
+    match status.state {
+        ReplicaState::Running | ReplicaState::Updating => {
+            deployment.ready(index, None, status.card, cx);
         }
-        (ReplicaState::Stopping | ReplicaState::Stopped, _) => {
+        ReplicaState::Stopping | ReplicaState::Stopped => {
             deployment.feed(index, Input::Unwanted, "it says that it is stopping", cx);
         }
         // It is on its way and will report; until then it is asked again.
-        (ReplicaState::Running | ReplicaState::Updating, None)
-        | (ReplicaState::Starting | ReplicaState::Recovering, _) => {}
+        ReplicaState::Starting | ReplicaState::Recovering => {}
     }
 }
 
-/// Makes replica ids.
-#[derive(Debug, Clone)]
-pub(crate) struct Ids {
-    next: u64,
-}
-
-impl Ids {
-    /// The deployment's name, made safe for a file name and short enough for a socket's path, and
-    /// eight characters: start time plus counter, scrambled by a bijection of 40 bits, so that no
-    /// two are equal in 34 years unless more than one a millisecond is made.
-    pub(crate) fn next(&mut self, name: &DeploymentName) -> ReplicaId {
-        const SCRAMBLE: u64 = 0x9E_3779_B97F;
-        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-        let value = self.next.wrapping_mul(SCRAMBLE);
-        self.next += 1;
-        let base = name.as_str().rsplit('/').find(|part| !part.is_empty()).unwrap_or("replica");
-        let mut id: String = base.chars().take(40).collect();
-        id.push('-');
-        for shift in (0..8).rev() {
-            let digit = usize::try_from((value >> (5 * shift)) & 31).expect("five bits");
-            id.push(char::from(DIGITS[digit]));
-        }
-        ReplicaId::new(id)
+/// A health check of a running replica. Busy is not dead: what counts is that its engine goes on
+/// finishing steps.
+fn checked(
+    deployment: &mut Deployment,
+    index: usize,
+    status: Option<ReplicaStatus>,
+    cx: &mut Context<'_>,
+) {
+    let replica = &mut deployment.replicas[index];
+    let timeout_s = replica.config.health_check.timeout_s;
+    let stuck_s = status.as_ref().and_then(|status| status.step_age_s);
+    let stuck_s = stuck_s.filter(|age_s| *age_s > timeout_s);
+    let is_good = stuck_s.is_none()
+        && status.is_some_and(|status| {
+            matches!(status.state, ReplicaState::Running | ReplicaState::Updating)
+        });
+    if !replica.checked(is_good, cx.now) && stuck_s.is_none() {
+        return;
     }
+    let times = replica.failed_checks;
+    let reason = match stuck_s {
+        Some(age_s) => format!("its engine has not finished a step for {age_s:.0} s"),
+        None => format!("{times} health checks in a row failed"),
+    };
+    deployment.feed(index, Input::Failed, &reason, cx);
 }

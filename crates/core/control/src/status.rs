@@ -1,6 +1,6 @@
-//! The status of a deployment and of its application, by Ray's rules.
+//! The status of a deployment, by Ray's rules.
 
-use tyndall_types::{ApplicationStatus, DeploymentStatus};
+use tyndall_types::DeploymentStatus;
 
 /// Why a status last changed, by Ray's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +43,13 @@ pub(crate) enum StatusEvent {
     ScaledUp,
     /// The autoscaler wants fewer.
     ScaledDown,
-    /// A replica could not start and no replica of this version ever did.
+    /// Somebody asked for more.
+    SetUp,
+    /// Somebody asked for fewer.
+    SetDown,
+    /// A version is given up: its replicas could not start, or not stay.
     NeverStarted,
-    /// A replica could not start, but one of this version had.
+    /// Replicas cannot start any more, but one of this version had.
     StartFailed,
     /// A replica that ran is lost.
     Died,
@@ -75,7 +79,18 @@ pub(crate) fn transition(
         (Downscaling, StatusEvent::Converged) => (Healthy, Trigger::DownscaleCompleted),
         (Unhealthy | DeployFailed, StatusEvent::Converged) => (Healthy, Trigger::Unspecified),
         (Healthy, StatusEvent::Converged) => now,
-        (Updating | Unhealthy | DeployFailed, StatusEvent::ScaledUp | StatusEvent::ScaledDown) => {
+        // An update or an illness is told until it is over, whatever the load does meanwhile.
+        (
+            Updating | Unhealthy | DeployFailed,
+            StatusEvent::ScaledUp
+            | StatusEvent::ScaledDown
+            | StatusEvent::SetUp
+            | StatusEvent::SetDown,
+        ) => now,
+        // What somebody asked for is told until it is reached.
+        (Upscaling | Downscaling, StatusEvent::ScaledUp | StatusEvent::ScaledDown)
+            if now.1 == Trigger::ConfigUpdateStarted =>
+        {
             now
         }
         (Upscaling | Downscaling | Healthy, StatusEvent::ScaledUp) => {
@@ -84,20 +99,11 @@ pub(crate) fn transition(
         (Upscaling | Downscaling | Healthy, StatusEvent::ScaledDown) => {
             (Downscaling, Trigger::Autoscaling)
         }
-    }
-}
-
-/// The status of an application of one deployment.
-pub(crate) fn application(status: DeploymentStatus, is_deleting: bool) -> ApplicationStatus {
-    if is_deleting {
-        return ApplicationStatus::Deleting;
-    }
-    match status {
-        DeploymentStatus::DeployFailed => ApplicationStatus::DeployFailed,
-        DeploymentStatus::Unhealthy => ApplicationStatus::Unhealthy,
-        DeploymentStatus::Updating => ApplicationStatus::Deploying,
-        DeploymentStatus::Healthy | DeploymentStatus::Upscaling | DeploymentStatus::Downscaling => {
-            ApplicationStatus::Running
+        (Upscaling | Downscaling | Healthy, StatusEvent::SetUp) => {
+            (Upscaling, Trigger::ConfigUpdateStarted)
+        }
+        (Upscaling | Downscaling | Healthy, StatusEvent::SetDown) => {
+            (Downscaling, Trigger::ConfigUpdateStarted)
         }
     }
 }
@@ -121,6 +127,11 @@ mod tests {
                 E::ScaledDown,
                 [Updating, Downscaling, Downscaling, Downscaling, Unhealthy, DeployFailed],
             ),
+            (E::SetUp, [Updating, Upscaling, Upscaling, Upscaling, Unhealthy, DeployFailed]),
+            (
+                E::SetDown,
+                [Updating, Downscaling, Downscaling, Downscaling, Unhealthy, DeployFailed],
+            ),
             (E::StartFailed, [Unhealthy, Unhealthy, Unhealthy, Unhealthy, Unhealthy, DeployFailed]),
             (E::Died, [Unhealthy, Unhealthy, Unhealthy, Unhealthy, Unhealthy, DeployFailed]),
         ];
@@ -135,12 +146,8 @@ mod tests {
         assert_eq!(completed(Downscaling), Trigger::DownscaleCompleted);
         assert_eq!(completed(Updating), Trigger::ConfigUpdateCompleted);
         assert_eq!(completed(Healthy), Trigger::Autoscaling);
-    }
-
-    #[test]
-    fn the_autoscaler_keeps_an_application_running() {
-        assert_eq!(application(Upscaling, false), ApplicationStatus::Running);
-        assert_eq!(application(Updating, false), ApplicationStatus::Deploying);
-        assert_eq!(application(Updating, true), ApplicationStatus::Deleting);
+        let set = (Downscaling, Trigger::ConfigUpdateStarted);
+        assert_eq!(transition(set, E::ScaledUp), set);
+        assert_eq!(transition(set, E::SetUp), (Upscaling, Trigger::ConfigUpdateStarted));
     }
 }

@@ -1,34 +1,94 @@
 //! What others see of the state.
 
+use crate::application::Application;
 use crate::deployment::Deployment;
 use crate::replica::Replica;
-use crate::{Instant, State, status};
+use crate::status::Trigger;
+use crate::{Instant, State};
+use std::sync::Arc;
 use tyndall_types::protocol::{
-    ApplicationDetails, DeploymentDetails, DeploymentRoute, InstanceDetails, ReplicaRoute,
-    RouteTable, RuntimeDir,
+    ApplicationDetails, DeploymentDetails, DeploymentRoute, InstanceDetails, ModelRoute,
+    ReplicaRoute, RouteTable, RuntimeDir,
 };
+use tyndall_types::{ApplicationName, DeploymentId};
 
 impl State {
-    /// What every proxy should know; none until a new controller knows what runs.
+    /// What a proxy should know that has read the table up to version `since`; none until a new
+    /// controller knows what runs.
     #[must_use]
-    pub fn routes(&self) -> Option<RouteTable> {
+    pub fn routes(&self, since: Option<u64>) -> Option<RouteTable> {
         if !self.is_open {
             return None;
         }
-        let mut routed: Vec<&Deployment> = self.deployments.values().collect();
-        routed.sort_by_key(|deployment| deployment.order);
-        let deployments = routed.into_iter().filter_map(|d| d.route.clone()).collect();
-        Some(RouteTable { version: self.routes_version, deployments })
+        let range = self.unrouted_before..=self.routes_version;
+        let since = since.filter(|since| range.contains(since));
+        let is_news = |version: u64| since.is_none_or(|since| version > since);
+        let mut deployments: Vec<Arc<DeploymentRoute>> = self
+            .deployments
+            .values()
+            .filter_map(|deployment| deployment.route.as_ref())
+            .filter(|(version, _)| is_news(*version))
+            .map(|(_, route)| route.clone())
+            .collect();
+        deployments.sort_by_key(|route| route.order);
+        let removed = match since {
+            None => Vec::new(),
+            Some(_) => {
+                let news = self.unrouted.iter().filter(|(version, _)| is_news(*version));
+                let is_back = |id: &&DeploymentId| {
+                    self.deployments.get(*id).is_some_and(|d| d.route.is_some())
+                };
+                news.map(|(_, id)| id).filter(|id| !is_back(id)).cloned().collect()
+            }
+        };
+        let version = self.routes_version;
+        Some(RouteTable { version, is_complete: since.is_none(), deployments, removed })
     }
 
-    /// `GET /api/serve/applications/`.
+    /// `GET /api/tyndall/applications/`.
     #[must_use]
     pub fn details(&self, now: Instant) -> InstanceDetails {
-        let one = |deployment: &Deployment| {
-            let name = deployment.name().as_str().to_owned();
-            (name, deployment.application_details(now))
+        let one = |(name, application): (&ApplicationName, &Application)| {
+            (name.as_str().to_owned(), self.application_details(application, now))
         };
-        InstanceDetails { applications: self.deployments.values().map(one).collect() }
+        InstanceDetails {
+            applications: self.applications.iter().map(one).collect(),
+            target_capacity: self.target_capacity,
+            proxies: self.proxies.connected_names(),
+        }
+    }
+
+    /// One application; none that is not there.
+    #[must_use]
+    pub fn application(&self, name: &ApplicationName, now: Instant) -> Option<ApplicationDetails> {
+        Some(self.application_details(self.applications.get(name)?, now))
+    }
+
+    fn application_details(&self, application: &Application, now: Instant) -> ApplicationDetails {
+        let of = || application.deployment_ids().filter_map(|id| self.deployments.get(id));
+        let statuses = of().map(|deployment| {
+            let (status, trigger) = deployment.status;
+            let name = deployment.id().deployment.as_str();
+            (name, status, trigger == Trigger::ConfigUpdateStarted)
+        });
+        let (status, message) = application.status(statuses);
+        let config = &application.config;
+        let deployments = of().map(|deployment| {
+            (deployment.id().deployment.as_str().to_owned(), deployment.details(now))
+        });
+        ApplicationDetails {
+            name: config.name.as_str().to_owned(),
+            route_prefix: config.route_prefix.clone(),
+            ingress: config.deployments.first().map(|first| first.id.deployment.to_string()),
+            source: config.source.as_str().to_owned(),
+            version: application.version,
+            external_scaler_enabled: config.external_scaler_enabled,
+            submitted: config.submitted.clone(),
+            status,
+            message,
+            last_deployed_time_s: application.deployed_at.as_secs_f64(),
+            deployments: deployments.collect(),
+        }
     }
 }
 
@@ -43,49 +103,44 @@ impl Deployment {
             id: replica.id.clone(),
             socket: runtime_dir.replica_socket(&replica.id),
         };
-        Some(DeploymentRoute {
-            deployment: self.config.name.clone(),
-            model_id: self.config.model.id.clone(),
+        let model = self.config.workload.model().map(|model| ModelRoute {
+            id: model.id.clone(),
             created_s: self.deployed_at.as_secs(),
+            generate: model.generate,
+            max_model_len: self
+                .card
+                .as_ref()
+                .map(|card| card.max_model_len)
+                .or(model.max_model_len),
+        });
+        Some(DeploymentRoute {
+            deployment: self.config.id.clone(),
+            order: self.order,
+            route_prefix: self.mount.route_prefix.clone(),
+            is_ingress: self.mount.is_ingress,
+            model,
             max_ongoing_requests: self.config.max_ongoing_requests,
             max_queued_requests: self.config.max_queued_requests,
+            backpressure: self.config.backpressure,
             request_timeout_s: self.config.request_timeout_s,
-            generate: self.config.model.generate,
-            max_model_len: self.max_model_len(),
             replicas: running.map(replica).collect(),
             unavailable: self.unavailable().cloned(),
         })
     }
 
-    fn max_model_len(&self) -> Option<u32> {
-        let said = self.card.as_ref().map(|card| card.max_model_len);
-        said.or(self.config.model.max_model_len)
-    }
-
-    fn application_details(&self, now: Instant) -> ApplicationDetails {
-        let name = self.name().as_str().to_owned();
-        let details = self.details(now);
-        ApplicationDetails {
-            route_prefix: "/".to_owned(),
-            status: status::application(self.status.0, self.is_deleting),
-            message: self.message.clone(),
-            last_deployed_time_s: self.deployed_at.as_secs_f64(),
-            deployments: [(name.clone(), details)].into(),
-            name,
-        }
-    }
-
     fn details(&self, now: Instant) -> DeploymentDetails {
         DeploymentDetails {
-            name: self.name().as_str().to_owned(),
+            name: self.id().deployment.as_str().to_owned(),
             status: self.status.0,
             status_trigger: self.status.1.as_str().to_owned(),
             message: self.message.clone(),
-            model_id: self.config.model.id.clone(),
-            target_num_replicas: self.scaling.target,
+            model_id: self.config.workload.model().map(|model| model.id.clone()),
+            target_num_replicas: self.scaler.target(),
             queued_requests: self.queued,
             ongoing_requests: self.ongoing,
+            config: Some(Box::new((*self.config).clone())),
             replicas: self.replicas.iter().map(|replica| replica.details(now)).collect(),
+            dead_replicas: self.dead.iter().cloned().collect(),
         }
     }
 }

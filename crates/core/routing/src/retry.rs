@@ -1,8 +1,9 @@
 //! Which failures may go to another replica.
 //!
-//! A generation has no effect outside its answer, so a request of which the client has seen
-//! nothing may run again. It may not run again forever: a request that breaks every replica it
-//! meets is given back after a few.
+//! A request of which the client has seen nothing may go elsewhere when no replica began it. One
+//! that a replica may have begun runs again only when it has no effect outside its answer, as a
+//! generation has none. It may not run again forever: a request that breaks every replica it meets
+//! is given back after a few.
 
 /// A request that broke so many replicas is not tried on another.
 pub const MAX_BROKEN_ATTEMPTS: u32 = 3;
@@ -25,6 +26,8 @@ pub enum Failure {
 pub struct Progress {
     /// Connections that broke under it so far, this one included.
     pub broken_attempts: u32,
+    /// It may have an effect outside its answer, so it must not run twice.
+    pub runs_once: bool,
     /// The client has seen part of an answer.
     pub client_saw_bytes: bool,
     /// Its time is over.
@@ -48,7 +51,11 @@ pub fn retry(failure: Failure, progress: Progress) -> Retry {
     }
     match failure {
         Failure::Connect | Failure::NotStarted => Retry::Elsewhere,
-        Failure::Broken if progress.broken_attempts < MAX_BROKEN_ATTEMPTS => Retry::Elsewhere,
+        Failure::Broken
+            if !progress.runs_once && progress.broken_attempts < MAX_BROKEN_ATTEMPTS =>
+        {
+            Retry::Elsewhere
+        }
         Failure::Broken | Failure::Answered(_) => Retry::No,
     }
 }
@@ -61,7 +68,11 @@ mod tests {
     fn the_whole_table() {
         let fresh = Progress { broken_attempts: 1, ..Progress::default() };
         let worn = Progress { broken_attempts: MAX_BROKEN_ATTEMPTS, ..fresh };
+        let once = Progress { runs_once: true, ..fresh };
         for (failure, progress, expected) in [
+            (Failure::Connect, once, Retry::Elsewhere),
+            (Failure::NotStarted, once, Retry::Elsewhere),
+            (Failure::Broken, once, Retry::No),
             (Failure::Connect, fresh, Retry::Elsewhere),
             (Failure::Connect, worn, Retry::Elsewhere),
             (Failure::NotStarted, fresh, Retry::Elsewhere),

@@ -6,7 +6,7 @@ use std::fmt;
 /// Why a string is not a usable name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{name:?} is not a usable name: use 1 to 128 letters, digits, '.', '_', '-' or '/', \
+    "{name:?} is not a usable name: use 1 to 128 letters, digits, '.', '_', '-', ':' or '/', \
      starting with a letter or digit"
 )]
 pub struct IdError {
@@ -14,51 +14,115 @@ pub struct IdError {
     pub name: String,
 }
 
-/// The name of a deployment, unique in its node; at this stage also its application's name.
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks and takes a name.
+            ///
+            /// # Errors
+            /// [`IdError`] when it is empty, too long, or holds characters that would need quoting
+            /// in a path, a URL or a metric label.
+            pub fn new(name: impl Into<String>) -> Result<Self, IdError> {
+                let name = name.into();
+                if is_usable(&name) { Ok(Self(name)) } else { Err(IdError { name }) }
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(name: String) -> Result<Self, IdError> {
+                Self::new(name)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+fn is_usable(name: &str) -> bool {
+    let first_ok = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    let rest_ok = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:".contains(c));
+    first_ok && rest_ok && name.len() <= 128 && !name.contains("..")
+}
+
+name! {
+    /// The name of an application, unique in its node.
+    ApplicationName
+}
+name! {
+    /// The name of a deployment, unique in its application.
+    DeploymentName
+}
+
+/// A deployment of an application.
+///
+/// As text it is `application#deployment`, and the one name where both are the same, as with
+/// `tyndall run`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct DeploymentName(String);
+pub struct DeploymentId {
+    /// Whose.
+    pub application: ApplicationName,
+    /// Which of it.
+    pub deployment: DeploymentName,
+}
 
-impl DeploymentName {
-    /// Checks and takes a name.
-    ///
-    /// # Errors
-    /// [`IdError`] when it is empty, too long, or holds characters that would need quoting in a
-    /// path, a URL or a metric label.
-    pub fn new(name: impl Into<String>) -> Result<Self, IdError> {
-        let name = name.into();
-        let first_ok = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
-        let rest_ok = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
-        if first_ok && rest_ok && name.len() <= 128 && !name.contains("..") {
-            Ok(Self(name))
-        } else {
-            Err(IdError { name })
+impl DeploymentId {
+    /// The only deployment of an application of the same name.
+    #[must_use]
+    pub fn single(name: DeploymentName) -> Self {
+        Self { application: ApplicationName(name.0.clone()), deployment: name }
+    }
+}
+
+impl TryFrom<String> for DeploymentId {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        match text.split_once('#') {
+            Some((application, deployment)) => Ok(Self {
+                application: ApplicationName::new(application)?,
+                deployment: DeploymentName::new(deployment)?,
+            }),
+            None => Ok(Self::single(DeploymentName::new(text)?)),
         }
     }
+}
 
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+impl From<DeploymentId> for String {
+    fn from(id: DeploymentId) -> Self {
+        id.to_string()
     }
 }
 
-impl TryFrom<String> for DeploymentName {
-    type Error = IdError;
-    fn try_from(name: String) -> Result<Self, IdError> {
-        Self::new(name)
-    }
-}
-
-impl From<DeploymentName> for String {
-    fn from(name: DeploymentName) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for DeploymentName {
+impl fmt::Display for DeploymentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let Self { application, deployment } = self;
+        if application.as_str() == deployment.as_str() {
+            f.write_str(deployment.as_str())
+        } else {
+            write!(f, "{application}#{deployment}")
+        }
     }
 }
 
@@ -112,5 +176,18 @@ mod tests {
             assert!(DeploymentName::new(bad).is_err(), "{bad:?}");
         }
         assert!(serde_json::from_str::<DeploymentName>("\"a b\"").is_err());
+    }
+
+    #[test]
+    fn ids_of_deployments_are_read_as_they_are_written() {
+        for text in ["demo", "app#LLMServer:org--m", "facebook/opt-125m"] {
+            let id = DeploymentId::try_from(text.to_owned()).unwrap();
+            assert_eq!(id.to_string(), text);
+        }
+        let same = DeploymentId::try_from("a#a".to_owned()).unwrap();
+        assert_eq!(same, DeploymentId::single(DeploymentName::new("a").unwrap()));
+        for bad in ["#a", "a#", "a#b#c", ""] {
+            assert!(DeploymentId::try_from(bad.to_owned()).is_err(), "{bad:?}");
+        }
     }
 }

@@ -10,7 +10,7 @@ mod sampling;
 mod status;
 
 pub use causes::with_causes;
-pub use ids::{DeploymentName, IdError, ReplicaId, RequestId};
+pub use ids::{ApplicationName, DeploymentId, DeploymentName, IdError, ReplicaId, RequestId};
 pub use sampling::{FinishReason, SamplingParams, StopReason};
 pub use status::{ApplicationStatus, DeploymentStatus, ReplicaState};
 

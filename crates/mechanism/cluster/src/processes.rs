@@ -129,7 +129,8 @@ impl Processes {
             return Err(SpawnError::TooMany { max: MAX_PROCESSES });
         }
         let (child, pid, pidfd) = self.start(&spec, stdin).map_err(|source| {
-            SpawnError::System { executable: self.0.executable.clone(), source }
+            let executable = spec.executable.as_ref().unwrap_or(&self.0.executable).clone();
+            SpawnError::System { executable, source }
         })?;
         let raw_pid = u32::try_from(pid.as_raw_nonzero().get()).expect("process ids are positive");
         let info = ProcessInfo { id: spec.id.clone(), pid: raw_pid, args: spec.args };
@@ -211,7 +212,8 @@ impl Processes {
         spec: &ProcessSpec,
         stdin: Option<OwnedFd>,
     ) -> std::io::Result<(Child, Pid, AsyncFd<OwnedFd>)> {
-        let child = Command::new(&self.0.executable)
+        let executable = spec.executable.as_ref().unwrap_or(&self.0.executable);
+        let child = Command::new(executable)
             .args(&spec.args)
             .arg("--parent-pid")
             .arg(std::process::id().to_string())

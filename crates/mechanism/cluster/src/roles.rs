@@ -30,6 +30,7 @@ impl Role {
             .map_err(|source| SpawnError::System { executable: self.id.into(), source })?;
         let spec = ProcessSpec {
             id: self.id.to_owned(),
+            executable: None,
             args: self.args.clone(),
             env: Default::default(),
         };

@@ -76,6 +76,7 @@ impl Node {
         let log = self.log_path().display().to_string();
         let args = ["role", "replica", "--log", &log];
         let spec = ProcessSpec {
+            executable: None,
             id: id.into(),
             args: args.iter().chain(more).map(ToString::to_string).collect(),
             env: [("NAME".to_owned(), "value".to_owned())].into(),

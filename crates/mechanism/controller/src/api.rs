@@ -1,18 +1,25 @@
 //! The controller's HTTP: `controller.sock` for the node, the admin port for people and tools.
 
-use crate::service::{Message, Routes};
+mod admin;
+mod openapi;
+
+use crate::metrics::ControllerMetrics;
+use crate::ray::Instance;
+use crate::service::{Message, Reply};
+use crate::submissions::Refusal;
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tyndall_control::Event;
 use tyndall_telemetry::exposition;
-use tyndall_transport::{
-    Body, Client, Handler, LineSender, empty, json, line_channel, read_body, text,
-};
-use tyndall_types::protocol::{DemandReport, DeploymentConfig, ReplicaReport};
-use tyndall_types::{DeploymentName, ReplicaId};
+use tyndall_transport::{Body, Client, Handler, LineSender, empty, line_channel, read_body, text};
+use tyndall_types::ReplicaId;
+use tyndall_types::protocol::{ApplicationConfig, DemandReport, InstanceDetails, ReplicaReport};
 
 const MAX_BODY_BYTES: usize = 4 << 20;
 /// Bodies are small and come from this machine.
@@ -20,7 +27,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The service answers at once; if not, it is ill.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-const APPLICATIONS: &str = "/api/serve/applications/";
+const HEALTHZ: &str = "/-/healthz";
 
 /// Which requests are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +41,15 @@ pub(crate) enum Scope {
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) messages: mpsc::Sender<Message>,
-    pub(crate) routes: watch::Receiver<Routes>,
+    /// Counts changes of the route table.
+    pub(crate) routes: watch::Receiver<u64>,
     pub(crate) supervisor: Client,
+    pub(crate) instance: Arc<Instance>,
+    /// Where the logs of the node go.
+    pub(crate) log_file: Option<Arc<PathBuf>>,
+    pub(crate) metrics: Arc<ControllerMetrics>,
+    /// What the admin port asks for.
+    pub(crate) token: Option<Arc<str>>,
     pub(crate) scope: Scope,
 }
 
@@ -50,29 +64,14 @@ impl Handler for Api {
         }
         let answered = match self.scope {
             Scope::Node if path.starts_with("/-/") => self.internal(&path, request).await,
-            Scope::Node | Scope::Admin => self.public(&path, request.method()).await,
+            Scope::Admin if path != HEALTHZ && !self.may_enter(&request) => Err(unauthorized()),
+            Scope::Node | Scope::Admin => self.public(&path, request).await,
         };
         answered.unwrap_or_else(|refusal| refusal)
     }
 }
 
 impl Api {
-    async fn public(&self, path: &str, method: &Method) -> Answer {
-        match (method, path) {
-            (&Method::GET, "/-/healthz") => Ok(text(StatusCode::OK, "ok\n")),
-            (&Method::GET, "/metrics") => self.metrics().await,
-            (&Method::GET, APPLICATIONS | "/api/serve/applications") => {
-                Ok(json(StatusCode::OK, &self.ask(Message::Details).await?))
-            }
-            (&Method::POST, "/api/shutdown") => self.shutdown().await,
-            (&Method::DELETE, path) => match path.strip_prefix(APPLICATIONS) {
-                Some(name) if !name.is_empty() => self.delete(name).await,
-                Some(_) | None => Err(not_found()),
-            },
-            _ => Err(not_found()),
-        }
-    }
-
     async fn internal(&self, path: &str, request: Request<Incoming>) -> Answer {
         let between =
             |prefix, suffix| path.strip_prefix(prefix)?.strip_suffix(suffix).map(str::to_owned);
@@ -80,7 +79,7 @@ impl Api {
             Method::GET if path == "/-/metrics" => self.metrics().await,
             Method::GET => match between("/-/proxies/", "/routes") {
                 Some(proxy) => self.routes(proxy).await,
-                None => self.public(path, &Method::GET).await,
+                None => self.public(path, request).await,
             },
             Method::POST => {
                 if let Some(proxy) = between("/-/proxies/", "/demand") {
@@ -94,7 +93,7 @@ impl Api {
                     Err(not_found())
                 }
             }
-            Method::PUT => match path.strip_prefix("/-/deployments/") {
+            Method::PUT => match path.strip_prefix("/-/applications/") {
                 Some(name) => self.deploy(name, parse(request).await?).await,
                 None => Err(not_found()),
             },
@@ -103,10 +102,22 @@ impl Api {
     }
 
     async fn metrics(&self) -> Answer {
-        let mut page = text(StatusCode::OK, self.ask(Message::Metrics).await?);
+        let metrics = self.metrics.clone();
+        let mut page = self.details(move |all| text(StatusCode::OK, metrics.render(all))).await?;
         let kind = header::HeaderValue::from_static(exposition::CONTENT_TYPE);
         page.headers_mut().insert(header::CONTENT_TYPE, kind);
         Ok(page)
+    }
+
+    /// Shows all there is, beside what must not wait for it: with thousands of deployments that
+    /// takes a while.
+    pub(crate) async fn details(
+        &self,
+        show: impl FnOnce(&InstanceDetails) -> Response<Body> + Send + 'static,
+    ) -> Answer {
+        let details = self.ask(Message::Details).await?;
+        let shown = tokio::task::spawn_blocking(move || show(&details)).await;
+        shown.map_err(|error| text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     }
 
     async fn report(&self, replica: ReplicaId, report: ReplicaReport) -> Answer {
@@ -118,69 +129,55 @@ impl Api {
         }
     }
 
-    async fn deploy(&self, name: &str, config: DeploymentConfig) -> Answer {
-        let refusal = |why: String| text(StatusCode::BAD_REQUEST, why);
-        let scaling = &config.autoscaling;
+    async fn deploy(&self, name: &str, config: ApplicationConfig) -> Answer {
         if decoded(name).as_deref() != Some(config.name.as_str()) {
-            let body = config.name.as_str();
-            return Err(refusal(format!("the path names {name:?}, the body {body:?}")));
-        }
-        if scaling.max_replicas == 0 || scaling.max_replicas < scaling.min_replicas {
-            return Err(refusal(
-                "max_replicas must be at least 1 and at least min_replicas".into(),
-            ));
-        }
-        if scaling.target_ongoing_requests.is_nan() || scaling.target_ongoing_requests <= 0.0 {
-            return Err(refusal("target_ongoing_requests must be above 0".into()));
+            let why = format!("the path names {name:?}, the body {:?}", config.name.as_str());
+            return Err(text(StatusCode::BAD_REQUEST, why));
         }
         let config = Box::new(config);
-        match self.ask(|reply| Message::Deploy { config, reply }).await? {
-            Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
-            Err(error) => Err(text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
-        }
-    }
-
-    async fn delete(&self, name: &str) -> Answer {
-        let name = decoded(name).unwrap_or_default();
-        let known = match DeploymentName::new(name.as_str()) {
-            Ok(name) => match self.ask(|reply| Message::Delete { name, reply }).await? {
-                Ok(()) => return Ok(empty(StatusCode::OK)),
-                Err(known) => known,
-            },
-            Err(error) => return Err(text(StatusCode::BAD_REQUEST, error.to_string())),
-        };
-        let known: Vec<&str> = known.iter().map(DeploymentName::as_str).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        let message = format!("no application {name}; there are: {known}");
-        Err(text(StatusCode::NOT_FOUND, message))
-    }
-
-    async fn shutdown(&self) -> Answer {
-        let told = self.supervisor.tell(Method::POST, "/-/shutdown", &());
-        match tokio::time::timeout(ANSWER_TIMEOUT, told).await {
-            Ok(Ok(())) => Ok(empty(StatusCode::ACCEPTED)),
-            Ok(Err(error)) => Err(text(StatusCode::BAD_GATEWAY, error.to_string())),
-            Err(_) => Err(busy()),
-        }
+        self.try_ask(|reply| Message::Deploy { config, reply }).await?;
+        Ok(empty(StatusCode::NO_CONTENT))
     }
 
     async fn routes(&self, proxy: String) -> Answer {
         let name = proxy.clone();
         let connection = self.ask(|reply| Message::ProxyConnected { proxy: name, reply }).await?;
         let (lines, body) = line_channel(2);
-        let (routes, messages) = (self.routes.clone(), self.messages.clone());
+        let api = self.clone();
         tokio::spawn(async move {
-            send_routes(&lines, routes).await;
+            api.send_routes(&lines).await;
             // Nobody is left to hear it when the controller ends.
-            drop(messages.send(Message::ProxyGone { proxy, connection }).await);
+            drop(api.messages.send(Message::ProxyGone { proxy, connection }).await);
         });
         Ok(Response::new(body))
     }
 
+    /// Sends the whole route table, and then what changed since, whenever the reader is ready.
+    async fn send_routes(&self, lines: &LineSender) {
+        let mut changes = self.routes.clone();
+        let mut since = None;
+        loop {
+            changes.borrow_and_update();
+            let Ok(table) = self.ask(|reply| Message::Routes { since, reply }).await else {
+                return;
+            };
+            if let Some(table) = table.filter(|table| since != Some(table.version)) {
+                since = Some(table.version);
+                if !lines.send(&table).await {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = lines.closed() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
     /// Asks the service something.
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
-        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+        message: impl FnOnce(Reply<T>) -> Message,
     ) -> Result<T, Response<Body>> {
         let (reply, answer) = oneshot::channel();
         self.tell(message(reply)).await?;
@@ -190,43 +187,61 @@ impl Api {
         }
     }
 
+    /// Asks the service something that it may refuse.
+    pub(crate) async fn try_ask<T>(
+        &self,
+        message: impl FnOnce(Reply<Result<T, Refusal>>) -> Message,
+    ) -> Result<T, Response<Body>> {
+        let answer = self.ask(message).await?;
+        answer.map_err(|refusal| text(refusal.status, refusal.reason))
+    }
+
     async fn tell(&self, message: Message) -> Result<(), Response<Body>> {
         match self.messages.send_timeout(message, ANSWER_TIMEOUT).await {
             Ok(()) => Ok(()),
             Err(_) => Err(busy()),
         }
     }
-}
 
-/// Sends each route table that is the newest when the reader is ready for it.
-async fn send_routes(lines: &LineSender, mut routes: watch::Receiver<Routes>) {
-    loop {
-        let table = routes.borrow_and_update().clone();
-        if let Some(table) = table
-            && !lines.send(&*table).await
-        {
-            return;
-        }
-        tokio::select! {
-            () = lines.closed() => return,
-            changed = routes.changed() => if changed.is_err() { return },
-        }
+    /// Whether the request brings the token that is asked for. How long the comparison takes says
+    /// nothing of where they differ.
+    fn may_enter<B>(&self, request: &Request<B>) -> bool {
+        let Some(token) = &self.token else { return true };
+        let header = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        let given = header.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
+        let token = token.as_bytes();
+        let differences = token
+            .iter()
+            .enumerate()
+            .fold(0, |sum, (i, byte)| sum | (byte ^ given.get(i).copied().unwrap_or_default()));
+        differences == 0 && given.len() == token.len()
     }
 }
 
 async fn parse<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Response<Body>> {
+    let bytes = read(request).await?;
+    serde_json::from_slice(&bytes).map_err(|error| text(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+async fn read(request: Request<Incoming>) -> Result<Bytes, Response<Body>> {
     let read = read_body(request.into_body(), MAX_BODY_BYTES);
-    let bad = |why: String| text(StatusCode::BAD_REQUEST, why);
-    let bytes = match tokio::time::timeout(BODY_TIMEOUT, read).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => return Err(bad(error.to_string())),
-        Err(_) => return Err(empty(StatusCode::REQUEST_TIMEOUT)),
-    };
-    serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))
+    match tokio::time::timeout(BODY_TIMEOUT, read).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(text(StatusCode::BAD_REQUEST, error.to_string())),
+        Err(_) => Err(empty(StatusCode::REQUEST_TIMEOUT)),
+    }
 }
 
 fn not_found() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "no such route\n")
+}
+
+fn unauthorized() -> Response<Body> {
+    let why = "the admin API wants its token; send it as Authorization: Bearer TOKEN\n";
+    let mut response = text(StatusCode::UNAUTHORIZED, why);
+    let scheme = header::HeaderValue::from_static("Bearer");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+    response
 }
 
 fn busy() -> Response<Body> {

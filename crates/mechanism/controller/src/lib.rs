@@ -11,19 +11,29 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod builds;
 mod clock;
+mod logs;
 mod metrics;
 mod notices;
+mod ray;
 mod service;
 mod store;
+mod submissions;
 mod supervisor;
 
+pub use builds::Builder;
 pub use metrics::ControllerMetrics;
-pub use store::{Store, StoreError, StoredEvent};
+pub use ray::{Http, Instance};
+pub use store::{
+    Store, StoreError, StoredApplication, StoredEvent, StoredVersion, Submission, Usage,
+};
+pub use tyndall_control::Capacity;
 
 use crate::api::{Api, Scope};
-use crate::service::Service;
+use crate::service::{Parts, Service};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -44,6 +54,16 @@ pub struct ControllerOptions {
     pub state_dir: Option<PathBuf>,
     /// The admin port.
     pub admin: Listener,
+    /// What the admin port asks for as `Authorization: Bearer`; absent asks for nothing.
+    pub admin_token: Option<String>,
+    /// How applications of config files are built.
+    pub builder: Builder,
+    /// What the machine has for replicas.
+    pub capacity: Capacity,
+    /// What is told of this instance.
+    pub instance: Instance,
+    /// Where the logs of the node go, if not to a terminal.
+    pub log_file: Option<PathBuf>,
 }
 
 /// Why the controller ended.
@@ -83,11 +103,24 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
     let supervisor = Client::unix(options.runtime_dir.supervisor_socket());
     let events = supervisor::events(&supervisor).await.map_err(ControllerError::Supervisor)?;
-    let (routes, routes_seen) = watch::channel(None);
+    let (routes, routes_seen) = watch::channel(0);
     let commands = supervisor::commands(supervisor.clone(), messages.clone());
-    let service =
-        Service::new(options.runtime_dir.clone(), store, commands, routes, messages.clone());
+    let metrics = Arc::new(ControllerMetrics::new());
+    let mut service = Service::new(Parts {
+        runtime_dir: options.runtime_dir.clone(),
+        store,
+        builder: options.builder,
+        capacity: options.capacity,
+        commands,
+        routes,
+        messages: messages.clone(),
+        metrics: metrics.clone(),
+    });
+    service.restore()?;
 
+    let instance = Arc::new(options.instance);
+    let log_file = options.log_file.map(Arc::new);
+    let token: Option<Arc<str>> = options.admin_token.map(Arc::from);
     let path = options.runtime_dir.controller_socket();
     let socket =
         Listener::bind_unix(&path).map_err(|source| ControllerError::Socket { path, source })?;
@@ -95,6 +128,10 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         messages: messages.clone(),
         routes: routes_seen.clone(),
         supervisor: supervisor.clone(),
+        instance: instance.clone(),
+        token: token.clone(),
+        metrics: metrics.clone(),
+        log_file: log_file.clone(),
         scope,
     };
     let serve_options = ServeOptions { drain: Duration::ZERO, ..ServeOptions::default() };

@@ -5,10 +5,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use std::sync::{Mutex, PoisonError};
 use tyndall_control::Notice;
 use tyndall_telemetry::{Metric, exposition};
 use tyndall_types::protocol::InstanceDetails;
-use tyndall_types::{DeploymentName, ReplicaState};
+use tyndall_types::{DeploymentId, ReplicaState};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -31,6 +32,7 @@ pub struct ControllerMetrics {
     wakes: Family<Labels, Counter>,
     cold_start: Family<Labels, Histogram, fn() -> Histogram>,
     failures: Family<Labels, Counter>,
+    rendering: Mutex<()>,
 }
 
 impl Default for ControllerMetrics {
@@ -52,7 +54,7 @@ impl ControllerMetrics {
         let phases: fn() -> Histogram = || Histogram::new(PHASE_SECONDS);
         let cold_start = Family::new_with_constructor(phases);
         Metric::ColdStart.register(&mut registry, Family::clone(&cold_start));
-        Self { registry, replicas, wakes, cold_start, failures }
+        Self { registry, replicas, wakes, cold_start, failures, rendering: Mutex::default() }
     }
 
     /// Counts what happened.
@@ -75,44 +77,41 @@ impl ControllerMetrics {
             Notice::StartFailed { deployment, .. } | Notice::Died { deployment, .. } => {
                 self.failures.get_or_create(&labels(deployment)).inc();
             }
-            Notice::Exited { .. } | Notice::Scaled { .. } => {}
+            Notice::Exited { .. } | Notice::Scaled { .. } | Notice::Evicted { .. } => {}
         }
     }
 
-    /// A deployment is gone: so are its gauges. Counters stay, as they must not go back.
-    pub fn forget(&self, deployment: &DeploymentName) {
-        for state in STATES {
-            self.replicas.remove(&with(deployment, "state", state.as_str()));
-        }
-    }
-
-    /// The metrics page; replicas are counted from `details`.
+    /// The metrics page; replicas are counted from `details`. Gauges of deployments that are gone
+    /// go with them; counters stay, as they must not go back.
     #[must_use]
     pub fn render(&self, details: &InstanceDetails) -> String {
-        for deployment in details.applications.values().flat_map(|app| app.deployments.values()) {
-            let Ok(name) = DeploymentName::new(deployment.name.as_str()) else { continue };
+        let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replicas.clear();
+        let deployments = details.applications.values().flat_map(|app| app.deployments.values());
+        for deployment in deployments {
+            let Some(name) = deployment.config.as_ref().map(|config| &config.id) else { continue };
             // They appear at zero, before there is something to count.
-            drop(self.wakes.get_or_create(&labels(&name)));
-            drop(self.failures.get_or_create(&labels(&name)));
+            drop(self.wakes.get_or_create(&labels(name)));
+            drop(self.failures.get_or_create(&labels(name)));
             for state in STATES {
                 let count = deployment.replicas.iter().filter(|r| r.state == state).count();
-                let gauge = self.replicas.get_or_create(&with(&name, "state", state.as_str()));
+                let gauge = self.replicas.get_or_create(&with(name, "state", state.as_str()));
                 gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
         exposition::render(&self.registry)
     }
 
-    fn phase(&self, deployment: &DeploymentName, phase: &str, s: f64) {
+    fn phase(&self, deployment: &DeploymentId, phase: &str, s: f64) {
         self.cold_start.get_or_create(&with(deployment, "phase", phase)).observe(s);
     }
 }
 
-fn labels(deployment: &DeploymentName) -> Labels {
-    vec![("deployment", deployment.as_str().to_owned())]
+fn labels(deployment: &DeploymentId) -> Labels {
+    vec![("deployment", deployment.to_string())]
 }
 
-fn with(deployment: &DeploymentName, name: &'static str, value: &str) -> Labels {
+fn with(deployment: &DeploymentId, name: &'static str, value: &str) -> Labels {
     let mut labels = labels(deployment);
     labels.push((name, value.to_owned()));
     labels

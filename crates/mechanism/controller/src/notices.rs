@@ -1,10 +1,10 @@
 //! What is worth a line in the log and in the store.
 
-use crate::store::Store;
+use crate::store::Record;
 use std::fmt::Write;
 use std::time::Duration;
 use tyndall_control::Notice;
-use tyndall_types::DeploymentName;
+use tyndall_types::DeploymentId;
 use tyndall_types::protocol::ColdStartPhases;
 
 /// `84 ms: spawn 12 · config 1 · weights 71`, in milliseconds.
@@ -38,7 +38,7 @@ pub(crate) fn log(notice: &Notice) {
             let retry_in_s = retry_in.as_secs_f64();
             tracing::warn!(%deployment, %replica, retry_in_s, "lost: {reason}");
         }
-        Notice::Exited { deployment, replica, is_expected } => {
+        Notice::Exited { deployment, replica, is_expected, .. } => {
             tracing::debug!(%deployment, %replica, is_expected, "ended");
         }
         Notice::Scaled { deployment, from: 0, to } => {
@@ -48,18 +48,41 @@ pub(crate) fn log(notice: &Notice) {
         Notice::Scaled { deployment, from, to } => {
             tracing::info!("{deployment} scales from {from} to {to} replicas");
         }
+        Notice::Evicted { deployment, by } => {
+            tracing::info!("{deployment} gives way to {by}, which needs its memory");
+        }
     }
 }
 
-/// Writes a notice into the table of events. A failure is logged: history is no reason to stop.
-pub(crate) fn store(store: &mut Store, notice: &Notice, now: Duration) {
-    let Some((deployment, kind, message)) = event(notice) else { return };
-    if let Err(error) = store.record(now, deployment, kind, &message) {
-        tracing::warn!(%error, "failed to record an event");
-    }
+/// What of a notice is kept.
+pub(crate) fn records(notice: &Notice, at: Duration) -> impl Iterator<Item = Record> {
+    let used = match notice {
+        Notice::Waking { deployment, .. } => Some((deployment, 1, 0.0)),
+        Notice::Exited { deployment, lived, .. } => Some((deployment, 0, lived.as_secs_f64())),
+        Notice::Ready { .. }
+        | Notice::FirstToken { .. }
+        | Notice::StartFailed { .. }
+        | Notice::Died { .. }
+        | Notice::Scaled { .. }
+        | Notice::Evicted { .. } => None,
+    };
+    let used = used.map(|(id, wakes, replica_seconds)| Record::Use {
+        at,
+        id: id.clone(),
+        wakes,
+        replica_seconds,
+    });
+    let event = event(notice).map(|(id, kind, message)| Record::Event {
+        at,
+        application: id.application.to_string(),
+        deployment: id.deployment.to_string(),
+        kind,
+        message,
+    });
+    used.into_iter().chain(event)
 }
 
-fn event(notice: &Notice) -> Option<(&DeploymentName, &'static str, String)> {
+fn event(notice: &Notice) -> Option<(&DeploymentId, &'static str, String)> {
     match notice {
         Notice::FirstToken { deployment, replica, phases } => {
             Some((deployment, "woke", format!("{replica} in {}", phases_line(phases))))
@@ -73,6 +96,7 @@ fn event(notice: &Notice) -> Option<(&DeploymentName, &'static str, String)> {
         Notice::Scaled { deployment, from, to } => {
             Some((deployment, "scaled", format!("from {from} to {to}")))
         }
+        Notice::Evicted { deployment, by } => Some((deployment, "gave_way", format!("to {by}"))),
         Notice::Waking { .. } | Notice::Ready { .. } | Notice::Exited { .. } => None,
     }
 }

@@ -1,26 +1,44 @@
 //! The task that owns the state: takes messages, applies them, carries out what follows.
 
+use crate::builds::{Builder, Builds};
 use crate::clock::Clock;
 use crate::metrics::ControllerMetrics;
 use crate::notices;
-use crate::store::{Store, StoreError};
+use crate::store::{
+    Record, Store, StoreError, StoredApplication, StoredEvent, StoredVersion, Usage,
+};
+use crate::submissions::{Origin, Refusal};
 use crate::supervisor::Command;
-use std::collections::HashMap;
+use http::Method;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tyndall_control::{Action, Event, State};
-use tyndall_transport::Client;
+use tyndall_control::{Action, Capacity, Event, State};
+use tyndall_transport::{Client, ClientError};
 use tyndall_types::protocol::{
-    DeploymentConfig, InstanceDetails, ReplicaReport, ReplicaStatus, RouteTable, RuntimeDir,
+    ApplicationConfig, DeploymentConfig, InstanceDetails, ProcessSpec, ReplicaReport,
+    ReplicaStatus, RouteTable, RuntimeDir, Workload,
 };
-use tyndall_types::{DeploymentName, ReplicaId};
+use tyndall_types::{ApplicationName, DeploymentId, ReplicaId};
 
-/// A found replica must answer a question by then.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Tells a replica's process its number among the replicas of its deployment.
+const RANK_VARIABLE: &str = "TYNDALL_REPLICA_RANK";
 
-/// The newest route table; none until a new controller knows what runs.
-pub(crate) type Routes = Option<Arc<RouteTable>>;
+/// What happened is kept when nothing else is to do, or when it is so much.
+const MAX_RECORDS: usize = 256;
+
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// Which events are wanted.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) application: Option<String>,
+    /// Only those after this one.
+    pub(crate) after: i64,
+    pub(crate) limit: u32,
+}
 
 /// What other tasks ask of the service.
 #[derive(Debug)]
@@ -30,85 +48,194 @@ pub(crate) enum Message {
     /// The node ends: what happens from now on is no failure, and nothing is started.
     ShuttingDown,
     /// A replica reports; answers whether it is known.
-    Report { replica: ReplicaId, report: ReplicaReport, reply: oneshot::Sender<bool> },
+    Report { replica: ReplicaId, report: ReplicaReport, reply: Reply<bool> },
     /// A proxy reads the routes; answers the number to give when it stops.
-    ProxyConnected { proxy: String, reply: oneshot::Sender<u64> },
+    ProxyConnected { proxy: String, reply: Reply<u64> },
     /// A proxy's stream ended.
     ProxyGone { proxy: String, connection: u64 },
-    /// A deployment is wanted.
-    Deploy { config: Box<DeploymentConfig>, reply: oneshot::Sender<Result<(), StoreError>> },
-    /// A deployment is not wanted any more; the error names those that are.
-    Delete { name: DeploymentName, reply: oneshot::Sender<Result<(), Vec<DeploymentName>>> },
-    /// `GET /api/serve/applications/`.
-    Details(oneshot::Sender<InstanceDetails>),
-    /// The metrics page.
-    Metrics(oneshot::Sender<String>),
+    /// A config file is wanted.
+    Submit { text: String, reply: Reply<Result<(), Refusal>> },
+    /// An application is wanted that is built already.
+    Deploy { config: Box<ApplicationConfig>, reply: Reply<Result<(), Refusal>> },
+    /// A build is over.
+    Built {
+        application: ApplicationName,
+        number: u64,
+        outcome: Result<Box<ApplicationConfig>, String>,
+    },
+    /// An application is not wanted any more.
+    Delete { name: ApplicationName, reply: Reply<Result<(), Refusal>> },
+    /// No application is wanted any more.
+    DeleteAll(Reply<Result<(), Refusal>>),
+    /// A deployment shall have so many replicas.
+    Scale { id: DeploymentId, target: u32, reply: Reply<Result<(), Refusal>> },
+    /// An application shall go back to an older version; answers which.
+    RollBack { name: ApplicationName, to: Option<u64>, reply: Reply<Result<u64, Refusal>> },
+    /// The versions of an application.
+    Versions { name: ApplicationName, reply: Reply<Result<Vec<StoredVersion>, Refusal>> },
+    /// What happened.
+    Events { wanted: Wanted, reply: Reply<Result<Vec<StoredEvent>, Refusal>> },
+    /// What was used.
+    Usage(Reply<Result<Vec<Usage>, Refusal>>),
+    /// What a proxy should know that has read the route table up to a version.
+    Routes { since: Option<u64>, reply: Reply<Option<RouteTable>> },
+    /// All that there is to know.
+    Details(Reply<InstanceDetails>),
 }
 
 pub(crate) struct Service {
-    clock: Clock,
-    state: State,
-    store: Option<Store>,
-    metrics: ControllerMetrics,
+    pub(crate) clock: Clock,
+    pub(crate) state: State,
+    pub(crate) store: Option<Store>,
+    pub(crate) builds: Builds,
+    /// Where each application came from that is wanted.
+    pub(crate) origins: BTreeMap<ApplicationName, Origin>,
+    metrics: Arc<ControllerMetrics>,
     runtime_dir: RuntimeDir,
     commands: mpsc::Sender<Command>,
-    routes: watch::Sender<Routes>,
+    /// Counts changes of the route table, for those who send it to proxies.
+    routes: watch::Sender<u64>,
     messages: mpsc::Sender<Message>,
     /// The newest connection of each proxy.
     connections: HashMap<String, u64>,
     num_connections: u64,
+    /// What happened and is not kept yet.
+    records: Vec<Record>,
     is_shutting_down: bool,
 }
 
+/// What a service is made from.
+pub(crate) struct Parts {
+    pub(crate) runtime_dir: RuntimeDir,
+    pub(crate) store: Option<Store>,
+    pub(crate) builder: Builder,
+    pub(crate) capacity: Capacity,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) routes: watch::Sender<u64>,
+    pub(crate) messages: mpsc::Sender<Message>,
+    pub(crate) metrics: Arc<ControllerMetrics>,
+}
+
 impl Service {
-    pub(crate) fn new(
-        runtime_dir: RuntimeDir,
-        store: Option<Store>,
-        commands: mpsc::Sender<Command>,
-        routes: watch::Sender<Routes>,
-        messages: mpsc::Sender<Message>,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { runtime_dir, store, builder, capacity, commands, routes, messages, metrics } =
+            parts;
         let clock = Clock::start();
         let seed_ms = u64::try_from(clock.now().as_millis()).unwrap_or(u64::MAX);
-        Self {
+        let mut service = Self {
             clock,
             state: State::new(runtime_dir.clone(), seed_ms),
             store,
-            metrics: ControllerMetrics::new(),
+            builds: Builds::new(builder, messages.clone()),
+            origins: BTreeMap::new(),
+            metrics,
             runtime_dir,
             commands,
             routes,
             messages,
             connections: HashMap::new(),
             num_connections: 0,
+            records: Vec::new(),
             is_shutting_down: false,
-        }
+        };
+        service.apply(Event::Capacity(capacity));
+        service
     }
 
     /// Takes messages until the last sender is gone.
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
-        self.restore();
         loop {
             let deadline = self.state.next_deadline().filter(|_| !self.is_shutting_down);
+            let has_records = !self.records.is_empty();
             tokio::select! {
                 message = inbox.recv() => match message {
                     Some(message) => self.take(message),
                     None => return,
                 },
                 () = self.clock.sleep_until(deadline) => self.apply(Event::DeadlinePassed),
+                // Ready only after the others had their turn: a wake does not wait for history.
+                () = tokio::task::yield_now(), if has_records => self.keep_records(),
+            }
+            if self.records.len() >= MAX_RECORDS {
+                self.keep_records();
             }
         }
     }
 
-    fn restore(&mut self) {
-        let stored = self.store.as_ref().map(Store::deployments).transpose();
-        let deployments = stored.unwrap_or_else(|error| {
-            tracing::error!(%error, "failed to read the deployments");
-            None
-        });
-        for (config, deployed_at) in deployments.into_iter().flatten() {
-            tracing::info!(deployment = %config.name, "restored from the state directory");
-            self.apply(Event::Deploy { config: Box::new(config), deployed_at });
+    /// Carries on with what the controller before this one had been asked for.
+    ///
+    /// # Errors
+    /// [`StoreError`]. Without knowing what is wanted, replicas that run would be taken for strays.
+    pub(crate) fn restore(&mut self) -> Result<(), StoreError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let (capacity, applications) = (store.target_capacity()?, store.applications()?);
+        self.apply(Event::TargetCapacity(capacity));
+        for application in applications {
+            tracing::info!(application = %application.name, "restored from the state directory");
+            self.restore_application(application);
+        }
+        Ok(())
+    }
+
+    fn restore_application(&mut self, application: StoredApplication) {
+        let StoredApplication { name, source, current, fallback, pending, failure, replica_counts } =
+            application;
+        self.origins.insert(name.clone(), Origin { source, ..Origin::default() });
+        if let Some((config, version, deployed_at)) = current {
+            self.origins.insert(name.clone(), Origin { source, ..Origin::of(&config) });
+            let config = Box::new(config);
+            self.apply(Event::Deploy { config, version, deployed_at, fallback });
+        }
+        for (deployment, target) in replica_counts {
+            let deployment = DeploymentId { application: name.clone(), deployment };
+            self.apply(Event::Scale { deployment, target });
+        }
+        if let Some((reason, at)) = failure {
+            self.apply(Event::Building { application: name.clone(), source, at });
+            self.apply(Event::BuildFailed { application: name.clone(), reason });
+        }
+        if let Some((submitted, _)) = pending {
+            self.build(name, submitted);
+        }
+    }
+
+    /// Notes an event down, to be kept.
+    pub(crate) fn record(
+        &mut self,
+        application: &ApplicationName,
+        kind: &'static str,
+        message: &str,
+    ) {
+        self.record_of(application, "", kind, message);
+    }
+
+    /// As [`Service::record`], of one deployment.
+    pub(crate) fn record_of(
+        &mut self,
+        application: &ApplicationName,
+        deployment: &str,
+        kind: &'static str,
+        message: &str,
+    ) {
+        if self.store.is_some() {
+            self.records.push(Record::Event {
+                at: self.clock.now(),
+                application: application.to_string(),
+                deployment: deployment.to_owned(),
+                kind,
+                message: message.to_owned(),
+            });
+        }
+    }
+
+    /// Writes down what happened. A failure is logged: history is no reason to stop.
+    pub(crate) fn keep_records(&mut self) {
+        let records = std::mem::take(&mut self.records);
+        if let Some(store) = &mut self.store
+            && !records.is_empty()
+            && let Err(error) = store.keep(&records)
+        {
+            tracing::warn!(%error, "failed to keep {} events", records.len());
         }
     }
 
@@ -134,47 +261,50 @@ impl Service {
                     self.apply(Event::ProxyGone(proxy));
                 }
             }
-            Message::Deploy { config, reply } => {
-                answer(reply, self.deploy(config));
+            Message::Built { application, number, outcome } => {
+                self.built(application, number, outcome);
             }
-            Message::Delete { name, reply } => {
-                answer(reply, self.delete(name));
+            asked => self.serve(asked),
+        }
+    }
+
+    /// Answers what people and tools ask.
+    fn serve(&mut self, message: Message) {
+        match message {
+            Message::Submit { text, reply } => answer(reply, self.submit(&text)),
+            Message::Deploy { config, reply } => answer(reply, self.deploy_built(config)),
+            Message::Delete { name, reply } => answer(reply, self.delete(name)),
+            Message::DeleteAll(reply) => answer(reply, self.delete_all()),
+            Message::Scale { id, target, reply } => answer(reply, self.scale(id, target)),
+            Message::RollBack { name, to, reply } => answer(reply, self.roll_back(&name, to)),
+            Message::Versions { name, reply } => answer(reply, self.versions(&name)),
+            Message::Events { wanted, reply } => {
+                self.keep_records();
+                let Wanted { application, after, limit } = wanted;
+                let events = self.store.as_ref().map_or(Ok(Vec::new()), |store| {
+                    store.events(application.as_deref(), after, limit)
+                });
+                answer(reply, events.map_err(Refusal::from));
             }
+            Message::Usage(reply) => {
+                self.keep_records();
+                let usage = self.store.as_ref().map_or(Ok(Vec::new()), Store::usage);
+                answer(reply, usage.map_err(Refusal::from));
+            }
+            Message::Routes { since, reply } => answer(reply, self.state.routes(since)),
             Message::Details(reply) => {
                 answer(reply, self.state.details(self.clock.now()));
             }
-            Message::Metrics(reply) => {
-                let details = self.state.details(self.clock.now());
-                answer(reply, self.metrics.render(&details));
-            }
+            Message::Event(_)
+            | Message::ShuttingDown
+            | Message::Report { .. }
+            | Message::ProxyConnected { .. }
+            | Message::ProxyGone { .. }
+            | Message::Built { .. } => unreachable!("these are taken before"),
         }
     }
 
-    fn deploy(&mut self, config: Box<DeploymentConfig>) -> Result<(), StoreError> {
-        let deployed_at = self.clock.now();
-        if let Some(store) = &mut self.store {
-            store.deploy(&config, deployed_at)?;
-        }
-        tracing::debug!(deployment = %config.name, "deployed");
-        self.apply(Event::Deploy { config, deployed_at });
-        Ok(())
-    }
-
-    fn delete(&mut self, name: DeploymentName) -> Result<(), Vec<DeploymentName>> {
-        let names = self.state.deployment_names();
-        if !names.contains(&name) {
-            return Err(names);
-        }
-        // It goes even if it cannot be written down: it would only come back with the next
-        // controller, which is better than a delete that does nothing.
-        if let Some(Err(error)) = self.store.as_mut().map(|store| store.delete(&name)) {
-            tracing::error!(%error, deployment = %name, "failed to delete from the state");
-        }
-        self.apply(Event::Delete(name));
-        Ok(())
-    }
-
-    fn apply(&mut self, event: Event) {
+    pub(crate) fn apply(&mut self, event: Event) {
         if self.is_shutting_down {
             return;
         }
@@ -190,10 +320,9 @@ impl Service {
     /// Carries an action out; an event when it failed at once.
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Start { replica, config } => {
-                let args = self.replica_args(&replica, &config);
-                let start = Command::Start { replica: replica.clone(), args };
-                self.commands.try_send(start).err().map(|_| Event::StartRefused {
+            Action::Start { replica, rank, config, gpus } => {
+                let spec = self.process(&replica, rank, &config, &gpus);
+                self.commands.try_send(Command::Start(spec)).err().map(|_| Event::StartRefused {
                     replica,
                     reason: "too many processes are being started; try again".to_owned(),
                 })
@@ -206,48 +335,99 @@ impl Service {
                 None
             }
             Action::Publish => {
-                self.routes.send_replace(self.state.routes().map(Arc::new));
+                self.routes.send_modify(|changes| *changes += 1);
                 None
             }
-            Action::Probe(replica) => {
-                let socket = self.runtime_dir.replica_socket(&replica);
-                tokio::spawn(probe(Client::unix(socket), replica, self.messages.clone()));
+            Action::Probe { replica, timeout } => {
+                let client = self.replica(&replica);
+                tokio::spawn(probe(client, replica, timeout, self.messages.clone()));
                 None
             }
-            Action::Forget(name) => {
-                tracing::info!(deployment = %name, "deleted");
-                self.metrics.forget(&name);
+            Action::Reconfigure { replica, config } => {
+                let client = self.replica(&replica);
+                let user_config = config.user_config.clone();
+                tokio::spawn(reconfigure(client, replica, user_config, self.messages.clone()));
+                None
+            }
+            Action::Proven { application, version } => {
+                if let Some(store) = &mut self.store
+                    && let Err(error) = store.proven(&application, version)
+                {
+                    tracing::warn!(%error, "failed to note that a version serves");
+                }
+                None
+            }
+            Action::RolledBack { application, version, to, config, reason } => {
+                tracing::error!(%application, version, "rolled back to version {to}: {reason}");
+                self.rolled_back(&application, &config, &format!("to version {to}: {reason}"));
+                None
+            }
+            Action::Forget(id) => {
+                tracing::info!(deployment = %id, "deleted");
                 None
             }
             Action::Notice(notice) => {
                 notices::log(&notice);
                 self.metrics.count(&notice);
-                if let Some(store) = &mut self.store {
-                    notices::store(store, &notice, self.clock.now());
+                if self.store.is_some() {
+                    self.records.extend(notices::records(&notice, self.clock.now()));
                 }
                 None
             }
         }
     }
 
-    fn replica_args(&self, replica: &ReplicaId, config: &DeploymentConfig) -> Vec<String> {
-        let config = serde_json::to_string(config).expect("wire types have string keys only");
+    fn replica(&self, replica: &ReplicaId) -> Client {
+        Client::unix(self.runtime_dir.replica_socket(replica))
+    }
+
+    /// The process of a replica.
+    fn process(
+        &self,
+        replica: &ReplicaId,
+        rank: u32,
+        config: &DeploymentConfig,
+        gpus: &[u32],
+    ) -> ProcessSpec {
+        let json = serde_json::to_string(config).expect("wire types have string keys only");
         let directory = self.runtime_dir.path().display().to_string();
         let args = ["role", "replica", "--runtime-dir", &directory, "--id", replica.as_str()];
         let args = args.into_iter().map(str::to_owned);
-        args.chain([crate::supervisor::CONFIG_ARG.to_owned(), config]).collect()
+        let mut env = config.env_vars.clone();
+        env.insert(RANK_VARIABLE.to_owned(), rank.to_string());
+        if config.resources.num_gpus > 0.0 {
+            let gpus: Vec<String> = gpus.iter().map(ToString::to_string).collect();
+            env.insert("CUDA_VISIBLE_DEVICES".to_owned(), gpus.join(","));
+        }
+        let executable = match &config.workload {
+            Workload::Model(_) => None,
+            Workload::Program(program) => Some(program.executable.clone()),
+        };
+        let args = args.chain([crate::supervisor::CONFIG_ARG.to_owned(), json]).collect();
+        ProcessSpec { id: replica.as_str().to_owned(), executable, args, env }
     }
 }
 
-fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.keep_records();
+    }
+}
+
+fn answer<T>(reply: Reply<T>, value: T) {
     if reply.send(value).is_err() {
         tracing::trace!("whoever asked has left");
     }
 }
 
-async fn probe(client: Client, replica: ReplicaId, messages: mpsc::Sender<Message>) {
+async fn probe(
+    client: Client,
+    replica: ReplicaId,
+    timeout: Duration,
+    messages: mpsc::Sender<Message>,
+) {
     let asked = client.get::<ReplicaStatus>("/-/status");
-    let status = match tokio::time::timeout(PROBE_TIMEOUT, asked).await {
+    let status = match tokio::time::timeout(timeout, asked).await {
         Ok(Ok(status)) => Some(status),
         Ok(Err(error)) => {
             tracing::debug!(%error, %replica, "no status");
@@ -257,4 +437,19 @@ async fn probe(client: Client, replica: ReplicaId, messages: mpsc::Sender<Messag
     };
     // Nobody is left to hear it when the controller ends.
     drop(messages.send(Message::Event(Event::Probed { replica, status })).await);
+}
+
+/// Hands over a `user_config`. How long it may take is the deadline of the replica's state.
+async fn reconfigure(
+    client: Client,
+    replica: ReplicaId,
+    user_config: serde_json::Value,
+    messages: mpsc::Sender<Message>,
+) {
+    let told = client.tell(Method::POST, "/-/reconfigure", &user_config).await;
+    let refusal = told.err().map(|error| match error {
+        ClientError::Status { body, .. } => body,
+        error => error.to_string(),
+    });
+    drop(messages.send(Message::Event(Event::Reconfigured { replica, refusal })).await);
 }

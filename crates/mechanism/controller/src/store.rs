@@ -1,40 +1,78 @@
-//! `state.db`: what is deployed, its history, and what happened. SQLite, one writer.
+//! `state.db`: what is deployed, its history, what happened and what was used. SQLite, one writer.
 //!
 //! The file is held exclusively while it is open; the lock goes with the process, however it ends.
+//! Each change is one transaction, so that a crash at any instruction leaves the state before or
+//! after it.
+//!
+//! A submission is kept before it is built ([`Store::submit`]), so that a controller that dies while
+//! it builds does not lose it: the next one builds it again.
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+mod history;
+mod migrate;
+mod wanted;
+
+pub(crate) use history::Record;
+pub use history::{StoredEvent, StoredVersion, Usage};
+pub use wanted::StoredApplication;
+
+use rusqlite::{Connection, ErrorCode, params};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tyndall_types::DeploymentName;
-use tyndall_types::protocol::DeploymentConfig;
+use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, DeploymentConfig};
+use tyndall_types::{ApplicationName, DeploymentId, DeploymentName};
 
-const SCHEMA_VERSION: i64 = 1;
-/// Events that are kept, over all deployments.
-const MAX_EVENTS: i64 = 10_000;
-/// Versions that are kept of each deployment.
-const MAX_VERSIONS: i64 = 50;
+const SCHEMA_VERSION: i64 = 2;
+/// Versions that are kept of each application.
+const MAX_VERSIONS: u64 = 50;
 /// How long another process may take to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS deployments (
+    CREATE TABLE IF NOT EXISTS applications (
         position INTEGER PRIMARY KEY AUTOINCREMENT,
         name TEXT NOT NULL UNIQUE,
-        version INTEGER NOT NULL
+        source TEXT NOT NULL,
+        version INTEGER,
+        submitted TEXT,
+        submitted_at_ms INTEGER NOT NULL,
+        failure TEXT
     );
-    CREATE TABLE IF NOT EXISTS versions (
-        name TEXT NOT NULL,
+    CREATE TABLE IF NOT EXISTS application_versions (
+        application TEXT NOT NULL,
         version INTEGER NOT NULL,
         config TEXT NOT NULL,
         deployed_at_ms INTEGER NOT NULL,
-        PRIMARY KEY (name, version)
+        is_proven INTEGER NOT NULL DEFAULT 0,
+        note TEXT NOT NULL DEFAULT '',
+        PRIMARY KEY (application, version)
     );
-    CREATE TABLE IF NOT EXISTS events (
+    CREATE TABLE IF NOT EXISTS replica_counts (
+        application TEXT NOT NULL,
+        deployment TEXT NOT NULL,
+        target INTEGER NOT NULL,
+        PRIMARY KEY (application, deployment)
+    );
+    CREATE TABLE IF NOT EXISTS application_events (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         at_ms INTEGER NOT NULL,
+        application TEXT NOT NULL,
         deployment TEXT NOT NULL,
         kind TEXT NOT NULL,
         message TEXT NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS usage (
+        day INTEGER NOT NULL,
+        application TEXT NOT NULL,
+        deployment TEXT NOT NULL,
+        wakes INTEGER NOT NULL DEFAULT 0,
+        replica_seconds REAL NOT NULL DEFAULT 0,
+        PRIMARY KEY (day, application, deployment)
+    );
+    CREATE TABLE IF NOT EXISTS settings (
+        key TEXT PRIMARY KEY,
+        value TEXT NOT NULL
     );
 ";
 
@@ -66,7 +104,16 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
-    /// SQLite failed: the file is broken, or the disk is full or read-only.
+    /// The disk is full.
+    #[error("{path} cannot grow, the disk is full; free some space and try again")]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// SQLite failed: the file is broken, or the disk is read-only.
     #[error("failed to use {path}: {source}; move the file away to start afresh")]
     Sqlite {
         /// The file.
@@ -77,17 +124,23 @@ pub enum StoreError {
     },
 }
 
-/// Something that happened, as it was recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredEvent {
-    /// When, since the Unix epoch, in milliseconds.
-    pub at_ms: i64,
-    /// To which deployment.
-    pub deployment: String,
-    /// What kind of event, such as `scaled`.
-    pub kind: String,
-    /// In words.
-    pub message: String,
+impl StoreError {
+    /// The disk is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+}
+
+/// A whole config file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission<'a> {
+    /// What is to be built.
+    pub applications: Vec<(&'a ApplicationName, &'a Value)>,
+    /// What is not wanted any more.
+    pub gone: &'a [ApplicationName],
+    /// Percent of all replica counts.
+    pub target_capacity: Option<f64>,
 }
 
 /// The open file.
@@ -119,141 +172,169 @@ impl Store {
         }
     }
 
-    /// Keeps a configuration as the newest version of its deployment; one that is the newest
-    /// already is not kept twice.
+    /// Keeps a config file: its applications until they are built.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`]; nothing is changed then.
-    pub fn deploy(&mut self, config: &DeploymentConfig, at: Duration) -> Result<(), StoreError> {
-        let json = serde_json::to_string(config).expect("wire types have string keys only");
+    pub fn submit(&mut self, submission: &Submission<'_>, at: Duration) -> Result<(), StoreError> {
+        self.change(|change| {
+            set_target_capacity(change, submission.target_capacity)?;
+            for (name, submitted) in &submission.applications {
+                change.execute(
+                    "INSERT INTO applications (name, source, submitted, submitted_at_ms) \
+                     VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) DO UPDATE SET \
+                     source = excluded.source, submitted = excluded.submitted, \
+                     submitted_at_ms = excluded.submitted_at_ms, failure = NULL",
+                    params![
+                        name.as_str(),
+                        ApplicationSource::Declarative.as_str(),
+                        submitted.to_string(),
+                        ms(at)
+                    ],
+                )?;
+            }
+            submission.gone.iter().try_for_each(|name| delete(change, name))
+        })
+    }
+
+    /// Keeps a configuration as the newest version of its application, and returns its number; one
+    /// that is the newest already is not kept twice. Nothing is pending then.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`]; nothing is changed then.
+    pub fn deploy(
+        &mut self,
+        config: &ApplicationConfig,
+        note: &str,
+        at: Duration,
+    ) -> Result<u64, StoreError> {
+        let json = json(config);
         let name = config.name.as_str();
         self.change(|change| {
-            let newest = "SELECT v.version, v.config, d.version FROM versions v \
-                          LEFT JOIN deployments d ON d.name = v.name AND d.version = v.version \
-                          WHERE v.name = ?1 ORDER BY v.version DESC LIMIT 1";
-            let row = |row: &rusqlite::Row<'_>| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<i64>>(2)?))
-            };
-            let newest = change.query_row(newest, [name], row).optional()?;
-            let version = match newest {
-                Some((_, known, Some(_))) if known == json => return Ok(()),
-                Some((version, _, _)) => version + 1,
-                None => 1,
-            };
-            change.execute(
-                "INSERT INTO versions (name, version, config, deployed_at_ms) \
-                 VALUES (?1, ?2, ?3, ?4)",
-                params![name, version, json, ms(at)],
+            let carried_out = "SELECT v.version FROM applications a JOIN application_versions v \
+                               ON v.application = a.name AND v.version = a.version \
+                               WHERE a.name = ?1 AND v.config = ?2";
+            let same = first_number(change, carried_out, params![name, json])?;
+            let newest = "SELECT max(version) FROM application_versions WHERE application = ?1";
+            let newest = first_number(change, newest, params![name])?.unwrap_or(0);
+            let version = same.unwrap_or(newest + 1);
+            if same.is_none() {
+                forget_counts(change, config)?;
+                let mut insert = change.prepare_cached(
+                    "INSERT INTO application_versions \
+                     (application, version, config, deployed_at_ms, note) \
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?;
+                insert.execute(params![name, version, json, ms(at), note])?;
+            }
+            let mut insert = change.prepare_cached(
+                "INSERT INTO applications (name, source, version, submitted_at_ms) \
+                 VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) DO UPDATE SET \
+                 source = excluded.source, version = excluded.version, submitted = NULL, \
+                 failure = NULL",
             )?;
-            change.execute(
-                "INSERT INTO deployments (name, version) VALUES (?1, ?2) \
-                 ON CONFLICT (name) DO UPDATE SET version = excluded.version",
-                params![name, version],
+            insert.execute(params![name, config.source.as_str(), version, ms(at)])?;
+            let mut forget = change.prepare_cached(
+                "DELETE FROM application_versions WHERE application = ?1 AND version <= ?2 \
+                 AND version NOT IN (SELECT max(version) FROM application_versions \
+                                     WHERE application = ?1 AND is_proven)",
             )?;
-            change.execute(
-                "DELETE FROM versions WHERE name = ?1 AND version <= ?2",
-                params![name, version - MAX_VERSIONS],
-            )?;
-            Ok(())
+            forget.execute(params![name, version.saturating_sub(MAX_VERSIONS)])?;
+            Ok(version)
         })
     }
 
-    /// Forgets that a deployment is wanted; its versions stay.
+    /// The newest submission cannot be built: it is not tried again.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`]; nothing is changed then.
-    pub fn delete(&mut self, name: &DeploymentName) -> Result<(), StoreError> {
+    pub fn give_up(&mut self, name: &ApplicationName, reason: &str) -> Result<(), StoreError> {
         self.change(|change| {
-            change.execute("DELETE FROM deployments WHERE name = ?1", [name.as_str()])?;
+            let sql = "UPDATE applications SET submitted = NULL, failure = ?2 WHERE name = ?1";
+            change.execute(sql, [name.as_str(), reason])?;
             Ok(())
         })
     }
 
-    /// What is wanted, in the order it was first deployed, and when it was last. Entries that this
-    /// release cannot read are logged and left out.
+    /// Keeps the number of replicas that somebody wants of a deployment; the next change of the
+    /// deployment forgets it.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
-    pub fn deployments(&self) -> Result<Vec<(DeploymentConfig, Duration)>, StoreError> {
-        let rows = self.rows(
-            "SELECT v.config, v.deployed_at_ms, v.name FROM deployments d \
-             JOIN versions v ON v.name = d.name AND v.version = d.version ORDER BY d.position",
-            |row| {
-                let (json, at_ms): (String, i64) = (row.get(0)?, row.get(1)?);
-                Ok((json, at_ms, row.get::<_, String>(2)?))
-            },
-        )?;
-        let parse = |(json, at_ms, name): (String, i64, String)| {
-            let config = serde_json::from_str(&json).inspect_err(|error| {
-                tracing::error!(deployment = name, %error, "failed to read; deploy it again");
-            });
-            let at = Duration::from_millis(u64::try_from(at_ms).unwrap_or_default());
-            Some((config.ok()?, at))
-        };
-        Ok(rows.into_iter().filter_map(parse).collect())
-    }
-
-    /// Records an event; the oldest go when there are too many.
-    ///
-    /// # Errors
-    /// [`StoreError::Sqlite`].
-    pub fn record(
-        &mut self,
-        at: Duration,
-        deployment: &DeploymentName,
-        kind: &str,
-        message: &str,
-    ) -> Result<(), StoreError> {
+    /// [`StoreError::Sqlite`]; nothing is changed then.
+    pub fn scale(&mut self, id: &DeploymentId, target: u32) -> Result<(), StoreError> {
         self.change(|change| {
             change.execute(
-                "INSERT INTO events (at_ms, deployment, kind, message) VALUES (?1, ?2, ?3, ?4)",
-                params![ms(at), deployment.as_str(), kind, message],
+                "INSERT OR REPLACE INTO replica_counts (application, deployment, target) \
+                 VALUES (?1, ?2, ?3)",
+                params![id.application.as_str(), id.deployment.as_str(), target],
             )?;
-            let newest = change.last_insert_rowid();
-            change.execute("DELETE FROM events WHERE id <= ?1", [newest - MAX_EVENTS])?;
             Ok(())
         })
     }
 
-    /// The newest events, oldest first.
+    /// Notes that a version proved itself.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`]; nothing is changed then.
+    pub fn proven(&mut self, name: &ApplicationName, version: u64) -> Result<(), StoreError> {
+        self.change(|change| {
+            change.execute(
+                "UPDATE application_versions SET is_proven = 1 \
+                 WHERE application = ?1 AND version = ?2",
+                params![name.as_str(), version],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Forgets that an application is wanted; its versions stay.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`]; nothing is changed then.
+    pub fn delete(&mut self, name: &ApplicationName) -> Result<(), StoreError> {
+        self.change(|change| delete(change, name))
+    }
+
+    /// Keeps percent of all replica counts.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`]; nothing is changed then.
+    pub fn set_target_capacity(&mut self, capacity: Option<f64>) -> Result<(), StoreError> {
+        self.change(|change| set_target_capacity(change, capacity))
+    }
+
+    /// Percent of all replica counts, where it was set.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn events(&self, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
-        let sql = format!(
-            "SELECT at_ms, deployment, kind, message FROM \
-             (SELECT * FROM events ORDER BY id DESC LIMIT {limit}) ORDER BY id"
-        );
-        self.rows(&sql, |row| {
-            Ok(StoredEvent {
-                at_ms: row.get(0)?,
-                deployment: row.get(1)?,
-                kind: row.get(2)?,
-                message: row.get(3)?,
-            })
-        })
+    pub fn target_capacity(&self) -> Result<Option<f64>, StoreError> {
+        let sql = "SELECT value FROM settings WHERE key = 'target_capacity'";
+        let values = self.rows(sql, [], |row| row.get::<_, String>(0))?;
+        Ok(values.first().and_then(|value| value.parse().ok()))
     }
 
     fn rows<T>(
         &self,
         sql: &str,
+        params: impl rusqlite::Params,
         row: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StoreError> {
         self.connection
             .prepare_cached(sql)
-            .and_then(|mut statement| statement.query_map([], row)?.collect())
+            .and_then(|mut statement| statement.query_map(params, row)?.collect())
             .map_err(|error| failed(&self.path, error))
     }
 
-    fn change(
+    fn change<T>(
         &mut self,
-        change: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<()>,
-    ) -> Result<(), StoreError> {
+        change: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
         let path = &self.path;
         let run = |connection: &mut Connection| {
             let transaction = connection.transaction()?;
-            change(&transaction)?;
-            transaction.commit()
+            let changed = change(&transaction)?;
+            transaction.commit()?;
+            Ok(changed)
         };
         run(&mut self.connection).map_err(|error| failed(path, error))
     }
@@ -270,8 +351,12 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if found <= SCHEMA_VERSION {
+    // A file of this format is not written to before it is known to be readable.
+    if found < SCHEMA_VERSION {
         transaction.execute_batch(SCHEMA)?;
+        if found == 1 {
+            migrate::from_1(&transaction)?;
+        }
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
     transaction.commit()?;
@@ -282,8 +367,73 @@ fn failed(path: &Path, error: rusqlite::Error) -> StoreError {
     let path = path.to_owned();
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked { path },
+        Some(ErrorCode::DiskFull) => StoreError::Full { path, source: error },
         Some(_) | None => StoreError::Sqlite { path, source: error },
     }
+}
+
+fn set_target_capacity(
+    change: &rusqlite::Transaction<'_>,
+    capacity: Option<f64>,
+) -> rusqlite::Result<()> {
+    change.execute("DELETE FROM settings WHERE key = 'target_capacity'", [])?;
+    if let Some(capacity) = capacity {
+        let sql = "INSERT INTO settings (key, value) VALUES ('target_capacity', ?1)";
+        change.execute(sql, [capacity.to_string()])?;
+    }
+    Ok(())
+}
+
+fn delete(change: &rusqlite::Transaction<'_>, name: &ApplicationName) -> rusqlite::Result<()> {
+    change.execute("DELETE FROM applications WHERE name = ?1", [name.as_str()])?;
+    change.execute("DELETE FROM replica_counts WHERE application = ?1", [name.as_str()])?;
+    Ok(())
+}
+
+/// Forgets the numbers that somebody wanted of deployments that change now, as the control core
+/// does.
+fn forget_counts(
+    change: &rusqlite::Transaction<'_>,
+    config: &ApplicationConfig,
+) -> rusqlite::Result<()> {
+    let name = config.name.as_str();
+    let counted = "SELECT count(*) FROM replica_counts WHERE application = ?1";
+    if first_number(change, counted, [name])? == Some(0) {
+        return Ok(());
+    }
+    let mut statement = change.prepare_cached(
+        "SELECT v.config FROM applications a JOIN application_versions v \
+         ON v.application = a.name AND v.version = a.version WHERE a.name = ?1",
+    )?;
+    let before = statement.query_map([name], |row| row.get::<_, String>(0))?.next().transpose()?;
+    let before = before.and_then(|json| serde_json::from_str::<ApplicationConfig>(&json).ok());
+    let before = before.map(|before| before.deployments).unwrap_or_default();
+    let now: BTreeMap<&DeploymentName, &DeploymentConfig> =
+        config.deployments.iter().map(|one| (&one.id.deployment, one)).collect();
+    for changed in before.iter().filter(|one| now.get(&one.id.deployment) != Some(one)) {
+        let sql = "DELETE FROM replica_counts WHERE application = ?1 AND deployment = ?2";
+        change.execute(sql, [name, changed.id.deployment.as_str()])?;
+    }
+    Ok(())
+}
+
+/// The first column of the first row, where there is one that is not null.
+fn first_number(
+    change: &rusqlite::Transaction<'_>,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<Option<u64>> {
+    let mut statement = change.prepare_cached(sql)?;
+    let mut rows = statement.query_map(params, |row| row.get::<_, Option<u64>>(0))?;
+    Ok(rows.next().transpose()?.flatten())
+}
+
+fn json(config: &ApplicationConfig) -> String {
+    serde_json::to_string(config).expect("wire types have string keys only")
+}
+
+fn from_ms(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or_default())
 }
 
 fn ms(at: Duration) -> i64 {

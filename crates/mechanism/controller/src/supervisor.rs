@@ -2,7 +2,6 @@
 
 use crate::service::Message;
 use http::{Method, StatusCode};
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tyndall_control::{Event, Exit, FoundReplica};
@@ -19,7 +18,7 @@ const MAX_COMMANDS: usize = 1024;
 /// What the supervisor is asked to do.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Start { replica: ReplicaId, args: Vec<String> },
+    Start(ProcessSpec),
     Stop { replica: ReplicaId, grace: Duration },
 }
 
@@ -75,7 +74,7 @@ pub(crate) fn commands(
     tokio::spawn(async move {
         while let Some(command) = commands.recv().await {
             let event = match command {
-                Command::Start { replica, args } => Some(start(&supervisor, replica, args).await),
+                Command::Start(spec) => Some(start(&supervisor, spec).await),
                 Command::Stop { replica, grace } => stop(&supervisor, replica, grace).await,
             };
             if let Some(event) = event
@@ -88,8 +87,8 @@ pub(crate) fn commands(
     sender
 }
 
-async fn start(supervisor: &Client, replica: ReplicaId, args: Vec<String>) -> Event {
-    let spec = ProcessSpec { id: replica.as_str().to_owned(), args, env: BTreeMap::new() };
+async fn start(supervisor: &Client, spec: ProcessSpec) -> Event {
+    let replica = ReplicaId::new(spec.id.as_str());
     let call = supervisor.call::<_, ProcessInfo>(Method::POST, "/-/processes", &spec);
     let reason = match tokio::time::timeout(TIMEOUT, call).await {
         Ok(Ok(info)) => return Event::ProcessStarted { replica, pid: info.pid },

@@ -72,6 +72,8 @@ pub(crate) struct Active {
     pub(crate) stop_tokens: StopTokens,
     pub(crate) events: mpsc::Sender<TokenEvent>,
     pub(crate) cancelled: Arc<AtomicBool>,
+    /// Of the prompt and those generated so far.
+    pub(crate) num_tokens: u32,
     pub(crate) times: Times,
 }
 

@@ -95,7 +95,10 @@ impl Engine {
         let inner = &*self.inner;
         let max_new_tokens = inner.check(&request)?;
         let max = inner.max_waiting;
-        inner.shared.take_place(max).map_err(|waiting| AddError::QueueFull { waiting, max })?;
+        // The prompt leaves room in the context, whose length is a `u32`.
+        let num_tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
+        let full = |waiting| AddError::QueueFull { waiting, max };
+        inner.shared.take_place(max, num_tokens).map_err(full)?;
         // Room for every token and the end: the thread never finds the channel full.
         let (events, receiver) = mpsc::channel(max_new_tokens as usize + 1);
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -109,6 +112,7 @@ impl Engine {
             stop_tokens,
             events,
             cancelled: Arc::clone(&cancelled),
+            num_tokens,
             times: Times::new(Instant::now()),
         };
         let sequence = NewSequence {
@@ -120,7 +124,7 @@ impl Engine {
         match inner.commands.try_send(command) {
             Ok(()) => Ok(TokenStream::new(receiver, cancelled, Arc::clone(&inner.shared))),
             Err(error) => {
-                inner.shared.give_place_back();
+                inner.shared.give_place_back(num_tokens);
                 Err(match error {
                     TrySendError::Full(_) => AddError::QueueFull { waiting: max, max }.into(),
                     TrySendError::Disconnected(_) => inner.stopped(),

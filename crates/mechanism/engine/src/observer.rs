@@ -25,6 +25,9 @@ pub trait EngineObserver: Send {
         _ = report;
     }
 
+    /// Nothing runs or waits any more, and the counters say so; the thread sleeps next.
+    fn on_idle(&mut self) {}
+
     /// A request's first token, so many seconds after `submit`.
     fn on_first_token(&mut self, ttft_s: f64) {
         _ = ttft_s;

@@ -1,6 +1,15 @@
 //! What handles, streams and the thread share: atomics, and a watch that changes once.
+//!
+//! The heartbeat is two moments, the end of the last step and the last change from idle to busy;
+//! its age is that of the later one while there is work. A handle that finds no work notes the
+//! moment before it takes a place in the queue, and publishes both with the place: whoever sees
+//! work sees since when. Two handles that both find no work note nearly the same moment. A handle
+//! that takes the last request for work just when that ends notes none, but then the last step
+//! ended just now. The thread publishes what runs before it gives the places back, so work that
+//! goes from the queue into a step is never out of sight.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -37,6 +46,11 @@ pub struct EngineStats {
     pub kv_usage: f64,
     /// Times that a request lost its KV blocks.
     pub num_preemptions: u64,
+    /// Tokens of requests that began to run and have not ended, preempted ones included: their
+    /// prompts and what they generated so far.
+    pub running_tokens: u64,
+    /// Prompt tokens of requests that wait for their first step.
+    pub waiting_tokens: u64,
     /// Prompt tokens of requests that began to run.
     pub prompt_tokens: u64,
     /// Tokens generated.
@@ -51,16 +65,16 @@ pub struct EngineStats {
     pub accepted_tokens: u64,
     /// Steps begun.
     pub steps: u64,
-    /// When the thread last showed a sign of life. With requests running and this long ago, a
-    /// step hangs; without any, it sleeps.
-    pub last_step_at: Instant,
+    /// Since the last step ended or, if that is later, since there is work again; `None` without
+    /// work. It grows beyond the longest step when the thread hangs.
+    pub step_age: Option<Duration>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     started_at: Instant,
     /// Places taken in the waiting queue: submitted, not yet in a step.
-    pub(crate) queued: AtomicU32,
+    queued: AtomicU32,
     /// Rises with every cancelled request.
     pub(crate) cancellations: AtomicU64,
     pub(crate) shutdown: AtomicBool,
@@ -68,9 +82,11 @@ pub(crate) struct Shared {
     cause: OnceLock<StopCause>,
     /// Becomes true when the thread has dropped everything.
     ended: watch::Sender<bool>,
-    pub(crate) running: AtomicU32,
-    pub(crate) preempted: AtomicU32,
+    running: AtomicU32,
+    preempted: AtomicU32,
     kv_usage_bits: AtomicU64,
+    pub(crate) running_tokens: AtomicU64,
+    waiting_tokens: AtomicU64,
     pub(crate) num_preemptions: AtomicU64,
     pub(crate) prompt_tokens: AtomicU64,
     pub(crate) generation_tokens: AtomicU64,
@@ -79,7 +95,10 @@ pub(crate) struct Shared {
     pub(crate) draft_tokens: AtomicU64,
     pub(crate) accepted_tokens: AtomicU64,
     pub(crate) steps: AtomicU64,
-    alive_ns: AtomicU64,
+    /// Since the start: the end of the last step.
+    step_ended_ns: AtomicU64,
+    /// Since the start: the last change from no work to some.
+    busy_since_ns: AtomicU64,
 }
 
 impl Shared {
@@ -94,6 +113,8 @@ impl Shared {
             running: AtomicU32::new(0),
             preempted: AtomicU32::new(0),
             kv_usage_bits: AtomicU64::new(0),
+            running_tokens: AtomicU64::new(0),
+            waiting_tokens: AtomicU64::new(0),
             num_preemptions: AtomicU64::new(0),
             prompt_tokens: AtomicU64::new(0),
             generation_tokens: AtomicU64::new(0),
@@ -102,7 +123,8 @@ impl Shared {
             draft_tokens: AtomicU64::new(0),
             accepted_tokens: AtomicU64::new(0),
             steps: AtomicU64::new(0),
-            alive_ns: AtomicU64::new(0),
+            step_ended_ns: AtomicU64::new(0),
+            busy_since_ns: AtomicU64::new(0),
         }
     }
 
@@ -126,23 +148,50 @@ impl Shared {
         _ = ended.wait_for(|ended| *ended).await;
     }
 
-    /// Takes a place in the queue, or says how many are taken.
-    pub(crate) fn take_place(&self, max: u32) -> Result<(), u32> {
-        let taken = self.queued.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1));
-        taken.map(|_| ())
+    /// Takes a place in the queue for a prompt of so many tokens, or says how many are taken.
+    pub(crate) fn take_place(&self, max: u32, num_tokens: u32) -> Result<(), u32> {
+        if !self.has_work() {
+            self.busy_since_ns.fetch_max(self.ns(Instant::now()), Relaxed);
+        }
+        self.queued.fetch_update(Release, Relaxed, |n| (n < max).then_some(n + 1))?;
+        self.waiting_tokens.fetch_add(u64::from(num_tokens), Relaxed);
+        Ok(())
     }
 
-    pub(crate) fn give_place_back(&self) {
-        self.queued.fetch_sub(1, Relaxed);
+    pub(crate) fn give_place_back(&self, num_tokens: u32) {
+        self.waiting_tokens.fetch_sub(u64::from(num_tokens), Relaxed);
+        self.queued.fetch_sub(1, Release);
+    }
+
+    /// What the scheduler holds.
+    pub(crate) fn set_held(&self, running: u32, preempted: u32) {
+        self.running.store(running, Release);
+        self.preempted.store(preempted, Release);
     }
 
     pub(crate) fn set_kv_usage(&self, usage: f64) {
         self.kv_usage_bits.store(usage.to_bits(), Relaxed);
     }
 
+    /// A step ended.
     pub(crate) fn beat(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.started_at).as_nanos();
-        self.alive_ns.store(u64::try_from(since).unwrap_or(u64::MAX), Relaxed);
+        self.step_ended_ns.store(self.ns(now), Relaxed);
+    }
+
+    fn has_work(&self) -> bool {
+        [&self.queued, &self.running, &self.preempted].iter().any(|n| n.load(Acquire) > 0)
+    }
+
+    fn step_age(&self) -> Option<Duration> {
+        self.has_work().then(|| {
+            let sign = self.step_ended_ns.load(Relaxed).max(self.busy_since_ns.load(Relaxed));
+            Duration::from_nanos(self.ns(Instant::now()).saturating_sub(sign))
+        })
+    }
+
+    fn ns(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.started_at).as_nanos();
+        u64::try_from(since).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn stats(&self) -> EngineStats {
@@ -151,6 +200,8 @@ impl Shared {
             waiting: self.queued.load(Relaxed) + self.preempted.load(Relaxed),
             kv_usage: f64::from_bits(self.kv_usage_bits.load(Relaxed)),
             num_preemptions: self.num_preemptions.load(Relaxed),
+            running_tokens: self.running_tokens.load(Relaxed),
+            waiting_tokens: self.waiting_tokens.load(Relaxed),
             prompt_tokens: self.prompt_tokens.load(Relaxed),
             generation_tokens: self.generation_tokens.load(Relaxed),
             prefix_cache_queries: self.prefix_cache_queries.load(Relaxed),
@@ -158,7 +209,7 @@ impl Shared {
             draft_tokens: self.draft_tokens.load(Relaxed),
             accepted_tokens: self.accepted_tokens.load(Relaxed),
             steps: self.steps.load(Relaxed),
-            last_step_at: self.started_at + Duration::from_nanos(self.alive_ns.load(Relaxed)),
+            step_age: self.step_age(),
         }
     }
 }

@@ -106,7 +106,6 @@ impl StepLoop {
     pub(crate) fn step(&mut self) {
         self.scheduler.schedule();
         let started = Instant::now();
-        self.shared.beat(started);
         self.note_schedule(started);
         let computed = self.compute();
         let now = Instant::now();
@@ -125,28 +124,35 @@ impl StepLoop {
 
     /// Makes the present state visible to handles.
     pub(crate) fn publish(&self) {
-        self.shared.running.store(self.scheduler.num_running(), Relaxed);
-        self.shared.preempted.store(self.scheduler.num_preempted(), Relaxed);
+        self.shared.set_held(self.scheduler.num_running(), self.scheduler.num_preempted());
         self.shared.draft_tokens.store(self.scheduler.num_drafted(), Relaxed);
         self.shared.accepted_tokens.store(self.scheduler.num_accepted(), Relaxed);
         self.shared.set_kv_usage(self.kv_usage());
     }
 
+    /// There is nothing to do: the thread sleeps next.
+    pub(crate) fn rest(&mut self) {
+        self.publish();
+        self.observer.on_idle();
+    }
+
     fn note_schedule(&mut self, now: Instant) {
+        // Before the places are given back, so that work is always seen in one or the other.
+        self.publish();
         let (output, shared) = (self.scheduler.output(), &self.shared);
         shared.steps.fetch_add(1, Relaxed);
         shared.num_preemptions.fetch_add(output.preempted.len() as u64, Relaxed);
         for admission in output.admitted.iter().filter(|admission| !admission.resumed) {
             if let Some(active) = &mut self.requests[admission.id.slot()] {
                 active.times.begin(now);
+                shared.running_tokens.fetch_add(u64::from(active.num_tokens), Relaxed);
+                shared.give_place_back(active.num_tokens);
             }
-            shared.give_place_back();
             let num_tokens = u64::from(admission.num_tokens);
             shared.prompt_tokens.fetch_add(num_tokens, Relaxed);
             shared.prefix_cache_queries.fetch_add(num_tokens, Relaxed);
             shared.prefix_cache_hits.fetch_add(u64::from(admission.num_cached_tokens), Relaxed);
         }
-        self.publish();
     }
 
     fn compute(&mut self) -> Result<(), StepError> {
@@ -211,6 +217,8 @@ impl StepLoop {
         let mut end = None;
         for (index, sampled) in sampled.into_iter().enumerate() {
             self.shared.generation_tokens.fetch_add(1, Relaxed);
+            self.shared.running_tokens.fetch_add(1, Relaxed);
+            active.num_tokens += 1;
             let full = match self.scheduler.append(id, sampled.token) {
                 Some(Appended::Continues | Appended::Accepted) => None,
                 Some(Appended::Full) | None => Some(End::Length),
@@ -269,7 +277,9 @@ impl StepLoop {
 
     fn tell_end(&mut self, active: Active, end: End, summary: SequenceSummary) {
         if active.times.is_queued() {
-            self.shared.give_place_back();
+            self.shared.give_place_back(active.num_tokens);
+        } else {
+            self.shared.running_tokens.fetch_sub(u64::from(active.num_tokens), Relaxed);
         }
         let finished = active.times.finished(end, summary, Instant::now());
         tracing::debug!(

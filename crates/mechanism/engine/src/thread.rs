@@ -66,7 +66,7 @@ fn run(mut step_loop: StepLoop, commands: &Receiver<Command>, shared: &Shared) {
 fn work(step_loop: &mut StepLoop, commands: &Receiver<Command>, shared: &Shared) {
     loop {
         if step_loop.is_idle() {
-            step_loop.publish();
+            step_loop.rest();
             let Ok(command) = commands.recv() else { return };
             take(step_loop, command);
         }

@@ -1,40 +1,22 @@
 //! From a replica's answer to the client's.
 
 use crate::body::{ReplicaBody, Served};
-use crate::deployment::Waits;
+use crate::headers::strip;
 use crate::timing::{SERVER_TIMING, server_timing};
-use http::{HeaderMap, HeaderName, Response, header};
+use http::{HeaderMap, Response, header};
 use http_body_util::BodyExt;
-use std::time::Duration;
-use tyndall_transport::{Body, ResponseBody};
+use tyndall_router::Answer;
+use tyndall_transport::Body;
 
-/// Headers that concern one connection only.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::TE,
-    header::UPGRADE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-];
-
-/// The client's answer. The permit moves into its body, which may pause for `max_silence` at most.
-pub(crate) fn answer(
-    response: Response<ResponseBody>,
-    served: Served,
-    waits: Waits,
-    max_silence: Duration,
-) -> Response<Body> {
-    let (mut parts, body) = response.into_parts();
-    for name in &HOP_BY_HOP {
-        parts.headers.remove(name);
-    }
-    parts.headers.remove("keep-alive");
-    let timing = server_timing(waits, parts.headers.get(SERVER_TIMING));
+/// The client's answer. The permit stays in its body.
+pub(crate) fn answer(sent: Answer, served: Served) -> Response<Body> {
+    let (mut parts, body) = sent.response.into_parts();
+    strip(&mut parts.headers);
+    let timing = server_timing(sent.waits, parts.headers.get(SERVER_TIMING));
     parts.headers.insert(SERVER_TIMING, timing);
     let is_event_stream = is_event_stream(&parts.headers);
     parts.extensions.clear();
-    let body = ReplicaBody::new(body, served, is_event_stream, max_silence);
+    let body = ReplicaBody::new(body, served, is_event_stream);
     Response::from_parts(parts, body.boxed_unsync())
 }
 

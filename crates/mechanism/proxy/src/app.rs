@@ -1,11 +1,13 @@
-//! Paths to handlers.
+//! Requests to their answers.
 
 use crate::body::{ObservedBody, Observer};
-use crate::forward::{Call, forward};
+use crate::forward::{Asked, forward};
 use crate::pages;
-use crate::reply::{Dialect, Failed, method_not_allowed, not_found, unread};
+use crate::program;
+use crate::reply::{Dialect, Failed, method_not_allowed, no_path, not_found, unread};
 use crate::request_id::request_id;
-use crate::shared::Shared;
+use crate::shared::{Shared, no_model, shuts_down};
+use crate::target::{NodePage, Route, Target};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::BodyExt;
@@ -14,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tyndall_openai::{ApiError, parse_chat, parse_completion, parse_generate};
-use tyndall_transport::{Body, BoxError, Client, Handler, read_body};
+use tyndall_router::Scope;
+use tyndall_transport::{Body, BoxError, Handler, read_body};
 use tyndall_types::HEADER_REQUEST_ID;
 
 /// Largest request body.
@@ -23,98 +26,33 @@ pub(crate) const MAX_BODY_BYTES: usize = 32 << 20;
 /// A client must have sent its body by then.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where a path leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route<'a> {
-    Generate,
-    Completions,
-    Chat,
-    Models,
-    Model(&'a str),
-    Healthz,
-    Livez,
-    Readyz,
-    Health,
-    Version,
-    Metrics,
-}
-
-impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Option<Self> {
-        Some(match path {
-            "/generate" => Self::Generate,
-            "/v1/completions" => Self::Completions,
-            "/v1/chat/completions" => Self::Chat,
-            "/v1/models" => Self::Models,
-            "/healthz" => Self::Healthz,
-            "/livez" => Self::Livez,
-            "/readyz" => Self::Readyz,
-            "/health" => Self::Health,
-            "/version" => Self::Version,
-            "/metrics" => Self::Metrics,
-            _ => match path.strip_prefix("/v1/models/") {
-                Some(id) if !id.is_empty() => Self::Model(id),
-                _ => return None,
-            },
-        })
-    }
-
-    fn method(self) -> Method {
-        match self {
-            Self::Generate | Self::Completions | Self::Chat => Method::POST,
-            Self::Models
-            | Self::Model(_)
-            | Self::Healthz
-            | Self::Livez
-            | Self::Readyz
-            | Self::Health
-            | Self::Version
-            | Self::Metrics => Method::GET,
-        }
-    }
-
-    /// The name that metrics use; none for what monitors ask all the time.
-    fn observed(self) -> Option<&'static str> {
-        match self {
-            Self::Generate => Some("generate"),
-            Self::Completions => Some("completions"),
-            Self::Chat => Some("chat_completions"),
-            Self::Models | Self::Model(_) => Some("models"),
-            Self::Healthz
-            | Self::Livez
-            | Self::Readyz
-            | Self::Health
-            | Self::Version
-            | Self::Metrics => None,
-        }
-    }
-}
-
 /// Answers every request of the public listener.
 #[derive(Debug, Clone)]
 pub(crate) struct App {
     shared: Arc<Shared>,
-    controller: Client,
 }
 
 impl Handler for App {
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let id = request_id(request.headers());
         let path = request.uri().path().to_owned();
-        let route = Route::of(&path);
-        let mut observer = route.map_or(Some("unknown"), Route::observed).map(|handler| Observer {
+        let started = std::time::Instant::now();
+        let mut target = Target::of(&path, &self.shared.router);
+        let mut early = None;
+        if target.needs_table() && !self.shared.router.has_table() {
+            early = self.shared.first_table().await.err();
+            target = Target::of(&path, &self.shared.router);
+        }
+        let mut observer = target.observed().map(|handler| Observer {
             metrics: self.shared.metrics().clone(),
             handler,
             method: request.method().to_string(),
-            started: std::time::Instant::now(),
+            started,
             status: 499,
         });
-        let mut response = match route {
-            None => not_found(),
-            Some(route) if !allows(&route.method(), request.method()) => {
-                method_not_allowed(&route.method())
-            }
-            Some(route) => self.answer(route, request, &id).await,
+        let mut response = match early {
+            Some(error) => Failed::from(error).into_response(target.dialect()),
+            None => self.answer(target, request, &id).await,
         };
         response.headers_mut().insert(HEADER_REQUEST_ID, id);
         if let Some(observer) = &mut observer {
@@ -125,69 +63,99 @@ impl Handler for App {
 }
 
 impl App {
-    pub(crate) fn new(shared: Arc<Shared>, controller: Client) -> Self {
-        Self { shared, controller }
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
     async fn answer(
         &self,
+        target: Target<'_>,
+        request: Request<Incoming>,
+        id: &HeaderValue,
+    ) -> Response<Body> {
+        match target {
+            Target::Node(NodePage::Healthz) => pages::node_health(&self.shared),
+            Target::Node(NodePage::Routes) => pages::routes(&self.shared),
+            Target::Node(NodePage::Metrics) => pages::metrics(&self.shared).await,
+            Target::Models(route, _) if !allows(&route.method(), request.method()) => {
+                method_not_allowed(&route.method())
+            }
+            Target::Models(route, scope) => self.models(route, &scope, request, id).await,
+            Target::Program(mount) => program::forward(&self.shared, &mount, request, id)
+                .await
+                .unwrap_or_else(|failed| failed.into_response(Dialect::Text)),
+            Target::UnknownRoute => not_found(),
+            Target::Nowhere => no_path(request.uri().path()),
+        }
+    }
+
+    async fn models(
+        &self,
         route: Route<'_>,
+        scope: &Scope,
         request: Request<Incoming>,
         id: &HeaderValue,
     ) -> Response<Body> {
         match route {
-            Route::Generate => self.call(Dialect::Generate, route, request, id).await,
-            Route::Completions | Route::Chat => {
-                self.call(Dialect::OpenAi, route, request, id).await
+            Route::Generate | Route::Completions | Route::Chat => {
+                self.call(route, scope, request, id).await
             }
-            Route::Models => pages::models(&self.shared).await,
-            Route::Model(model) => pages::model(&self.shared, model).await,
-            Route::Healthz => pages::healthz(&self.shared),
+            Route::Models => pages::models(&self.shared, scope),
+            Route::Model(model) => pages::model(&self.shared, scope, model),
+            Route::Healthz => pages::healthz(&self.shared, scope),
             Route::Livez => pages::livez(),
             Route::Readyz => pages::readyz(&self.shared),
             Route::Health => pages::health(&self.shared),
             Route::Version => pages::version(),
-            Route::Metrics => pages::metrics(&self.shared, &self.controller).await,
+            Route::Metrics => pages::metrics(&self.shared).await,
         }
     }
 
     /// A request for text.
     async fn call(
         &self,
-        dialect: Dialect,
         route: Route<'_>,
+        scope: &Scope,
         request: Request<Incoming>,
         id: &HeaderValue,
     ) -> Response<Body> {
         let arrived = Instant::now();
         let answered = async {
             let (parts, body) = request.into_parts();
-            let body = read(body, BODY_TIMEOUT).await?;
-            let table = self.shared.first_table().await?;
+            let body = read(body).await?;
             // Checked here, before anything wakes; the replica reads it again.
-            let deployment = match route {
+            let (deployment, path) = match route {
                 Route::Generate => {
-                    let first = table.deployments.first().ok_or_else(pages::no_model)?;
-                    parse_generate(&body, &first.route().generate)?;
-                    first
+                    let first = self.shared.first(scope)?;
+                    let route = first.route();
+                    let model = route.model.as_ref().ok_or_else(no_model)?;
+                    parse_generate(&body, &model.generate)?;
+                    (first, "/generate")
                 }
-                Route::Completions => table.find(parse_completion(&body)?.model.as_deref())?,
-                _ => table.find(parse_chat(&body)?.model.as_deref())?,
+                Route::Completions => {
+                    let model = parse_completion(&body)?.model;
+                    (self.shared.find(scope, model.as_deref())?, "/v1/completions")
+                }
+                _ => {
+                    let model = parse_chat(&body)?.model;
+                    (self.shared.find(scope, model.as_deref())?, "/v1/chat/completions")
+                }
             };
-            let path = Uri::try_from(parts.uri.path()).expect("it was a path before");
+            // As a model's replica has it, wherever the model is mounted.
+            let path = Uri::from_static(path);
             let request_id = id.clone();
-            let call = Call { path, headers: parts.headers, request_id, body, arrived };
-            forward(deployment, &call, self.shared.metrics()).await
+            let asked = Asked { path, headers: parts.headers, request_id, body, arrived };
+            forward(&self.shared, &deployment, asked).await
         };
         let cut = async {
             self.shared.is_cut().await;
-            Err(ApiError::unavailable("the server shuts down before it could answer").into())
+            Err(shuts_down().into())
         };
         let answer: Result<_, Failed> = tokio::select! {
             answer = answered => answer,
             cut = cut => cut,
         };
-        answer.unwrap_or_else(|failed| failed.into_response(dialect))
+        answer.unwrap_or_else(|failed| failed.into_response(route.dialect()))
     }
 }
 
@@ -196,7 +164,12 @@ fn allows(allowed: &Method, method: &Method) -> bool {
     method == allowed || (allowed == Method::GET && method == Method::HEAD)
 }
 
-async fn read<B>(body: B, limit: Duration) -> Result<Bytes, ApiError>
+/// Reads the body of a request.
+pub(crate) async fn read(body: Incoming) -> Result<Bytes, ApiError> {
+    read_within(body, BODY_TIMEOUT).await
+}
+
+async fn read_within<B>(body: B, limit: Duration) -> Result<Bytes, ApiError>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -219,15 +192,7 @@ mod tests {
     async fn a_body_that_never_ends_has_a_deadline() {
         let (sender, body) = tyndall_transport::line_channel(1);
         assert!(sender.send(&"half of it").await);
-        let error = read(body, Duration::from_millis(10)).await.unwrap_err();
+        let error = read_within(body, Duration::from_millis(10)).await.unwrap_err();
         assert_eq!((error.status, error.kind), (408, "RequestTimeoutError"));
-    }
-
-    #[test]
-    fn internal_paths_lead_nowhere() {
-        for path in ["/", "/-/status", "/-/metrics", "/v1/models/", "/generate/", "/v1"] {
-            assert_eq!(Route::of(path), None, "{path}");
-        }
-        assert_eq!(Route::of("/v1/models/org/name"), Some(Route::Model("org/name")));
     }
 }

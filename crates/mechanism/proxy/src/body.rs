@@ -1,18 +1,18 @@
 //! The bodies of answers: what holds the permit, and what counts.
 
-use crate::deployment::Permit;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-use tokio::time::Sleep;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
 use tyndall_openai::ApiError;
+use tyndall_router::AnswerBody;
 use tyndall_telemetry::ProxyMetrics;
-use tyndall_transport::{Body, BoxError, ResponseBody};
+use tyndall_transport::{Body, BoxError};
 
 /// The last event of every stream.
 const DONE: &str = "data: [DONE]\n\n";
@@ -22,46 +22,81 @@ const DONE: &str = "data: [DONE]\n\n";
 /// The permit ends with the last byte, or when the client goes away and the body is dropped, which
 /// also closes the connection to the replica and so cancels its work.
 ///
-/// When the replica is lost midway or silent for too long, or the drain time is over, an event stream ends with an error event
-/// and `[DONE]`, since its status is spent; any other body is cut, so that the client cannot take
-/// it for whole. Events are passed on whole only: a torn one would spoil the error event after it.
+/// When the replica is lost midway or silent for too long, or the drain time is over, a model's
+/// event stream ends with an error event and `[DONE]`, since its status is spent; any other body is cut,
+/// so that the client cannot take it for whole. Events are passed on whole only: a torn one would spoil the error event after it.
 pub(crate) struct ReplicaBody {
-    inner: ResponseBody,
-    permit: Option<Permit>,
+    /// Gone when it is over, and with it the permit.
+    inner: Option<AnswerBody>,
     events: Option<BytesMut>,
     ready: VecDeque<Frame<Bytes>>,
     /// The stream's last event was passed on.
     is_done: bool,
-    is_over: bool,
-    silence: Silence,
-    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
-    model: String,
-    metrics: Arc<ProxyMetrics>,
+    clock: Clock,
+    served: Served,
 }
 
-/// Whose answer a body is.
-#[derive(Debug)]
+/// Whose answer a body is, and what may end it.
 pub(crate) struct Served {
-    pub(crate) permit: Permit,
-    pub(crate) model: String,
+    /// What metrics call the deployment.
+    pub(crate) label: String,
+    /// Its event streams end as clients of models expect.
+    pub(crate) is_model: bool,
     pub(crate) metrics: Arc<ProxyMetrics>,
+    /// Resolves when everything ends.
+    pub(crate) cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub(crate) limit: AnswerLimit,
 }
 
-/// A deadline that each byte from the replica moves on. It only runs while the replica is waited
-/// for, not while the client is.
-struct Silence {
-    max: Duration,
+/// How long an answer may take once it has begun.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AnswerLimit {
+    /// As long as it comes.
+    None,
+    /// A longer pause of the replica ends it. The time that the client takes does not count.
+    Silence(Duration),
+    /// It is over by then.
+    Whole(Instant),
+}
+
+/// Tells when an answer's time is over.
+struct Clock {
+    limit: AnswerLimit,
     timer: Pin<Box<Sleep>>,
     is_running: bool,
 }
 
-impl Silence {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+impl Clock {
+    fn new(limit: AnswerLimit) -> Self {
+        let now = Instant::now();
+        let (until, is_running) = match limit {
+            AnswerLimit::None | AnswerLimit::Silence(_) => (now, false),
+            AnswerLimit::Whole(until) => (until, true),
+        };
+        Self { limit, timer: Box::pin(tokio::time::sleep_until(until)), is_running }
+    }
+
+    /// Before the replica is asked for more: a fast one never lets the client wait.
+    fn poll_whole(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
+        match self.limit {
+            AnswerLimit::Whole(_) => self.timer.as_mut().poll(cx).map(|()| Lost::Late),
+            AnswerLimit::None | AnswerLimit::Silence(_) => Poll::Pending,
+        }
+    }
+
+    /// While the replica says nothing.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
+        let AnswerLimit::Silence(max) = self.limit else { return Poll::Pending };
         if !self.is_running {
             self.is_running = true;
-            self.timer.as_mut().reset(tokio::time::Instant::now() + self.max);
+            self.timer.as_mut().reset(Instant::now() + max);
         }
-        self.timer.as_mut().poll(cx)
+        self.timer.as_mut().poll(cx).map(|()| Lost::Silent(max))
+    }
+
+    /// The replica said something.
+    fn restart(&mut self) {
+        self.is_running = matches!(self.limit, AnswerLimit::Whole(_));
     }
 }
 
@@ -72,29 +107,21 @@ enum Lost {
     Broken,
     #[error("the replica said nothing for {0:?} in the middle of the answer")]
     Silent(Duration),
+    #[error("the time of the request was over in the middle of the answer")]
+    Late,
     #[error("the server shut down in the middle of the answer")]
     Cut,
 }
 
 impl ReplicaBody {
-    pub(crate) fn new(
-        inner: ResponseBody,
-        served: Served,
-        is_event_stream: bool,
-        max_silence: Duration,
-    ) -> Self {
-        let timer = Box::pin(tokio::time::sleep(max_silence));
+    pub(crate) fn new(inner: AnswerBody, served: Served, is_event_stream: bool) -> Self {
         Self {
-            inner,
-            cut: Box::pin(served.permit.cut()),
-            permit: Some(served.permit),
-            events: is_event_stream.then(BytesMut::new),
+            inner: Some(inner),
+            events: (is_event_stream && served.is_model).then(BytesMut::new),
             ready: VecDeque::new(),
             is_done: false,
-            is_over: false,
-            silence: Silence { max: max_silence, timer, is_running: false },
-            model: served.model,
-            metrics: served.metrics,
+            clock: Clock::new(served.limit),
+            served,
         }
     }
 
@@ -125,12 +152,6 @@ impl ReplicaBody {
         self.ready.push_back(Frame::data(whole));
     }
 
-    /// The replica's answer is over, well or not.
-    fn end(&mut self) {
-        self.is_over = true;
-        self.permit = None;
-    }
-
     fn flush(&mut self) {
         if let Some(tail) = self.events.as_mut().filter(|tail| !tail.is_empty()) {
             let rest = tail.split();
@@ -140,13 +161,12 @@ impl ReplicaBody {
 
     /// No more comes; the error is for a body that cannot say so itself.
     fn lost(&mut self, why: Lost) -> Option<Lost> {
-        let replica = self.permit.as_ref().map(|permit| permit.replica().to_string());
-        self.end();
+        let replica = self.inner.take().map(|inner| inner.replica().to_string());
         if self.is_done {
             return None;
         }
-        tracing::warn!(model = self.model, replica, "{why}");
-        self.metrics.stream_broken(&self.model);
+        tracing::warn!(deployment = self.served.label, replica, "{why}");
+        self.served.metrics.stream_broken(&self.served.label);
         if self.events.is_none() {
             return Some(why);
         }
@@ -162,42 +182,46 @@ impl HttpBody for ReplicaBody {
     type Error = BoxError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
         loop {
-            if let Some(frame) = self.ready.pop_front() {
+            if let Some(frame) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            if self.is_over {
-                return Poll::Ready(None);
-            }
-            let why = match Pin::new(&mut self.inner).poll_frame(cx) {
-                Poll::Pending if self.cut.as_mut().poll(cx).is_ready() => Lost::Cut,
-                Poll::Pending => {
-                    std::task::ready!(self.silence.poll(cx));
-                    Lost::Silent(self.silence.max)
-                }
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.silence.is_running = false;
-                    self.frame(frame);
-                    continue;
-                }
-                Poll::Ready(None) => {
-                    self.flush();
-                    self.end();
-                    continue;
-                }
-                Poll::Ready(Some(Err(_))) => Lost::Broken,
+            let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+            let polled = match this.clock.poll_whole(cx) {
+                Poll::Ready(late) => Poll::Ready(Err(late)),
+                Poll::Pending => Pin::new(inner).poll_frame(cx).map(Ok),
             };
-            if let Some(error) = self.lost(why) {
+            let why = match polled {
+                Poll::Ready(Err(late)) => late,
+                Poll::Pending if this.served.cut.as_mut().poll(cx).is_ready() => Lost::Cut,
+                Poll::Pending => ready!(this.clock.poll_silence(cx)),
+                Poll::Ready(Ok(Some(Ok(frame)))) => {
+                    this.clock.restart();
+                    this.frame(frame);
+                    continue;
+                }
+                Poll::Ready(Ok(None)) => {
+                    this.inner = None;
+                    this.flush();
+                    continue;
+                }
+                Poll::Ready(Ok(Some(Err(_)))) => Lost::Broken,
+            };
+            if let Some(error) = this.lost(why) {
                 return Poll::Ready(Some(Err(error.into())));
             }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.events.is_some() { SizeHint::default() } else { self.inner.size_hint() }
+        match &self.inner {
+            Some(inner) if self.events.is_none() => inner.size_hint(),
+            Some(_) | None => SizeHint::default(),
+        }
     }
 }
 
@@ -207,7 +231,7 @@ pub(crate) struct Observer {
     pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) handler: &'static str,
     pub(crate) method: String,
-    pub(crate) started: Instant,
+    pub(crate) started: std::time::Instant,
     /// 499, as nginx says it, until there is an answer.
     pub(crate) status: u16,
 }
@@ -233,7 +257,7 @@ impl HttpBody for ObservedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let polled = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if polled.is_none() {
             self.observer = None;
         }

@@ -1,27 +1,23 @@
-//! The HTTP edge: admission, queueing, replica choice, retries.
+//! The HTTP edge: dialects, validation, pages, and what clients learn of failures.
 //!
-//! Life of a request: 1. its body is read and checked, so that bad input wakes no model; 2. it
-//! takes a place in its deployment's bounded queue, and the controller is told at once; 3. it gets
-//! a permit for a replica that has room; 4. it is sent there; until the first byte comes back a
-//! lost replica only means another one; 5. the answer streams through a body that holds the
-//! permit, which ends with the last byte or with the client's disconnect.
-//!
-//! What the proxy knows of the node is the last [`RouteTable`](tyndall_types::protocol::RouteTable)
-//! it read. Without a controller it goes on with that table and reconnects.
-//!
-//! Nothing here polls: requests are woken by route tables and by permits that come free.
+//! Life of a request: 1. its path leads to an application, of models or a program; 2. its body is
+//! read and, for models, checked, so that bad input wakes no model; 3. the
+//! [`Router`](tyndall_router::Router) queues it, chooses a replica and sends it there, again when
+//! one is lost before the first byte; 4. the answer streams through a body that holds the permit,
+//! which ends with the last byte or with the client's disconnect.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod app;
 mod body;
-mod control;
-mod deployment;
 mod forward;
+mod headers;
 mod pages;
+mod program;
 mod reply;
 mod request_id;
 mod shared;
+mod target;
 mod timing;
 
 #[cfg(test)]
@@ -91,24 +87,24 @@ pub async fn run(options: ProxyOptions) -> Result<(), ProxyError> {
 /// Dropping the future cuts every connection.
 pub async fn run_until(options: ProxyOptions, shutdown: impl Future<Output = ()>) {
     let controller = Client::unix(options.runtime_dir.controller_socket());
-    let shared = Arc::new(Shared::new());
-    let app = App::new(shared.clone(), controller.clone());
+    let shared = Arc::new(Shared::new(controller, options.id));
+    let app = App::new(shared.clone());
     let drain = options.drain.saturating_add(LAST_WORDS);
     let serve_options = ServeOptions { drain, ..ServeOptions::default() };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let end = async {
         shutdown.await;
+        shared.drain();
         drop(stop);
         tokio::time::sleep(options.drain).await;
         shared.cut();
         std::future::pending().await
     };
-    // Both links are needed while requests drain; neither ever ends by itself.
+    // The links to the controller are needed while requests drain; they never end by themselves.
     let cut = tokio::select! {
         cut = serve(options.listener, app, serve_options, async { drop(stopped.await) }) => cut,
         () = end => 0,
-        () = control::follow_routes(&shared, &controller, &options.id) => 0,
-        () = control::push_demand(&shared, &controller, &options.id) => 0,
+        () = shared.router.run() => 0,
     };
     if cut > 0 {
         tracing::warn!(connections = cut, "clients did not take the end of their answers");

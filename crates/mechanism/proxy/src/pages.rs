@@ -1,23 +1,25 @@
 //! Answers that concern no single model: health, models, metrics.
 
 use crate::reply::{Dialect, Failed};
-use crate::shared::Shared;
+use crate::shared::{Shared, model_id, no_model};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use serde_json::json;
 use std::time::Duration;
-use tyndall_openai::{ApiError, ModelCardView, ModelList};
+use tyndall_openai::{ModelCardView, ModelList};
+use tyndall_router::{Models, Scope};
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, Client, empty, json as json_response, read_body, text};
+use tyndall_types::protocol::DeploymentRoute;
 
 const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
 /// The seeds' health route: it answers for the first model without waking it.
-pub(crate) fn healthz(shared: &Shared) -> Response<Body> {
-    let first = shared.table().deployments.first().map(|first| first.route().model_id.clone());
-    if shared.has_table() {
+pub(crate) fn healthz(shared: &Shared, scope: &Scope) -> Response<Body> {
+    let first = shared.first(scope).ok().and_then(|first| model_id(&first));
+    if shared.router.has_table() {
         json_response(StatusCode::OK, &json!({"status": "ok", "model": first}))
     } else {
         let starting = json!({"status": "starting", "model": null});
@@ -32,7 +34,7 @@ pub(crate) fn livez() -> Response<Body> {
 
 /// The process knows its routes.
 pub(crate) fn readyz(shared: &Shared) -> Response<Body> {
-    if shared.has_table() {
+    if shared.router.has_table() {
         text(StatusCode::OK, "ok\n")
     } else {
         text(StatusCode::SERVICE_UNAVAILABLE, "no routes yet\n")
@@ -41,49 +43,75 @@ pub(crate) fn readyz(shared: &Shared) -> Response<Body> {
 
 /// As OpenAI-compatible servers have it: no body.
 pub(crate) fn health(shared: &Shared) -> Response<Body> {
-    empty(if shared.has_table() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE })
+    empty(if shared.router.has_table() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE })
 }
 
 pub(crate) fn version() -> Response<Body> {
     json_response(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
-pub(crate) async fn models(shared: &Shared) -> Response<Body> {
-    match shared.first_table().await {
-        Err(error) => Failed::from(error).into_response(Dialect::OpenAi),
-        Ok(table) => {
-            let data = table.deployments.iter().map(|deployment| card(&deployment.route()));
-            json_response(StatusCode::OK, &ModelList { object: "list", data: data.collect() })
-        }
+/// Ray Serve's health route: whether there is anything to serve.
+pub(crate) fn node_health(shared: &Shared) -> Response<Body> {
+    match unhealthy(shared) {
+        None => text(StatusCode::OK, "success"),
+        Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 
+/// Which application is mounted where.
+pub(crate) fn routes(shared: &Shared) -> Response<Body> {
+    if let Some(why) = unhealthy(shared) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, why);
+    }
+    let mounts = shared.router.mounts().into_iter();
+    let routes: serde_json::Map<_, _> = mounts
+        .map(|mount| (mount.prefix, mount.ingress.id().application.as_str().into()))
+        .collect();
+    json_response(StatusCode::OK, &routes)
+}
+
+/// Ray Serve's words for a proxy that is not to get requests.
+fn unhealthy(shared: &Shared) -> Option<&'static str> {
+    if shared.is_draining() {
+        Some("This node is being drained.")
+    } else if !shared.router.was_populated() {
+        Some("Route table is not populated yet.")
+    } else {
+        None
+    }
+}
+
+pub(crate) fn models(shared: &Shared, scope: &Scope) -> Response<Body> {
+    let cards = |models: &Models| -> Vec<_> {
+        models.iter().filter_map(|model| card(&model.route())).collect()
+    };
+    let data = shared.router.with_models(scope, cards);
+    json_response(StatusCode::OK, &ModelList { object: "list", data })
+}
+
 /// One model; `--` in the path may stand for the `/` of its id.
-pub(crate) async fn model(shared: &Shared, id: &str) -> Response<Body> {
+pub(crate) fn model(shared: &Shared, scope: &Scope, id: &str) -> Response<Body> {
     let id = id.replace("%2F", "/").replace("%2f", "/");
-    let found = shared.first_table().await.and_then(|table| {
-        let slashed = id.replace("--", "/");
-        let found =
-            table.find(Some(&id)).or_else(|error| table.find(Some(&slashed)).or(Err(error)));
-        found.map(|deployment| card(&deployment.route()))
-    });
-    match found {
+    let slashed = id.replace("--", "/");
+    let find = |id: &str| shared.find(scope, Some(id));
+    let found = find(&id).or_else(|error| find(&slashed).or(Err(error)));
+    match found.and_then(|found| card(&found.route()).ok_or_else(no_model)) {
         Ok(card) => json_response(StatusCode::OK, &card),
         Err(error) => Failed::from(error).into_response(Dialect::OpenAi),
     }
 }
 
-fn card(route: &tyndall_types::protocol::DeploymentRoute) -> ModelCardView {
-    ModelCardView::base(&route.model_id, route.created_s, route.max_model_len)
+fn card(route: &DeploymentRoute) -> Option<ModelCardView> {
+    let model = route.model.as_ref()?;
+    Some(ModelCardView::base(&model.id, model.created_s, model.max_model_len))
 }
 
 /// This process's metrics, the controller's and those of every running replica, as one page. A
 /// process that does not answer in time is left out.
-pub(crate) async fn metrics(shared: &Shared, controller: &Client) -> Response<Body> {
-    let mut clients = vec![controller.clone()];
-    for deployment in &shared.table().deployments {
-        clients.extend(deployment.clients());
-    }
+pub(crate) async fn metrics(shared: &Shared) -> Response<Body> {
+    let mut clients = vec![shared.router.controller().clone()];
+    let deployments = shared.router.deployments();
+    clients.extend(deployments.iter().flat_map(|deployment| deployment.clients()));
     let others = join_all(clients.iter().map(page)).await;
     let own = shared.metrics().render();
     let pages = std::iter::once(own.as_str()).chain(others.iter().flatten().map(String::as_str));
@@ -107,7 +135,36 @@ async fn page(client: &Client) -> Option<String> {
     tokio::time::timeout(METRICS_TIMEOUT, fetched).await.unwrap_or(None)
 }
 
-/// The first deployment, which `/generate` means.
-pub(crate) fn no_model() -> ApiError {
-    ApiError::unknown_model::<&str>("", &[])
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{program, route, table};
+    use http_body_util::BodyExt;
+    use tyndall_types::protocol::DeploymentRoute;
+
+    #[tokio::test]
+    async fn a_node_is_healthy_from_its_first_application_until_it_drains() {
+        let shared = Shared::new(Client::unix("/nowhere"), "test".to_owned());
+        let check = async |status: u16, health: &str, routes: &str| {
+            for (response, expected) in
+                [(node_health(&shared), health), (super::routes(&shared), routes)]
+            {
+                assert_eq!(response.status().as_u16(), status);
+                let body = response.into_body().collect().await.unwrap().to_bytes();
+                assert_eq!(body, expected.as_bytes());
+            }
+        };
+        let empty = "Route table is not populated yet.";
+        check(503, empty, empty).await;
+        let inner = DeploymentRoute { route_prefix: None, ..program("inner#d") };
+        shared.router.apply(table(1, vec![inner.clone()]));
+        check(503, empty, empty).await;
+        let mounted = DeploymentRoute { route_prefix: Some("/p".to_owned()), ..program("app#d") };
+        shared.router.apply(table(2, vec![route("m"), mounted, inner]));
+        check(200, "success", r#"{"/":"m","/p":"app"}"#).await;
+        shared.router.apply(table(3, Vec::new()));
+        check(200, "success", "{}").await;
+        shared.drain();
+        check(503, "This node is being drained.", "This node is being drained.").await;
+    }
 }

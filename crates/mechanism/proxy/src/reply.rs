@@ -1,11 +1,13 @@
 //! The one table from what went wrong to status, headers and body.
 
-use crate::deployment::{Refusal, Waits};
+use crate::headers::TimeLimit;
 use crate::timing::{SERVER_TIMING, server_timing};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 use tyndall_openai::ApiError;
-use tyndall_transport::{Body, BodyError, json as json_response};
+use tyndall_router::{Refusal, SendError, SendErrorKind, Waits};
+use tyndall_transport::{Body, BodyError, json as json_response, text};
+use tyndall_types::protocol::{Backpressure, Unavailable};
 
 /// In whose words an error is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub(crate) enum Dialect {
     Generate,
     /// `{"error": {…}}`.
     OpenAi,
+    /// The message alone.
+    Text,
 }
 
 /// A request that ends with an error of the proxy's own.
@@ -34,24 +38,82 @@ impl From<ApiError> for Failed {
 }
 
 impl Failed {
-    pub(crate) fn refused(refusal: Refusal, model: &str) -> Self {
-        match refusal {
-            Refusal::Full { max_queued } => ApiError::unavailable(format!(
-                "{model} has {max_queued} requests waiting already, as many as \
-                 max_queued_requests allows; try again later"
+    /// A request for text that got no answer.
+    pub(crate) fn unsent(error: SendError, model: &str, limit: TimeLimit) -> Self {
+        let failed = match error.kind {
+            SendErrorKind::Refused(refusal) => Self::refused(refusal, model),
+            SendErrorKind::TooLate(what) => {
+                let whose = if limit.is_requests_own {
+                    "this request's x-request-timeout-seconds"
+                } else {
+                    "this deployment's request_timeout_s"
+                };
+                let seconds = limit.seconds.unwrap_or_default();
+                ApiError::timeout(format!("no answer within {seconds} s, which is {whose}: {what}"))
+                    .into()
+            }
+            // No `Retry-After`: a request that ends every replica it meets is better not sent
+            // again.
+            SendErrorKind::Lost { broken_attempts, .. } => ApiError::replica_lost(format!(
+                "{broken_attempts} replicas were lost while they worked on this request; it is \
+                 not tried again"
             ))
             .into(),
-            Refusal::Unavailable(unavailable) => Self {
-                error: ApiError::unavailable(unavailable.reason),
-                retry_after_s: Some(unavailable.retry_after_s),
-                waits: None,
-            },
+        };
+        Self { waits: error.waits, ..failed }
+    }
+
+    /// A request to a program that got no answer, in Ray Serve's words.
+    pub(crate) fn unsent_to_program(error: SendError, id: &HeaderValue, limit: TimeLimit) -> Self {
+        let id = String::from_utf8_lossy(id.as_bytes());
+        let failed = match error.kind {
+            SendErrorKind::Refused(Refusal::Full { max_queued, backpressure }) => {
+                let message = format!(
+                    "Request dropped due to backpressure (num_queued_requests={max_queued}, \
+                     max_queued_requests={max_queued})."
+                );
+                Self::full(message, backpressure)
+            }
+            SendErrorKind::Refused(Refusal::Unavailable(why)) => Self::unavailable(why),
+            SendErrorKind::TooLate(_) => {
+                // As Python writes it: with a fraction, be it zero.
+                let seconds = limit.seconds.unwrap_or_default();
+                ApiError::request_timeout(format!("Request {id} timed out after {seconds:?}s."))
+                    .into()
+            }
+            SendErrorKind::Lost { .. } => ApiError::internal(format!(
+                "the replica was lost while it worked on request {id}, which is not tried again"
+            ))
+            .into(),
+        };
+        Self { waits: error.waits, ..failed }
+    }
+
+    fn refused(refusal: Refusal, model: &str) -> Self {
+        match refusal {
+            Refusal::Full { max_queued, backpressure } => {
+                let message = format!(
+                    "{model} has {max_queued} requests waiting already, as many as \
+                     max_queued_requests allows; try again later"
+                );
+                Self::full(message, backpressure)
+            }
+            Refusal::Unavailable(why) => Self::unavailable(why),
         }
     }
 
-    pub(crate) fn after(mut self, waits: Waits) -> Self {
-        self.waits = Some(waits);
-        self
+    fn full(message: String, backpressure: Backpressure) -> Self {
+        let error = match backpressure.status_code {
+            429 => ApiError { status: 429, kind: "RateLimitError", message, param: None },
+            _ => ApiError::unavailable(message),
+        };
+        let retry_after_s = Some(backpressure.retry_after_s.unwrap_or(1.0));
+        Self { error, retry_after_s, waits: None }
+    }
+
+    fn unavailable(why: Unavailable) -> Self {
+        let error = ApiError::unavailable(why.reason);
+        Self { error, retry_after_s: Some(why.retry_after_s), waits: None }
     }
 
     pub(crate) fn into_response(self, dialect: Dialect) -> Response<Body> {
@@ -59,6 +121,7 @@ impl Failed {
         let mut response = match dialect {
             Dialect::Generate => json_response(status, &self.error.generate_body()),
             Dialect::OpenAi => json_response(status, &self.error.openai_body()),
+            Dialect::Text => text(status, self.error.message),
         };
         if let Some(seconds) = self.retry_after_s {
             // Whole seconds, and never zero, which clients read as "at once".
@@ -80,7 +143,14 @@ pub(crate) fn unread(error: &BodyError) -> ApiError {
     }
 }
 
-/// 404 for a path that leads nowhere.
+/// 404 for a path where no application is, in Ray Serve's words.
+pub(crate) fn no_path(path: &str) -> Response<Body> {
+    let message =
+        format!("Path '{path}' not found. Ping http://.../-/routes for available routes.");
+    text(StatusCode::NOT_FOUND, message)
+}
+
+/// 404 for a path that models do not have.
 pub(crate) fn not_found() -> Response<Body> {
     json_response(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}))
 }

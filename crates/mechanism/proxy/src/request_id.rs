@@ -1,7 +1,7 @@
 //! Request ids: the client's own, when it is harmless, else a new one.
 
-use crate::shared::seed;
 use http::{HeaderMap, HeaderValue};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use tyndall_types::HEADER_REQUEST_ID;
 
 const MAX_LEN: usize = 128;
@@ -21,7 +21,8 @@ fn is_harmless(id: &[u8]) -> bool {
 }
 
 fn fresh() -> HeaderValue {
-    let id = format!("{:016x}{:016x}", seed(), seed());
+    let random = || RandomState::new().build_hasher().finish();
+    let id = format!("{:016x}{:016x}", random(), random());
     HeaderValue::from_str(&id).expect("hexadecimal is a header value")
 }
 

@@ -1,16 +1,17 @@
 //! A whole proxy over real sockets, between a fake controller and fake replicas.
 
 mod fakes;
+mod programs;
 
 use crate::timing::SERVER_TIMING;
 use bytes::Bytes;
-pub(crate) use fakes::route;
 use fakes::{Behaviour, Node, Replica};
+pub(crate) use fakes::{program, route, table};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tyndall_transport::{Client, ResponseBody, read_body};
-use tyndall_types::protocol::{RouteTable, Unavailable};
+use tyndall_types::protocol::{Backpressure, DeploymentRoute, Unavailable};
 
 const PROMPT: &str = r#"{"prompt": "hi"}"#;
 const STREAM: &str = r#"{"prompt": "hi", "stream": true}"#;
@@ -76,6 +77,25 @@ async fn the_queue_is_bounded_and_its_refusal_tells_when_to_come_back() {
     for request in waiting {
         assert_eq!(request.await.unwrap().status(), StatusCode::OK);
     }
+}
+
+#[tokio::test]
+async fn how_models_refuse_and_time_out_can_be_chosen() {
+    let node = Node::start(route("demo")).await;
+    node.edit(|demo| {
+        demo.max_queued_requests = 0;
+        demo.backpressure = Backpressure { status_code: 429, retry_after_s: Some(7.0) };
+    })
+    .await;
+    let refused = post(&node.client, "/v1/completions", PROMPT).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()[header::RETRY_AFTER], "7");
+    assert_eq!(json_body(refused).await["error"]["code"], 429);
+    node.edit(|demo| demo.max_queued_requests = 1).await;
+    let request = Request::post("/generate").header("x-request-timeout-seconds", "0.05");
+    let late = node.client.send(request.body(Bytes::from(PROMPT)).unwrap()).await.unwrap();
+    assert_eq!(late.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(body(late).await.contains("0.05 s, which is this request's x-request-timeout"));
 }
 
 #[tokio::test]
@@ -146,16 +166,56 @@ async fn pages_answer_without_waking_anything() {
 }
 
 #[tokio::test]
+async fn models_of_an_application_lie_below_its_prefix() {
+    let node = Node::start_without_table().await;
+    let replicas = ["r0", "r1"].map(|id| Replica::start(&node, id, Behaviour::Echo));
+    let mounted = |n: usize, id: &str| DeploymentRoute {
+        order: n as u64,
+        route_prefix: Some(format!("/{id}")),
+        replicas: vec![replicas[n].route()],
+        ..route(id)
+    };
+    node.publish(table(1, vec![mounted(0, "a"), mounted(1, "b")]));
+    for (path, sent, replica, replica_path) in [
+        ("/b/v1/completions", PROMPT, "r1", "/v1/completions"),
+        ("/b/generate", PROMPT, "r1", "/generate"),
+        ("/generate", PROMPT, "r0", "/generate"),
+        ("/v1/completions", r#"{"prompt": "hi", "model": "b"}"#, "r1", "/v1/completions"),
+    ] {
+        let answer = json_body(post(&node.client, path, sent).await).await;
+        assert_eq!((&answer["replica"], &answer["path"]), (&json!(replica), &json!(replica_path)));
+    }
+    for (path, ids) in [("/v1/models", &["a", "b"][..]), ("/b/v1/models", &["b"])] {
+        let models = json_body(get(&node.client, path).await).await;
+        let found = models["data"].as_array().unwrap().iter().map(|model| model["id"].clone());
+        assert_eq!(found.collect::<Vec<_>>(), ids, "{path}");
+    }
+    let health = body(get(&node.client, "/b/healthz").await).await;
+    assert_eq!(health, r#"{"status":"ok","model":"b"}"#);
+    let sent = r#"{"prompt": "hi", "model": "a"}"#;
+    let unknown = post(&node.client, "/b/v1/completions", sent).await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+    let unknown = body(get(&node.client, "/c/v1/models?x").await).await;
+    let expected = "Path '/c/v1/models' not found. Ping http://.../-/routes for available routes.";
+    assert_eq!(unknown, expected);
+    assert_eq!(body(get(&node.client, "/v1/x").await).await, r#"{"detail":"Not Found"}"#);
+    let routes = body(get(&node.client, "/-/routes").await).await;
+    assert_eq!(routes, r#"{"/a":"a","/b":"b"}"#);
+    assert_eq!(body(get(&node.client, "/-/healthz").await).await, "success");
+    assert!(body(get(&node.client, "/-/metrics").await).await.contains("tyndall_"));
+}
+
+#[tokio::test]
 async fn before_the_first_table_nothing_is_ready() {
     let node = Node::start_without_table().await;
     assert_eq!(get(&node.client, "/livez").await.status(), StatusCode::OK);
-    for path in ["/readyz", "/healthz", "/health"] {
+    for path in ["/readyz", "/healthz", "/health", "/-/healthz", "/-/routes"] {
         let status = get(&node.client, path).await.status();
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
     }
     let client = node.client.clone();
     let early = tokio::spawn(async move { get(&client, "/v1/models").await });
-    node.publish(RouteTable { version: 1, deployments: vec![route("demo")] });
+    node.publish(table(1, vec![route("demo")]));
     assert_eq!(early.await.unwrap().status(), StatusCode::OK);
 }
 
@@ -282,7 +342,7 @@ async fn requests_of_a_deployment_that_is_deleted_learn_it() {
     let client = node.client.clone();
     let asked = tokio::spawn(async move { post(&client, "/generate", PROMPT).await });
     hanging.was_asked().await;
-    node.publish(RouteTable { version: 100, deployments: Vec::new() });
+    node.publish(table(100, Vec::new()));
     let gone = async {
         while json_body(get(&node.client, "/v1/models").await).await["data"] != json!([]) {}
     };
@@ -449,7 +509,7 @@ async fn the_metrics_page_joins_all_processes_and_is_valid() {
 #[tokio::test]
 async fn what_outlasts_the_drain_is_told_so() {
     let mut node = Node::start_with_drain(std::time::Duration::from_millis(50)).await;
-    node.publish(RouteTable { version: 1, deployments: vec![route("demo")] });
+    node.publish(table(1, vec![route("demo")]));
     node.edit(|_| {}).await;
     let mut replica = Replica::start(&node, "r0", Behaviour::Streams);
     node.edit(|demo| {

@@ -1,10 +1,10 @@
 //! `Server-Timing`: where the time of a request went, in milliseconds. The phases are disjoint:
 //! what waiting was spent without a running replica is `wake` and not `queue`.
 
-use crate::deployment::Waits;
 use http::HeaderValue;
 use std::fmt::Write;
 use std::time::Duration;
+use tyndall_router::Waits;
 
 /// Header and trailer name.
 pub(crate) const SERVER_TIMING: &str = "server-timing";

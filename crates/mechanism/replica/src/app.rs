@@ -96,6 +96,7 @@ impl Handler for App {
         match (request.method(), path.as_str()) {
             (&Method::GET, "/-/status") => json_response(StatusCode::OK, &self.status()),
             (&Method::GET, "/-/metrics") => self.metrics(),
+            (&Method::POST, "/-/reconfigure") => reconfigured(request).await,
             (&Method::POST, "/generate" | "/v1/completions" | "/v1/chat/completions") => {
                 self.answer(&path, request).await.unwrap_or_else(|failure| refused(&path, failure))
             }
@@ -130,16 +131,21 @@ impl App {
         }
     }
 
+    /// Reads counters only and takes no lock that the engine's thread takes: a replica whose engine
+    /// hangs says so.
     fn status(&self) -> ReplicaStatus {
+        let (state, ready) = match &*self.phase.borrow() {
+            Phase::Starting => (ReplicaState::Starting, None),
+            Phase::Running(ready, _) => (ReplicaState::Running, Some(ready.clone())),
+            Phase::Stopping(ready) => (ReplicaState::Stopping, ready.clone()),
+        };
+        let step_age = ready.as_ref().and_then(|ready| ready.engine.stats().step_age);
         ReplicaStatus {
             replica_id: self.id.clone(),
-            state: match &*self.phase.borrow() {
-                Phase::Starting => ReplicaState::Starting,
-                Phase::Running(..) => ReplicaState::Running,
-                Phase::Stopping(_) => ReplicaState::Stopping,
-            },
+            state,
             ongoing: self.ongoing.load(Ordering::Relaxed),
-            card: self.ready().map(|ready| ready.card.clone()),
+            card: ready.map(|ready| ready.card.clone()),
+            step_age_s: step_age.map(|age| age.as_secs_f64()),
         }
     }
 
@@ -175,6 +181,15 @@ impl App {
             "/v1/completions" => completion::answer(&ready, asked).await,
             _ => chat::answer(&ready, asked).await,
         }
+    }
+}
+
+/// A model has no user config, so a new one is in force as soon as it is there.
+async fn reconfigured(request: Request<Incoming>) -> Response<Body> {
+    match read_body(request.into_body(), MAX_BODY_BYTES).await {
+        Ok(_) => empty(StatusCode::NO_CONTENT),
+        Err(BodyError::TooLarge { .. }) => empty(StatusCode::PAYLOAD_TOO_LARGE),
+        Err(BodyError::Broken(_)) => empty(StatusCode::BAD_REQUEST),
     }
 }
 

@@ -3,7 +3,8 @@
 //! Life of the process: 1. bind the socket, so that `/-/status` says STARTING at once; 2. load the
 //! tokenizer beside the model; 3. tell the controller that it is ready, or why it never will be;
 //! 4. serve; 5. on SIGTERM refuse what is new, finish what was begun, stop the engine. An engine
-//! that dies ends the process with an error, so that the controller replaces it.
+//! that dies ends the process with an error, so that the controller replaces it. One that hangs shows
+//! in the age of its last step, which `/-/status` tells without asking the engine's thread.
 //!
 //! A request is text in and text out: [`text_stream`] turns tokens to text, detects stop strings
 //! and reports the end, one sequence each; [`job`] joins the sequences of a request; the routes
@@ -14,6 +15,7 @@
 mod app;
 mod chat;
 mod completion;
+mod engine_load;
 mod error;
 mod events;
 mod generate;
@@ -44,7 +46,7 @@ pub struct ReplicaOptions {
     pub runtime_dir: RuntimeDir,
     /// Names this replica.
     pub id: ReplicaId,
-    /// What it serves.
+    /// What it serves: a model. A program brings its own replicas.
     pub config: DeploymentConfig,
     /// When the process began; cold-start phases count from here.
     pub started_at: Instant,

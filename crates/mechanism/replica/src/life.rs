@@ -14,10 +14,13 @@ use tokio::sync::oneshot;
 use tyndall_engine::StopCause;
 use tyndall_transport::{Client, Listener, ServeOptions, serve};
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::ReplicaReport;
+use tyndall_types::protocol::{EngineLoad, ReplicaReport};
 
 /// How long a replica that cannot start tries to say so.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// After a report of the engine's load until it is looked at again.
+const LOAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the engine's last step may take when the process ends.
 const ENGINE_END: Duration = Duration::from_secs(2);
@@ -126,11 +129,13 @@ async fn live(
     tracing::debug!(phases = ?clock.phases().0, "ready");
     app.set_running(ready.clone(), clock.clone());
     let reports = async {
-        let (phases, card) = (clock.phases(), ready.card.clone());
+        let (phases, card) = (clock.phases(), Some(ready.card.clone()));
         send(controller, id, &ReplicaReport::Ready { phases, card }).await;
-        report_first_token(&ready, controller, id, &clock).await;
-        ready.save_tokenizer();
-        std::future::pending::<()>().await;
+        let first_token = async {
+            report_first_token(&ready, controller, id, &clock).await;
+            ready.save_tokenizer();
+        };
+        tokio::join!(first_token, report_load(&ready, controller, id));
     };
     tokio::select! {
         () = &mut shutdown => {
@@ -162,5 +167,15 @@ async fn report_first_token(
     {
         let phases = clock.with_first_token(at.saturating_duration_since(told + after), after);
         send(controller, id, &ReplicaReport::FirstToken { phases }).await;
+    }
+}
+
+/// Reports how busy the engine is, for ever.
+async fn report_load(ready: &Ready, controller: &Client, id: &ReplicaId) {
+    let mut told = EngineLoad::default();
+    loop {
+        told = ready.load_signal.other_than(told, || ready.engine.stats()).await;
+        send(controller, id, &ReplicaReport::Load(told)).await;
+        tokio::time::sleep(LOAD_PAUSE).await;
     }
 }

@@ -1,6 +1,7 @@
 //! From a directory to a running engine, on threads of its own, tokenizer and model side by side.
 
 use crate::ReplicaOptions;
+use crate::engine_load::LoadSignal;
 use crate::phases::PhaseClock;
 use crate::ready::{FirstToken, Ready};
 use std::error::Error;
@@ -9,7 +10,7 @@ use std::thread;
 use std::time::Instant;
 use tokio::sync::{oneshot, watch};
 use tyndall_engine::{DEFAULT_MAX_PREFILL_PERCENT, Engine, EngineConfig, EngineObserver};
-use tyndall_engine::{Finished, Speculation};
+use tyndall_engine::{Finished, Speculation, StepReport};
 use tyndall_kernels::{Cpu, CpuOptions};
 use tyndall_model::{
     GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, Prefault, QuantizeEvent,
@@ -18,7 +19,7 @@ use tyndall_model::{
 use tyndall_openai::SamplingDefaults;
 use tyndall_telemetry::{EngineLabels, EngineMetrics};
 use tyndall_text::{Tokenizer, TokenizerCache};
-use tyndall_types::protocol::ModelCard;
+use tyndall_types::protocol::{ModelCard, ModelConfig};
 use tyndall_types::with_causes;
 
 /// Sequences that may wait in the engine: the proxy's queue is the one that is meant to hold
@@ -48,8 +49,8 @@ fn load_now(
     options: &ReplicaOptions,
     mut clock: PhaseClock,
 ) -> Result<(Ready, PhaseClock), String> {
-    let model = &options.config.model;
-    let tokenizer = load_tokenizer(options)?;
+    let model = model_of(options)?;
+    let tokenizer = load_tokenizer(options, model)?;
 
     let spec = ModelSpec::from_dir(&model.path).map_err(|error| one_line(&error))?;
     let generation = GenerationDefaults::from_dir(&model.path).map_err(|error| one_line(&error))?;
@@ -94,9 +95,17 @@ fn load_now(
     clock.end("tokenizer");
 
     let loaded = LoadedModel { memory, generation, runner, vocab_size, prefault };
-    let ready = start_engine(options, loaded, tokenizer);
+    let ready = start_engine(options, model, loaded, tokenizer);
     clock.end("engine");
     Ok((ready, clock))
+}
+
+/// The model to load.
+fn model_of(options: &ReplicaOptions) -> Result<&ModelConfig, String> {
+    options.config.workload.model().ok_or_else(|| {
+        let id = &options.config.id;
+        format!("{id} is a program and this replica serves models; start the program itself")
+    })
 }
 
 fn log_event(event: QuantizeEvent<'_>) {
@@ -125,11 +134,12 @@ type Loading<T> = thread::JoinHandle<Result<T, String>>;
 /// The tokenizer, and its compact form where that is to be saved.
 type LoadedTokenizer = (Tokenizer, Option<TokenizerCache>);
 
-fn load_tokenizer(options: &ReplicaOptions) -> Result<Loading<LoadedTokenizer>, String> {
-    let (dir, user_cache) = (
-        options.config.model.path.clone(),
-        options.cache_dir.as_ref().map(|dir| dir.join("tokenizers")),
-    );
+fn load_tokenizer(
+    options: &ReplicaOptions,
+    model: &ModelConfig,
+) -> Result<Loading<LoadedTokenizer>, String> {
+    let dir = model.path.clone();
+    let user_cache = options.cache_dir.as_ref().map(|dir| dir.join("tokenizers"));
     let load = move || {
         let loaded = Tokenizer::load_cached(&dir, user_cache.as_deref());
         loaded.map_err(|error| one_line(&error))
@@ -151,6 +161,7 @@ struct LoadedModel {
 
 fn start_engine(
     options: &ReplicaOptions,
+    model: &ModelConfig,
     loaded: LoadedModel,
     (tokenizer, unsaved): LoadedTokenizer,
 ) -> Ready {
@@ -165,20 +176,21 @@ fn start_engine(
         eos_token_ids: eos_token_ids(tokenizer.eos_token_ids(), &generation.eos_token_ids),
         enable_prefix_cache: true,
         max_prefill_percent: Some(DEFAULT_MAX_PREFILL_PERCENT),
-        speculation: match options.config.model.speculation {
+        speculation: match model.speculation {
             true => Speculation::Auto,
             false => Speculation::Off,
         },
     };
     let metrics = Arc::new(EngineMetrics::new(EngineLabels {
-        model: options.config.model.id.clone(),
+        model: model.id.clone(),
         replica: options.id.to_string(),
     }));
     let (first, first_token) = watch::channel(None);
-    let observer = Observer { metrics: metrics.clone(), first };
+    let load_signal = Arc::<LoadSignal>::default();
+    let observer = Observer { metrics: metrics.clone(), first, load_signal: load_signal.clone() };
     let engine = Engine::start_observed(Box::new(runner), config, Box::new(observer));
     Ready {
-        model_id: options.config.model.id.clone(),
+        model_id: model.id.clone(),
         card: ModelCard {
             max_model_len: engine.max_model_len(),
             num_kv_blocks: memory.num_kv_blocks,
@@ -186,11 +198,12 @@ fn start_engine(
         },
         engine,
         tokenizer,
-        generate: options.config.model.generate,
+        generate: model.generate,
         defaults: sampling_defaults(&generation),
         vocab_size,
         metrics,
         first_token,
+        load_signal,
         unsaved: Mutex::new(unsaved),
         prefault,
     }
@@ -216,17 +229,27 @@ fn sampling_defaults(generation: &GenerationDefaults) -> SamplingDefaults {
     }
 }
 
-/// The engine's events as metrics. What ends early by a stop string is an abort to the engine, so
-/// ends are counted where the text is made.
+/// The engine's events as metrics, and as a signal that its load changed. What ends early by a
+/// stop string is an abort to the engine, so ends are counted where the text is made.
 #[derive(Debug)]
 pub(crate) struct Observer {
     pub(crate) metrics: Arc<EngineMetrics>,
     /// The first token of the first request, once.
     pub(crate) first: watch::Sender<Option<FirstToken>>,
+    pub(crate) load_signal: Arc<LoadSignal>,
 }
 
 impl EngineObserver for Observer {
+    fn on_step(&mut self, _: &StepReport) {
+        self.load_signal.notify();
+    }
+
+    fn on_idle(&mut self) {
+        self.load_signal.notify();
+    }
+
     fn on_first_token(&mut self, ttft_s: f64) {
+        self.load_signal.first_token(ttft_s);
         self.metrics.first_token(seconds(ttft_s));
         self.first.send_if_modified(|first| {
             let is_first = first.is_none();

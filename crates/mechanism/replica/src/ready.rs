@@ -1,5 +1,6 @@
 //! A loaded model and what requests need of it.
 
+use crate::engine_load::LoadSignal;
 use crate::job::{Job, SubmitFailure};
 use crate::text_stream::TextStream;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -37,6 +38,8 @@ pub(crate) struct Ready {
     pub(crate) metrics: Arc<EngineMetrics>,
     /// The first token that was ever generated.
     pub(crate) first_token: watch::Receiver<Option<FirstToken>>,
+    /// Says when the engine's load changed.
+    pub(crate) load_signal: Arc<LoadSignal>,
     /// The tokenizer's compact form, if it is still to be saved.
     pub(crate) unsaved: Mutex<Option<TokenizerCache>>,
     /// Maps the weights while the first requests already run.

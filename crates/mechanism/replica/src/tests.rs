@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tyndall_transport::{Client, ResponseBody, read_body};
 use tyndall_types::protocol::ReplicaStatus;
 
@@ -292,6 +292,66 @@ async fn a_replica_that_starts_or_drains_says_that_it_did_not_begin() {
     let response = post(&replica.client, "/v1/completions", &body).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["x-tyndall-not-started"], "draining");
+}
+
+#[tokio::test]
+async fn a_replica_whose_engine_hangs_says_so() {
+    let (runner, gate) = Alphabet::gated();
+    let replica = Replica::start(runner);
+    assert_eq!(status(&replica.client).await.step_age_s, None);
+    let client = replica.client.clone();
+    let submitted = Instant::now();
+    let asked =
+        tokio::spawn(async move { ask(&client, "/generate", json!({"prompt": "x"})).await });
+    let older_than = async |least_s: f64| loop {
+        if let Some(age_s) = status(&replica.client).await.step_age_s
+            && age_s > least_s
+        {
+            return age_s;
+        }
+        tokio::task::yield_now().await;
+    };
+    let grown = async { older_than(older_than(0.0).await + 0.05).await };
+    let age_s = tokio::time::timeout(PATIENCE, grown).await.unwrap();
+    assert!(age_s <= submitted.elapsed().as_secs_f64());
+    gate.open();
+    asked.await.unwrap();
+    let rested = async {
+        while status(&replica.client).await.step_age_s.is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, rested).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_busy_engine_stays_young() {
+    let (runner, gate) = Alphabet::gated();
+    let replica = Replica::start(runner);
+    let body = json!({"prompt": ".", "stream": true, "max_tokens": 40, "ignore_eos": true});
+    let mut allowed = Instant::now();
+    gate.allow(1);
+    let mut response = post(&replica.client, "/v1/completions", &body).await;
+    for _ in 0..20 {
+        // The token of the step that was allowed last; the next one waits.
+        response.body_mut().frame().await.unwrap().unwrap();
+        let age_s = status(&replica.client).await.step_age_s.unwrap();
+        let since_s = allowed.elapsed().as_secs_f64();
+        assert!(age_s <= since_s, "{age_s} s, and a step was allowed {since_s} s ago");
+        allowed = Instant::now();
+        gate.allow(1);
+    }
+}
+
+#[tokio::test]
+async fn a_model_takes_any_user_config() {
+    let replica = Replica::start(Alphabet::open());
+    let response = post(&replica.client, "/-/reconfigure", &json!({"threshold": 0.5})).await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    assert_eq!(
+        ask(&replica.client, "/generate", json!({"prompt": "x"})).await["model"],
+        "org/alphabet"
+    );
 }
 
 #[tokio::test]

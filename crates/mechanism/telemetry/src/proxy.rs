@@ -8,7 +8,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
+
+/// What a request waits for in the proxy.
+const PHASES: [&str; 2] = ["queue", "wake"];
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -25,6 +29,9 @@ pub struct ProxyMetrics {
     retries: Family<Labels, Counter>,
     refused: Family<Labels, Counter>,
     broken: Family<Labels, Counter>,
+    /// Every reason of a retry or a refusal so far: with the models they are the label sets that
+    /// exist, which a family does not list. As many as the words of the proxy.
+    reasons: RwLock<Vec<&'static str>>,
 }
 
 impl Default for ProxyMetrics {
@@ -53,7 +60,19 @@ impl ProxyMetrics {
         Metric::RequestRetries.register(&mut registry, Family::clone(&retries));
         Metric::RequestsRefused.register(&mut registry, Family::clone(&refused));
         Metric::StreamsBroken.register(&mut registry, Family::clone(&broken));
-        Self { registry, requests, duration, queued, ongoing, wait, retries, refused, broken }
+        let reasons = RwLock::default();
+        Self {
+            registry,
+            requests,
+            duration,
+            queued,
+            ongoing,
+            wait,
+            retries,
+            refused,
+            broken,
+            reasons,
+        }
     }
 
     /// An answer went out to its last byte, or its client left. Methods that are no usual word
@@ -77,32 +96,61 @@ impl ProxyMetrics {
 
     /// The exact counts of a deployment now.
     pub fn load(&self, model: &str, queued: u32, ongoing: u32) {
-        let labels = vec![("model", model.to_owned())];
+        let labels = labels(model);
         self.queued.get_or_create(&labels).set(i64::from(queued));
         self.ongoing.get_or_create(&labels).set(i64::from(ongoing));
     }
 
     /// A request got its replica after so long.
     pub fn waited(&self, model: &str, queue: Duration, wake: Duration) {
-        for (phase, time) in [("queue", queue), ("wake", wake)] {
-            let labels = vec![("model", model.to_owned()), ("phase", phase.to_owned())];
-            self.wait.get_or_create(&labels).observe(time.as_secs_f64());
+        for (phase, time) in PHASES.into_iter().zip([queue, wake]) {
+            self.wait.get_or_create(&phased(model, phase)).observe(time.as_secs_f64());
         }
     }
 
     /// A request goes to another replica.
     pub fn retried(&self, model: &str, reason: &'static str) {
+        self.note_reason(reason);
         self.retries.get_or_create(&reasoned(model, reason)).inc();
     }
 
     /// A request was refused.
     pub fn refused(&self, model: &str, reason: &'static str) {
+        self.note_reason(reason);
         self.refused.get_or_create(&reasoned(model, reason)).inc();
     }
 
     /// An answer ended early.
     pub fn stream_broken(&self, model: &str) {
-        self.broken.get_or_create(&vec![("model", model.to_owned())]).inc();
+        self.broken.get_or_create(&labels(model)).inc();
+    }
+
+    /// Removes every series of a model, which is not served any more. An event that comes later
+    /// makes its series anew, from zero.
+    pub fn forget(&self, model: &str) {
+        let labels = labels(model);
+        self.queued.remove(&labels);
+        self.ongoing.remove(&labels);
+        self.broken.remove(&labels);
+        for phase in PHASES {
+            self.wait.remove(&phased(model, phase));
+        }
+        for reason in &*self.reasons.read().unwrap_or_else(PoisonError::into_inner) {
+            let labels = reasoned(model, reason);
+            self.retries.remove(&labels);
+            self.refused.remove(&labels);
+        }
+    }
+
+    fn note_reason(&self, reason: &'static str) {
+        let is_known = |reasons: &[&str]| reasons.contains(&reason);
+        if is_known(&self.reasons.read().unwrap_or_else(PoisonError::into_inner)) {
+            return;
+        }
+        let mut reasons = self.reasons.write().unwrap_or_else(PoisonError::into_inner);
+        if !is_known(&reasons) {
+            reasons.push(reason);
+        }
     }
 
     /// The metrics page of this process alone.
@@ -110,6 +158,14 @@ impl ProxyMetrics {
     pub fn render(&self) -> String {
         exposition::render(&self.registry)
     }
+}
+
+fn labels(model: &str) -> Labels {
+    vec![("model", model.to_owned())]
+}
+
+fn phased(model: &str, phase: &str) -> Labels {
+    vec![("model", model.to_owned()), ("phase", phase.to_owned())]
 }
 
 fn reasoned(model: &str, reason: &str) -> Labels {
@@ -139,5 +195,37 @@ mod tests {
         ] {
             assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
         }
+    }
+
+    #[test]
+    fn a_model_is_forgotten_with_all_its_series() {
+        let metrics = ProxyMetrics::new();
+        metrics.answered("generate", "POST", 200, Duration::from_millis(1));
+        let count = |model: &str| {
+            metrics.load(model, 3, 2);
+            metrics.waited(model, Duration::ZERO, Duration::from_secs(1));
+            metrics.retried(model, "broken");
+            metrics.refused(model, "full");
+            metrics.refused(model, "timeout");
+            metrics.stream_broken(model);
+        };
+        count("stays");
+        let before = metrics.render();
+        count("goes");
+        assert_eq!(
+            metrics.render().matches("model=\"goes\"").count(),
+            before.matches("stays").count()
+        );
+        metrics.forget("goes");
+        metrics.forget("never was");
+        let sorted = |page: &str| {
+            let mut lines: Vec<String> = page.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&metrics.render()), sorted(&before));
+        metrics.refused("goes", "full");
+        let line = "tyndall_requests_refused_total{model=\"goes\",reason=\"full\"} 1";
+        assert!(metrics.render().lines().any(|l| l == line));
     }
 }

@@ -88,18 +88,31 @@ type Idle = Arc<Mutex<Vec<Sender>>>;
 pub struct Client {
     target: Target,
     idle: Idle,
+    authorization: Option<header::HeaderValue>,
 }
 
 impl Client {
     /// A client of a Unix socket. Connects when first used.
     pub fn unix(path: impl AsRef<Path>) -> Self {
-        Self { target: Target::Unix(path.as_ref().to_owned()), idle: Idle::default() }
+        Self::new(Target::Unix(path.as_ref().to_owned()))
     }
 
     /// A client of a TCP address. Connects when first used.
     #[must_use]
     pub fn tcp(address: SocketAddr) -> Self {
-        Self { target: Target::Tcp(address), idle: Idle::default() }
+        Self::new(Target::Tcp(address))
+    }
+
+    /// The same client, which sends this token with every request. One that is no header's value
+    /// is not sent.
+    #[must_use]
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.authorization = header::HeaderValue::try_from(format!("Bearer {token}")).ok();
+        self
+    }
+
+    fn new(target: Target) -> Self {
+        Self { target, idle: Idle::default(), authorization: None }
     }
 
     /// Sends a request. The URI is the path alone; a `host` header is added where missing.
@@ -118,6 +131,10 @@ impl Client {
             .headers_mut()
             .entry(header::HOST)
             .or_insert(header::HeaderValue::from_static("localhost"));
+        if let Some(authorization) = &self.authorization {
+            let entry = request.headers_mut().entry(header::AUTHORIZATION);
+            entry.or_insert_with(|| authorization.clone());
+        }
         loop {
             let reused = self.take_idle();
             let is_reused = reused.is_some();
@@ -180,6 +197,29 @@ impl Client {
         let body = serde_json::to_vec(body).expect("wire types have string keys only");
         let response = self.checked(method, path, body.into()).await?;
         self.bytes(response).await.map(drop)
+    }
+
+    /// Sends a text and expects a 2xx answer whose body does not matter.
+    ///
+    /// # Errors
+    /// Every [`ClientError`] but [`ClientError::Json`].
+    pub async fn tell_text(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<(), ClientError> {
+        let response = self.checked(method, path, body.into()).await?;
+        self.bytes(response).await.map(drop)
+    }
+
+    /// GETs a text.
+    ///
+    /// # Errors
+    /// Every [`ClientError`] but [`ClientError::Json`].
+    pub async fn get_text(&self, path: &str) -> Result<String, ClientError> {
+        let response = self.checked(Method::GET, path, Bytes::new()).await?;
+        Ok(String::from_utf8_lossy(&self.bytes(response).await?).into_owned())
     }
 
     /// GETs a body of lines.

@@ -8,8 +8,10 @@ use std::time::Duration;
 use tyndall_config::Environment;
 use tyndall_transport::{Client, ClientError};
 
-/// What is deployed, by Ray Serve's path.
-pub(crate) const APPLICATIONS: &str = "/api/serve/applications/";
+/// What is deployed, in Ray Serve's shape; files are sent there.
+pub(crate) const RAY_APPLICATIONS: &str = "/api/serve/applications/";
+/// What is deployed, in full.
+pub(crate) const APPLICATIONS: &str = "/api/tyndall/applications/";
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -27,7 +29,9 @@ impl Admin {
                 "give the admin URL that `tyndall run` prints, such as http://127.0.0.1:8265",
             )
         })?;
-        Ok(Self { address, client: Client::tcp(socket) })
+        let client = Client::tcp(socket);
+        let client = token(env).iter().fold(client, |client, token| client.with_token(token));
+        Ok(Self { address, client })
     }
 
     /// Does one exchange, within a deadline, on a runtime of its own.
@@ -35,46 +39,62 @@ impl Admin {
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer = runtime
-            .block_on(async { tokio::time::timeout(DEADLINE, ask(self.client.clone())).await });
-        match answer {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(ClientError::Connect { .. })) => {
-                Err(Failure::new(format!("no server runs at {}", self.address)).with_cure(
-                    "start one with `tyndall run`, or name its admin URL with --address",
-                ))
-            }
-            Ok(Err(ClientError::Status { status, body, .. })) => {
-                Err(Failure::from_text(&refusal(status.as_u16(), &body)))
-            }
-            Ok(Err(error)) => Err(Failure::of(&error)),
-            Err(_) => Err(Failure::new(format!(
-                "{} did not answer within {} s",
-                self.address,
-                DEADLINE.as_secs()
-            ))),
-        }
+        let address = &self.address;
+        self.carry_out(|client| async move {
+            ask(client).await.map_err(|error| match error {
+                ClientError::Connect { .. } => Failure::new(format!("no server runs at {address}"))
+                    .with_cure(
+                        "start one with `tyndall run`, or name its admin URL with --address",
+                    ),
+                error => error.into(),
+            })
+        })
     }
+
+    /// Does several exchanges, within a deadline, on a runtime of their own.
+    pub(crate) fn carry_out<T, F>(&self, work: impl FnOnce(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        self.carry_out_within(Some(DEADLINE), work)
+    }
+
+    /// The same, within another deadline or none.
+    pub(crate) fn carry_out_within<T, F>(
+        &self,
+        deadline: Option<Duration>,
+        work: impl FnOnce(Client) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = work(self.client.clone());
+        runtime.block_on(async {
+            let Some(deadline) = deadline else { return work.await };
+            let late = || {
+                let waited_s = deadline.as_secs();
+                Failure::new(format!("{} did not answer within {waited_s} s", self.address))
+            };
+            tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Err(late()))
+        })
+    }
+}
+
+/// What the admin API is asked with, and what a controller asks for.
+pub(crate) fn token(env: &Environment) -> Option<String> {
+    env.get("TYNDALL_ADMIN_TOKEN").filter(|token| !token.is_empty()).cloned()
 }
 
 /// The flag, else the variable, else where `run` listens with the same environment.
 fn address(args: &AdminArgs, env: &Environment) -> String {
     let var = |name: &str| env.get(name).filter(|value| !value.is_empty());
     let given = args.address.as_ref().or_else(|| var("TYNDALL_ADDRESS"));
+    let given = given.or_else(|| var("RAY_DASHBOARD_ADDRESS"));
     given.cloned().unwrap_or_else(|| {
         let port = var("TYNDALL_ADMIN_PORT").map_or("8265", String::as_str);
         format!("http://127.0.0.1:{port}")
     })
-}
-
-/// What the server says of a request that it refused; its words are `cause; cure`.
-fn refusal(status: u16, body: &str) -> String {
-    match body.trim() {
-        "" => format!("the server answered {status}"),
-        said if status < 500 => said.to_owned(),
-        said => format!("the server answered {status}: {said}"),
-    }
 }
 
 fn socket_address(address: &str) -> Option<SocketAddr> {
@@ -107,12 +127,5 @@ mod tests {
         check(None, &[("TYNDALL_ADMIN_PORT", "9")], "http://127.0.0.1:9");
         check(None, &[("TYNDALL_ADDRESS", "x:1"), ("TYNDALL_ADMIN_PORT", "9")], "x:1");
         check(Some("y:1"), &[("TYNDALL_ADDRESS", "x:1")], "y:1");
-    }
-
-    #[test]
-    fn refusals_are_told() {
-        assert_eq!(refusal(404, "no m; there is n\n"), "no m; there is n");
-        assert_eq!(refusal(500, ""), "the server answered 500");
-        assert_eq!(refusal(500, "oops"), "the server answered 500: oops");
     }
 }

@@ -1,18 +1,18 @@
 //! `tyndall config`: what is in a config file, and what is wrong with it.
 
-use crate::args::ConfigArgs;
+use crate::args::{ConfigArgs, ConfigCommand};
+use crate::commands::admin::{APPLICATIONS, Admin};
+use crate::commands::{files, yaml};
 use crate::failure::Failure;
 use crate::output::print;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use tyndall_bench::table;
+use tyndall_config::Environment;
 use tyndall_config::file::{self, ConfigFile, Problem, Severity};
+use tyndall_types::protocol::{ApplicationDetails, InstanceDetails};
 
-/// Longer files are no configuration.
-const MAX_FILE_BYTES: u64 = 8 << 20;
-
-pub(crate) fn config(args: &ConfigArgs) -> Result<(), Failure> {
+pub(crate) fn config(command: &ConfigCommand, env: &Environment) -> Result<(), Failure> {
+    let Some(args) = &command.what else { return deployed(command, env) };
     match args {
         ConfigArgs::Check { files } => check(files),
         ConfigArgs::Show { file } => show(file),
@@ -27,12 +27,12 @@ fn check(files: &[impl AsRef<Path>]) -> Result<(), Failure> {
         let told = match read(path)? {
             Err(problem) => {
                 is_valid = false;
-                line(path, &problem)
+                files::line(path, &problem)
             }
             Ok(file) => {
                 is_valid &= file.is_valid();
                 let lines: String =
-                    file.problems().iter().map(|problem| line(path, problem)).collect();
+                    file.problems().iter().map(|problem| files::line(path, problem)).collect();
                 lines + &summary(path, &file)
             }
         };
@@ -57,15 +57,6 @@ fn is_error(problem: &Problem) -> bool {
     problem.severity == Severity::Error
 }
 
-/// `FILE:line:column: error: …`, which editors follow.
-fn line(path: &Path, problem: &Problem) -> String {
-    let text = problem.to_string();
-    let place = format!("{}:{}: ", problem.line, problem.column);
-    let text = text.strip_prefix(&place).unwrap_or(&text);
-    let severity = if is_error(problem) { "error" } else { "warning" };
-    format!("{}:{place}{severity}: {text}\n", path.display())
-}
-
 fn summary(path: &Path, file: &ConfigFile) -> String {
     let (applications, deployments) = file.counts();
     let errors = file.problems().iter().filter(|problem| is_error(problem)).count();
@@ -82,17 +73,26 @@ fn summary(path: &Path, file: &ConfigFile) -> String {
 }
 
 fn read(path: &Path) -> Result<Result<ConfigFile, Problem>, Failure> {
-    let failed = |why: String| Failure::new(format!("failed to read {}: {why}", path.display()));
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
-    let length = file
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| failed(error.to_string()))?;
-    if length as u64 > MAX_FILE_BYTES {
-        let most = MAX_FILE_BYTES >> 20;
-        return Err(failed(format!("it has more than {most} MiB"))
-            .with_cure("split it: a configuration of applications is some kilobytes"));
+    let text = files::text(path)?;
+    Ok(files::parse(path, &text))
+}
+
+/// What is deployed from config files, as Ray's `serve config` prints it.
+fn deployed(args: &ConfigCommand, env: &Environment) -> Result<(), Failure> {
+    let admin = Admin::new(&args.admin, env)?;
+    let details: InstanceDetails =
+        admin.ask(|client| async move { client.get(APPLICATIONS).await })?;
+    let submitted = |app: &ApplicationDetails| {
+        (!app.submitted.is_null()).then(|| yaml::document(&app.submitted))
+    };
+    if let Some(name) = &args.name {
+        let found = details.applications.get(name).and_then(submitted);
+        let none = || format!("No config has been deployed for application {name:?}.\n");
+        return print(&found.unwrap_or_else(none));
     }
-    Ok(ConfigFile::parse(&text))
+    let all: Vec<String> = details.applications.values().filter_map(submitted).collect();
+    if all.is_empty() {
+        return print("No configuration was found.\n");
+    }
+    print(&all.join("\n---\n\n"))
 }

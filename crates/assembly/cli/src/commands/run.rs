@@ -1,33 +1,26 @@
-//! `tyndall run`: finds and plans the model, starts the supervisor, deploys, waits for the end.
+//! `tyndall run`: a model, or the applications of a config file, in the foreground.
 
 use crate::args::RunArgs;
+use crate::commands::files;
+use crate::commands::node::{ControllerExtras, Node, START_DEADLINE};
 use crate::commands::plan::{Planned, find};
 use crate::failure::Failure;
 use crate::output::print;
 use bytes::Bytes;
 use http::{Method, Request};
-use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tyndall_bench::table;
-use tyndall_cluster::process::raise_file_limit;
-use tyndall_cluster::{NodeDir, Supervisor, SupervisorOptions};
-use tyndall_config::{Environment, Origin, RunConfig};
-use tyndall_controller::Store;
+use tyndall_config::file::{ConfigFile, HttpOptions};
+use tyndall_config::{Environment, Origin, RawSettings, RunConfig};
 use tyndall_hub::ResolvedModel;
-use tyndall_transport::{Client, reachable};
+use tyndall_transport::Client;
 use tyndall_types::DeploymentName;
-use tyndall_types::protocol::DeploymentConfig;
+use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, RuntimeDir, Workload};
 
-/// How long controller and proxy may take to answer. They do nothing slow before that; a machine
-/// under heavy load is the only reason to wait long.
-const START_DEADLINE: Duration = Duration::from_secs(60);
 const READY_POLL: Duration = Duration::from_millis(10);
-const INTERRUPTED: u8 = 130;
 
 pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure> {
     let config = tyndall_config::resolve(&args.settings.0, env)?;
@@ -36,37 +29,105 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
         return Ok(ExitCode::SUCCESS);
     }
     crate::roles::init_logs("run", &config.log_filter, config.log_format)?;
-    raise_file_limit();
-    // Both ports first: with one taken, nothing is downloaded or started.
-    let public = bind(config.network.public, "--port")?;
-    let admin = bind(config.network.admin, "--admin-port")?;
-    if let Some(dir) = &config.state_dir {
-        // Closed again at once: it is the controller's. A failure is told before anything starts.
-        Store::open(dir).map_err(|error| Failure::of(&error))?;
+    let target = config.target.value.clone();
+    if files::is_application_source(Path::new(&target)) {
+        return run_file(args.settings.0, &target, env);
     }
+    let node = Node::new(&config)?;
     let model = find(&config, env)?;
     let name = public_name(&config, &model)?;
     let planned = Planned::new(&config, &model)?;
-    let (url, admin_url) = (url_of(&public)?, url_of(&admin)?);
+    let (url, admin_url) = (node.url()?, node.admin_url()?);
     print(&format!(
         "{}\nserving {name} at {url}  (admin API at {admin_url})\ntry it:\n  {}\n",
         planned.describe(&config, &model),
         curl(&url)
     ))?;
     let mut deployment = config.deployment(name.clone(), name.into(), model.dir.clone());
-    deployment.model.memory_budget_bytes = Some(planned.budget_bytes());
-    deployment.model.max_model_len = Some(planned.memory.max_model_len);
-    supervise(&config, env, deployment, (public, admin))
+    if let Workload::Model(model) = &mut deployment.workload {
+        model.memory_budget_bytes = Some(planned.budget_bytes());
+        model.max_model_len = Some(planned.memory.max_model_len);
+    }
+    let application = ApplicationConfig {
+        name: deployment.id.application.clone(),
+        route_prefix: Some("/".to_owned()),
+        source: ApplicationSource::Imperative,
+        external_scaler_enabled: false,
+        autoscaling_policy: None,
+        submitted: serde_json::Value::Null,
+        deployments: vec![deployment],
+    };
+    let public = node.public_address()?;
+    node.supervise(&config, env, &ControllerExtras::default(), |runtime_dir| async move {
+        serve(&runtime_dir, &application, public).await
+    })
 }
 
-/// The server's processes read their log settings in the environment; these are those that flags gave.
-fn log_env(config: &RunConfig) -> BTreeMap<String, String> {
-    let given = ["log", "log_format"].iter().filter_map(|key| {
-        let line = config.effective.iter().find(|line| line.key == *key)?;
-        let name = tyndall_config::setting(key)?.env;
-        matches!(line.origin, Origin::Flag(_)).then(|| (name.to_owned(), line.value.clone()))
-    });
-    given.collect()
+/// Serves the applications of a config file, or of a program, until the end.
+fn run_file(
+    mut settings: RawSettings,
+    target: &str,
+    env: &Environment,
+) -> Result<ExitCode, Failure> {
+    let (text, file) = files::read(Path::new(target))?;
+    let http = file.typed().map_err(|problem| Failure::new(problem.to_string()))?.http;
+    take_http_options(&mut settings, &http, env)?;
+    let config = tyndall_config::resolve(&settings, env)?;
+    let node = Node::new(&config)?;
+    let (url, admin_url) = (node.url()?, node.admin_url()?);
+    let (applications, _) = file.counts();
+    let what = if applications == 1 { "application" } else { "applications" };
+    print(&format!(
+        "Running config file: {target:?}.\n{applications} {what} at {url}  (admin API at \
+         {admin_url})\n"
+    ))?;
+    let extras = ControllerExtras { request_timeout_s: http.request_timeout_s, log_file: None };
+    let admin = node.admin_address()?;
+    let token = crate::commands::admin::token(env);
+    node.supervise(&config, env, &extras, |_| async move {
+        let client = Client::tcp(admin);
+        let client = token.iter().fold(client, |client, token| client.with_token(token));
+        files::submit(&client, text).await?;
+        print("Submitted deploy config successfully.\n")?;
+        let names = applications_of(&file);
+        let failed = files::wait_until_deployed(&client, &names, print).await?;
+        if failed.len() == names.len() && !failed.is_empty() {
+            return Err(Failure::from_text(&failed.join("\n")));
+        }
+        for failure in failed {
+            tracing::error!("{failure}");
+        }
+        print("ready; Ctrl-C ends everything\n")
+    })
+}
+
+fn applications_of(file: &ConfigFile) -> Vec<String> {
+    let applications = file.typed().map(|config| config.applications).unwrap_or_default();
+    applications.into_iter().map(|application| application.name.to_string()).collect()
+}
+
+/// A flag or a variable wins over the file. Another address than loopback wants `--insecure`, also
+/// from a file.
+fn take_http_options(
+    settings: &mut RawSettings,
+    http: &HttpOptions,
+    env: &Environment,
+) -> Result<(), Failure> {
+    let given = tyndall_config::resolve(settings, env)?;
+    let is_default = |key: &str| {
+        given.effective.iter().any(|line| line.key == key && line.origin == Origin::Default)
+    };
+    let values = [
+        ("host", http.host.map(|host| host.to_string())),
+        ("port", http.port.map(|port| port.to_string())),
+        ("request_timeout", http.request_timeout_s.map(|timeout| timeout.to_string())),
+    ];
+    for (key, value) in values {
+        if let Some(value) = value.filter(|_| is_default(key)) {
+            settings.set(key, value).expect("rows of the table are known keys");
+        }
+    }
+    Ok(())
 }
 
 /// The public id: what the user says, else what the model is called where it came from.
@@ -85,27 +146,6 @@ fn tame(id: &str) -> String {
         id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
     let name = mapped.trim_matches('-');
     if name.is_empty() { "my-model".to_owned() } else { name.chars().take(64).collect() }
-}
-
-fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
-    let listener = TcpListener::bind(address).map_err(|error| {
-        let failure = Failure::new(format!("failed to listen on {address}: {error}"));
-        match error.kind() {
-            ErrorKind::AddrInUse => Failure::new(format!("port {} is in use", address.port()))
-                .with_cure(format!(
-                    "end what listens on {address}, or choose another port: {flag} 0 takes any"
-                )),
-            ErrorKind::PermissionDenied => failure.with_cure("ports below 1024 want privileges"),
-            ErrorKind::AddrNotAvailable => failure.with_cure("choose an address of this machine"),
-            _ => failure,
-        }
-    })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-fn url_of(listener: &TcpListener) -> Result<String, Failure> {
-    Ok(format!("http://{}", reachable(listener.local_addr()?)))
 }
 
 fn curl(url: &str) -> String {
@@ -127,79 +167,21 @@ fn effective(config: &RunConfig) -> String {
     table(&rows, &[])
 }
 
-/// The supervisor's life, on this thread: its children are tied to it.
-fn supervise(
-    config: &RunConfig,
-    env: &Environment,
-    deployment: DeploymentConfig,
-    (public, admin): (TcpListener, TcpListener),
-) -> Result<ExitCode, Failure> {
-    let public_address = reachable(public.local_addr()?);
-    let node = node_dir(env)?;
-    let drain_s = config.limits.graceful_timeout_s;
-    let options = SupervisorOptions {
-        executable: std::env::current_exe()?,
-        env: log_env(config),
-        runtime_dir: node.runtime_dir().clone(),
-        state_dir: config.state_dir.clone(),
-        public,
-        admin,
-        drain: Duration::from_secs_f64(drain_s),
-        controller_args: Vec::new(),
-        proxy_args: vec!["--drain-s".to_owned(), drain_s.to_string()],
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let summary = runtime.block_on(async {
-        let supervisor = Supervisor::start(options).await.map_err(|error| Failure::of(&error))?;
-        let started = tokio::select! {
-            started = serve(&supervisor, &deployment, public_address) => started,
-            // The supervisor has seen the signal too and acts on it below.
-            () = interrupted() => Ok(()),
-        };
-        if started.is_err() {
-            supervisor.shutdown_trigger().shutdown();
-        }
-        let summary = supervisor.run_until_shutdown().await;
-        started.map(|()| summary)
-    })?;
-    drop(node);
-    if summary.was_forced {
-        return Ok(ExitCode::from(INTERRUPTED));
-    }
-    if summary.num_killed > 0 {
-        let killed = summary.num_killed;
-        return Err(Failure::new(format!(
-            "{killed} processes did not end in time and were killed"
-        ))
-        .with_cure("give requests more time to finish with --graceful-timeout"));
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A short path for sockets: the user's runtime directory, else the common temporary one.
-fn node_dir(env: &Environment) -> Result<NodeDir, Failure> {
-    let bases = ["XDG_RUNTIME_DIR", "TMPDIR"].iter().filter_map(|name| env.get(*name));
-    let bases: Vec<PathBuf> = bases.map(PathBuf::from).filter(|dir| dir.is_dir()).collect();
-    if let Some(node) = bases.iter().find_map(|base| NodeDir::create(base).ok()) {
-        return Ok(node);
-    }
-    NodeDir::create(Path::new("/tmp")).map_err(|error| Failure::of(&error))
-}
-
 /// Deploys, and returns when the first request can be sent.
 async fn serve(
-    supervisor: &Supervisor,
-    deployment: &DeploymentConfig,
+    runtime_dir: &RuntimeDir,
+    application: &ApplicationConfig,
     public: SocketAddr,
 ) -> Result<(), Failure> {
-    let not_ready = |error| Failure::of(&error);
-    supervisor.controller_ready(START_DEADLINE).await.map_err(not_ready)?;
-    let controller = Client::unix(supervisor.runtime_dir().controller_socket());
-    let path = format!("/-/deployments/{}", deployment.name);
-    controller.tell(Method::PUT, &path, deployment).await?;
+    let controller = Client::unix(runtime_dir.controller_socket());
+    let path = format!("/-/applications/{}", application.name);
+    controller.tell(Method::PUT, &path, application).await?;
     let proxy = Client::tcp(public);
+    let deployment = application.deployments.first();
+    let model = deployment.and_then(|deployment| deployment.workload.model());
+    let model_id = model.map(|model| model.id.clone()).unwrap_or_default();
     let ready = tokio::time::timeout(START_DEADLINE, async {
-        while !is_ready(&proxy, &deployment.model.id).await {
+        while !is_ready(&proxy, &model_id).await {
             tokio::time::sleep(READY_POLL).await;
         }
     });
@@ -208,7 +190,7 @@ async fn serve(
         Failure::new(format!("the proxy was not ready within {waited_s} s"))
             .with_cure("its log above says why")
     })?;
-    let when = match deployment.autoscaling.min_replicas {
+    let when = match deployment.map_or(0, |deployment| deployment.autoscaling.min_replicas) {
         0 => "the first request wakes the model",
         _ => "the model is loading",
     };
@@ -227,18 +209,6 @@ async fn is_ready(proxy: &Client, model_id: &str) -> bool {
         let list = models["data"].as_array().into_iter().flatten();
         list.into_iter().any(|model| model["id"] == model_id)
     })
-}
-
-async fn interrupted() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 #[cfg(test)]

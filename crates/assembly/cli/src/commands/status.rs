@@ -2,22 +2,82 @@
 
 use crate::args::StatusArgs;
 use crate::commands::admin::{APPLICATIONS, Admin};
+use crate::commands::yaml;
 use crate::failure::Failure;
 use crate::output::print;
+use serde_json::{Map, Value, json};
 use tyndall_bench::table;
 use tyndall_config::Environment;
-use tyndall_types::protocol::{DeploymentDetails, InstanceDetails, ReplicaDetails};
+use tyndall_types::protocol::{
+    ApplicationDetails, DeploymentDetails, InstanceDetails, ReplicaDetails,
+};
 
-pub(crate) fn status(args: &StatusArgs, env: &Environment) -> Result<(), Failure> {
+/// `is_ray` when it was called as `serve`.
+pub(crate) fn status(args: &StatusArgs, env: &Environment, is_ray: bool) -> Result<(), Failure> {
     let admin = Admin::new(&args.admin, env)?;
     if args.json {
         let details: serde_json::Value =
             admin.ask(|client| async move { client.get(APPLICATIONS).await })?;
         return print(&format!("{details:#}\n"));
     }
-    let details: InstanceDetails =
+    let mut details: InstanceDetails =
         admin.ask(|client| async move { client.get(APPLICATIONS).await })?;
+    if let Some(name) = &args.name {
+        details.applications.retain(|known, _| known == name);
+        if details.applications.is_empty() {
+            return Err(Failure::new(format!("Application {name:?} does not exist."))
+                .with_cure("`tyndall status` shows those that do"));
+        }
+    }
+    if args.yaml || is_ray {
+        return print(&yaml::spaced(&ray_status(&details, args.name.as_deref())));
+    }
     print(&describe(&details))
+}
+
+/// What Ray's `serve status` prints: of one application only that.
+fn ray_status(details: &InstanceDetails, name: Option<&str>) -> Value {
+    let of_deployment = |deployment: &DeploymentDetails| {
+        let mut states = Map::new();
+        for replica in &deployment.replicas {
+            let count = states.entry(replica.state.as_str()).or_insert_with(|| 0.into());
+            *count = (count.as_u64().unwrap_or_default() + 1).into();
+        }
+        json!({
+            "status": deployment.status,
+            "status_trigger": deployment.status_trigger,
+            "replica_states": states,
+            "message": deployment.message,
+        })
+    };
+    let of_application = |application: &ApplicationDetails| {
+        let deployments: Map<String, Value> = application
+            .deployments
+            .iter()
+            .map(|(name, deployment)| (name.clone(), of_deployment(deployment)))
+            .collect();
+        json!({
+            "status": application.status,
+            "message": application.message,
+            "last_deployed_time_s": application.last_deployed_time_s,
+            "deployments": deployments,
+        })
+    };
+    if let Some(application) = name.and_then(|name| details.applications.get(name)) {
+        return of_application(application);
+    }
+    let proxies: Map<String, Value> =
+        details.proxies.iter().map(|proxy| (proxy.clone(), "HEALTHY".into())).collect();
+    let applications: Map<String, Value> = details
+        .applications
+        .iter()
+        .map(|(name, application)| (name.clone(), of_application(application)))
+        .collect();
+    json!({
+        "proxies": proxies,
+        "applications": applications,
+        "target_capacity": details.target_capacity,
+    })
 }
 
 fn describe(details: &InstanceDetails) -> String {
@@ -29,7 +89,7 @@ fn describe(details: &InstanceDetails) -> String {
     let mut notes = String::new();
     for application in details.applications.values() {
         for deployment in application.deployments.values() {
-            rows.push(deployment_row(deployment));
+            rows.push(deployment_row(application, deployment));
             rows.extend(deployment.replicas.iter().map(replica_row));
             if !deployment.message.is_empty() {
                 notes.push_str(&format!("\n{}: {}\n", deployment.name, deployment.message));
@@ -45,7 +105,12 @@ fn describe(details: &InstanceDetails) -> String {
     format!("{}{notes}", table(&rows, &[]))
 }
 
-fn deployment_row(deployment: &DeploymentDetails) -> Vec<String> {
+fn deployment_row(application: &ApplicationDetails, deployment: &DeploymentDetails) -> Vec<String> {
+    // A deployment that is its application has one name.
+    let name = match application.name == deployment.name {
+        true => deployment.name.clone(),
+        false => format!("{}#{}", application.name, deployment.name),
+    };
     let running = deployment.replicas.iter().filter(|r| r.state.as_str() == "RUNNING").count();
     let status = if deployment.status_trigger.is_empty() {
         deployment.status.to_string()
@@ -53,9 +118,9 @@ fn deployment_row(deployment: &DeploymentDetails) -> Vec<String> {
         format!("{} ({})", deployment.status, deployment.status_trigger)
     };
     vec![
-        deployment.name.clone(),
+        name,
         status,
-        deployment.model_id.clone(),
+        deployment.model_id.clone().unwrap_or_else(|| "-".to_owned()),
         format!("{running} of {}", deployment.target_num_replicas),
         deployment.queued_requests.to_string(),
         deployment.ongoing_requests.to_string(),

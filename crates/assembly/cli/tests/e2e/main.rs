@@ -1,9 +1,11 @@
 //! End to end: the real binary, its real processes, real sockets.
 
+mod applications;
 mod bad_input;
 mod clients;
 mod failures;
 mod lifecycle;
+mod rollouts;
 mod streams;
 
 use serde_json::{Value, json};

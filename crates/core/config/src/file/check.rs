@@ -7,6 +7,8 @@ use super::problem::{Problem, Severity, inside};
 
 /// Longer values are cut in messages.
 const SHOWN_CHARS: usize = 60;
+/// Objects with more fields do not list them in messages.
+const MAX_LISTED: usize = 40;
 /// Typing errors from which a name is still guessed.
 const MAX_DISTANCE: usize = 2;
 
@@ -40,7 +42,9 @@ fn value(field: &Field, entry: &Entry, path: &str, problems: &mut Vec<Problem>) 
     if node.is_null() && field.takes_null {
         return;
     }
-    if let Fate::Refused(cure) = field.fate {
+    if let Fate::Refused(cure) = field.fate
+        && node.json() != field.default
+    {
         let message = format!("{} cannot be carried out", field.name);
         problems.push(Problem::error(&entry.key, path, message).with_cure(cure));
         return;
@@ -114,6 +118,9 @@ fn unknown(object: &Object, entry: &Entry, path: &str) -> Problem {
     }
     if object.is_open {
         return Problem { severity: Severity::Warning, ..problem };
+    }
+    if object.fields.len() > MAX_LISTED {
+        return problem.with_cure("`tyndall config schema` lists its fields");
     }
     let names: Vec<&str> = object.fields.iter().map(|field| field.name).collect();
     problem.with_cure(format!("it has {}", names.join(", ")))

@@ -1,7 +1,7 @@
 //! Every value that holds.
 
 use super::EffectiveValue;
-use super::kind::{Kind, Object};
+use super::kind::{Fate, Kind, Object};
 use super::node::{Node, Value};
 use super::problem::inside;
 
@@ -25,7 +25,8 @@ fn of_object(object: &Object, node: Option<&Node>, path: &str, found: &mut Vec<E
                 of_object(inner, None, &path, found);
             }
             (kind, Some(entry)) => of_value(kind, &entry.value, path, found),
-            (_, None) if field.default.is_empty() => {}
+            // What has no effect is told where it is written only.
+            (_, None) if field.default.is_empty() || field.fate != Fate::Used => {}
             (_, None) => {
                 found.push(EffectiveValue { path, value: field.default.to_owned(), line: None });
             }

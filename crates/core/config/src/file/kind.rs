@@ -1,6 +1,8 @@
 //! What a field takes, and what becomes of it.
 
-use super::node::{Node, Value};
+use super::node::{Entry, Node, Value};
+use crate::parse;
+use tyndall_types::DeploymentName;
 
 /// What a field takes. `null` is taken where the field says so.
 #[derive(Debug)]
@@ -22,14 +24,22 @@ pub(super) enum Kind {
     ImportPath,
     /// Begins with `/`, and ends with it only alone.
     Route,
-    /// A deployment's name: a text without `#`.
+    /// Of an application, a deployment or a model.
     Name,
+    /// An IP address.
+    Host,
+    /// A number of tokens, also as `4k` or `4K`.
+    Tokens,
+    /// A number of bytes, also as `8GiB`.
+    Bytes,
     /// Anything.
     Any,
     /// A map of anything.
     Map,
     /// A map of texts.
     Texts,
+    /// A map of texts that can be variables of a process.
+    Variables,
     /// A map of numbers from 0 on.
     Amounts,
     List(&'static Kind),
@@ -40,6 +50,9 @@ pub(super) enum Kind {
 
 pub(super) const POSITIVE: Kind = Kind::Number { least: 0.0, most: f64::MAX, above: true };
 pub(super) const NOT_NEGATIVE: Kind = Kind::Number { least: 0.0, most: f64::MAX, above: false };
+/// What [`Kind::Name`] takes.
+pub(super) const NAME_ACCEPTED: &str = "a name of 1 to 128 letters, digits, '.', '_', '-', ':' or \
+                                        '/' that starts with a letter or digit";
 pub(super) const COUNT: Kind = Kind::Whole(1, 1_000_000_000);
 
 /// A map with these fields and no others.
@@ -78,7 +91,7 @@ pub(super) enum Fate {
     Used,
     /// It has no effect; why.
     Ignored(&'static str),
-    /// It cannot be carried out; what to do instead.
+    /// What it says beyond its default cannot be carried out; what to do instead.
     Refused(&'static str),
 }
 
@@ -103,13 +116,16 @@ impl Field {
         self
     }
 
-    pub(super) const fn ignored(mut self, why: &'static str) -> Field {
-        self.fate = Fate::Ignored(why);
-        self
+    pub(super) const fn ignored(self, why: &'static str) -> Field {
+        self.with(Fate::Ignored(why))
     }
 
-    pub(super) const fn refused(mut self, cure: &'static str) -> Field {
-        self.fate = Fate::Refused(cure);
+    pub(super) const fn refused(self, cure: &'static str) -> Field {
+        self.with(Fate::Refused(cure))
+    }
+
+    pub(super) const fn with(mut self, fate: Fate) -> Field {
+        self.fate = fate;
         self
     }
 
@@ -140,13 +156,17 @@ impl Kind {
                 .is_some_and(|text| words.iter().any(|word| word.eq_ignore_ascii_case(text))),
             Kind::ImportPath => node.text().is_some_and(is_import_path),
             Kind::Route => node.text().is_some_and(is_route),
-            Kind::Name => node.text().is_some_and(|text| !text.is_empty() && !text.contains('#')),
+            Kind::Name => node.text().is_some_and(|text| DeploymentName::new(text).is_ok()),
+            Kind::Host => node.text().is_some_and(|text| parse::host(text).is_ok()),
+            Kind::Tokens => node.tokens().is_some(),
+            Kind::Bytes => node.bytes().is_some(),
             Kind::Any => true,
             Kind::Map | Kind::Object(_) => matches!(node.value, Value::Map(_)),
             Kind::Texts => {
                 matches!(node.value, Value::Map(_))
                     && node.entries().iter().all(|entry| entry.value.text().is_some())
             }
+            Kind::Variables => Kind::Texts.takes(node) && node.entries().iter().all(is_variable),
             Kind::Amounts => {
                 matches!(node.value, Value::Map(_))
                     && node.entries().iter().all(|entry| NOT_NEGATIVE.takes(&entry.value))
@@ -160,6 +180,7 @@ impl Kind {
     pub(super) fn accepted(&self) -> String {
         match self {
             Kind::Bool => "true or false".to_owned(),
+            Kind::Whole(least, most) if least == most => least.to_string(),
             Kind::Whole(least, most) if *most >= 1_000_000_000 => {
                 format!("a whole number from {least} on")
             }
@@ -178,10 +199,14 @@ impl Kind {
             }
             Kind::ImportPath => "an import path such as \"module:attribute\"".to_owned(),
             Kind::Route => "a path such as \"/\" or \"/app\", without / at its end".to_owned(),
-            Kind::Name => "a name without #".to_owned(),
+            Kind::Name => NAME_ACCEPTED.to_owned(),
+            Kind::Host => "an IP address such as 127.0.0.1, ::1 or 0.0.0.0".to_owned(),
+            Kind::Tokens => "a number of tokens such as 4096, 4k or 4K".to_owned(),
+            Kind::Bytes => "a number of bytes such as 8GiB".to_owned(),
             Kind::Any => "any value".to_owned(),
             Kind::Map => "a map".to_owned(),
             Kind::Texts => "a map of texts".to_owned(),
+            Kind::Variables => "a map of texts by names of variables".to_owned(),
             Kind::Amounts => "a map of numbers from 0 on".to_owned(),
             Kind::List(kind) => format!("a list of: {}", kind.accepted()),
             Kind::Object(object) => format!("a map ({})", object.name),
@@ -197,6 +222,16 @@ fn one_of(words: &[String]) -> String {
         [word] => word.clone(),
         [most @ .., last] => format!("{} or {last}", most.join(", ")),
     }
+}
+
+/// What a process can be given.
+fn is_variable(entry: &Entry) -> bool {
+    let name = entry.name();
+    let is_whole = |text: &str| !text.contains('\0');
+    !name.is_empty()
+        && !name.contains('=')
+        && is_whole(name)
+        && entry.value.text().is_some_and(is_whole)
 }
 
 /// At most one colon, else at least one dot, neither first nor last.

@@ -1,9 +1,12 @@
 //! Ray Serve's config file, multi-application, as YAML or JSON.
 //!
-//! [`FIELDS`](fields) are tables: each field with its kind, its default, what becomes of it and what
-//! it is. From them come the check ([`check`]), the effective values ([`effective`]), the JSON
-//! schema ([`schema`]) and the table in the docs ([`table`]), so that these cannot disagree. What
+//! `fields` are tables: each field with its kind, its default, what becomes of it and what it is.
+//! From them come the check (`check`), the effective values (`effective`), the JSON schema
+//! ([`schema()`]) and the table in the docs ([`table`]), so that these cannot disagree. What
 //! involves more than one field is in `rules`.
+//!
+//! From a file without errors come values in types ([`ConfigFile::typed`]), and from these what the
+//! controller is asked to run ([`ModelSpec::to_deployment`], [`DeploymentOptions::to_deployment`]).
 //!
 //! A check finds everything that is wrong, not the first; each [`Problem`] says where, what, and
 //! what to write instead.
@@ -15,14 +18,21 @@ mod check;
 mod effective;
 mod fields;
 mod kind;
+mod models;
 mod node;
 mod problem;
 mod rules;
 mod scalar;
 mod schema;
+mod typed;
 
 pub use problem::{Problem, Severity};
 pub use schema::{schema, table};
+pub use typed::{
+    ActorOptions, ApplicationKind, ApplicationSpec, AutoscalingOption, AutoscalingOptions,
+    DeploymentOptions, DeploymentOverride, EngineOptions, HttpOptions, LoggingOptions, ModelSpec,
+    OwnOptions, ReplicaCount, ServeConfig, code_version,
+};
 
 use node::Node;
 
@@ -45,17 +55,44 @@ pub struct EffectiveValue {
 }
 
 impl ConfigFile {
-    /// Reads and checks a file's text.
+    /// Reads and checks a file's text. Files of models that it names are not looked at.
     ///
     /// # Errors
     /// A [`Problem`] where the text is no YAML or JSON at all.
     pub fn parse(text: &str) -> Result<Self, Problem> {
-        let root = node::parse(text)?;
+        Ok(Self::checked(node::parse(text, None)?, Vec::new()))
+    }
+
+    /// Reads and checks a file's text, and the files of models that it names: `read` has the text
+    /// of a path that stands in `llm_configs`, or says in words why not.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::parse`].
+    pub fn parse_with(
+        text: &str,
+        read: &mut dyn FnMut(&str) -> Result<String, String>,
+    ) -> Result<Self, Problem> {
+        let mut root = node::parse(text, None)?;
         let mut problems = Vec::new();
+        models::include(&mut root, read, &mut problems);
+        Ok(Self::checked(root, problems))
+    }
+
+    fn checked(root: Node, mut problems: Vec<Problem>) -> Self {
         check::object(&fields::SERVE, &root, "", &mut problems);
         rules::check(&root, &mut problems);
-        problems.sort_by_key(|problem| (problem.line, problem.column));
-        Ok(Self { root, problems })
+        problems.sort_by_key(|problem| (problem.file.clone(), problem.line, problem.column));
+        Self { root, problems }
+    }
+
+    /// What the file says, in types.
+    ///
+    /// # Errors
+    /// The first error of [`ConfigFile::problems`]; also a file of a model that was not read,
+    /// because [`ConfigFile::parse`] reads none.
+    pub fn typed(&self) -> Result<ServeConfig, Problem> {
+        let error = self.problems.iter().find(|problem| problem.severity == Severity::Error);
+        error.map_or_else(|| typed::serve_config(&self.root), |error| Err(error.clone()))
     }
 
     /// All that is wrong, or ignored, in the order of the file.

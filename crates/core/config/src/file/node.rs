@@ -2,8 +2,10 @@
 
 use super::problem::{Problem, Severity};
 use super::scalar;
+use crate::parse;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// More would be no configuration: aliases of aliases grow without bound.
 const MAX_NODES: usize = 200_000;
@@ -12,6 +14,8 @@ const MAX_DEPTH: usize = 64;
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
+    /// The file of a model; absent is the file itself.
+    pub(super) file: Option<Arc<str>>,
     /// From 1.
     pub(super) line: usize,
     /// From 1.
@@ -69,10 +73,92 @@ impl Node {
         }
     }
 
+    /// As [`super::kind::Kind::Tokens`] takes them.
+    pub(super) fn tokens(&self) -> Option<u32> {
+        self.as_digits().and_then(|text| parse::tokens(&text).ok())
+    }
+
+    /// As [`super::kind::Kind::Bytes`] takes them.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        self.as_digits().and_then(|text| parse::parse_bytes(&text).ok())
+    }
+
+    fn as_digits(&self) -> Option<String> {
+        match &self.value {
+            Value::Text(text) => Some(text.clone()),
+            Value::Whole(_) | Value::Number(_) => Some(self.json()),
+            _ => None,
+        }
+    }
+
+    /// A value of its own at the same place.
+    pub(super) fn beside(&self, value: Value) -> Node {
+        Node { file: self.file.clone(), line: self.line, column: self.column, value }
+    }
+
+    /// A key and its value at the same place.
+    pub(super) fn entry(&self, name: &str, value: Node) -> Entry {
+        Entry { key: self.beside(Value::Text(name.to_owned())), value }
+    }
+
+    /// Whether a key is there, be it with null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries().iter().any(|entry| entry.name() == name)
+    }
+
     /// The value of a key that is there and not null.
     pub(super) fn get(&self, name: &str) -> Option<&Node> {
         let entry = self.entries().iter().find(|entry| entry.name() == name)?;
         Some(&entry.value).filter(|value| !value.is_null())
+    }
+
+    /// JSON; numbers that it has no word for are null.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(value) => (*value).into(),
+            Value::Whole(value) => (*value).into(),
+            Value::Number(value) => (*value).into(),
+            Value::Text(text) => text.as_str().into(),
+            Value::List(items) => items.iter().map(Node::to_json).collect(),
+            Value::Map(entries) => entries
+                .iter()
+                .map(|entry| (entry.name().to_owned(), entry.value.to_json()))
+                .collect(),
+        }
+    }
+
+    pub(super) fn items_mut(&mut self) -> &mut [Node] {
+        if let Value::List(items) = &mut self.value { items } else { &mut [] }
+    }
+
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Node> {
+        let Value::Map(entries) = &mut self.value else { return None };
+        entries.iter_mut().find(|entry| entry.name() == name).map(|entry| &mut entry.value)
+    }
+
+    /// What a program says, as if it stood in a file.
+    pub(super) fn from_json(json: &serde_json::Value) -> Node {
+        use serde_json::Value as Json;
+        let text = |text: &str| Value::Text(text.to_owned());
+        let node = |value| Node { file: None, line: 1, column: 1, value };
+        node(match json {
+            Json::Null => Value::Null,
+            Json::Bool(value) => Value::Bool(*value),
+            Json::Number(number) => match number.as_i64() {
+                Some(whole) => Value::Whole(whole),
+                None => Value::Number(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(value) => text(value),
+            Json::Array(items) => Value::List(items.iter().map(Node::from_json).collect()),
+            Json::Object(map) => {
+                let entry = |(key, value): (&String, _)| Entry {
+                    key: node(text(key)),
+                    value: Node::from_json(value),
+                };
+                Value::Map(map.iter().map(entry).collect())
+            }
+        })
     }
 
     /// For messages and for `show`: JSON on one line.
@@ -104,9 +190,14 @@ impl Node {
     }
 }
 
-/// Reads one document.
-pub(super) fn parse(text: &str) -> Result<Node, Problem> {
-    let mut builder = Builder::default();
+/// Reads one document; `file` is a model's.
+pub(super) fn parse(text: &str, file: Option<&str>) -> Result<Node, Problem> {
+    read(text, file.map(Arc::from))
+        .map_err(|problem| Problem { file: file.map(str::to_owned), ..problem })
+}
+
+fn read(text: &str, file: Option<Arc<str>>) -> Result<Node, Problem> {
+    let mut builder = Builder { file, ..Builder::default() };
     for event in Parser::new_from_str(text) {
         let (event, span) = event
             .map_err(|error| at(error.marker(), format!("this is no YAML: {}", error.info())))?;
@@ -120,6 +211,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Problem> {
 
 fn at(marker: &Marker, message: String) -> Problem {
     Problem {
+        file: None,
         line: marker.line(),
         column: marker.col() + 1,
         path: String::new(),
@@ -139,6 +231,7 @@ struct Open {
 
 #[derive(Default)]
 struct Builder {
+    file: Option<Arc<str>>,
     open: Vec<Open>,
     root: Option<Node>,
     anchors: HashMap<usize, Node>,
@@ -147,7 +240,9 @@ struct Builder {
 
 impl Builder {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Problem> {
-        let node = |value| Node { line: span.start.line(), column: span.start.col() + 1, value };
+        let file = self.file.clone();
+        let node =
+            |value| Node { file, line: span.start.line(), column: span.start.col() + 1, value };
         match event {
             Event::DocumentStart(_) if self.root.is_some() => {
                 Err(at(&span.start, "a second document begins here".to_owned())

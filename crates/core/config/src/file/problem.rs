@@ -15,6 +15,8 @@ pub enum Severity {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// The file of a model where it stands; absent is the file itself.
+    pub file: Option<String>,
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
@@ -32,6 +34,7 @@ pub struct Problem {
 impl Problem {
     pub(super) fn error(node: &Node, path: &str, message: impl Into<String>) -> Self {
         Self {
+            file: node.file.as_deref().map(str::to_owned),
             line: node.line,
             column: node.column,
             path: path.to_owned(),
@@ -51,9 +54,13 @@ impl Problem {
     }
 }
 
-/// `line:column: path: message`, then the cure on a line of its own.
+/// `line:column: path: message`, then the cure on a line of its own. What stands in a model's file
+/// begins with that file's name.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:")?;
+        }
         write!(f, "{}:{}: ", self.line, self.column)?;
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;

@@ -1,6 +1,6 @@
 //! The tables for other readers: editors, and the docs.
 
-use super::fields::{LLM_ARGS, SERVE};
+use super::fields::ROOTS;
 use super::kind::{Fate, Field, Kind, Object};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -9,12 +9,13 @@ use std::fmt::Write;
 #[must_use]
 pub fn schema() -> Value {
     let mut definitions = Map::new();
-    define(&SERVE, &mut definitions);
-    define(&LLM_ARGS, &mut definitions);
+    for object in ROOTS {
+        define(object, &mut definitions);
+    }
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration of applications",
-        "$ref": format!("#/$defs/{}", SERVE.name),
+        "$ref": format!("#/$defs/{}", ROOTS[0].name),
         "$defs": definitions,
     })
 }
@@ -26,7 +27,10 @@ fn define(object: &Object, definitions: &mut Map<String, Value>) {
     definitions.insert(object.name.to_owned(), Value::Null);
     let mut properties = Map::new();
     for field in object.fields.iter().filter(|field| !is_refused(field)) {
-        let mut property = of_kind(&field.kind, definitions);
+        let mut property = match (field.fate, serde_json::from_str::<Value>(field.default)) {
+            (Fate::Refused(_), Ok(default)) => json!({ "const": default }),
+            _ => of_kind(&field.kind, definitions),
+        };
         if field.takes_null {
             property = json!({ "anyOf": [property, { "type": "null" }] });
         }
@@ -47,8 +51,9 @@ fn define(object: &Object, definitions: &mut Map<String, Value>) {
     definitions.insert(object.name.to_owned(), definition);
 }
 
+/// Nothing but what leaving it out means may be written.
 fn is_refused(field: &Field) -> bool {
-    matches!(field.fate, Fate::Refused(_))
+    matches!(field.fate, Fate::Refused(_)) && matches!(field.default, "" | "null")
 }
 
 fn of_kind(kind: &Kind, definitions: &mut Map<String, Value>) -> Value {
@@ -72,10 +77,16 @@ fn of_kind(kind: &Kind, definitions: &mut Map<String, Value>) -> Value {
             json!({ "type": "string", "pattern": pattern })
         }
         Kind::Route => json!({ "type": "string", "pattern": "^/([^{}]*[^/{}])?$" }),
-        Kind::Name => json!({ "type": "string", "pattern": "^[^#]+$" }),
+        Kind::Name => json!({
+            "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/-]*$", "maxLength": 128,
+        }),
+        Kind::Host => json!({ "type": "string" }),
+        Kind::Tokens | Kind::Bytes => json!({ "type": ["integer", "string"], "minimum": 1 }),
         Kind::Any => json!({}),
         Kind::Map => json!({ "type": "object" }),
-        Kind::Texts => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        Kind::Texts | Kind::Variables => {
+            json!({ "type": "object", "additionalProperties": { "type": "string" } })
+        }
         Kind::Amounts => {
             json!({ "type": "object", "additionalProperties": { "type": "number", "minimum": 0 } })
         }
@@ -96,7 +107,7 @@ fn of_kind(kind: &Kind, definitions: &mut Map<String, Value>) -> Value {
 pub fn table() -> String {
     let mut text = String::new();
     let mut told = Vec::new();
-    for object in [&SERVE, &LLM_ARGS] {
+    for object in ROOTS {
         describe(object, &mut told, &mut text);
     }
     text

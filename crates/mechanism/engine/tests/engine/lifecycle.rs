@@ -4,6 +4,7 @@ use crate::fake::{DEADLINE, Then, VOCAB, config, eventually, gated, ids, params,
 use crate::fake::{FakeRunner, start};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tyndall_engine::{AddError, StepReport, StopCause, SubmitError, TokenEvent};
 use tyndall_engine::{Engine, EngineConfig, EngineObserver, EngineRequest, Finished};
 use tyndall_types::{FinishReason, SamplingParams};
@@ -235,12 +236,79 @@ async fn an_idle_engine_makes_no_steps() {
     read(engine.submit(request(&[2], params(4))).unwrap()).await;
     let later = engine.stats();
     assert_eq!((stats.steps, later.steps), (4, 8));
-    assert!(later.last_step_at > stats.last_step_at);
+}
+
+#[tokio::test]
+async fn a_hanging_step_ages_and_idleness_does_not() {
+    let (engine, gate) = start_gated(&config());
+    let age = || engine.stats().step_age;
+    assert_eq!(age(), None);
+    // Long after its start an engine is as young as its first request.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let submitted = Instant::now();
+    let stream = engine.submit(request(&[1], params(2))).unwrap();
+    let first = age().unwrap();
+    assert!(first <= submitted.elapsed());
+    gate.wait();
+    let hanging = || age().is_some_and(|age| age > first + Duration::from_millis(50));
+    eventually("a step that hangs ages", hanging).await;
+    let resumed = Instant::now();
+    gate.go(Then::Compute);
+    gate.wait();
+    assert!(age().unwrap() <= resumed.elapsed(), "the end of a step is a sign of life");
+    gate.open();
+    read(stream).await;
+    eventually("without work there is no age", || age().is_none()).await;
+}
+
+#[tokio::test]
+async fn tokens_are_counted_where_their_requests_are() {
+    let config = EngineConfig { max_num_seqs: 1, ..config() };
+    let log = Arc::new(Mutex::new(Log::default()));
+    let (runner, gate) = gated(&config);
+    let recorder = Box::new(Recorder(Arc::clone(&log)));
+    let engine = Engine::start_observed(Box::new(runner), config, recorder);
+    let tokens = || {
+        let stats = engine.stats();
+        (stats.running_tokens, stats.waiting_tokens)
+    };
+    let running = engine.submit(request(&[1, 2, 3], params(50))).unwrap();
+    gate.wait();
+    assert_eq!(tokens(), (3, 0));
+    let waiting = engine.submit(request(&[4, 5], params(2))).unwrap();
+    let leaving = engine.submit(request(&[4, 5, 6, 7], params(2))).unwrap();
+    assert_eq!(tokens(), (3, 6));
+    gate.go(Then::Compute);
+    gate.wait();
+    assert_eq!(tokens(), (4, 6));
+    drop((running, leaving));
+    gate.go(Then::Compute);
+    gate.wait();
+    assert_eq!(tokens(), (2, 0));
+    gate.go(Then::Fail);
+    read(waiting).await;
+    eventually("nothing is left", || tokens() == (0, 0)).await;
+    // Once when it started, and once when everything had ended.
+    eventually("it rests", || log.lock().unwrap().rests == 2).await;
+}
+
+#[tokio::test]
+async fn tokens_of_preempted_requests_stay_counted() {
+    // Four blocks of four tokens each: two requests of thirteen tokens do not fit.
+    let engine = start(&EngineConfig { num_blocks: 4, enable_prefix_cache: false, ..config() });
+    let submit = |first| engine.submit(request(&[first; 5], params(8))).unwrap();
+    let streams = [submit(1), submit(2)];
+    for stream in streams {
+        assert_eq!(read(stream).await.0.len(), 8);
+    }
+    assert!(engine.stats().num_preemptions > 0);
+    eventually("nothing is left", || engine.stats().running_tokens == 0).await;
 }
 
 #[derive(Default)]
 struct Log {
     steps: Vec<StepReport>,
+    rests: usize,
     first_tokens: usize,
     next_tokens: usize,
     finished: Vec<Finished>,
@@ -251,6 +319,9 @@ struct Recorder(Arc<Mutex<Log>>);
 impl EngineObserver for Recorder {
     fn on_step(&mut self, report: &StepReport) {
         self.0.lock().unwrap().steps.push(*report);
+    }
+    fn on_idle(&mut self) {
+        self.0.lock().unwrap().rests += 1;
     }
     fn on_first_token(&mut self, ttft_s: f64) {
         assert!(ttft_s >= 0.0);

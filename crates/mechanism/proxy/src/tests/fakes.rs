@@ -20,26 +20,43 @@ use tyndall_transport::{
     line_channel, read_body, serve, text,
 };
 use tyndall_types::protocol::{
-    DemandReport, DeploymentRoute, GenerateDefaults, ReplicaRoute, RouteTable, RuntimeDir,
+    Backpressure, DemandReport, DeploymentRoute, GenerateDefaults, ModelRoute, ReplicaRoute,
+    RouteTable, RuntimeDir,
 };
-use tyndall_types::{DeploymentName, HEADER_NOT_STARTED, ReplicaId};
+use tyndall_types::{DeploymentId, HEADER_NOT_STARTED, ReplicaId};
 
 /// No wait of a test is longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn route(model: &str) -> DeploymentRoute {
     DeploymentRoute {
-        deployment: DeploymentName::new(model).unwrap(),
-        model_id: model.to_owned(),
-        created_s: 1,
+        deployment: DeploymentId::try_from(model.to_owned()).unwrap(),
+        order: 1,
+        route_prefix: Some("/".to_owned()),
+        is_ingress: true,
+        model: Some(ModelRoute {
+            id: model.to_owned(),
+            created_s: 1,
+            generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
+            max_model_len: Some(512),
+        }),
         max_ongoing_requests: 8,
         max_queued_requests: 100,
+        backpressure: Backpressure::default(),
         request_timeout_s: 60.0,
-        generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
-        max_model_len: Some(512),
         replicas: Vec::new(),
         unavailable: None,
     }
+}
+
+/// The ingress of an application that is a program.
+pub(crate) fn program(id: &str) -> DeploymentRoute {
+    DeploymentRoute { model: None, ..route(id) }
+}
+
+pub(crate) fn table(version: u64, routes: Vec<DeploymentRoute>) -> RouteTable {
+    let deployments = routes.into_iter().map(Arc::new).collect();
+    RouteTable { version, is_complete: true, deployments, removed: Vec::new() }
 }
 
 #[derive(Clone)]
@@ -85,7 +102,7 @@ impl Handler for Controller {
 pub(super) struct Node {
     pub(super) client: Client,
     dir: tempfile::TempDir,
-    address: std::net::SocketAddr,
+    pub(super) address: std::net::SocketAddr,
     table: watch::Sender<RouteTable>,
     demand: Arc<watch::Sender<Vec<DemandReport>>>,
     controller: Option<JoinHandle<usize>>,
@@ -97,7 +114,7 @@ impl Node {
     /// A proxy that knows one deployment without replicas.
     pub(super) async fn start(route: DeploymentRoute) -> Self {
         let node = Self::start_without_table().await;
-        node.publish(RouteTable { version: 1, deployments: vec![route] });
+        node.publish(table(1, vec![route]));
         node.has_applied(1).await;
         node
     }
@@ -132,7 +149,7 @@ impl Node {
         node
     }
 
-    fn runtime_dir(&self) -> RuntimeDir {
+    pub(super) fn runtime_dir(&self) -> RuntimeDir {
         RuntimeDir(self.dir.path().to_owned())
     }
 
@@ -160,8 +177,11 @@ impl Node {
     pub(super) async fn edit(&self, edit: impl FnOnce(&mut DeploymentRoute)) {
         self.table.send_modify(|table| {
             table.version += 1;
-            edit(&mut table.deployments[0]);
-            table.deployments[0].created_s = table.version;
+            let route = Arc::make_mut(&mut table.deployments[0]);
+            edit(route);
+            if let Some(model) = &mut route.model {
+                model.created_s = table.version;
+            }
         });
         let version = self.table.borrow().version;
         self.has_applied(version).await;
@@ -186,7 +206,7 @@ impl Node {
         let matches = |reports: &Vec<DemandReport>| {
             assert!(reports.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
             let Some(last) = reports.last() else { return false };
-            let of = |d: &&tyndall_types::protocol::Demand| d.deployment.as_str() == deployment;
+            let of = |d: &&tyndall_types::protocol::Demand| d.deployment.to_string() == deployment;
             let counts = last.deployments.iter().find(of).map_or((0, 0), |d| (d.queued, d.ongoing));
             counts == (queued, ongoing)
         };

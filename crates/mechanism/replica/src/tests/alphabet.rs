@@ -2,6 +2,7 @@
 
 use super::tokenizer_files::{self, FIRST_BYTE};
 use crate::app::App;
+use crate::engine_load::LoadSignal;
 use crate::load::Observer;
 use crate::phases::PhaseClock;
 use crate::ready::Ready;
@@ -179,7 +180,8 @@ pub(super) fn ready(runner: Alphabet, tokenizer: Tokenizer) -> Ready {
         max_prefill_percent: None,
         speculation: Speculation::Off,
     };
-    let observer = Observer { metrics: metrics.clone(), first };
+    let load_signal = Arc::<LoadSignal>::default();
+    let observer = Observer { metrics: metrics.clone(), first, load_signal: load_signal.clone() };
     Ready {
         model_id: "org/alphabet".to_owned(),
         card: ModelCard { max_model_len: CONTEXT as u32, num_kv_blocks: 256, block_size: 4 },
@@ -190,6 +192,7 @@ pub(super) fn ready(runner: Alphabet, tokenizer: Tokenizer) -> Ready {
         vocab_size: VOCAB,
         metrics,
         first_token,
+        load_signal,
         unsaved: std::sync::Mutex::default(),
         prefault: None,
     }

@@ -9,19 +9,19 @@ use crate::ready::Ready;
 use crate::{ReplicaError, ReplicaOptions};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tyndall_text::Tokenizer;
 use tyndall_transport::{Body, Client, Handler, Listener, ServeOptions, empty, read_body, serve};
 use tyndall_types::protocol::{
-    AutoscalingConfig, ColdStartPhases, DeploymentConfig, GenerateDefaults, ModelConfig,
-    ReplicaReport, RuntimeDir,
+    AutoscalingConfig, ColdStartPhases, DeploymentConfig, EngineLoad, GenerateDefaults,
+    ModelConfig, ProgramConfig, ReplicaReport, RuntimeDir, Workload,
 };
-use tyndall_types::{DeploymentName, ReplicaId};
+use tyndall_types::{DeploymentId, DeploymentName, ReplicaId};
 
 #[derive(Clone)]
 struct Controller(mpsc::Sender<ReplicaReport>);
@@ -57,8 +57,8 @@ fn model(dir: &Path) -> PathBuf {
 
 fn config(path: PathBuf) -> DeploymentConfig {
     DeploymentConfig {
-        name: DeploymentName::new("tiny").unwrap(),
-        model: ModelConfig {
+        id: DeploymentId::single(DeploymentName::new("tiny").unwrap()),
+        workload: Workload::Model(ModelConfig {
             id: "org/tiny".to_owned(),
             path,
             max_model_len: None,
@@ -69,38 +69,55 @@ fn config(path: PathBuf) -> DeploymentConfig {
             speculation: true,
             quantization: Default::default(),
             generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
-        },
+        }),
+        code_version: String::new(),
+        num_replicas: None,
         autoscaling: AutoscalingConfig {
             min_replicas: 0,
+            initial_replicas: None,
             max_replicas: 1,
             target_ongoing_requests: 1.0,
+            look_back_period_s: 0.0,
+            aggregation_function: Default::default(),
             upscale_delay_s: 0.0,
             downscale_delay_s: 1.0,
             downscale_to_zero_delay_s: 1.0,
+            upscaling_factor: 1.0,
+            downscaling_factor: 1.0,
+            policy: Default::default(),
         },
         max_ongoing_requests: 8,
         max_queued_requests: 8,
+        backpressure: Default::default(),
         request_timeout_s: 60.0,
         graceful_shutdown_timeout_s: 20.0,
         startup_timeout_s: 60.0,
+        health_check: Default::default(),
+        max_constructor_retry_count: 20,
+        rollout: Default::default(),
+        resources: Default::default(),
+        residency: Default::default(),
+        env_vars: Default::default(),
+        user_config: Value::Null,
     }
 }
 
 impl Process {
     fn start(prepare: impl FnOnce(&Path) -> PathBuf) -> Self {
-        Self::start_with(prepare, load)
+        Self::start_with(|dir| config(prepare(dir)), load)
     }
 
     /// With the alphabet instead of the model.
     fn start_alphabet(runner: Alphabet) -> Self {
         let load = |options: ReplicaOptions, clock| async move {
-            let tokenizer = Tokenizer::load(&options.config.model.path).unwrap();
+            let model = options.config.workload.model().unwrap();
+            let tokenizer = Tokenizer::load(&model.path).unwrap();
             Ok((alphabet::ready(runner, tokenizer), clock))
         };
-        Self::start_with(model, load)
+        Self::start_with(|dir| config(model(dir)), load)
     }
 
-    fn start_with<F, L>(prepare: impl FnOnce(&Path) -> PathBuf, load: F) -> Self
+    fn start_with<F, L>(config: impl FnOnce(&Path) -> DeploymentConfig, load: F) -> Self
     where
         F: FnOnce(ReplicaOptions, PhaseClock) -> L + Send + 'static,
         L: Future<Output = Result<(Ready, PhaseClock), String>> + Send + 'static,
@@ -116,7 +133,7 @@ impl Process {
         let options = ReplicaOptions {
             runtime_dir,
             id,
-            config: config(prepare(dir.path())),
+            config: config(dir.path()),
             started_at: Instant::now(),
             available_memory_bytes: 1 << 30,
             isa: Some(tyndall_kernels::Isa::Portable),
@@ -129,6 +146,24 @@ impl Process {
 
     async fn report(&mut self) -> ReplicaReport {
         tokio::time::timeout(PATIENCE, self.reports.recv()).await.unwrap().unwrap()
+    }
+
+    async fn load_report(&mut self) -> EngineLoad {
+        loop {
+            if let ReplicaReport::Load(load) = self.report().await {
+                return load;
+            }
+        }
+    }
+
+    /// The next report of another kind than the engine's load.
+    async fn report_of_life(&mut self) -> ReplicaReport {
+        loop {
+            let report = self.report().await;
+            if !matches!(report, ReplicaReport::Load(_)) {
+                return report;
+            }
+        }
     }
 
     async fn end(self) -> Result<(), ReplicaError> {
@@ -149,7 +184,7 @@ async fn a_model_is_loaded_reported_served_and_ended() {
     assert_eq!(names, ["process", "config", "kernels", "weights", "tokenizer", "engine"]);
     let sum: f64 = phases.iter().map(|(_, seconds)| seconds).sum();
     assert!(sum > 0.0 && sum <= started.elapsed().as_secs_f64());
-    assert_eq!(card.max_model_len, 128);
+    assert_eq!(card.unwrap().max_model_len, 128);
 
     let kwargs = json!({"max_new_tokens": 5});
     let body = json!({"prompts": ["hello", "world"], "generation_kwargs": kwargs});
@@ -168,8 +203,8 @@ async fn a_model_is_loaded_reported_served_and_ended() {
     let alone = json_of(second).await;
     assert_eq!(alone["completions"][0], both["completions"][1]);
 
-    let ReplicaReport::FirstToken { phases: ColdStartPhases(phases) } = process.report().await
-    else {
+    let told = process.report_of_life().await;
+    let ReplicaReport::FirstToken { phases: ColdStartPhases(phases) } = told else {
         panic!("no first token");
     };
     let after: Vec<&str> = phases[names.len()..].iter().map(|(name, _)| name.as_str()).collect();
@@ -252,4 +287,50 @@ async fn an_engine_that_dies_fails_its_requests_and_ends_the_process() {
     let ended = tokio::time::timeout(PATIENCE, process.replica).await.unwrap().unwrap();
     let Err(ReplicaError::Engine { reason }) = ended else { panic!("{ended:?}") };
     assert!(reason.contains("it was told to panic"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_program_is_refused_by_its_name() {
+    let program = ProgramConfig {
+        executable: "/bin/true".into(),
+        deployment: "main".to_owned(),
+        init: Value::Null,
+    };
+    let config = |dir: &Path| DeploymentConfig {
+        workload: Workload::Program(program),
+        ..config(dir.join("missing"))
+    };
+    let mut process = Process::start_with(config, load);
+    let ReplicaReport::Failed { reason } = process.report().await else { panic!("it started") };
+    assert!(reason.starts_with("tiny is a program"), "{reason}");
+    assert!(matches!(process.end().await, Err(ReplicaError::Load { .. })));
+}
+
+#[tokio::test]
+async fn the_engines_load_is_reported_once_a_second_down_to_nothing() {
+    let (runner, gate) = Alphabet::gated();
+    let mut process = Process::start_alphabet(runner);
+    assert!(matches!(process.report().await, ReplicaReport::Ready { .. }));
+    let client = process.client.clone();
+    let body = json!({"prompt": "abc", "generation_kwargs": {"max_new_tokens": 4}});
+    let asked = tokio::spawn(async move { ask(&client, "/generate", body).await });
+    gate.allow(1);
+    // The special token, three letters, and one that was generated, which the first look may miss.
+    let mut busy = process.load_report().await;
+    while busy.running_tokens < 5 {
+        busy = process.load_report().await;
+    }
+    assert_eq!((busy.running_tokens, busy.waiting_tokens), (5, 0));
+    assert!(busy.kv_use > 0.0 && busy.ttft_s.is_some(), "{busy:?}");
+    gate.open();
+    let mut last = busy;
+    while last != EngineLoad::default() {
+        let came = Instant::now();
+        last = process.load_report().await;
+        // The pause begins when the report was taken, which is after it came; a little less where
+        // this test looked late.
+        assert!(came.elapsed() > Duration::from_millis(500), "{:?}", came.elapsed());
+    }
+    asked.await.unwrap();
+    assert!(process.end().await.is_ok());
 }

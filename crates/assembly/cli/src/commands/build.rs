@@ -1,0 +1,259 @@
+//! Applications as they are described become what the controller can run: models are found and
+//! planned, programs are asked what they have.
+//!
+//! `tyndall role build` does it for the controller, in a process of its own; `tyndall build` writes
+//! config files.
+
+use crate::args::BuildArgs;
+use crate::commands::yaml;
+use crate::failure::Failure;
+use crate::output::print;
+use serde_json::{Map, Value, json};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tyndall_config::Environment;
+use tyndall_config::file::{
+    ApplicationKind, ApplicationSpec, ConfigFile, DeploymentOverride, ModelSpec as FileModel,
+    code_version,
+};
+use tyndall_hub::{HubOptions, Silent};
+use tyndall_model::{ModelSpec, PlanRequest};
+use tyndall_types::protocol::{
+    ApplicationConfig, ApplicationSource, DeploymentConfig, ProgramConfig,
+};
+use tyndall_types::{DeploymentId, DeploymentName};
+
+/// Longer submissions are no configuration.
+const MAX_INPUT_BYTES: u64 = 8 << 20;
+
+/// What a build may take for granted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Machine {
+    /// Bytes of memory for all models.
+    pub(crate) memory_bytes: u64,
+    /// Seconds, where an application says nothing.
+    pub(crate) request_timeout_s: Option<f64>,
+}
+
+/// The hidden `role build`: a submission on standard input, the application on standard output.
+pub(crate) fn role(machine: Machine, env: &Environment) -> Result<(), Failure> {
+    let mut text = String::new();
+    std::io::stdin().lock().take(MAX_INPUT_BYTES).read_to_string(&mut text)?;
+    let submitted: Value = serde_json::from_str(&text)
+        .map_err(|error| Failure::new(format!("the submission is no JSON: {error}")))?;
+    let file = json!({"applications": [submitted]}).to_string();
+    let unusable = |why: String| Failure::new(format!("the submission cannot be used: {why}"));
+    let file = ConfigFile::parse(&file).map_err(|problem| unusable(problem.to_string()))?;
+    let config = file.typed().map_err(|problem| unusable(problem.to_string()))?;
+    let spec = config.applications.into_iter().next();
+    let spec = spec.ok_or_else(|| unusable("there is no application in it".to_owned()))?;
+    let application = application(spec, machine, env)?;
+    let json = serde_json::to_string(&application).expect("wire types have string keys only");
+    print(&json)
+}
+
+fn application(
+    spec: ApplicationSpec,
+    machine: Machine,
+    env: &Environment,
+) -> Result<ApplicationConfig, Failure> {
+    let deployments = match &spec.kind {
+        ApplicationKind::Models(models) => models_of(&spec, models, machine, env)?,
+        ApplicationKind::Program { executable, args, overrides } => {
+            program_of(&spec, Path::new(executable), args, overrides, machine)?
+        }
+        ApplicationKind::Python { import_path, .. } => {
+            return Err(Failure::new(format!("{import_path} is Python, which is not run yet"))
+                .with_cure(
+                    "serve models with import_path: ray.serve.llm:build_openai_app or model: \
+                     NAME, and programs in Rust with program: PATH",
+                ));
+        }
+    };
+    Ok(ApplicationConfig {
+        name: spec.name,
+        route_prefix: spec.route_prefix,
+        source: ApplicationSource::Declarative,
+        external_scaler_enabled: spec.external_scaler_enabled,
+        autoscaling_policy: spec.autoscaling_policy,
+        submitted: spec.submitted,
+        deployments,
+    })
+}
+
+fn models_of(
+    spec: &ApplicationSpec,
+    models: &[FileModel],
+    machine: Machine,
+    env: &Environment,
+) -> Result<Vec<DeploymentConfig>, Failure> {
+    // Each gets an equal share where it fits into that, else all there is: then they take turns.
+    let share = machine.memory_bytes / models.iter().map(max_replicas).sum::<u64>().max(1);
+    let options = HubOptions::from_env(env)?;
+    let one = |model: &FileModel| -> Result<DeploymentConfig, Failure> {
+        let resolved = tyndall_hub::resolve(&model.source, &options, &Silent)?;
+        let architecture = ModelSpec::from_dir(&resolved.dir)?;
+        let engine = model.engine;
+        let request = |available_bytes| PlanRequest {
+            max_model_len: engine.max_model_len,
+            memory_budget_bytes: model.memory_bytes(),
+            available_bytes,
+            max_num_seqs: engine.max_num_seqs,
+            max_num_batched_tokens: engine.max_num_batched_tokens,
+            quantization: tyndall_model::grouped_type(engine.quantization),
+        };
+        let plan = |bytes| tyndall_model::plan(&resolved.dir, &architecture, &request(bytes));
+        let planned = plan(share).or_else(|_| plan(machine.memory_bytes)).map_err(|error| {
+            let failure = Failure::from(error);
+            failure.with_context(&format!("model {}", model.model_id))
+        })?;
+        let kv_bytes = engine.kv_cache_memory_bytes.unwrap_or(planned.kv_cache_bytes);
+        let bytes = planned.weights_bytes + planned.activation_bytes + kv_bytes;
+        Ok(model.to_deployment(
+            &spec.name,
+            resolved.dir,
+            Some(bytes),
+            Some(planned.max_model_len),
+            machine.request_timeout_s,
+        ))
+    };
+    models.iter().map(one).collect()
+}
+
+fn max_replicas(model: &FileModel) -> u64 {
+    let name = tyndall_types::ApplicationName::new("a").expect("a letter is a name");
+    let config = model.to_deployment(&name, PathBuf::new(), None, None, None);
+    u64::from(config.num_replicas.unwrap_or(config.autoscaling.max_replicas)).max(1)
+}
+
+/// Asks a program what it has, and lays the file's options over it.
+fn program_of(
+    spec: &ApplicationSpec,
+    executable: &Path,
+    args: &Value,
+    overrides: &[DeploymentOverride],
+    machine: Machine,
+) -> Result<Vec<DeploymentConfig>, Failure> {
+    let described = describe(executable, args)?;
+    let strange = |what: &str| {
+        Failure::new(format!("{} describes itself in a strange way: {what}", executable.display()))
+            .with_cure("build it with the tyndall crate of this release")
+    };
+    let list = described["deployments"].as_array().ok_or_else(|| strange("no deployments"))?;
+    let metadata = executable.metadata()?;
+    let modified =
+        metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    let identity = json!([modified.map(|at| at.as_nanos().to_string()), metadata.len()]);
+    let mut deployments = Vec::new();
+    let mut known = Vec::new();
+    for one in list {
+        let mut options: Map<String, Value> = one.as_object().cloned().unwrap_or_default();
+        let init = options.remove("init").unwrap_or_default();
+        options.remove("calls");
+        let code = DeploymentOverride::from_json(&Value::Object(options)).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            strange(&lines.join("; "))
+        })?;
+        let own = overrides.iter().find(|own| own.name == code.name);
+        let options =
+            own.map_or_else(|| code.options.clone(), |own| own.options.over(&code.options));
+        let version = json!([spec.code_version, identity, init]);
+        let program = ProgramConfig {
+            executable: executable.to_owned(),
+            deployment: code.name.to_string(),
+            init,
+        };
+        let id = DeploymentId { application: spec.name.clone(), deployment: code.name.clone() };
+        let mut config =
+            options.to_deployment(id, program, &spec.env_vars, machine.request_timeout_s);
+        config.code_version = code_version(&json!([version, config.env_vars, config.resources]));
+        deployments.push(config);
+        known.push(code.name);
+    }
+    if let Some(stray) = overrides.iter().find(|own| !known.contains(&own.name)) {
+        let known: Vec<&str> = known.iter().map(DeploymentName::as_str).collect();
+        let name = stray.name.as_str();
+        return Err(Failure::new(format!(
+            "Deployment '{name}' does not exist. Available: {known:?}"
+        ))
+        .with_cure("mend its name under deployments:"));
+    }
+    if deployments.is_empty() {
+        return Err(strange("it has no deployment"));
+    }
+    Ok(deployments)
+}
+
+/// What `PROGRAM role describe` prints.
+fn describe(executable: &Path, args: &Value) -> Result<Value, Failure> {
+    let shown = executable.display();
+    let output = Command::new(executable)
+        .args(["role", "describe", "--args"])
+        .arg(args.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| {
+            Failure::new(format!("failed to run {shown}: {error}"))
+                .with_cure("name an executable that is built with the tyndall crate")
+        })?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if !output.status.success() {
+        return Err(Failure::new(format!("{shown} ended with {}: {said}", output.status))
+            .with_cure("run it with `role describe` by hand"));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        Failure::new(format!("{shown} is no deployment program: {error}"))
+            .with_cure("name an executable that is built with the tyndall crate")
+    })
+}
+
+/// `tyndall build`: a config file for models and programs.
+pub(crate) fn build(args: &BuildArgs) -> Result<(), Failure> {
+    let is_alone = args.targets.len() == 1;
+    let mut applications = Vec::new();
+    for (i, target) in args.targets.iter().enumerate() {
+        let number = i + 1;
+        let route = if is_alone { "/".to_owned() } else { format!("/app{number}") };
+        let mut application = json!({"name": format!("app{number}"), "route_prefix": route});
+        let path = Path::new(target);
+        if path.is_file() {
+            let described = describe(path, &json!({}))?;
+            application["program"] = target.as_str().into();
+            application["args"] = json!({});
+            application["deployments"] = options_of(&described);
+        } else {
+            application["model"] = target.as_str().into();
+            application["deployment_config"] = json!({
+                "autoscaling_config": {"min_replicas": 0, "max_replicas": 1},
+            });
+        }
+        applications.push(application);
+    }
+    let document = json!({
+        "proxy_location": "EveryNode",
+        "http_options": {"host": "127.0.0.1", "port": 8000},
+        "applications": applications,
+    });
+    let header = format!(
+        "# This file was generated using the `tyndall build` command on tyndall {}.\n\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let text = header + &yaml::spaced(&document);
+    match &args.output_path {
+        None => print(&text),
+        Some(path) => Ok(std::fs::write(path, text)?),
+    }
+}
+
+/// The options that a program's code sets.
+fn options_of(described: &Value) -> Value {
+    let list = described["deployments"].as_array().into_iter().flatten();
+    let options = |one: &Value| {
+        let mut options = one.as_object().cloned().unwrap_or_default();
+        options.remove("init");
+        options.remove("calls");
+        Value::Object(options)
+    };
+    list.map(options).collect()
+}

@@ -1,0 +1,55 @@
+//! The edge between a handle and the replicas of its deployment.
+//!
+//! A [`Handle`](crate::Handle) knows a deployment's name; a [`Caller`] carries its calls there. A
+//! process has one: in local testing mode the deployments of the process itself, in a replica the
+//! router to other processes. It comes to the handles while the replica's `init` is read.
+
+use crate::context::RequestContext;
+use crate::error::Result;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use std::sync::Arc;
+
+/// One call of a deployment.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The deployment's name in its application.
+    pub deployment: String,
+    /// Which of its methods: `call`, `stream`, or one of [`Methods`](crate::Methods).
+    pub method: String,
+    /// The request, as JSON.
+    pub body: Bytes,
+    /// What the deployment shall know of the request.
+    pub context: RequestContext,
+}
+
+/// Carries calls to replicas.
+///
+/// Both kinds of calls are cancelled when what was returned is dropped: a call that waits for a
+/// replica never reaches one, and one that has begun is dropped there.
+pub trait Caller: Send + Sync + 'static {
+    /// A handle was read that calls by this: calls may come.
+    fn connected(&self) {}
+
+    /// Calls a method that gives one response, as JSON.
+    fn call(&self, call: Call) -> BoxFuture<'static, Result<Bytes>>;
+
+    /// Calls a method that gives a stream of responses, each as JSON. An error is its last item.
+    fn stream(&self, call: Call) -> BoxStream<'static, Result<Bytes>>;
+}
+
+tokio::task_local! {
+    static CALLER: Arc<dyn Caller>;
+}
+
+/// Reads a value whose handles shall call by `caller`.
+pub(crate) fn connected<T>(caller: Arc<dyn Caller>, read: impl FnOnce() -> T) -> T {
+    CALLER.sync_scope(caller, read)
+}
+
+/// The caller for a handle that is being read.
+pub(crate) fn current() -> Option<Arc<dyn Caller>> {
+    let caller = CALLER.try_with(Clone::clone).ok();
+    caller.inspect(|caller| caller.connected())
+}

@@ -1,0 +1,260 @@
+//! What answers on a replica's socket.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /-/status` | [`ReplicaStatus`]; 503 with the reason when the deployment's health check fails |
+//! | `GET /-/metrics` | the metrics page |
+//! | `POST /-/reconfigure` | the new `user_config` → 204; an [`Error`] with its status when it is refused |
+//! | `POST /-/call/{method}` | see [`wire`] |
+//! | all else | the deployment's router |
+//!
+//! Calls and public requests are refused with 503 and `x-tyndall-not-started` while the replica
+//! starts, while it drains, and when it has `max_ongoing_requests`: another may take them.
+
+use crate::context::RequestContext;
+use crate::error::{Error, Result};
+use crate::servant::Servant;
+use crate::{http as public, wire};
+use axum::body::Body as AnyBody;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use tokio::sync::watch;
+use tyndall_telemetry::exposition;
+use tyndall_transport::{Body, Handler, empty, json, read_body, text};
+use tyndall_types::protocol::ReplicaStatus;
+use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState};
+
+/// Where the replica is in its life.
+#[derive(Clone)]
+enum Phase {
+    Starting,
+    Running(Arc<dyn Servant>),
+    Stopping,
+}
+
+/// Answers every request of the replica's socket.
+#[derive(Clone)]
+pub(super) struct App {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: ReplicaId,
+    max_ongoing_requests: u32,
+    phase: watch::Sender<Phase>,
+    ongoing: Arc<AtomicU32>,
+    is_updating: AtomicBool,
+    /// One `reconfigure` at a time, in the order in which they came.
+    reconfigure: tokio::sync::Mutex<()>,
+}
+
+/// A request, from its arrival to its last byte.
+struct Ongoing(Arc<AtomicU32>);
+
+impl Drop for Ongoing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Handler for App {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        match (request.method(), path) {
+            (&Method::GET, "/-/status") => self.status().await,
+            (&Method::GET, "/-/metrics") => metrics(),
+            (&Method::POST, "/-/reconfigure") => match self.reconfigure(request).await {
+                Ok(()) => empty(StatusCode::NO_CONTENT),
+                Err(error) => refused(&error),
+            },
+            (&Method::POST, path) if path.starts_with(wire::CALL_PATH) => {
+                let method = path[wire::CALL_PATH.len()..].to_owned();
+                self.call(&method, request).await
+            }
+            (_, path) if path.starts_with("/-/") => empty(StatusCode::NOT_FOUND),
+            _ => self.public(request).await,
+        }
+    }
+}
+
+impl App {
+    pub(super) fn new(id: ReplicaId, max_ongoing_requests: u32) -> Self {
+        let shared = Shared {
+            id,
+            max_ongoing_requests,
+            phase: watch::Sender::new(Phase::Starting),
+            ongoing: Arc::default(),
+            is_updating: AtomicBool::new(false),
+            reconfigure: tokio::sync::Mutex::new(()),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// It takes requests from here on.
+    pub(super) fn set_running(&self, servant: Arc<dyn Servant>) {
+        self.shared.phase.send_replace(Phase::Running(servant));
+    }
+
+    /// It takes no more requests; those that it has go on. Returns the deployment, if it runs.
+    pub(super) fn set_stopping(&self) -> Option<Arc<dyn Servant>> {
+        match self.shared.phase.send_replace(Phase::Stopping) {
+            Phase::Running(servant) => Some(servant),
+            Phase::Starting | Phase::Stopping => None,
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        self.shared.phase.borrow().clone()
+    }
+
+    async fn status(&self) -> Response<Body> {
+        let state = match self.phase() {
+            Phase::Starting => ReplicaState::Starting,
+            Phase::Stopping => ReplicaState::Stopping,
+            Phase::Running(servant) => {
+                if let Err(error) = servant.check_health().await {
+                    return text(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+                }
+                let is_updating = self.shared.is_updating.load(Ordering::Relaxed);
+                if is_updating { ReplicaState::Updating } else { ReplicaState::Running }
+            }
+        };
+        let status = ReplicaStatus {
+            replica_id: self.shared.id.clone(),
+            state,
+            ongoing: self.shared.ongoing.load(Ordering::Relaxed),
+            card: None,
+            step_age_s: None,
+        };
+        json(StatusCode::OK, &status)
+    }
+
+    async fn reconfigure(&self, request: Request<Incoming>) -> Result<()> {
+        let Phase::Running(servant) = self.phase() else {
+            let message = "the replica takes no user_config now: it starts or ends".to_owned();
+            return Err(Error::ReplicaUnavailable { message });
+        };
+        let body = self.body(request).await?;
+        let user_config = serde_json::from_slice(&body)
+            .map_err(|error| Error::invalid_request(format!("user_config is no JSON: {error}")))?;
+        let _order = self.shared.reconfigure.lock().await;
+        self.shared.is_updating.store(true, Ordering::Relaxed);
+        let _updating = Updating(&self.shared.is_updating);
+        servant.reconfigure(user_config).await
+    }
+
+    async fn body(&self, request: Request<Incoming>) -> Result<Bytes> {
+        let body = read_body(request.into_body(), public::MAX_BODY_BYTES).await;
+        body.map_err(|error| Error::invalid_request(error.to_string()))
+    }
+
+    /// Takes a request, or says why not.
+    fn begin(&self) -> Result<(Arc<dyn Servant>, Ongoing), &'static str> {
+        let servant = match self.phase() {
+            Phase::Starting => return Err("starting"),
+            Phase::Stopping => return Err("draining"),
+            Phase::Running(servant) => servant,
+        };
+        let max = self.shared.max_ongoing_requests;
+        let one_more = |ongoing: u32| (ongoing < max).then_some(ongoing + 1);
+        match self.shared.ongoing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
+            Ok(_) => Ok((servant, Ongoing(self.shared.ongoing.clone()))),
+            Err(_) => Err("full"),
+        }
+    }
+
+    async fn public(&self, request: Request<Incoming>) -> Response<Body> {
+        let (servant, ongoing) = match self.begin() {
+            Ok(begun) => begun,
+            Err(reason) => return not_started(reason),
+        };
+        let scope = servant.scope(RequestContext::from_headers(request.headers()));
+        let request = request.map(AnyBody::new);
+        plain(public::serve(servant.router(), request, scope, ongoing).await)
+    }
+
+    async fn call(&self, method: &str, request: Request<Incoming>) -> Response<Body> {
+        let (servant, ongoing) = match self.begin() {
+            Ok(begun) => begun,
+            Err(reason) => return not_started(reason),
+        };
+        let context = wire::context(request.headers());
+        let request_id = HeaderValue::from_str(&context.request_id);
+        let is_stream = wire::is_stream(request.headers());
+        let answer = match self.body(request).await {
+            Err(error) => Err(error),
+            Ok(body) if is_stream => lines(servant.stream(method, body, context), ongoing).await,
+            Ok(body) => servant.call(method, body, context).await.map(whole),
+        };
+        let mut response = answer.map_or_else(|error| refused(&error), plain);
+        if let Ok(id) = request_id {
+            response.headers_mut().insert(HEADER_REQUEST_ID, id);
+        }
+        response
+    }
+}
+
+struct Updating<'a>(&'a AtomicBool);
+
+impl Drop for Updating<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A response that is there: its request is over.
+fn whole(body: Bytes) -> Response<AnyBody> {
+    let mut response = Response::new(AnyBody::from(body));
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// A stream as lines. An error before its first item is one of the whole answer.
+async fn lines(
+    mut items: stream::BoxStream<'static, Result<Bytes>>,
+    ongoing: Ongoing,
+) -> Result<Response<AnyBody>> {
+    let first = items.next().await.transpose()?;
+    let items = stream::iter(first.map(Ok)).chain(items);
+    let lines = items.map(move |item| {
+        let _until_the_end = &ongoing;
+        Ok::<_, Error>(wire::line(&item))
+    });
+    let mut response = Response::new(AnyBody::from_stream(lines));
+    response.headers_mut().insert(header::CONTENT_TYPE, wire::line_type());
+    Ok(response)
+}
+
+fn plain(response: Response<AnyBody>) -> Response<Body> {
+    response.map(|body| body.map_err(Into::into).boxed_unsync())
+}
+
+/// An error as JSON, with its status. Whoever called logs it.
+fn refused(error: &Error) -> Response<Body> {
+    let mut response = json(error.status(), error);
+    if let Some(seconds) = error.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
+}
+
+fn not_started(reason: &'static str) -> Response<Body> {
+    let message = format!("this replica takes no request now: it is {reason}; try again");
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, message);
+    response.headers_mut().insert(HEADER_NOT_STARTED, HeaderValue::from_static(reason));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn metrics() -> Response<Body> {
+    let mut response = text(StatusCode::OK, Bytes::new());
+    let kind = HeaderValue::from_static(exposition::CONTENT_TYPE);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

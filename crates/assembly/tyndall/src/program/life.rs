@@ -1,0 +1,239 @@
+//! The life of a replica, from its socket to its end.
+//!
+//! 1. Bind the socket, so that `/-/status` says STARTING at once.
+//! 2. Build the application, find the deployment, start it, hand it its `user_config`, check its
+//!    health.
+//! 3. Tell the controller that it is ready, or why it never will be.
+//! 4. Serve.
+//! 5. On SIGTERM refuse what is new, finish what was begun, stop the deployment.
+//!
+//! The links to the controller that its own calls need are there from the first handle that is read
+//! in step 2 up to the end of step 5.
+
+use super::host::App;
+use super::routes::Routes;
+use crate::application::Built;
+use crate::context::{ReplicaContext, ReplicaFacts};
+use crate::described::ProgramInit;
+use crate::error::{Error, Result};
+use crate::servant::Servant;
+use http::Method;
+use serde_json::Value;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tyndall_transport::{Client, Listener, ServeOptions, serve};
+use tyndall_types::ReplicaId;
+use tyndall_types::protocol::{
+    ColdStartPhases, DeploymentConfig, ReplicaReport, RuntimeDir, Workload,
+};
+
+/// How long a replica that cannot start tries to say so.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// With one thread, code that computes for long would hold up the answer to a health check.
+const MIN_THREADS: usize = 2;
+
+/// What a replica is started with.
+pub(super) struct ReplicaOptions {
+    pub(super) runtime_dir: RuntimeDir,
+    pub(super) id: ReplicaId,
+    pub(super) config: DeploymentConfig,
+    pub(super) rank: u32,
+    /// When the process began; cold-start phases count from here.
+    pub(super) started_at: Instant,
+}
+
+/// Why a replica ends other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReplicaError {
+    #[error("failed to listen on {path}; check that the runtime directory exists and is short")]
+    Listen {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("failed to set up the process")]
+    System(#[source] std::io::Error),
+    /// It was reported to the controller.
+    #[error("the deployment cannot start: {reason}")]
+    Start { reason: String },
+}
+
+/// Is a replica until it is told to end.
+pub(super) fn block_on(
+    options: ReplicaOptions,
+    build: impl FnOnce(Value) -> Result<Built>,
+) -> Result<(), ReplicaError> {
+    let threads = options.config.resources.num_cpus.ceil().clamp(0.0, 256.0) as usize;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(MIN_THREADS))
+        .enable_all()
+        .build()
+        .map_err(ReplicaError::System)?;
+    let outcome = runtime.block_on(async {
+        let terminate = signal(SignalKind::terminate()).map_err(ReplicaError::System)?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(ReplicaError::System)?;
+        run(options, build, either(terminate, interrupt)).await
+    });
+    // Blocking work that outlasts the drain is not waited for; the process ends with its main.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn either(mut terminate: Signal, mut interrupt: Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn run(
+    options: ReplicaOptions,
+    build: impl FnOnce(Value) -> Result<Built>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ReplicaError> {
+    let socket = options.runtime_dir.replica_socket(&options.id);
+    let listener = Listener::bind_unix(&socket)
+        .map_err(|source| ReplicaError::Listen { path: socket.display().to_string(), source })?;
+    let process = options.started_at.elapsed();
+    let app = App::new(options.id.clone(), options.config.max_ongoing_requests);
+    let drain = Duration::try_from_secs_f64(options.config.graceful_shutdown_timeout_s);
+    let drain = drain.unwrap_or(Duration::MAX);
+    let routes = Arc::new(Routes::new(
+        &options.runtime_dir,
+        &options.id,
+        options.config.id.application.clone(),
+    ));
+    let mut links = JoinSet::new();
+    links.spawn(routes.clone().run());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serve_options = ServeOptions { drain, ..ServeOptions::default() };
+    let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
+    let living = async {
+        let outcome =
+            live(&app, options, process, |options| start(options, build, routes), shutdown).await;
+        let servant = app.set_stopping();
+        let since = Instant::now();
+        drop(stop);
+        (outcome, servant, since)
+    };
+    let (cut, (outcome, servant, since)) = tokio::join!(serving, living);
+    if cut > 0 {
+        tracing::warn!(connections = cut, "cut because the drain time was over");
+    }
+    if let Some(servant) = servant {
+        let left = drain.saturating_sub(since.elapsed());
+        if tokio::time::timeout(left, servant.stop()).await.is_err() {
+            tracing::warn!("the drain time was over before the deployment had stopped");
+        }
+    }
+    drop(links);
+    outcome
+}
+
+/// Starts, reports, and waits for the end.
+async fn live<S>(
+    app: &App,
+    options: ReplicaOptions,
+    process: Duration,
+    start: impl FnOnce(ReplicaOptions) -> S,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ReplicaError>
+where
+    S: Future<Output = Result<Arc<dyn Servant>>>,
+{
+    let controller = Client::unix(options.runtime_dir.controller_socket());
+    let id = options.id.clone();
+    let begun = Instant::now();
+    tokio::pin!(shutdown);
+    let started = tokio::select! {
+        () = &mut shutdown => return Ok(()),
+        started = start(options) => started,
+    };
+    let servant = match started {
+        Ok(servant) => servant,
+        Err(error) => {
+            let reason = error.to_string();
+            let report = ReplicaReport::Failed { reason: reason.clone() };
+            let is_told = tokio::select! {
+                // Whoever heard it may end the process before it answers.
+                () = &mut shutdown => true,
+                told = tokio::time::timeout(LAST_WORDS, send(&controller, &id, &report)) => told.is_ok(),
+            };
+            // Who was told logs it.
+            if !is_told {
+                tracing::error!(reason, "the deployment cannot start");
+            }
+            return Err(ReplicaError::Start { reason });
+        }
+    };
+    app.set_running(servant);
+    let phases = [("process", process), ("start", begun.elapsed())];
+    let phases = phases.map(|(name, time)| (name.to_owned(), time.as_secs_f64())).to_vec();
+    let ready = ReplicaReport::Ready { phases: ColdStartPhases(phases), card: None };
+    let reported = async {
+        send(&controller, &id, &ready).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = &mut shutdown => tracing::info!("draining"),
+        () = reported => {}
+    }
+    Ok(())
+}
+
+async fn start(
+    options: ReplicaOptions,
+    build: impl FnOnce(Value) -> Result<Built>,
+    routes: Arc<Routes>,
+) -> Result<Arc<dyn Servant>> {
+    let config = options.config;
+    let Workload::Program(program) = config.workload else {
+        return Err(Error::options(
+            "the deployment is a model, which this program does not serve; start it with `tyndall`",
+        ));
+    };
+    let init: ProgramInit = serde_json::from_value(program.init).map_err(|error| {
+        Error::options(format!(
+            "the deployment's init is not one of a program: {error}; deploy the program again"
+        ))
+    })?;
+    let built = build(init.args)?;
+    let part = built.find(&program.deployment)?;
+    let facts = ReplicaFacts {
+        application: config.id.application,
+        deployment: program.deployment.clone(),
+        replica_id: options.id,
+        max_ongoing_requests: config.max_ongoing_requests,
+        rank: options.rank,
+    };
+    let context = ReplicaContext { facts: Arc::new(facts) };
+    part.start(init.init, routes, context, config.user_config).await
+}
+
+/// Sends a report until the controller has taken it. A report may arrive twice, which means the
+/// same.
+async fn send(controller: &Client, id: &ReplicaId, report: &ReplicaReport) {
+    let path = format!("/-/replicas/{id}/report");
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let told = controller.tell(Method::POST, &path, report);
+        match tokio::time::timeout(ANSWER_TIMEOUT, told).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::debug!(%error, "the controller did not take a report"),
+            Err(_) => tracing::debug!("the controller does not answer"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! The life of a replica in this process, with a deployment that does as it is told.
+
+use super::*;
+use crate::application::Application;
+use crate::caller::Call;
+use crate::deployment::Deployment;
+use crate::options::DeploymentOptions;
+use crate::wire;
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tyndall_transport::{Body, Handler, empty, read_body};
+use tyndall_types::protocol::{ProgramConfig, ReplicaStatus};
+use tyndall_types::{ApplicationName, HEADER_NOT_STARTED, ReplicaState};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What tests tell the deployment, and see of it.
+#[derive(Default)]
+struct Probe {
+    is_ill: AtomicBool,
+    is_stopped: AtomicBool,
+    begun: Notify,
+    dropped: Notify,
+    go: Notify,
+    reconfiguring: Notify,
+}
+
+tokio::task_local! {
+    static PROBE: Arc<Probe>;
+}
+
+struct Told(Arc<Probe>);
+
+/// A call that is over, however it ended.
+struct OnDrop(Arc<Probe>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.dropped.notify_one();
+    }
+}
+
+impl Deployment for Told {
+    type Init = String;
+    type Request = Value;
+    type Response = Value;
+
+    async fn start(init: String, _context: ReplicaContext) -> Result<Self> {
+        match init.as_str() {
+            "fail" => Err(Error::user("told to fail")),
+            "hang" => std::future::pending().await,
+            _ => Ok(Self(PROBE.with(Clone::clone))),
+        }
+    }
+
+    async fn call(&self, request: Value) -> Result<Value> {
+        if request == "wait" {
+            let _over = OnDrop(self.0.clone());
+            self.0.begun.notify_one();
+            self.0.go.notified().await;
+        }
+        Ok(request)
+    }
+
+    fn stream(self: Arc<Self>, n: Value) -> impl Stream<Item = Result<Value>> + Send + 'static {
+        let n = n.as_u64().unwrap_or_default();
+        let end = (n == 0).then(|| Error::user("nothing to count"));
+        stream::iter((0..n).map(|n| Ok(json!(n))).chain(end.map(Err)))
+    }
+
+    async fn reconfigure(&self, user_config: Value) -> Result<()> {
+        if user_config == "wait" {
+            self.0.reconfiguring.notify_one();
+            self.0.go.notified().await;
+        }
+        Ok(())
+    }
+
+    async fn check_health(&self) -> Result<()> {
+        let is_ill = self.0.is_ill.load(Ordering::Relaxed);
+        if is_ill { Err(Error::user("told to be ill")) } else { Ok(()) }
+    }
+
+    async fn stop(&self) {
+        self.0.is_stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+#[derive(Clone)]
+struct Controller(mpsc::Sender<ReplicaReport>);
+
+impl Handler for Controller {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let body = read_body(request.into_body(), 1 << 20).await.unwrap();
+        self.0.send(serde_json::from_slice(&body).unwrap()).await.unwrap();
+        empty(StatusCode::NO_CONTENT)
+    }
+}
+
+struct Process {
+    probe: Arc<Probe>,
+    client: Client,
+    reports: mpsc::Receiver<ReplicaReport>,
+    stop: oneshot::Sender<()>,
+    replica: JoinHandle<Result<(), ReplicaError>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Process {
+    fn start(init: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime_dir = RuntimeDir(dir.path().to_owned());
+        let (sender, reports) = mpsc::channel(8);
+        let listener = Listener::bind_unix(&runtime_dir.controller_socket()).unwrap();
+        let forever = std::future::pending();
+        tokio::spawn(serve(listener, Controller(sender), ServeOptions::default(), forever));
+        let id = ReplicaId::new("r0");
+        let client = Client::unix(runtime_dir.replica_socket(&id));
+        let init = ProgramInit { args: json!({}), init: json!(init) };
+        let program = ProgramConfig {
+            executable: "/p".into(),
+            deployment: "Told".into(),
+            init: serde_json::to_value(init).unwrap(),
+        };
+        let options = DeploymentOptions::new("Told").max_ongoing_requests(2);
+        let config = options.resolve(&ApplicationName::new("app").unwrap(), program).unwrap();
+        let options =
+            ReplicaOptions { runtime_dir, id, config, rank: 0, started_at: Instant::now() };
+        let probe = Arc::<Probe>::default();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let build = |_| Application::new(Told::bind(String::new())).build();
+        let life = run(options, build, async { drop(stopped.await) });
+        let replica = tokio::spawn(PROBE.scope(probe.clone(), life));
+        Self { probe, client, reports, stop, replica, _dir: dir }
+    }
+
+    async fn ready() -> Self {
+        let mut process = Self::start("go");
+        let report = process.report().await;
+        assert!(matches!(report, ReplicaReport::Ready { .. }), "{report:?}");
+        process
+    }
+
+    async fn report(&mut self) -> ReplicaReport {
+        tokio::time::timeout(PATIENCE, self.reports.recv()).await.unwrap().unwrap()
+    }
+
+    async fn state(&self) -> ReplicaState {
+        self.client.get::<ReplicaStatus>("/-/status").await.unwrap().state
+    }
+
+    fn send(&self, call: &Call, is_stream: bool) -> JoinHandle<(Response<Bytes>, bool)> {
+        let (client, request) = (self.client.clone(), wire::encode(call, is_stream).unwrap());
+        tokio::spawn(async move {
+            let (head, body) = client.send(request).await.unwrap().into_parts();
+            let read = read_body(body, 1 << 20).await;
+            let is_whole = read.is_ok();
+            (Response::from_parts(head, read.unwrap_or_default()), is_whole)
+        })
+    }
+
+    async fn end(self) -> Result<(), ReplicaError> {
+        drop(self.stop);
+        tokio::time::timeout(PATIENCE, self.replica).await.unwrap().unwrap()
+    }
+}
+
+fn call(method: &str, request: Value) -> Call {
+    Call {
+        deployment: "Told".into(),
+        method: method.into(),
+        body: serde_json::to_vec(&request).unwrap().into(),
+        context: crate::RequestContext::default(),
+    }
+}
+
+#[tokio::test]
+async fn health_is_the_deployments_own() {
+    let process = Process::ready().await;
+    assert_eq!(process.state().await, ReplicaState::Running);
+    process.probe.is_ill.store(true, Ordering::Relaxed);
+    let error = process.client.get::<ReplicaStatus>("/-/status").await.unwrap_err().to_string();
+    assert!(error.contains("503") && error.contains("told to be ill"), "{error}");
+    let probe = process.probe.clone();
+    process.end().await.unwrap();
+    assert!(probe.is_stopped.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn a_failed_start_is_reported() {
+    let mut process = Process::start("fail");
+    let reason = "told to fail".to_owned();
+    assert_eq!(process.report().await, ReplicaReport::Failed { reason });
+    let ended = tokio::time::timeout(PATIENCE, process.replica).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(ReplicaError::Start { .. })));
+}
+
+#[tokio::test]
+async fn a_start_can_be_ended_and_refuses_meanwhile() {
+    let process = Process::start("hang");
+    while process.client.get::<ReplicaStatus>("/-/status").await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(process.state().await, ReplicaState::Starting);
+    let (answer, _) = process.send(&call("call", json!(1)), false).await.unwrap();
+    assert_eq!(answer.headers()[HEADER_NOT_STARTED], "starting");
+    process.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_are_lines() {
+    let process = Process::ready().await;
+    let (answer, is_whole) = process.send(&call("stream", json!(2)), true).await.unwrap();
+    assert!(is_whole && answer.status() == StatusCode::OK);
+    assert_eq!(answer.body(), "{\"item\":0}\n{\"item\":1}\n");
+    let (early, _) = process.send(&call("stream", json!(0)), true).await.unwrap();
+    assert_eq!(early.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let error: Error = serde_json::from_slice(early.body()).unwrap();
+    assert_eq!(error, Error::user("nothing to count"));
+    process.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_was_begun_and_refuses_the_rest() {
+    let process = Process::ready().await;
+    // A connection that is kept open, for a request after the drain has begun.
+    let waiting = process.send(&call("call", json!("wait")), false);
+    process.probe.begun.notified().await;
+    let second = process.send(&call("call", json!("wait")), false);
+    process.probe.begun.notified().await;
+    let (full, _) = process.send(&call("call", json!(1)), false).await.unwrap();
+    assert_eq!(full.headers()[HEADER_NOT_STARTED], "full");
+    let probe = process.probe.clone();
+    let ending = tokio::spawn(process.end());
+    tokio::task::yield_now().await;
+    assert!(!ending.is_finished() && !probe.is_stopped.load(Ordering::Relaxed));
+    for waiting in [waiting, second] {
+        probe.go.notify_one();
+        assert_eq!(waiting.await.unwrap().0.body(), "\"wait\"");
+    }
+    ending.await.unwrap().unwrap();
+    assert!(probe.is_stopped.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_cancels_its_call() {
+    let process = Process::ready().await;
+    let waiting = process.send(&call("call", json!("wait")), false);
+    process.probe.begun.notified().await;
+    waiting.abort();
+    tokio::time::timeout(PATIENCE, process.probe.dropped.notified()).await.unwrap();
+    while process.client.get::<ReplicaStatus>("/-/status").await.unwrap().ongoing > 0 {
+        tokio::task::yield_now().await;
+    }
+    process.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_that_takes_a_configuration_says_so() {
+    let process = Process::ready().await;
+    let client = process.client.clone();
+    let told =
+        tokio::spawn(
+            async move { client.tell(Method::POST, "/-/reconfigure", &json!("wait")).await },
+        );
+    process.probe.reconfiguring.notified().await;
+    assert_eq!(process.state().await, ReplicaState::Updating);
+    let (answer, _) = process.send(&call("call", json!(1)), false).await.unwrap();
+    assert_eq!(answer.body(), "1", "calls go on");
+    process.probe.go.notify_one();
+    told.await.unwrap().unwrap();
+    assert_eq!(process.state().await, ReplicaState::Running);
+    process.end().await.unwrap();
+}

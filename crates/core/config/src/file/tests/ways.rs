@@ -1,0 +1,145 @@
+//! The ways by which an application says what is served.
+
+use super::*;
+use serde_json::json;
+use tyndall_types::protocol::ApplicationPolicy;
+
+#[test]
+fn a_file_of_several_applications_becomes_typed() {
+    let text = r#"
+http_options: {port: 8001, request_timeout_s: 30}
+logging_config: {encoding: JSON, log_level: 30}
+target_capacity: 50
+applications:
+- name: small
+  route_prefix: /small
+  model: org/m-1.5
+  runtime_env: {env_vars: {A: "1"}}
+- name: text
+  route_prefix: null
+  program: ./bin/text
+  external_scaler_enabled: true
+  args: {greeting: hello, nested: [1, null, {b: 2, a: 1}]}
+  autoscaling_policy:
+    policy_function: tyndall.policies:shared_budget
+    policy_kwargs: {max_total_replicas: 6}
+  deployments:
+  - name: Upper
+    num_replicas: 2
+- import_path: text.main:app
+"#;
+    let file = ConfigFile::parse(text).unwrap();
+    let config = file.typed().unwrap();
+    assert_eq!(config.http.port, Some(8001));
+    assert_eq!(config.http.request_timeout_s, Some(30.0));
+    assert_eq!((config.http.host, config.http.keep_alive_timeout_s), (None, None));
+    assert!(config.http.is_given());
+    assert_eq!(config.target_capacity, Some(50.0));
+    let logging = config.logging.unwrap();
+    assert_eq!(logging.encoding, Some(crate::LogFormat::Json));
+    assert_eq!(logging.log_level.as_deref(), Some("WARNING"));
+    let [small, text, python] = &config.applications[..] else { panic!() };
+    let ApplicationKind::Models(models) = &small.kind else { panic!() };
+    assert_eq!(models[0].name.as_str(), "LLMServer:org--m-1_5");
+    assert_eq!(
+        (models[0].model_id.as_str(), models[0].source.as_str()),
+        ("org/m-1.5", "org/m-1.5")
+    );
+    assert_eq!(json!(models[0].env_vars), json!({"A": "1"}));
+    assert_eq!(small.code_version, json!(null));
+    assert_eq!(
+        small.submitted,
+        json!({"name": "small", "route_prefix": "/small", "model": "org/m-1.5",
+            "runtime_env": {"env_vars": {"A": "1"}}})
+    );
+    assert_eq!((text.name.as_str(), &text.route_prefix), ("text", &None));
+    assert!(text.external_scaler_enabled);
+    let budget = ApplicationPolicy::SharedBudget { max_total_replicas: 6 };
+    assert_eq!(text.autoscaling_policy, Some(budget));
+    assert_eq!(text.submitted["route_prefix"], json!(null));
+    assert!(text.submitted.as_object().unwrap().contains_key("route_prefix"));
+    let ApplicationKind::Program { executable, args, overrides } = &text.kind else { panic!() };
+    assert_eq!((executable.as_str(), &args["greeting"]), ("./bin/text", &json!("hello")));
+    assert_eq!(overrides[0].name.as_str(), "Upper");
+    assert_eq!(overrides[0].options.num_replicas, Some(ReplicaCount::Fixed(2)));
+    assert_eq!((python.name.as_str(), python.route_prefix.as_deref()), ("default", Some("/")));
+    let ApplicationKind::Python { import_path, .. } = &python.kind else { panic!() };
+    assert_eq!(import_path, "text.main:app");
+}
+
+#[test]
+fn the_code_version_is_what_restarts_replicas_in_one_order() {
+    let version = |app: &str| {
+        application(&format!("applications: [{{program: p, {app}}}]")).code_version.to_string()
+    };
+    let base = version("args: {a: 1, b: {d: 1, c: 2}}");
+    assert_eq!(base, version("args: {b: {c: 2, d: 1}, a: 1}"));
+    assert_eq!(base, version("args: {a: 1, b: {d: 1, c: 2}}, name: x, route_prefix: /x"));
+    let light = "deployments: [{name: D, num_replicas: 3, user_config: {x: 1}}]";
+    assert_eq!(base, version(&format!("args: {{a: 1, b: {{d: 1, c: 2}}}}, {light}")));
+    for other in [
+        "args: {a: 2, b: {d: 1, c: 2}}",
+        "args: {a: 1, b: {d: 1, c: 2}}, runtime_env: {env_vars: {A: b}}",
+        "args: {a: 1, b: {d: 1, c: 2}}, deployments: [{name: D, autoscaling_config: {policy: {}}}]",
+    ] {
+        assert_ne!(base, version(other), "{other}");
+    }
+}
+
+#[test]
+fn exactly_one_way_is_written_and_what_goes_with_it() {
+    for (app, token, expected) in [
+        ("name: a", "{name", ": nothing says what is served\n  help: write model:"),
+        (
+            "model: m, program: p",
+            "p}",
+            ".program: model and program exclude each other\n  help: keep one",
+        ),
+        ("import_path: a:b, model: m", "m}", ".model: import_path and model exclude each other"),
+        (
+            "model: m, args: {a: 1}",
+            "{a: 1",
+            ".args: a model takes no args\n  help: write engine_kw",
+        ),
+        (
+            "program: p, engine_kwargs: {max_num_seqs: 1}",
+            "{max_num",
+            ".engine_kwargs: engine_kwargs stands beside `model:` and an id or path only\n  help: \
+             write it inside of the model",
+        ),
+        (
+            "model: {model_loading_config: {model_id: m}}, deployment_config: {num_replicas: 1}",
+            "{num",
+            ".deployment_config: deployment_config stands beside `model:` and an id or path \
+             only\n  help: write it inside of model:",
+        ),
+        ("name: a b, program: p", "a b", ".name: \"a b\" is not a name of 1 to 128 letters"),
+        ("name: a#b, program: p", "a#b", ".name: \"a#b\" is not a name of 1 to 128 letters"),
+        (
+            "program: p, deployments: [{name: a#b}]",
+            "a#b",
+            ".deployments[0].name: \"a#b\" is not a name",
+        ),
+        (
+            "program: p, runtime_env: {env_vars: {A: 1}}",
+            "{A",
+            ".runtime_env.env_vars: {\"A\": 1} is not a map of texts",
+        ),
+        ("program: p, runtime_env: {env_vars: {A=B: x}}", "{A", ".runtime_env.env_vars: "),
+        (
+            "program: p, runtime_env: {working_dir: x}",
+            "working",
+            ".runtime_env.working_dir: working_dir has no effect: nothing is fetched",
+        ),
+    ] {
+        let text = format!("applications:\n- {{{app}}}");
+        assert_one(&text, token, &format!("applications[0]{expected}"));
+    }
+    assert_one("applications: []\nhttp_options: {host: a.org}", "a.org", "http_options.host: ");
+}
+
+#[test]
+fn a_file_with_errors_has_no_types() {
+    let file = ConfigFile::parse("applications: [{}]").unwrap();
+    assert!(file.typed().unwrap_err().message.starts_with("nothing says"));
+}

@@ -1,0 +1,272 @@
+//! Options of one deployment.
+
+use super::scaling::AutoscalingOption;
+use super::{LoggingOptions, read};
+use crate::file::check::object;
+use crate::file::fields::DEPLOYMENT;
+use crate::file::node::{Node, Value as NodeValue};
+use crate::file::problem::{Problem, Severity};
+use crate::file::rules;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use tyndall_types::DeploymentName;
+use tyndall_types::protocol::Backpressure;
+
+/// `num_replicas`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaCount {
+    /// So many.
+    Fixed(u32),
+    /// By load, from 1 to 100 where `autoscaling_config` does not say.
+    Auto,
+}
+
+/// Options of a deployment; absent is what is not written.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DeploymentOptions {
+    /// How many replicas, where load does not decide.
+    pub num_replicas: Option<ReplicaCount>,
+    /// How many replicas, when.
+    pub autoscaling: Option<AutoscalingOption>,
+    /// Requests that a replica has at a time.
+    pub max_ongoing_requests: Option<u32>,
+    /// Requests that wait for a replica; -1 in the file is `u32::MAX`.
+    pub max_queued_requests: Option<u32>,
+    /// The answer when the queue is full.
+    pub backpressure: Option<Backpressure>,
+    /// Handed to `reconfigure`; null is null.
+    pub user_config: Option<Value>,
+    /// Seconds that a draining replica has.
+    pub graceful_shutdown_timeout_s: Option<f64>,
+    /// Seconds between health checks.
+    pub health_check_period_s: Option<f64>,
+    /// Seconds of one health check.
+    pub health_check_timeout_s: Option<f64>,
+    /// What a replica needs.
+    pub actor: Option<ActorOptions>,
+    /// `placement_group_bundles`, or what `placement_group_config` of a model makes of it; null is
+    /// no bundle.
+    pub bundles: Option<Vec<BTreeMap<String, f64>>>,
+    /// Replicas of it on one node.
+    pub max_replicas_per_node: Option<u32>,
+    /// Its logs.
+    pub logging: Option<LoggingOptions>,
+    /// As written: nothing looks at it yet.
+    pub request_router: Option<Value>,
+    /// Share of replicas that an update replaces at a time.
+    pub rolling_update_percentage: Option<f64>,
+    /// Replicas beyond the target during an update, in percent.
+    pub max_surge_percent: Option<u32>,
+    /// Options that Ray does not have.
+    pub own: OwnOptions,
+}
+
+/// `ray_actor_options`; absent is what is not written.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ActorOptions {
+    /// CPUs of a replica.
+    pub num_cpus: Option<f64>,
+    /// GPUs, also fractions.
+    pub num_gpus: Option<f64>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Other resources.
+    pub resources: BTreeMap<String, f64>,
+    /// `runtime_env.env_vars`.
+    pub env_vars: BTreeMap<String, String>,
+}
+
+/// The map `tyndall`; absent is what is not written.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct OwnOptions {
+    /// Whether it never gives way to another model.
+    pub is_pinned: Option<bool>,
+    /// Larger ones stay longer when memory is short.
+    pub priority: Option<i32>,
+    /// Seconds after a wake in which it does not give way.
+    pub min_residency_s: Option<f64>,
+    /// Whether a version that does not start gives way to the one before.
+    pub is_automatic_rollback: Option<bool>,
+    /// Seconds to readiness.
+    pub startup_timeout_s: Option<f64>,
+    /// Seconds to the begin of an answer.
+    pub request_timeout_s: Option<f64>,
+    /// Failed starts in a row after which a version is given up.
+    pub max_constructor_retry_count: Option<u32>,
+}
+
+/// Options for the deployment of that name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeploymentOverride {
+    /// Of a deployment of the application.
+    pub name: DeploymentName,
+    /// What is written of it.
+    pub options: DeploymentOptions,
+}
+
+impl DeploymentOverride {
+    pub(super) fn read(node: &Node) -> Self {
+        let name = read::text(node, "name").unwrap_or_default();
+        Self {
+            name: DeploymentName::new(name).expect("names are checked"),
+            options: DeploymentOptions::read(node),
+        }
+    }
+
+    /// Reads what a program says of one of its deployments: a map as in `deployments` of a file.
+    ///
+    /// # Errors
+    /// All that is wrong with it; lines are of no meaning there, paths are.
+    pub fn from_json(json: &Value) -> Result<Self, Vec<Problem>> {
+        let node = Node::from_json(json);
+        let mut problems = Vec::new();
+        object(&DEPLOYMENT, &node, "", &mut problems);
+        rules::of_deployment(&node, &mut problems);
+        problems.retain(|problem| problem.severity == Severity::Error);
+        if problems.is_empty() { Ok(Self::read(&node)) } else { Err(problems) }
+    }
+}
+
+impl DeploymentOptions {
+    pub(super) fn read(node: &Node) -> Self {
+        let queued = |number: f64| if number < 0.0 { u32::MAX } else { number as u32 };
+        Self {
+            num_replicas: node.get("num_replicas").map(replica_count),
+            autoscaling: AutoscalingOption::read(node),
+            max_ongoing_requests: read::whole(node, "max_ongoing_requests"),
+            max_queued_requests: read::number(node, "max_queued_requests").map(queued),
+            backpressure: or_null(node, "backpressure_config", backpressure),
+            user_config: or_null(node, "user_config", Node::to_json),
+            graceful_shutdown_timeout_s: read::seconds(node, "graceful_shutdown_timeout_s"),
+            health_check_period_s: read::seconds(node, "health_check_period_s"),
+            health_check_timeout_s: read::seconds(node, "health_check_timeout_s"),
+            actor: or_null(node, "ray_actor_options", ActorOptions::read),
+            bundles: or_null(node, "placement_group_bundles", |list| {
+                list.items().iter().map(read::amounts).collect()
+            }),
+            max_replicas_per_node: read::whole(node, "max_replicas_per_node"),
+            logging: node.get("logging_config").map(LoggingOptions::read),
+            request_router: node.get("request_router_config").map(Node::to_json),
+            rolling_update_percentage: read::number(node, "rolling_update_percentage"),
+            max_surge_percent: read::whole(node, "max_surge_percent"),
+            own: node.get("tyndall").map(OwnOptions::read).unwrap_or_default(),
+        }
+    }
+
+    /// These options where they are written, else those of the code, by Ray's rules: an option
+    /// replaces that of the code as a whole, only variables are joined; a number of replicas leaves
+    /// autoscaling of the code in force, and `num_replicas: auto` its values.
+    ///
+    /// Source: ray 2.60.0 `python/ray/serve/_private/application_state.py`.
+    #[must_use]
+    pub fn over(&self, code: &Self) -> Self {
+        let (over, code) = (self.clone(), code.clone());
+        let num_replicas = match (over.num_replicas, code.num_replicas) {
+            (Some(ReplicaCount::Fixed(_)), auto @ Some(ReplicaCount::Auto))
+                if over.autoscaling.is_none() =>
+            {
+                auto
+            }
+            // `auto` of the code is a way to write autoscaling, which is replaced as a whole.
+            (None, Some(ReplicaCount::Auto)) if over.autoscaling.is_some() => None,
+            (over, code) => over.or(code),
+        };
+        let actor = match (over.actor, code.actor) {
+            (Some(over), Some(code)) => Some(over.with_env_vars_over(&code.env_vars)),
+            (over, code) => over.or(code),
+        };
+        Self {
+            num_replicas,
+            autoscaling: over.autoscaling.or(code.autoscaling),
+            max_ongoing_requests: over.max_ongoing_requests.or(code.max_ongoing_requests),
+            max_queued_requests: over.max_queued_requests.or(code.max_queued_requests),
+            backpressure: over.backpressure.or(code.backpressure),
+            user_config: over.user_config.or(code.user_config),
+            graceful_shutdown_timeout_s: over
+                .graceful_shutdown_timeout_s
+                .or(code.graceful_shutdown_timeout_s),
+            health_check_period_s: over.health_check_period_s.or(code.health_check_period_s),
+            health_check_timeout_s: over.health_check_timeout_s.or(code.health_check_timeout_s),
+            actor,
+            bundles: over.bundles.or(code.bundles),
+            max_replicas_per_node: over.max_replicas_per_node.or(code.max_replicas_per_node),
+            logging: over.logging.or(code.logging),
+            request_router: over.request_router.or(code.request_router),
+            rolling_update_percentage: over
+                .rolling_update_percentage
+                .or(code.rolling_update_percentage),
+            max_surge_percent: over.max_surge_percent.or(code.max_surge_percent),
+            own: over.own.over(code.own),
+        }
+    }
+}
+
+impl ActorOptions {
+    fn read(node: &Node) -> Self {
+        Self {
+            num_cpus: read::number(node, "num_cpus"),
+            num_gpus: read::number(node, "num_gpus"),
+            memory_bytes: read::number(node, "memory").map(|bytes| bytes as u64),
+            resources: node.get("resources").map(read::amounts).unwrap_or_default(),
+            env_vars: read::env_vars(node),
+        }
+    }
+
+    /// With variables of `base` that it has not itself.
+    fn with_env_vars_over(mut self, base: &BTreeMap<String, String>) -> Self {
+        for (name, value) in base {
+            self.env_vars.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        self
+    }
+}
+
+impl OwnOptions {
+    fn read(node: &Node) -> Self {
+        Self {
+            is_pinned: read::flag(node, "pinned"),
+            priority: read::number(node, "priority").map(|number| number as i32),
+            min_residency_s: read::seconds(node, "min_residency_s"),
+            is_automatic_rollback: read::flag(node, "automatic_rollback"),
+            startup_timeout_s: read::seconds(node, "startup_timeout_s"),
+            request_timeout_s: read::seconds(node, "request_timeout_s"),
+            max_constructor_retry_count: read::whole(node, "max_constructor_retry_count"),
+        }
+    }
+
+    fn over(self, code: Self) -> Self {
+        Self {
+            is_pinned: self.is_pinned.or(code.is_pinned),
+            priority: self.priority.or(code.priority),
+            min_residency_s: self.min_residency_s.or(code.min_residency_s),
+            is_automatic_rollback: self.is_automatic_rollback.or(code.is_automatic_rollback),
+            startup_timeout_s: self.startup_timeout_s.or(code.startup_timeout_s),
+            request_timeout_s: self.request_timeout_s.or(code.request_timeout_s),
+            max_constructor_retry_count: self
+                .max_constructor_retry_count
+                .or(code.max_constructor_retry_count),
+        }
+    }
+}
+
+/// Null is what the option is read as from nothing.
+fn or_null<T>(node: &Node, name: &str, read: impl Fn(&Node) -> T) -> Option<T> {
+    if read::is_null(node, name) {
+        return Some(read(&node.beside(NodeValue::Null)));
+    }
+    node.get(name).map(read)
+}
+
+fn replica_count(node: &Node) -> ReplicaCount {
+    node.number().map_or(ReplicaCount::Auto, |count| ReplicaCount::Fixed(count as u32))
+}
+
+fn backpressure(node: &Node) -> Backpressure {
+    let default = Backpressure::default();
+    Backpressure {
+        status_code: read::whole(node, "status_code")
+            .and_then(|code| code.try_into().ok())
+            .unwrap_or(default.status_code),
+        retry_after_s: read::seconds(node, "retry_after_s"),
+    }
+}

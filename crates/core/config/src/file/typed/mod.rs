@@ -1,0 +1,126 @@
+//! A file's values in types.
+//!
+//! What a file does not say is absent in these, so that options can be laid over those of code; the
+//! defaults come in with [`DeploymentOptions::to_deployment`] and [`ModelSpec::to_deployment`].
+//! Everything here reads a tree that was checked and has no error in it.
+
+mod application;
+mod deployment;
+mod model;
+mod read;
+mod resolve;
+mod scaling;
+
+pub use application::{ApplicationKind, ApplicationSpec};
+pub use deployment::{
+    ActorOptions, DeploymentOptions, DeploymentOverride, OwnOptions, ReplicaCount,
+};
+pub use model::{EngineOptions, ModelSpec, code_version};
+pub use scaling::{AutoscalingOption, AutoscalingOptions};
+
+use super::node::Node;
+use super::problem::Problem;
+use crate::LogFormat;
+use crate::parse;
+use core::net::IpAddr;
+use std::path::PathBuf;
+
+/// All that a file says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServeConfig {
+    /// Where and how HTTP is served, as far as the file says.
+    pub http: HttpOptions,
+    /// Percent of all replica counts.
+    pub target_capacity: Option<f64>,
+    /// Logs of all, where nothing nearer says otherwise.
+    pub logging: Option<LoggingOptions>,
+    /// What is served.
+    pub applications: Vec<ApplicationSpec>,
+}
+
+/// The HTTP listener; absent is what the file does not say.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HttpOptions {
+    /// Address of the listener.
+    pub host: Option<IpAddr>,
+    /// 0 takes any free one.
+    pub port: Option<u16>,
+    /// Prefix that a proxy in front takes off.
+    pub root_path: Option<String>,
+    /// Seconds to the begin of an answer.
+    pub request_timeout_s: Option<f64>,
+    /// Seconds that an idle connection stays open.
+    pub keep_alive_timeout_s: Option<u32>,
+}
+
+impl HttpOptions {
+    /// Whether the file says anything of it: a running instance does not change its listener.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        *self != Self::default()
+    }
+
+    fn read(node: &Node) -> Self {
+        Self {
+            host: read::text(node, "host").and_then(|host| parse::host(host).ok()),
+            port: read::whole(node, "port").and_then(|port| port.try_into().ok()),
+            root_path: read::text(node, "root_path").map(str::to_owned),
+            request_timeout_s: read::seconds(node, "request_timeout_s"),
+            keep_alive_timeout_s: read::whole(node, "keep_alive_timeout_s"),
+        }
+    }
+}
+
+/// Logs; absent is what is not said.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LoggingOptions {
+    /// Form of the lines.
+    pub encoding: Option<LogFormat>,
+    /// The least that is written, by Python's names such as `INFO`.
+    pub log_level: Option<String>,
+    /// Folder of log files.
+    pub logs_dir: Option<PathBuf>,
+    /// Whether there is a line per request.
+    pub enable_access_log: Option<bool>,
+}
+
+impl LoggingOptions {
+    fn read(node: &Node) -> Self {
+        let encoding = |text: &str| {
+            if text.eq_ignore_ascii_case("json") { LogFormat::Json } else { LogFormat::Text }
+        };
+        Self {
+            encoding: read::text(node, "encoding").map(encoding),
+            log_level: node.get("log_level").map(log_level),
+            logs_dir: read::text(node, "logs_dir").map(PathBuf::from),
+            enable_access_log: read::flag(node, "enable_access_log"),
+        }
+    }
+}
+
+/// A level's name; a number is the next lower one of Python's.
+fn log_level(node: &Node) -> String {
+    let name = |number: f64| match number {
+        n if n >= 50.0 => "CRITICAL",
+        n if n >= 40.0 => "ERROR",
+        n if n >= 30.0 => "WARNING",
+        n if n >= 20.0 => "INFO",
+        _ => "DEBUG",
+    };
+    node.number().map_or_else(
+        || node.text().unwrap_or_default().to_ascii_uppercase(),
+        |number| name(number).to_owned(),
+    )
+}
+
+/// Reads a file that has no errors.
+pub(super) fn serve_config(root: &Node) -> Result<ServeConfig, Problem> {
+    let applications = root.get("applications").map_or(&[][..], Node::items);
+    let of = |(i, app): (usize, &Node)| ApplicationSpec::read(app, &format!("applications[{i}]"));
+    Ok(ServeConfig {
+        http: root.get("http_options").map(HttpOptions::read).unwrap_or_default(),
+        target_capacity: read::number(root, "target_capacity"),
+        logging: root.get("logging_config").map(LoggingOptions::read),
+        applications: applications.iter().enumerate().map(of).collect::<Result<_, _>>()?,
+    })
+}

@@ -1,0 +1,250 @@
+//! What the machine has, and what replicas hold of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use tyndall_types::ReplicaId;
+use tyndall_types::protocol::DeploymentConfig;
+
+/// Shares of GPUs are added up; what is less than this is no share.
+const ROUNDING: f64 = 1e-6;
+
+/// What the machine has for replicas.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Capacity {
+    /// Bytes of memory; absent is not accounted.
+    pub memory_bytes: Option<u64>,
+    /// CPUs; absent is not accounted.
+    pub num_cpus: Option<f64>,
+    /// GPUs.
+    pub num_gpus: u32,
+    /// Others, by name.
+    pub custom: BTreeMap<String, f64>,
+}
+
+/// What a replica takes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Need {
+    pub(crate) memory_bytes: u64,
+    num_cpus: f64,
+    num_gpus: f64,
+    custom: BTreeMap<String, f64>,
+}
+
+impl Need {
+    pub(crate) fn of(config: &DeploymentConfig) -> Self {
+        let planned = config.workload.model().and_then(|model| model.memory_budget_bytes);
+        Self {
+            memory_bytes: config.resources.memory_bytes.or(planned).unwrap_or(0),
+            num_cpus: config.resources.num_cpus,
+            num_gpus: config.resources.num_gpus,
+            custom: config.resources.custom.clone(),
+        }
+    }
+}
+
+/// Why something does not fit.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Shortage {
+    pub(crate) what: String,
+    pub(crate) needed: f64,
+    pub(crate) free: f64,
+    pub(crate) total: f64,
+}
+
+impl Shortage {
+    /// It would not fit on an empty machine either.
+    pub(crate) fn is_final(&self) -> bool {
+        self.needed > self.total + ROUNDING
+    }
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, needed, free, total } = self;
+        if what == MEMORY {
+            let gib = |bytes: &f64| bytes / f64::from(1 << 30);
+            let (needed, free, total) = (gib(needed), gib(free), gib(total));
+            write!(f, "needs {needed:.2} GiB of memory, {free:.2} of {total:.2} GiB are free")
+        } else {
+            write!(f, "needs {needed} {what}, {free} of {total} are free")
+        }
+    }
+}
+
+const MEMORY: &str = "memory";
+
+#[derive(Debug, Clone)]
+struct Held {
+    need: Need,
+    /// Which GPUs, and the share of each.
+    gpus: Vec<(u32, f64)>,
+}
+
+/// Who holds what. What is taken is what will be used at most, not what is used now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ledger {
+    capacity: Capacity,
+    held: BTreeMap<ReplicaId, Held>,
+    memory_bytes: u64,
+    num_cpus: f64,
+    gpus: Vec<f64>,
+    custom: BTreeMap<String, f64>,
+}
+
+impl Ledger {
+    pub(crate) fn set_capacity(&mut self, capacity: Capacity) {
+        self.gpus.resize(capacity.num_gpus as usize, 0.0);
+        self.capacity = capacity;
+    }
+
+    /// What is missing for this, if anything.
+    pub(crate) fn shortage(&self, need: &Need) -> Option<Shortage> {
+        let memory = self.capacity.memory_bytes.map(|_| self.memory(need));
+        let cpus = self.capacity.num_cpus.map(|total| Shortage {
+            what: "CPUs".to_owned(),
+            needed: need.num_cpus,
+            free: (total - self.num_cpus).max(0.0),
+            total,
+        });
+        let custom = need.custom.iter().map(|(name, needed)| {
+            let total = self.capacity.custom.get(name).copied().unwrap_or(0.0);
+            let used = self.custom.get(name).copied().unwrap_or(0.0);
+            let free = (total - used).max(0.0);
+            Shortage { what: name.clone(), needed: *needed, free, total }
+        });
+        let gpus = (need.num_gpus > 0.0 && self.choose_gpus(need.num_gpus).is_none()).then(|| {
+            let free: f64 = self.gpus.iter().map(|used| 1.0 - used).sum();
+            let (needed, total) = (need.num_gpus, f64::from(self.capacity.num_gpus));
+            // Shares that lie on several GPUs make no whole one.
+            let free = if free >= needed { 0.0 } else { free };
+            Shortage { what: "GPUs".to_owned(), needed, free, total }
+        });
+        let is_short = |s: &Shortage| s.needed > s.free + ROUNDING;
+        memory.into_iter().chain(cpus).chain(custom).filter(is_short).chain(gpus).next()
+    }
+
+    /// What it needs of memory, and what there is.
+    pub(crate) fn memory(&self, need: &Need) -> Shortage {
+        let total = self.capacity.memory_bytes.unwrap_or(u64::MAX);
+        Shortage {
+            what: MEMORY.to_owned(),
+            needed: need.memory_bytes as f64,
+            free: total.saturating_sub(self.memory_bytes) as f64,
+            total: total as f64,
+        }
+    }
+
+    /// Takes it, also where it does not fit: what runs already is not asked. The GPUs it gets.
+    pub(crate) fn take(&mut self, id: ReplicaId, need: Need) -> Vec<u32> {
+        if let Some(held) = self.held.get(&id) {
+            return held.gpus.iter().map(|(gpu, _)| *gpu).collect();
+        }
+        let gpus = self.choose_gpus(need.num_gpus).unwrap_or_default();
+        for (gpu, share) in &gpus {
+            self.gpus[*gpu as usize] += share;
+        }
+        self.memory_bytes += need.memory_bytes;
+        self.num_cpus += need.num_cpus;
+        for (name, amount) in &need.custom {
+            *self.custom.entry(name.clone()).or_default() += amount;
+        }
+        let indices = gpus.iter().map(|(gpu, _)| *gpu).collect();
+        self.held.insert(id, Held { need, gpus });
+        indices
+    }
+
+    /// Gives back what a replica held.
+    pub(crate) fn release(&mut self, id: &ReplicaId) {
+        let Some(Held { need, gpus }) = self.held.remove(id) else { return };
+        for (gpu, share) in gpus {
+            if let Some(used) = self.gpus.get_mut(gpu as usize) {
+                *used = (*used - share).max(0.0);
+            }
+        }
+        self.memory_bytes = self.memory_bytes.saturating_sub(need.memory_bytes);
+        self.num_cpus = (self.num_cpus - need.num_cpus).max(0.0);
+        for (name, amount) in need.custom {
+            if let Some(used) = self.custom.get_mut(&name) {
+                *used = (*used - amount).max(0.0);
+            }
+        }
+    }
+
+    /// Bytes that a replica holds.
+    pub(crate) fn memory_of(&self, id: &ReplicaId) -> u64 {
+        self.held.get(id).map_or(0, |held| held.need.memory_bytes)
+    }
+
+    /// A fraction goes to the fullest GPU that has room, whole ones to empty GPUs.
+    fn choose_gpus(&self, wanted: f64) -> Option<Vec<(u32, f64)>> {
+        if wanted <= ROUNDING {
+            return Some(Vec::new());
+        }
+        let indices = 0..u32::try_from(self.gpus.len()).unwrap_or(u32::MAX);
+        let used = |gpu: u32| self.gpus[gpu as usize];
+        if wanted < 1.0 {
+            let has_room = |gpu: &u32| used(*gpu) + wanted <= 1.0 + ROUNDING;
+            let fullest = indices.filter(has_room).max_by(|a, b| used(*a).total_cmp(&used(*b)));
+            return fullest.map(|gpu| vec![(gpu, wanted)]);
+        }
+        let empty = indices.filter(|gpu| used(*gpu) <= ROUNDING);
+        let chosen: Vec<(u32, f64)> =
+            empty.take(wanted.ceil() as usize).map(|gpu| (gpu, 1.0)).collect();
+        (chosen.len() as f64 >= wanted).then_some(chosen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u32) -> ReplicaId {
+        ReplicaId::new(format!("r{n}"))
+    }
+
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.set_capacity(Capacity {
+            memory_bytes: Some(8 << 30),
+            num_cpus: Some(2.0),
+            num_gpus: 2,
+            custom: [("slots".to_owned(), 1.0)].into(),
+        });
+        ledger
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_the_arithmetic() {
+        let mut ledger = ledger();
+        let need = Need { memory_bytes: 5 << 30, ..Need::default() };
+        assert_eq!(ledger.shortage(&need), None);
+        ledger.take(id(0), need.clone());
+        let shortage = ledger.shortage(&need).unwrap();
+        let told = "needs 5.00 GiB of memory, 3.00 of 8.00 GiB are free";
+        assert_eq!((shortage.to_string().as_str(), shortage.is_final()), (told, false));
+        let more = Need { memory_bytes: 9 << 30, ..Need::default() };
+        assert!(ledger.shortage(&more).unwrap().is_final());
+        ledger.release(&id(0));
+        assert_eq!(ledger.shortage(&need), None);
+        let slots = Need { custom: [("slots".to_owned(), 2.0)].into(), ..Need::default() };
+        assert_eq!(ledger.shortage(&slots).unwrap().to_string(), "needs 2 slots, 1 of 1 are free");
+        let cpus = Need { num_cpus: 1.5, ..Need::default() };
+        ledger.take(id(1), cpus.clone());
+        assert_eq!(ledger.shortage(&cpus).unwrap().what, "CPUs");
+    }
+
+    #[test]
+    fn fractions_of_gpus_share_and_whole_ones_do_not() {
+        let mut ledger = ledger();
+        let need = |num_gpus| Need { num_gpus, ..Need::default() };
+        assert_eq!(ledger.take(id(0), need(0.5)), [1]);
+        assert_eq!(ledger.take(id(1), need(0.25)), [1]);
+        assert_eq!(ledger.take(id(2), need(1.0)), [0]);
+        assert_eq!(ledger.take(id(3), need(0.25)), [1]);
+        let shortage = ledger.shortage(&need(0.5)).unwrap();
+        assert_eq!((shortage.what.as_str(), shortage.is_final()), ("GPUs", false));
+        ledger.release(&id(2));
+        assert_eq!(ledger.take(id(4), need(0.5)), [0]);
+        assert!(ledger.shortage(&need(3.0)).unwrap().is_final());
+    }
+}

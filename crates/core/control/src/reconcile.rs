@@ -1,0 +1,300 @@
+//! How what there is of a deployment is brought nearer to what is wanted.
+
+use crate::Instant;
+use crate::deployment::Deployment;
+use crate::event::{Action, Notice};
+use crate::ledger::Need;
+use crate::replica::{Birth, Input, Replica};
+use crate::state::Context;
+use crate::status::StatusEvent;
+use std::cmp::Reverse;
+use std::time::Duration;
+use tyndall_autoscaling::{Autoscaler, Load, adjusted};
+use tyndall_types::protocol::{EngineLoad, Rollout, Unavailable};
+use tyndall_types::{DeploymentStatus, ReplicaState};
+
+/// How long the times of first tokens say something of the load.
+const FIRST_TOKEN_COUNTS: Duration = Duration::from_secs(10);
+/// Seconds after which a client may ask again for what cannot be had now.
+const RETRY_AFTER_S: f64 = 10.0;
+
+impl Deployment {
+    /// Does what can be done now. Doing it again at the same time does nothing.
+    pub(crate) fn reconcile(&mut self, cx: &mut Context<'_>) {
+        if self.backoff.retry_at.is_some_and(|at| at <= cx.now) {
+            self.backoff.retry_at = None;
+        }
+        if self.queued > 0 || self.ongoing > 0 {
+            self.used_at = cx.now;
+        }
+        self.scale(cx);
+        self.stop_surplus(cx);
+        if cx.can_start {
+            self.start_missing(cx);
+        }
+        self.reconfigure(cx);
+        self.settle(cx.now);
+    }
+
+    /// The load as autoscaling sees it.
+    pub(crate) fn load(&self, now: Instant) -> Load {
+        Load {
+            num_queued: self.queued,
+            num_ongoing: self.ongoing,
+            num_running: count(self.count(Replica::is_running)),
+            engine: self.engine_load(now),
+        }
+    }
+
+    fn engine_load(&self, now: Instant) -> Option<EngineLoad> {
+        let loads = self.replicas.iter().filter(|r| r.is_running()).filter_map(|r| r.load);
+        // While one long request goes on, no first token says anything of now.
+        let loads = loads.map(|(at, load)| match now.saturating_sub(at) > FIRST_TOKEN_COUNTS {
+            true => EngineLoad { ttft_s: None, ..load },
+            false => load,
+        });
+        let mut sum = EngineLoad::default();
+        let mut num = 0_u32;
+        for load in loads {
+            sum.running_tokens = sum.running_tokens.saturating_add(load.running_tokens);
+            sum.waiting_tokens = sum.waiting_tokens.saturating_add(load.waiting_tokens);
+            sum.kv_use += load.kv_use;
+            sum.ttft_s = match (sum.ttft_s, load.ttft_s) {
+                (Some(a), Some(b)) => Some(a.max(b)),
+                (a, b) => a.or(b),
+            };
+            num += 1;
+        }
+        sum.kv_use /= f64::from(num.max(1));
+        (num > 0).then_some(sum)
+    }
+
+    /// Sets the target: a number that was asked for, or the autoscaler's.
+    fn scale(&mut self, cx: &mut Context<'_>) {
+        self.autoscaling_deadline = None;
+        if self.is_deleting {
+            self.scaler = Autoscaler::at(0);
+            return;
+        }
+        let before = self.scaler.target();
+        if let Some(number) = self.set_replicas.or(self.config.num_replicas) {
+            let target = adjusted(number, cx.target_capacity);
+            if target != before {
+                self.scaler.set_target(target);
+                let event = if target > before { StatusEvent::SetUp } else { StatusEvent::SetDown };
+                self.scaled(event, before, cx);
+            }
+            return;
+        }
+        let (bounds, load) = (self.bounds(cx), self.load(cx.now));
+        if load.num_queued == 0 && load.num_ongoing == 0 {
+            // What was lost while nobody asks is not replaced beyond the minimum.
+            let floor = bounds.lower.max(count(self.count(Replica::is_active)));
+            if self.scaler.target() > floor {
+                self.scaler.set_target(floor);
+            }
+        }
+        let before = self.scaler.target();
+        let config = &self.config.autoscaling;
+        let decision = match self.allotted {
+            Some(allotted) => self.scaler.decide_for(config, bounds, allotted, load, cx.now),
+            None => self.scaler.decide(config, bounds, load, cx.now),
+        };
+        self.autoscaling_deadline = decision.deadline;
+        let after = self.scaler.target();
+        if after != before {
+            let event =
+                if after > before { StatusEvent::ScaledUp } else { StatusEvent::ScaledDown };
+            self.scaled(event, before, cx);
+        }
+    }
+
+    fn scaled(&mut self, event: StatusEvent, from: u32, cx: &mut Context<'_>) {
+        let to = self.scaler.target();
+        self.moved(event, format!("from {from} to {to} replicas"));
+        let deployment = self.config.id.clone();
+        cx.notice(Notice::Scaled { deployment, from, to });
+    }
+
+    fn stop_surplus(&mut self, cx: &mut Context<'_>) {
+        let target = self.scaler.target() as usize;
+        let version = self.version;
+        let is_fresh = |replica: &Replica| replica.version == version && replica.is_active();
+        let reason = if self.is_deleting { "the deployment is deleted" } else { "scaled down" };
+        self.stop_beyond(target, is_fresh, reason, cx);
+        // Old ones serve until as many new ones do; those that cannot serve yet never will.
+        let ready = self.count(|replica| is_fresh(replica) && replica.is_running());
+        let keep = target.saturating_sub(ready);
+        let is_old = |replica: &Replica| replica.version != version && replica.is_active();
+        let is_unborn =
+            |replica: &Replica| is_old(replica) && replica.state == ReplicaState::Starting;
+        self.stop_beyond(0, is_unborn, "replaced by a new version", cx);
+        self.stop_beyond(keep, is_old, "replaced by a new version", cx);
+    }
+
+    /// Stops all but `keep` of the replicas that `is_candidate` names: first those that are not
+    /// ready yet, then the youngest.
+    pub(crate) fn stop_beyond(
+        &mut self,
+        keep: usize,
+        is_candidate: impl Fn(&Replica) -> bool,
+        reason: &str,
+        cx: &mut Context<'_>,
+    ) {
+        let mut candidates: Vec<usize> =
+            (0..self.replicas.len()).filter(|&i| is_candidate(&self.replicas[i])).collect();
+        candidates.sort_by_key(|&i| {
+            let replica = &self.replicas[i];
+            (replica.is_running(), Reverse(replica.decided_at), Reverse(i))
+        });
+        // Stopping removes nothing from the list, so the indices stay valid.
+        for &index in candidates.iter().take(candidates.len().saturating_sub(keep)) {
+            self.feed(index, Input::Unwanted, reason, cx);
+        }
+    }
+
+    /// How many replicas may be started now, of those that are missing.
+    fn num_missing(&self, is_demanded: bool, now: Instant) -> usize {
+        if self.is_deleting || !self.backoff.allows_start(now) {
+            return 0;
+        }
+        if self.is_given_up && (self.is_rolling() || !is_demanded) {
+            // The older version serves, or nobody asks: only a new deploy tries again.
+            return 0;
+        }
+        let version = self.version;
+        let target = self.scaler.target() as usize;
+        let fresh = self.count(|replica| replica.version == version && replica.is_active());
+        let mut missing = target.saturating_sub(fresh);
+        let trying = self.count(|replica| replica.state == ReplicaState::Starting);
+        if self.backoff.failed_starts > 0 {
+            // One try is enough to see whether it works again.
+            missing = missing.min(1_usize.saturating_sub(trying));
+        }
+        let old = self.count(|replica| replica.version != version && replica.is_active());
+        if old > 0 {
+            // No old one goes before a new one is ready, so the new ones come beside them.
+            let room = (target + at_a_time(&self.config.rollout, target)).max(old + 1);
+            missing = missing.min(room.saturating_sub(fresh + old));
+        }
+        if let Some(most) = self.config.resources.max_replicas_per_node {
+            let here = self.count(|_| true);
+            missing = missing.min((most as usize).saturating_sub(here));
+        }
+        missing
+    }
+
+    fn start_missing(&mut self, cx: &mut Context<'_>) {
+        let is_demanded = self.queued > 0 || self.ongoing > 0;
+        let missing = self.num_missing(is_demanded, cx.now);
+        let is_wake = is_demanded && self.count(Replica::is_active) == 0;
+        let need = Need::of(&self.config);
+        let blocked_before = self.blocked.take();
+        for nth in 0..missing {
+            let yielded = self.gave_way_to.as_ref().map(|_| cx.ledger.memory(&need));
+            if let Some(shortage) = cx.ledger.shortage(&need).or(yielded) {
+                let since = blocked_before.as_ref().map_or(cx.now, |(since, _)| *since);
+                self.blocked = Some((since, shortage));
+                return;
+            }
+            let id = cx.ids.next(&self.config.id.deployment);
+            let gpus = cx.ledger.take(id.clone(), need.clone());
+            let rank = self.free_rank();
+            let config = self.config.clone();
+            let birth =
+                Birth { id: id.clone(), rank, version: self.version, config: config.clone() };
+            let mut replica = Replica::starting(birth, cx.now);
+            replica.is_woken = is_wake;
+            self.add(replica);
+            cx.out.born.push(id.clone());
+            if is_wake && nth == 0 {
+                let deployment = self.config.id.clone();
+                cx.notice(Notice::Waking { deployment, replica: id.clone() });
+            }
+            cx.out.starts.push(Action::Start { replica: id, rank, config, gpus });
+        }
+    }
+
+    /// Hands a new `user_config` to running replicas, as many at a time as an update replaces.
+    fn reconfigure(&mut self, cx: &mut Context<'_>) {
+        let most = at_a_time(&self.config.rollout, self.scaler.target() as usize);
+        while self.count(|replica| replica.state == ReplicaState::Updating) < most {
+            let Some(index) = self.outdated() else { return };
+            self.feed(index, Input::Reconfigure, "", cx);
+        }
+    }
+
+    /// Derives what is told to others from the replicas as they are now.
+    fn settle(&mut self, now: Instant) {
+        let version = self.version;
+        self.unavailable = self.why_unavailable(now);
+        if let Some((_, shortage)) = &self.blocked {
+            self.message = shortage.to_string();
+        }
+        let as_wanted = self.count(|r| r.version == version && r.state == ReplicaState::Running);
+        let is_converged = as_wanted == self.scaler.target() as usize
+            && as_wanted == self.replicas.len()
+            && self.backoff.failed_starts == 0
+            && self.blocked.is_none()
+            && self.outdated().is_none();
+        if is_converged && !self.is_deleting && self.status.0 != DeploymentStatus::Healthy {
+            self.moved(StatusEvent::Converged, String::new());
+        }
+    }
+
+    /// Why nobody should wait, and until when: a start that failed and is not tried again yet, or
+    /// a replica that the machine can never hold.
+    fn why_unavailable(&self, now: Instant) -> Option<(Instant, Unavailable)> {
+        if self.is_deleting || self.count(Replica::is_active) > 0 {
+            return None;
+        }
+        if let Some((since, shortage)) = self.blocked.as_ref().filter(|(_, s)| s.is_final()) {
+            let reason = format!("{shortage}; give it fewer, or take a larger machine");
+            return Some((*since, Unavailable { reason, retry_after_s: RETRY_AFTER_S }));
+        }
+        let retry_at = self.backoff.retry_at.filter(|_| self.backoff.is_hopeless(now))?;
+        if let Some(told) = self.unavailable.as_ref().filter(|(at, _)| *at == retry_at) {
+            return Some(told.clone());
+        }
+        let retry_after_s = retry_at.saturating_sub(now).as_secs_f64();
+        Some((retry_at, Unavailable { reason: self.backoff.reason.clone(), retry_after_s }))
+    }
+}
+
+/// Replicas that an update replaces at a time: Ray's share of the target, or its surge where that
+/// is more; at least one.
+fn at_a_time(rollout: &Rollout, target: usize) -> usize {
+    let share = (rollout.rolling_update_percentage * target as f64).floor() as usize;
+    let surge = (target * rollout.max_surge_percent as usize).div_ceil(100);
+    share.max(surge).max(1)
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_replaces_a_share_at_a_time() {
+        let rollout = |percentage, surge| Rollout {
+            rolling_update_percentage: percentage,
+            max_surge_percent: surge,
+            ..Rollout::default()
+        };
+        for (percentage, surge, target, expected) in [
+            (0.2, 0, 1, 1),
+            (0.2, 0, 10, 2),
+            (0.25, 0, 10, 2),
+            (0.2, 0, 0, 1),
+            (1.0, 0, 7, 7),
+            (0.2, 50, 10, 5),
+            (0.2, 1, 10, 2),
+            (0.1, 25, 5, 2),
+        ] {
+            assert_eq!(at_a_time(&rollout(percentage, surge), target), expected);
+        }
+    }
+}

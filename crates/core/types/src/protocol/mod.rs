@@ -1,0 +1,97 @@
+//! The messages between supervisor, controller, proxy and replica: JSON bodies over HTTP on Unix
+//! sockets, so that `curl --unix-socket` can read along.
+//!
+//! | from → to | request | body → answer |
+//! |---|---|---|
+//! | controller → supervisor | `POST /-/processes` | [`ProcessSpec`] → [`ProcessInfo`] |
+//! | | `POST /-/processes/{id}/stop` | [`StopProcess`] → 202 |
+//! | | `GET /-/processes` | → `[ProcessInfo]` |
+//! | | `GET /-/events` | → one [`ProcessEvent`] per line, first a snapshot, never ending |
+//! | | `POST /-/shutdown` | → 202: as if the supervisor had got SIGTERM |
+//! | proxy → controller | `GET /-/proxies/{id}/routes` | → one [`RouteTable`] per line at every change, never ending; the proxy is alive as long as it reads |
+//! | | `POST /-/proxies/{id}/demand` | [`DemandReport`] → 204 |
+//! | replica → controller | `POST /-/replicas/{id}/report` | [`ReplicaReport`] → 204 |
+//! | cli → controller | `PUT /-/applications/{name}` | [`ApplicationConfig`] → 204 |
+//! | controller → replica | `GET /-/status` | → [`ReplicaStatus`] |
+//! | proxy → replica | the public routes | as the client sent them |
+//!
+//! Sockets lie in the node's runtime directory: see [`RuntimeDir`].
+
+mod autoscaling;
+mod demand;
+mod deployment;
+mod details;
+mod process;
+mod replica;
+mod routes;
+
+pub use autoscaling::{Aggregation, AutoscalingConfig, ScalingPolicy};
+pub use demand::{Demand, DemandReport};
+pub use deployment::{
+    ApplicationConfig, ApplicationPolicy, ApplicationSource, Backpressure, DeploymentConfig,
+    GenerateDefaults, HealthCheck, ModelConfig, ProgramConfig, Quantization, Residency, Resources,
+    Rollout, Workload,
+};
+pub use details::{
+    ApplicationDetails, DeadReplica, DeploymentDetails, InstanceDetails, ReplicaDetails,
+};
+pub use process::{ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
+pub use replica::{ColdStartPhases, EngineLoad, ModelCard, ReplicaReport, ReplicaStatus};
+pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};
+
+use crate::ReplicaId;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Begins the names by which deployment handles inside replicas speak to the controller as proxies
+/// do.
+pub const HANDLE_PREFIX: &str = "handle-";
+
+/// Where the processes of one node find each other's sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeDir(pub PathBuf);
+
+impl RuntimeDir {
+    /// The supervisor's socket.
+    #[must_use]
+    pub fn supervisor_socket(&self) -> PathBuf {
+        self.0.join("supervisor.sock")
+    }
+
+    /// The controller's socket.
+    #[must_use]
+    pub fn controller_socket(&self) -> PathBuf {
+        self.0.join("controller.sock")
+    }
+
+    /// A replica's socket.
+    #[must_use]
+    pub fn replica_socket(&self, id: &ReplicaId) -> PathBuf {
+        self.0.join(format!("{id}.sock"))
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_tagged_by_what_happened() {
+        let line = serde_json::to_string(&ProcessEvent::Exited {
+            id: "r".into(),
+            code: None,
+            signal: Some(9),
+        })
+        .unwrap();
+        assert_eq!(line, r#"{"event":"exited","id":"r","code":null,"signal":9}"#);
+        let report: ReplicaReport =
+            serde_json::from_str(r#"{"report":"failed","reason":"no such model"}"#).unwrap();
+        assert_eq!(report, ReplicaReport::Failed { reason: "no such model".into() });
+    }
+}

@@ -1,0 +1,219 @@
+//! What people and tools ask: Ray Serve's paths, and ours beside them.
+
+use super::{Answer, Api, HEALTHZ, busy, decoded, not_found, openapi, read};
+use crate::logs::{self, LogRange};
+use crate::ray;
+use crate::service::{Message, Wanted};
+use crate::store::StoredVersion;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use std::fmt::Display;
+use tyndall_transport::{Body, empty, json, text};
+use tyndall_types::protocol::InstanceDetails;
+use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, IdError};
+
+const RAY_APPLICATIONS: &str = "/api/serve/applications/";
+const APPLICATIONS: &str = "/api/tyndall/applications/";
+const SCALE: &str = "/api/v1/applications/";
+/// Of Ray's REST API, which Ray's own client checks.
+const REST_VERSION: &str = "4";
+/// The Ray whose shapes these are.
+const RAY_VERSION: &str = "2.60.0";
+const DEFAULT_EVENTS: u32 = 100;
+const MAX_EVENTS: u32 = 10_000;
+
+impl Api {
+    pub(super) async fn public(&self, path: &str, request: Request<Incoming>) -> Answer {
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        // Both forms of a folder's path are taken.
+        let folder = if path.ends_with('/') { path.to_owned() } else { format!("{path}/") };
+        match (request.method().clone(), folder.as_str()) {
+            (Method::GET, RAY_APPLICATIONS) => self.ray_details(&query).await,
+            (Method::PUT, RAY_APPLICATIONS) => self.submit(&read(request).await?).await,
+            (Method::DELETE, RAY_APPLICATIONS) => {
+                self.try_ask(Message::DeleteAll).await?;
+                Ok(empty(StatusCode::OK))
+            }
+            (Method::GET, APPLICATIONS) => self.details(|all| json(StatusCode::OK, all)).await,
+            (Method::GET, "/api/ray/version/") => Ok(json(
+                StatusCode::OK,
+                &json!({
+                    "version": REST_VERSION,
+                    "ray_version": RAY_VERSION,
+                    "ray_commit": "",
+                    "session_name": format!("tyndall {}", env!("CARGO_PKG_VERSION")),
+                }),
+            )),
+            (Method::GET, "/api/tyndall/events/") => self.events(&query).await,
+            (Method::GET, "/api/tyndall/usage/") => {
+                Ok(json(StatusCode::OK, &self.try_ask(Message::Usage).await?))
+            }
+            (Method::GET, "/api/tyndall/logs/") => self.logs(&query).await,
+            (Method::GET, "/openapi.json/") => Ok(json(StatusCode::OK, &openapi::document())),
+            (Method::GET, "/metrics/") => self.metrics().await,
+            (Method::GET, _) if path == HEALTHZ => Ok(text(StatusCode::OK, "ok\n")),
+            (Method::POST, "/api/shutdown/") => self.shutdown().await,
+            (method, _) => self.of_application(&method, path, request).await,
+        }
+    }
+
+    /// Paths that name an application.
+    async fn of_application(
+        &self,
+        method: &Method,
+        path: &str,
+        request: Request<Incoming>,
+    ) -> Answer {
+        if let (&Method::POST, Some(rest)) = (method, path.strip_prefix(SCALE)) {
+            let (application, rest) = rest.split_once("/deployments/").ok_or_else(not_found)?;
+            let deployment = rest.strip_suffix("/scale").ok_or_else(not_found)?;
+            return self.scale(application, deployment, &read(request).await?).await;
+        }
+        let under = |prefix| path.strip_prefix(prefix).filter(|name: &&str| !name.is_empty());
+        if method == Method::DELETE {
+            let name = under(APPLICATIONS).or_else(|| under(RAY_APPLICATIONS));
+            let name = application(name.ok_or_else(not_found)?).map_err(bad)?;
+            self.try_ask(|reply| Message::Delete { name, reply }).await?;
+            return Ok(empty(StatusCode::OK));
+        }
+        let rest = under(APPLICATIONS).ok_or_else(not_found)?;
+        match (method, rest.rsplit_once('/')) {
+            (&Method::GET, Some((name, "versions"))) => self.versions(name).await,
+            (&Method::POST, Some((name, "rollback"))) => {
+                self.roll_back(name, &read(request).await?).await
+            }
+            _ => Err(not_found()),
+        }
+    }
+
+    async fn ray_details(&self, query: &str) -> Answer {
+        let source = match parameter(query, "api_type").as_deref() {
+            None => None,
+            Some("imperative") => Some("imperative"),
+            Some("declarative") => Some("declarative"),
+            Some(other) => {
+                let why = format!("api_type is {other:?}; use imperative or declarative");
+                return Err(bad(why));
+            }
+        };
+        let instance = self.instance.clone();
+        let show = move |all: &InstanceDetails| {
+            json(StatusCode::OK, &ray::instance_details(all, &instance, source))
+        };
+        self.details(show).await
+    }
+
+    async fn submit(&self, body: &Bytes) -> Answer {
+        let text = String::from_utf8(body.to_vec())
+            .map_err(|_| bad("the body is no text; send YAML or JSON"))?;
+        self.try_ask(|reply| Message::Submit { text, reply }).await?;
+        Ok(empty(StatusCode::OK))
+    }
+
+    async fn scale(&self, application: &str, deployment: &str, body: &Bytes) -> Answer {
+        let bad = |why: &str| json(StatusCode::BAD_REQUEST, &json!({"error": why}));
+        let body: Value = serde_json::from_slice(body).map_err(|_| bad("Invalid JSON in body"))?;
+        let target = body.get("target_num_replicas").and_then(Value::as_u64);
+        let Some(target) = target.and_then(|target| u32::try_from(target).ok()) else {
+            return Err(bad("target_num_replicas must be a whole number from 0 on"));
+        };
+        let unknown = || {
+            json(StatusCode::NOT_FOUND, &json!({"error": "Application or Deployment not found"}))
+        };
+        let deployment = decoded(deployment).and_then(|name| DeploymentName::new(name).ok());
+        let application = decoded(application).and_then(|name| ApplicationName::new(name).ok());
+        let (Some(application), Some(deployment)) = (application, deployment) else {
+            return Err(unknown());
+        };
+        let id = DeploymentId { application, deployment };
+        match self.ask(|reply| Message::Scale { id, target, reply }).await? {
+            Ok(()) => {
+                let message =
+                    "Scaling request received. Deployment will get scaled asynchronously.";
+                Ok(json(StatusCode::OK, &json!({"message": message})))
+            }
+            Err(refusal) => Err(json(refusal.status, &json!({"error": refusal.reason}))),
+        }
+    }
+
+    async fn versions(&self, name: &str) -> Answer {
+        let name = application(name).map_err(bad)?;
+        let versions = self.try_ask(|reply| Message::Versions { name, reply }).await?;
+        let one = |version: &StoredVersion| {
+            json!({
+                "version": version.version,
+                "deployed_at_s": version.deployed_at.as_secs_f64(),
+                "is_proven": version.is_proven,
+                "note": version.note.trim_start_matches([':', ' ']),
+                "submitted": version.config.submitted,
+                "deployments": version.config.deployments,
+            })
+        };
+        Ok(json(StatusCode::OK, &versions.iter().map(one).collect::<Vec<_>>()))
+    }
+
+    async fn roll_back(&self, name: &str, body: &Bytes) -> Answer {
+        let name = application(name).map_err(bad)?;
+        let body: Value = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(body).map_err(bad)?,
+        };
+        let to = match body.get("version") {
+            None | Some(Value::Null) => None,
+            Some(to) => Some(to.as_u64().ok_or_else(|| bad("version must be a whole number"))?),
+        };
+        let to = self.try_ask(|reply| Message::RollBack { name, to, reply }).await?;
+        Ok(json(StatusCode::OK, &json!({"version": to})))
+    }
+
+    async fn events(&self, query: &str) -> Answer {
+        let number = |name| parameter(query, name).and_then(|text| text.parse().ok());
+        let limit = number("limit").and_then(|limit: i64| u32::try_from(limit).ok());
+        let wanted = Wanted {
+            application: parameter(query, "application"),
+            after: number("after").unwrap_or(0),
+            limit: limit.unwrap_or(DEFAULT_EVENTS).min(MAX_EVENTS),
+        };
+        let events = self.try_ask(|reply| Message::Events { wanted, reply }).await?;
+        Ok(json(StatusCode::OK, &events))
+    }
+
+    async fn logs(&self, query: &str) -> Answer {
+        let Some(path) = self.log_file.clone() else {
+            let why = "this server logs to its terminal; `tyndall start` keeps a log file";
+            return Err(text(StatusCode::NOT_FOUND, why));
+        };
+        let number = |name| parameter(query, name).and_then(|text| text.parse::<u64>().ok());
+        let wanted = LogRange { offset: number("offset"), lines: number("lines").unwrap_or(100) };
+        let read = tokio::task::spawn_blocking(move || logs::read(&path, wanted)).await;
+        let failed = |why: String| text(StatusCode::INTERNAL_SERVER_ERROR, why);
+        let read = read.map_err(|error| failed(error.to_string()))?;
+        let (lines, offset) = read.map_err(|error| failed(error.to_string()))?;
+        Ok(json(StatusCode::OK, &json!({"text": lines, "offset": offset})))
+    }
+
+    async fn shutdown(&self) -> Answer {
+        let told = self.supervisor.tell(Method::POST, "/-/shutdown", &());
+        match tokio::time::timeout(super::ANSWER_TIMEOUT, told).await {
+            Ok(Ok(())) => Ok(empty(StatusCode::ACCEPTED)),
+            Ok(Err(error)) => Err(text(StatusCode::BAD_GATEWAY, error.to_string())),
+            Err(_) => Err(busy()),
+        }
+    }
+}
+
+fn application(name: &str) -> Result<ApplicationName, IdError> {
+    ApplicationName::new(decoded(name).unwrap_or_default())
+}
+
+fn bad(why: impl Display) -> Response<Body> {
+    text(StatusCode::BAD_REQUEST, why.to_string())
+}
+
+/// The first value of a query's parameter.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| *key == name).and_then(|(_, value)| decoded(value))
+}

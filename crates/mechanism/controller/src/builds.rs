@@ -1,0 +1,142 @@
+//! Builds of applications: each is a process of its own, so that what a submission makes it read,
+//! download or run cannot hold up or harm the controller.
+//!
+//! The process gets the submission as JSON on its standard input and answers with the
+//! [`ApplicationConfig`] on its standard output, or with the reason on its standard error. A newer
+//! submission of the same application ends an unfinished build.
+
+use crate::service::Message;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tyndall_types::ApplicationName;
+use tyndall_types::protocol::ApplicationConfig;
+
+/// Longer answers are no application.
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
+/// Downloads of models are part of a build.
+const DEADLINE: Duration = Duration::from_secs(6 * 3600);
+
+/// How applications are built.
+#[derive(Debug, Clone, Default)]
+pub struct Builder {
+    /// The program; without one nothing can be built.
+    pub executable: Option<PathBuf>,
+    /// Its arguments.
+    pub args: Vec<String>,
+}
+
+/// What is being built.
+#[derive(Debug)]
+pub(crate) struct Builds {
+    builder: Builder,
+    messages: mpsc::Sender<Message>,
+    running: HashMap<ApplicationName, Running>,
+    num_started: u64,
+}
+
+#[derive(Debug)]
+struct Running {
+    number: u64,
+    submitted: Value,
+    task: JoinHandle<()>,
+}
+
+impl Builds {
+    pub(crate) fn new(builder: Builder, messages: mpsc::Sender<Message>) -> Self {
+        Self { builder, messages, running: HashMap::new(), num_started: 0 }
+    }
+
+    /// Starts a build; one of the same application that runs is ended. The outcome is
+    /// [`Message::Built`].
+    pub(crate) fn start(&mut self, application: ApplicationName, submitted: Value) {
+        self.cancel(&application);
+        self.num_started += 1;
+        let number = self.num_started;
+        let (builder, messages) = (self.builder.clone(), self.messages.clone());
+        let (name, input) = (application.clone(), submitted.to_string());
+        let task = tokio::spawn(async move {
+            let outcome = match tokio::time::timeout(DEADLINE, build(&builder, &input)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(format!("it took longer than {} h", DEADLINE.as_secs() / 3600)),
+            };
+            // Nobody is left to hear it when the controller ends.
+            drop(messages.send(Message::Built { application: name, number, outcome }).await);
+        });
+        self.running.insert(application, Running { number, submitted, task });
+    }
+
+    /// What was submitted, if this is the build that counts; it is over then.
+    pub(crate) fn finish(&mut self, application: &ApplicationName, number: u64) -> Option<Value> {
+        self.running.get(application).filter(|newest| newest.number == number)?;
+        self.running.remove(application).map(|running| running.submitted)
+    }
+
+    /// What is being built of an application.
+    pub(crate) fn submitted(&self, application: &ApplicationName) -> Option<&Value> {
+        self.running.get(application).map(|running| &running.submitted)
+    }
+
+    pub(crate) fn cancel(&mut self, application: &ApplicationName) {
+        if let Some(running) = self.running.remove(application) {
+            // The child goes with the future that holds it.
+            running.task.abort();
+        }
+    }
+}
+
+impl Drop for Builds {
+    fn drop(&mut self) {
+        self.running.values().for_each(|running| running.task.abort());
+    }
+}
+
+async fn build(builder: &Builder, input: &str) -> Result<Box<ApplicationConfig>, String> {
+    let executable = builder.executable.as_ref();
+    let executable = executable.ok_or("this controller was started without a builder")?;
+    let failed = |error: std::io::Error| format!("failed to run {}: {error}", executable.display());
+    let mut child = Command::new(executable)
+        .args(&builder.args)
+        .arg("--parent-pid")
+        .arg(std::process::id().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            // One that ends early says why elsewhere.
+            drop(stdin.write_all(input.as_bytes()).await);
+        }
+    };
+    let (answer, reason, ()) = tokio::join!(read(stdout), read(stderr), write);
+    let status = child.wait().await.map_err(failed)?;
+    let reason = reason.trim();
+    if !status.success() {
+        let silent = format!("{} ended with {status} and said nothing", executable.display());
+        return Err(if reason.is_empty() { silent } else { reason.to_owned() });
+    }
+    if !reason.is_empty() {
+        tracing::warn!("{reason}");
+    }
+    let config = serde_json::from_str(&answer);
+    config.map_err(|error| format!("{} answered something else: {error}", executable.display()))
+}
+
+async fn read(from: Option<impl AsyncReadExt + Unpin>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        // What was read until an error is all there is.
+        drop(from.take(MAX_ANSWER_BYTES).read_to_end(&mut bytes).await);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,137 @@
+//! A request to a program: what the client sent, as it was sent, and the answer as it comes.
+//!
+//! The body is read first, so that the request can go to another replica while no answer has
+//! begun. One whose method is not idempotent goes elsewhere only when no replica can have
+//! begun it; when one is lost that may have, the client gets a 500, as from Ray Serve.
+
+use crate::answer::answer;
+use crate::app::read;
+use crate::body::{AnswerLimit, Served};
+use crate::headers::{TE_TRAILERS, TimeLimit, strip, takes_trailers, wants_websocket};
+use crate::reply::Failed;
+use crate::shared::{Shared, shuts_down};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tyndall_openai::ApiError;
+use tyndall_router::{Call, HEADER_ROOT_PATH, Mount};
+use tyndall_transport::Body;
+use tyndall_types::HEADER_REQUEST_ID;
+
+/// Gets a request to a program answered.
+///
+/// # Cancel safety
+/// Dropping the future gives back the place or the permit and closes the connection to the
+/// replica, so that its work is cancelled.
+pub(crate) async fn forward(
+    shared: &Shared,
+    mount: &Mount,
+    request: Request<Incoming>,
+    id: &HeaderValue,
+) -> Result<Response<Body>, Failed> {
+    let (parts, body) = request.into_parts();
+    if wants_websocket(&parts.headers) {
+        return Err(no_websockets().into());
+    }
+    let arrived = Instant::now();
+    let limit = TimeLimit::of(&parts.headers, mount.ingress.route().request_timeout_s);
+    let deadline = limit.duration().map(|limit| arrived + limit);
+    let sent = async {
+        let body = read(body).await?;
+        let call = Call { deadline, ..call(parts, body, &mount.prefix, id) };
+        let failed = |error| Failed::unsent_to_program(error, id, limit);
+        mount.ingress.send(&call).await.map_err(failed)
+    };
+    let sent = tokio::select! {
+        sent = sent => sent?,
+        () = shared.is_cut() => return Err(shuts_down().into()),
+    };
+    let served = Served {
+        label: mount.ingress.id().to_string(),
+        is_model: false,
+        metrics: shared.metrics().clone(),
+        cut: Box::pin(shared.is_cut()),
+        limit: deadline.map_or(AnswerLimit::None, AnswerLimit::Whole),
+    };
+    Ok(answer(sent, served))
+}
+
+fn call(parts: Parts, body: Bytes, prefix: &str, id: &HeaderValue) -> Call {
+    let mut headers = parts.headers;
+    set_hop(&mut headers);
+    headers.insert(HEADER_REQUEST_ID, id.clone());
+    // Frameworks take their own `/` for no prefix at all.
+    let root_path = HeaderValue::from_bytes(if prefix == "/" { b"" } else { prefix.as_bytes() });
+    headers.insert(HEADER_ROOT_PATH, root_path.unwrap_or(HeaderValue::from_static("")));
+    Call {
+        runs_once: !parts.method.is_idempotent(),
+        method: parts.method,
+        uri: parts.uri.path_and_query().cloned().map(Uri::from).unwrap_or_default(),
+        headers,
+        body,
+        deadline: None,
+    }
+}
+
+/// Headers of the next hop instead of those of the one before.
+fn set_hop(headers: &mut HeaderMap) {
+    let takes_trailers = takes_trailers(headers);
+    strip(headers);
+    // The body was waited for, and is sent whole and without trailers.
+    headers.remove(header::EXPECT);
+    headers.remove(header::TRAILER);
+    if takes_trailers {
+        headers.insert(header::TE, TE_TRAILERS);
+    }
+}
+
+fn no_websockets() -> ApiError {
+    ApiError {
+        status: 501,
+        ..ApiError::internal(
+            "web sockets are not supported yet; use a request whose answer is streamed",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_sent_is_passed_on() {
+        let request = Request::patch("http://host.example/p/a%20b?x=1&y")
+            .header("host", "host.example")
+            .header("content-length", "4")
+            .header("x-tyndall-root-path", "/forged")
+            .header("x-request-id", "not\"harmless")
+            .header("serve_multiplexed_model_id", "m")
+            .header("expect", "100-continue")
+            .header("connection", "close")
+            .body(())
+            .unwrap();
+        let id = HeaderValue::from_static("id-1");
+        let (parts, ()) = request.into_parts();
+        let made = call(parts.clone(), Bytes::from_static(b"body"), "/p", &id);
+        assert_eq!((made.uri.to_string().as_str(), made.runs_once), ("/p/a%20b?x=1&y", true));
+        let mut sent: Vec<_> = made
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        sent.sort();
+        assert_eq!(
+            sent,
+            [
+                "content-length: 4",
+                "host: host.example",
+                "serve_multiplexed_model_id: m",
+                "x-request-id: id-1",
+                "x-tyndall-root-path: /p",
+            ]
+        );
+        assert_eq!(call(parts, Bytes::new(), "/", &id).headers[HEADER_ROOT_PATH], "");
+    }
+}

@@ -1,0 +1,296 @@
+//! Where a path leads.
+//!
+//! 1. Below `/-/` there are pages about the node, and nothing else.
+//! 2. The pages that monitors ask have their places at the root, unless a program is mounted there.
+//! 3. A path belongs to the application with the longest route prefix that matches. A program gets
+//!    the request as it is; for models their routes lie below the prefix.
+//! 4. Where no application is mounted, the routes of all models are found at the root.
+
+use crate::reply::Dialect;
+use http::Method;
+use tyndall_router::{Mount, Router, Scope};
+
+/// What answers a request.
+#[derive(Debug)]
+pub(crate) enum Target<'a> {
+    /// A page about the node.
+    Node(NodePage),
+    /// A route of models.
+    Models(Route<'a>, Scope),
+    /// A program.
+    Program(Mount),
+    /// Nothing, among the routes of models.
+    UnknownRoute,
+    /// Nothing.
+    Nowhere,
+}
+
+/// A page below `/-/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodePage {
+    Healthz,
+    Routes,
+    Metrics,
+}
+
+/// A route of models, or a page that lies beside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    Generate,
+    Completions,
+    Chat,
+    Models,
+    Model(&'a str),
+    Healthz,
+    Livez,
+    Readyz,
+    Health,
+    Version,
+    Metrics,
+}
+
+impl<'a> Target<'a> {
+    pub(crate) fn of(path: &'a str, router: &Router) -> Self {
+        if path.starts_with("/-/") {
+            return NodePage::of(path).map_or(Self::Nowhere, Self::Node);
+        }
+        let route = Route::of(path);
+        let is_program = |mount: &Mount| mount.ingress.route().model.is_none();
+        if let Some(page) = route.filter(|route| route.is_of_node())
+            && !router.mount("/").is_some_and(|root| is_program(&root))
+        {
+            return Self::Models(page, Scope::Everywhere);
+        }
+        match router.mount(path) {
+            Some(mount) if is_program(&mount) => Self::Program(mount),
+            Some(mount) => {
+                let rest = &path[mount.prefix.trim_end_matches('/').len()..];
+                match Route::of(rest).filter(|route| !route.is_of_process()) {
+                    Some(route) => Self::Models(route, Scope::Prefix(mount.prefix)),
+                    None => Self::UnknownRoute,
+                }
+            }
+            None => match route {
+                Some(route) => Self::Models(route, Scope::Everywhere),
+                None if path.starts_with("/v1/") => Self::UnknownRoute,
+                None => Self::Nowhere,
+            },
+        }
+    }
+
+    /// Whether it may be another one when the first route table has come.
+    pub(crate) fn needs_table(&self) -> bool {
+        match self {
+            Self::Node(_) => false,
+            Self::Models(route, _) => !(route.is_of_node() || *route == Route::Healthz),
+            Self::Program(_) | Self::UnknownRoute | Self::Nowhere => true,
+        }
+    }
+
+    /// In whose words errors are told.
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Models(route, _) => route.dialect(),
+            Self::UnknownRoute => Dialect::OpenAi,
+            Self::Node(_) | Self::Program(_) | Self::Nowhere => Dialect::Text,
+        }
+    }
+
+    /// The name that metrics use; none for what monitors ask all the time.
+    pub(crate) fn observed(&self) -> Option<&'static str> {
+        match self {
+            Self::Node(_) => None,
+            Self::Models(route, _) => route.observed(),
+            Self::Program(_) => Some("application"),
+            Self::UnknownRoute | Self::Nowhere => Some("unknown"),
+        }
+    }
+}
+
+impl NodePage {
+    fn of(path: &str) -> Option<Self> {
+        match path {
+            "/-/healthz" => Some(Self::Healthz),
+            "/-/routes" => Some(Self::Routes),
+            "/-/metrics" => Some(Self::Metrics),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Route<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        Some(match path {
+            "/generate" => Self::Generate,
+            "/v1/completions" => Self::Completions,
+            "/v1/chat/completions" => Self::Chat,
+            "/v1/models" => Self::Models,
+            "/healthz" => Self::Healthz,
+            "/livez" => Self::Livez,
+            "/readyz" => Self::Readyz,
+            "/health" => Self::Health,
+            "/version" => Self::Version,
+            "/metrics" => Self::Metrics,
+            _ => match path.strip_prefix("/v1/models/") {
+                Some(id) if !id.is_empty() => Self::Model(id),
+                _ => return None,
+            },
+        })
+    }
+
+    /// Whether its page does not depend on any application.
+    fn is_of_node(self) -> bool {
+        self.is_of_process() || matches!(self, Self::Health | Self::Version)
+    }
+
+    /// Whether only monitors of this process ask it.
+    fn is_of_process(self) -> bool {
+        matches!(self, Self::Livez | Self::Readyz | Self::Metrics)
+    }
+
+    pub(crate) fn method(self) -> Method {
+        match self {
+            Self::Generate | Self::Completions | Self::Chat => Method::POST,
+            Self::Models
+            | Self::Model(_)
+            | Self::Healthz
+            | Self::Livez
+            | Self::Readyz
+            | Self::Health
+            | Self::Version
+            | Self::Metrics => Method::GET,
+        }
+    }
+
+    /// In whose words errors are told.
+    pub(crate) fn dialect(self) -> Dialect {
+        match self {
+            Self::Generate => Dialect::Generate,
+            _ => Dialect::OpenAi,
+        }
+    }
+
+    fn observed(self) -> Option<&'static str> {
+        match self {
+            Self::Generate => Some("generate"),
+            Self::Completions => Some("completions"),
+            Self::Chat => Some("chat_completions"),
+            Self::Models | Self::Model(_) => Some("models"),
+            Self::Healthz
+            | Self::Livez
+            | Self::Readyz
+            | Self::Health
+            | Self::Version
+            | Self::Metrics => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{program, route, table};
+    use tyndall_transport::Client;
+    use tyndall_types::protocol::DeploymentRoute;
+
+    /// What the paths lead to when these are mounted.
+    fn check(mounted: &[(&str, DeploymentRoute)], expected: &[(&str, &str)]) {
+        let router = Router::new(Client::unix("/nowhere"), "test");
+        let mount = |(prefix, route): &(&str, DeploymentRoute)| DeploymentRoute {
+            route_prefix: Some((*prefix).to_owned()),
+            ..route.clone()
+        };
+        router.apply(table(1, mounted.iter().map(mount).collect()));
+        for (path, expected) in expected {
+            let found = match Target::of(path, &router) {
+                Target::Node(page) => format!("{page:?}"),
+                Target::Models(route, Scope::Everywhere) => format!("{route:?}"),
+                Target::Models(route, Scope::Prefix(prefix)) => format!("{route:?} of {prefix}"),
+                Target::Program(mount) => format!("program {}", mount.prefix),
+                Target::UnknownRoute => "unknown".to_owned(),
+                Target::Nowhere => "nowhere".to_owned(),
+            };
+            assert_eq!(found, *expected, "{path}");
+        }
+    }
+
+    const NODE: [(&str, &str); 4] = [
+        ("/-/healthz", "Healthz"),
+        ("/-/routes", "Routes"),
+        ("/-/metrics", "Metrics"),
+        ("/-/status", "nowhere"),
+    ];
+    const MONITORS: [(&str, &str); 5] = [
+        ("/livez", "Livez"),
+        ("/readyz", "Readyz"),
+        ("/metrics", "Metrics"),
+        ("/version", "Version"),
+        ("/health", "Health"),
+    ];
+
+    #[test]
+    fn a_model_at_the_root_has_its_routes_there() {
+        let mounted = [("/", route("m")), ("/other", route("other"))];
+        check(&mounted, &NODE);
+        check(&mounted, &MONITORS);
+        check(
+            &mounted,
+            &[
+                ("/generate", "Generate of /"),
+                ("/v1/models/org/name", "Model(\"org/name\") of /"),
+                ("/healthz", "Healthz of /"),
+                ("/", "unknown"),
+                ("/v1/models/", "unknown"),
+                ("/generate/", "unknown"),
+                ("/v1", "unknown"),
+                ("/other/v1/chat/completions", "Chat of /other"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_program_at_the_root_gets_all_but_the_pages_of_the_node() {
+        let mounted = [("/", program("p#d")), ("/m", route("m")), ("/m/q/", program("q#d"))];
+        check(&mounted, &NODE);
+        for path in ["/", "/livez", "/metrics", "/health", "/v1/models", "/-", "/mm", "/healthz"] {
+            check(&mounted, &[(path, "program /")]);
+        }
+        check(
+            &mounted,
+            &[
+                ("/m/generate", "Generate of /m"),
+                ("/m/health", "Health of /m"),
+                ("/m/healthz", "Healthz of /m"),
+                ("/m/metrics", "unknown"),
+                ("/m", "unknown"),
+                ("/m/", "unknown"),
+                ("/m/q", "unknown"),
+                ("/m/q/", "program /m/q/"),
+            ],
+        );
+    }
+
+    #[test]
+    fn where_nothing_is_mounted_at_the_root_all_models_are() {
+        let mounted = [("/a", route("a")), ("/p/", program("p#d")), ("/health", program("h#d"))];
+        check(&mounted, &NODE);
+        check(&mounted, &MONITORS);
+        check(
+            &mounted,
+            &[
+                ("/generate", "Generate"),
+                ("/v1/models", "Models"),
+                ("/healthz", "Healthz"),
+                ("/a/v1/models", "Models of /a"),
+                ("/p/generate", "program /p/"),
+                ("/health/x", "program /health"),
+                ("/v1/x", "unknown"),
+                ("/v1", "nowhere"),
+                ("/x", "nowhere"),
+                ("/", "nowhere"),
+            ],
+        );
+        check(&[], &NODE);
+        check(&[], &[("/generate", "Generate"), ("*", "nowhere"), ("", "nowhere")]);
+    }
+}

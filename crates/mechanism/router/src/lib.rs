@@ -1,0 +1,36 @@
+//! The way of a request to a replica: the deployments of the route table, their queues, replica
+//! choice, retries, and the two links to the controller.
+//!
+//! A [`Router`] serves the proxy and every process whose deployments call others. Life of a
+//! request: 1. [`Deployment::send`] takes a place in the deployment's bounded queue, and the
+//! controller is told at once; 2. it gets a permit for a replica that has room; 3. it is sent
+//! there; until an answer begins, a lost replica only means another one; 4. the answer streams
+//! through an [`AnswerBody`] that holds the permit, which ends with the last byte or when the body
+//! is dropped.
+//!
+//! What a router knows of the node is what the
+//! [`RouteTable`](tyndall_types::protocol::RouteTable)s said that it read. Without a controller it
+//! goes on with that and reconnects. Nothing here polls: requests are woken by route tables and by
+//! permits that come free.
+#![forbid(unsafe_code)]
+
+mod body;
+mod deployment;
+mod links;
+mod mounts;
+mod router;
+mod send;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use body::AnswerBody;
+pub use deployment::{Deployment, Refusal, Waits};
+pub use mounts::{Mount, Scope};
+pub use router::Router;
+pub use send::{Answer, Call, SendError, SendErrorKind, TooLate};
+pub use table::Models;
+
+/// Header that tells a program where its application is mounted; empty at the root.
+pub const HEADER_ROOT_PATH: &str = "x-tyndall-root-path";

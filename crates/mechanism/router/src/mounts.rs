@@ -1,0 +1,113 @@
+//! Applications by where they are mounted.
+
+use crate::deployment::Deployment;
+use crate::table::{Key, Models};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// An application that takes requests from outside.
+#[derive(Debug, Clone)]
+pub struct Mount {
+    /// Its route prefix.
+    pub prefix: String,
+    /// The deployment that requests go to; its id names the application.
+    pub ingress: Arc<Deployment>,
+}
+
+/// Whose models are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of all applications.
+    Everywhere,
+    /// Those of the application that is mounted here.
+    Prefix(String),
+}
+
+/// All that is mounted. While two applications have one prefix, as when one replaces the other,
+/// the older one's ingress has it, and the models are those of both.
+#[derive(Debug, Default)]
+pub(crate) struct Mounts {
+    /// By length first: a path is compared once for each length that occurs.
+    by_length: BTreeMap<usize, HashMap<String, Mounted>>,
+}
+
+#[derive(Debug, Default)]
+struct Mounted {
+    ingresses: BTreeMap<Key, Arc<Deployment>>,
+    models: Models,
+}
+
+impl Mounts {
+    /// The application with the longest prefix that matches, by Ray Serve's rule: a prefix is
+    /// followed by `/` or by nothing, unless it ends with `/`.
+    pub(crate) fn longest(&self, path: &str) -> Option<Mount> {
+        self.by_length.range(..=path.len()).rev().find_map(|(&length, mounted)| {
+            let (head, tail) = path.split_at_checked(length)?;
+            if !(head.ends_with('/') || tail.is_empty() || tail.starts_with('/')) {
+                return None;
+            }
+            let (prefix, mounted) = mounted.get_key_value(head)?;
+            mounted.mount(prefix)
+        })
+    }
+
+    /// All of them, sorted by prefix.
+    pub(crate) fn all(&self) -> Vec<Mount> {
+        let all = self.by_length.values().flatten();
+        let mut all: Vec<_> = all.filter_map(|(prefix, mounted)| mounted.mount(prefix)).collect();
+        all.sort_by(|a, b| a.prefix.cmp(&b.prefix));
+        all
+    }
+
+    /// Whether nothing takes requests from outside.
+    pub(crate) fn is_empty(&self) -> bool {
+        let mut all = self.by_length.values().flat_map(HashMap::values);
+        all.all(|mounted| mounted.ingresses.is_empty())
+    }
+
+    pub(crate) fn models(&self, prefix: &str) -> Option<&Models> {
+        Some(&self.by_length.get(&prefix.len())?.get(prefix)?.models)
+    }
+
+    pub(crate) fn insert(&mut self, prefix: &str, key: &Key, deployment: &Arc<Deployment>) {
+        let mounted = self.mounted(prefix);
+        mounted.ingresses.insert(key.clone(), deployment.clone());
+    }
+
+    pub(crate) fn insert_model(
+        &mut self,
+        prefix: &str,
+        key: &Key,
+        model: &str,
+        deployment: &Arc<Deployment>,
+    ) {
+        self.mounted(prefix).models.insert(key, model, deployment);
+    }
+
+    pub(crate) fn remove(&mut self, prefix: &str, key: &Key, model: Option<&str>) {
+        let Some(of_length) = self.by_length.get_mut(&prefix.len()) else { return };
+        let Some(mounted) = of_length.get_mut(prefix) else { return };
+        mounted.ingresses.remove(key);
+        if let Some(model) = model {
+            mounted.models.remove(key, model);
+        }
+        if mounted.ingresses.is_empty() && mounted.models.is_empty() {
+            of_length.remove(prefix);
+        }
+        if of_length.is_empty() {
+            self.by_length.remove(&prefix.len());
+        }
+    }
+
+    fn mounted(&mut self, prefix: &str) -> &mut Mounted {
+        let of_length = self.by_length.entry(prefix.len()).or_default();
+        of_length.entry(prefix.to_owned()).or_default()
+    }
+}
+
+impl Mounted {
+    fn mount(&self, prefix: &str) -> Option<Mount> {
+        let ingress = self.ingresses.values().next()?.clone();
+        Some(Mount { prefix: prefix.to_owned(), ingress })
+    }
+}

@@ -1,0 +1,247 @@
+//! Gets a request answered: wait, send, and again elsewhere when nothing came back.
+
+use crate::body::AnswerBody;
+use crate::deployment::{Deployment, Permit, Refusal, Waiting, Waits, label};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, Uri};
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
+use tyndall_routing::{Failure, Progress, Retry, retry};
+use tyndall_transport::ClientError;
+use tyndall_types::protocol::DeploymentRoute;
+use tyndall_types::{HEADER_NOT_STARTED, ReplicaId};
+
+/// Before a replica that failed a request may have it again, when there is no other.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// A request to a deployment. It is whole, so that it can be sent again.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// As it is sent.
+    pub method: Method,
+    /// Path and query.
+    pub uri: Uri,
+    /// As they are sent: without those that concern one connection only.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// An answer must have begun by then; without it the call waits as long as it takes.
+    pub deadline: Option<Instant>,
+    /// It may have an effect beyond its answer: when a replica that may have begun it is lost, no
+    /// other gets it.
+    pub runs_once: bool,
+}
+
+impl Call {
+    fn request(&self) -> Request<Bytes> {
+        let mut request = Request::new(self.body.clone());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+/// What a replica answered, whatever its status.
+#[derive(Debug)]
+pub struct Answer {
+    /// Head and body; the body holds the permit.
+    pub response: Response<AnswerBody>,
+    /// How long the call waited for its replica.
+    pub waits: Waits,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}")]
+pub struct SendError {
+    /// What happened.
+    pub kind: SendErrorKind,
+    /// How long the call waited for a replica; nothing when it was refused at once.
+    pub waits: Option<Waits>,
+}
+
+/// What ended a call.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SendErrorKind {
+    /// It got no replica; nothing was sent.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Its deadline passed.
+    #[error("no answer in time: {0}")]
+    TooLate(TooLate),
+    /// Replicas were lost while they worked on it.
+    #[error("{broken_attempts} replicas were lost while they worked on this request")]
+    Lost {
+        /// How many.
+        broken_attempts: u32,
+        /// What happened to the last one.
+        reason: String,
+    },
+}
+
+/// What a call was doing when its deadline passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooLate {
+    /// Nothing was sent.
+    #[error("it waited for a replica")]
+    Waiting,
+    /// Its connection is closed, which cancels the work.
+    #[error("the replica was at work")]
+    AtWork,
+    /// There was no time for another one.
+    #[error("the last replica was lost")]
+    LostReplica,
+}
+
+impl Deployment {
+    /// Gets a call answered. Any status is an answer.
+    ///
+    /// # Errors
+    /// [`SendError`]; the deployment is then as it was before.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives back the place or the permit and closes the connection to the
+    /// replica, so that its work is cancelled.
+    pub async fn send(self: &Arc<Self>, call: &Call) -> Result<Answer, SendError> {
+        let route = self.route();
+        let mut sending = Sending::new(self, call, &route);
+        let mut waiting = self.enter().map_err(|refusal| sending.refused(refusal, None))?;
+        loop {
+            let permit = sending.permit(&mut waiting).await?;
+            match sending.attempt(permit).await? {
+                ControlFlow::Break(answer) => return Ok(answer),
+                ControlFlow::Continue(back) => waiting = back,
+            }
+        }
+    }
+}
+
+/// A call on its way.
+struct Sending<'a> {
+    deployment: &'a Deployment,
+    call: &'a Call,
+    label: std::borrow::Cow<'a, str>,
+    waits: Waits,
+    progress: Progress,
+    /// Replicas that failed it.
+    avoid: Vec<ReplicaId>,
+    pause: Duration,
+}
+
+impl<'a> Sending<'a> {
+    fn new(deployment: &'a Deployment, call: &'a Call, route: &'a DeploymentRoute) -> Self {
+        Self {
+            deployment,
+            call,
+            label: label(route),
+            waits: Waits::default(),
+            progress: Progress { runs_once: call.runs_once, ..Progress::default() },
+            avoid: Vec::new(),
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    async fn permit(&mut self, waiting: &mut Waiting) -> Result<Permit, SendError> {
+        let forgive_after = (!self.avoid.is_empty()).then_some(self.pause);
+        let permit = within(self.call.deadline, waiting.permit(forgive_after)).await;
+        let waited = waiting.waits();
+        self.waits.add(waited);
+        match permit {
+            Ok(Ok(permit)) => {
+                let metrics = self.deployment.metrics();
+                metrics.waited(&self.label, waited.queue, waited.wake);
+                Ok(permit)
+            }
+            Ok(Err(refusal)) => Err(self.refused(refusal, Some(self.waits))),
+            Err(_) => Err(self.failed(SendErrorKind::TooLate(TooLate::Waiting))),
+        }
+    }
+
+    /// One try: an answer, or a place in the queue for the next.
+    async fn attempt(&mut self, permit: Permit) -> Result<ControlFlow<Answer, Waiting>, SendError> {
+        let Ok(tried) = within(self.call.deadline, attempt(self.call, permit)).await else {
+            return Err(self.failed(SendErrorKind::TooLate(TooLate::AtWork)));
+        };
+        let (failure, permit, reason) = match tried {
+            Tried::Answered(response) => {
+                return Ok(ControlFlow::Break(Answer { response, waits: self.waits }));
+            }
+            Tried::Failed(failure, permit, reason) => (failure, permit, reason),
+        };
+        self.progress.broken_attempts += u32::from(failure == Failure::Broken);
+        self.progress.past_deadline = self.call.deadline.is_some_and(|end| Instant::now() >= end);
+        let (label, replica) = (&*self.label, permit.replica().clone());
+        tracing::debug!(label, %replica, reason, ?failure, "a replica did not take a request");
+        if self.progress.past_deadline {
+            return Err(self.failed(SendErrorKind::TooLate(TooLate::LostReplica)));
+        }
+        if retry(failure, self.progress) == Retry::No {
+            let broken_attempts = self.progress.broken_attempts;
+            tracing::warn!(label, reason, attempts = broken_attempts, "a request is given up");
+            return Err(self.failed(SendErrorKind::Lost { broken_attempts, reason }));
+        }
+        self.deployment.metrics().retried(label, word(failure));
+        self.avoid.push(replica);
+        let waiting = permit.come_back(self.avoid.clone());
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+        Ok(ControlFlow::Continue(waiting))
+    }
+
+    fn refused(&self, refusal: Refusal, waits: Option<Waits>) -> SendError {
+        self.deployment.metrics().refused(&self.label, refusal.word());
+        SendError { kind: refusal.into(), waits }
+    }
+
+    fn failed(&self, kind: SendErrorKind) -> SendError {
+        SendError { kind, waits: Some(self.waits) }
+    }
+}
+
+async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, Elapsed> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, future).await,
+        None => Ok(future.await),
+    }
+}
+
+/// What came of one try.
+enum Tried {
+    Answered(Response<AnswerBody>),
+    Failed(Failure, Permit, String),
+}
+
+async fn attempt(call: &Call, permit: Permit) -> Tried {
+    match permit.client().send(call.request()).await {
+        Ok(response) => match response.headers().get(HEADER_NOT_STARTED) {
+            None => Tried::Answered(response.map(|body| AnswerBody::new(body, permit))),
+            Some(reason) => {
+                let reason = String::from_utf8_lossy(reason.as_bytes()).into_owned();
+                Tried::Failed(Failure::NotStarted, permit, reason)
+            }
+        },
+        Err(error) => {
+            let failure = match &error {
+                ClientError::Connect { .. } => Failure::Connect,
+                ClientError::Broken { .. }
+                | ClientError::Status { .. }
+                | ClientError::Json { .. } => Failure::Broken,
+            };
+            Tried::Failed(failure, permit, error.to_string())
+        }
+    }
+}
+
+fn word(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Connect => "connect",
+        Failure::NotStarted => "not_started",
+        Failure::Broken => "broken",
+        Failure::Answered(_) => "answered",
+    }
+}

@@ -1,0 +1,285 @@
+//! A router between a fake controller and fake replicas, over real sockets.
+
+use crate::{Answer, Call, Refusal, Router, Scope, SendErrorKind, TooLate};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tyndall_transport::{
+    Body, Client, Handler, Listener, ServeOptions, empty, line_channel, serve, text,
+};
+use tyndall_types::protocol::{
+    Backpressure, DeploymentRoute, GenerateDefaults, ModelRoute, ReplicaRoute, RouteTable,
+};
+use tyndall_types::{DeploymentId, HEADER_NOT_STARTED, ReplicaId};
+
+pub(crate) fn route(model: &str) -> DeploymentRoute {
+    DeploymentRoute {
+        deployment: id(model),
+        order: 1,
+        route_prefix: Some("/".to_owned()),
+        is_ingress: true,
+        model: Some(ModelRoute {
+            id: model.to_owned(),
+            created_s: 1,
+            generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
+            max_model_len: Some(512),
+        }),
+        max_ongoing_requests: 1,
+        max_queued_requests: 1,
+        backpressure: Backpressure { status_code: 429, retry_after_s: Some(7.0) },
+        request_timeout_s: 60.0,
+        replicas: Vec::new(),
+        unavailable: None,
+    }
+}
+
+fn id(text: &str) -> DeploymentId {
+    DeploymentId::try_from(text.to_owned()).unwrap()
+}
+
+/// How a replica treats a call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Behaviour {
+    Echo,
+    Dies,
+    NotStarted,
+    Hangs,
+}
+
+#[derive(Clone)]
+struct Replica {
+    behaviour: Behaviour,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Handler for Replica {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let head = format!("{} {}", request.method(), request.uri());
+        match self.behaviour {
+            Behaviour::Echo => text(StatusCode::CREATED, head),
+            Behaviour::NotStarted => {
+                let mut response = empty(StatusCode::SERVICE_UNAVAILABLE);
+                let reason = HeaderValue::from_static("draining");
+                response.headers_mut().insert(HEADER_NOT_STARTED, reason);
+                response
+            }
+            // The task of the connection ends, and the connection with it.
+            Behaviour::Dies => panic!("killed, as the test wants"),
+            Behaviour::Hangs => std::future::pending().await,
+        }
+    }
+}
+
+struct Node {
+    dir: TempDir,
+    router: Router,
+    asked: Vec<Arc<AtomicUsize>>,
+}
+
+impl Node {
+    /// One deployment with these replicas.
+    fn start(behaviours: &[Behaviour]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = Self {
+            router: Router::new(Client::unix(dir.path().join("none")), "test"),
+            dir,
+            asked: Vec::new(),
+        };
+        let replicas = (0..).zip(behaviours).map(|(n, behaviour)| node.replica(n, *behaviour));
+        let replicas: Vec<_> = replicas.collect();
+        node.list(replicas);
+        node
+    }
+
+    fn list(&self, replicas: Vec<ReplicaRoute>) {
+        let deployments = vec![Arc::new(DeploymentRoute { replicas, ..route("app#d") })];
+        self.router.apply(RouteTable {
+            version: 1,
+            is_complete: false,
+            deployments,
+            removed: Vec::new(),
+        });
+    }
+
+    fn replica(&mut self, n: usize, behaviour: Behaviour) -> ReplicaRoute {
+        let socket: PathBuf = self.dir.path().join(format!("r{n}"));
+        let asked = Arc::<AtomicUsize>::default();
+        self.asked.push(asked.clone());
+        let listener = Listener::bind_unix(&socket).unwrap();
+        let options = ServeOptions::default();
+        tokio::spawn(serve(
+            listener,
+            Replica { behaviour, asked },
+            options,
+            std::future::pending(),
+        ));
+        ReplicaRoute { id: ReplicaId::new(format!("r{n}")), socket }
+    }
+
+    async fn send(&self, call: Call) -> Result<Answer, SendErrorKind> {
+        let deployment = self.router.deployment(&id("app#d")).unwrap();
+        deployment.send(&call).await.map_err(|error| error.kind)
+    }
+
+    fn times_asked(&self) -> usize {
+        self.asked.iter().map(|asked| asked.load(Ordering::SeqCst)).sum()
+    }
+
+    fn load(&self) -> (u32, u32) {
+        self.router.demand().first().map_or((0, 0), |demand| (demand.queued, demand.ongoing))
+    }
+}
+
+fn call() -> Call {
+    Call {
+        method: Method::PUT,
+        uri: "/x?y=1".parse().unwrap(),
+        headers: HeaderMap::new(),
+        body: Bytes::from_static(b"body"),
+        deadline: None,
+        runs_once: false,
+    }
+}
+
+#[tokio::test]
+async fn an_answer_holds_the_permit_until_it_was_read() {
+    let node = Node::start(&[Behaviour::Echo]);
+    let answer = node.send(call()).await.unwrap();
+    assert_eq!(answer.response.status(), StatusCode::CREATED);
+    assert_eq!(answer.response.body().replica().as_str(), "r0");
+    assert_eq!(node.load(), (0, 1));
+    let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "PUT /x?y=1");
+    assert_eq!(node.load(), (0, 0));
+    drop(node.send(call()).await.unwrap());
+    assert_eq!(node.load(), (0, 0));
+}
+
+#[tokio::test]
+async fn what_no_replica_began_goes_elsewhere_even_if_it_must_run_once() {
+    let mut node = Node::start(&[Behaviour::NotStarted, Behaviour::Echo]);
+    let gone = ReplicaRoute { id: ReplicaId::new("gone"), socket: node.dir.path().join("gone") };
+    let others = [node.replica(2, Behaviour::NotStarted), node.replica(3, Behaviour::Echo), gone];
+    node.list(others.to_vec());
+    for _ in 0..10 {
+        let answer = node.send(Call { runs_once: true, ..call() }).await.unwrap();
+        assert_eq!(answer.response.body().replica().as_str(), "r3");
+    }
+}
+
+#[tokio::test]
+async fn what_a_replica_may_have_begun_runs_again_only_if_it_may() {
+    let node = Node::start(&[Behaviour::Dies; 4]);
+    for (runs_once, attempts) in [(true, 1), (false, 3)] {
+        let before = node.times_asked();
+        match node.send(Call { runs_once, ..call() }).await.unwrap_err() {
+            SendErrorKind::Lost { broken_attempts, .. } => assert_eq!(broken_attempts, attempts),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(node.times_asked() - before, attempts as usize);
+        assert_eq!(node.load(), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn deadlines_and_full_queues_end_calls() {
+    let node = Node::start(&[Behaviour::Hangs]);
+    let soon = || Some(Instant::now() + Duration::from_millis(50));
+    let (late, waiting) = tokio::join!(node.send(Call { deadline: soon(), ..call() }), async {
+        tokio::task::yield_now().await;
+        node.send(Call { deadline: soon(), ..call() }).await
+    });
+    assert_eq!(late.unwrap_err(), SendErrorKind::TooLate(TooLate::AtWork));
+    // It waits for the first one, or gets the replica for what is left of its time.
+    assert!(matches!(waiting.unwrap_err(), SendErrorKind::TooLate(_)));
+    assert_eq!(node.load(), (0, 0));
+
+    node.list(Vec::new());
+    let full = async {
+        while node.load() != (1, 0) {
+            tokio::task::yield_now().await;
+        }
+        node.send(call()).await.unwrap_err()
+    };
+    let (waited, full) = tokio::join!(node.send(Call { deadline: soon(), ..call() }), full);
+    assert_eq!(waited.unwrap_err(), SendErrorKind::TooLate(TooLate::Waiting));
+    let backpressure = Backpressure { status_code: 429, retry_after_s: Some(7.0) };
+    assert_eq!(full, SendErrorKind::Refused(Refusal::Full { max_queued: 1, backpressure }));
+}
+
+/// Sends two tables to whoever follows and ends when told; the next time, one table.
+#[derive(Clone, Default)]
+struct Controller {
+    followed: Arc<AtomicUsize>,
+    end: Arc<Notify>,
+}
+
+impl Handler for Controller {
+    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        if request.uri().path() != "/-/proxies/test/routes" {
+            return empty(StatusCode::NO_CONTENT);
+        }
+        let times = self.followed.fetch_add(1, Ordering::SeqCst);
+        let (sender, body) = line_channel(2);
+        let table = |is_complete, names: &[&str], removed: &[&str]| RouteTable {
+            version: 1,
+            is_complete,
+            deployments: names.iter().map(|name| Arc::new(route(name))).collect(),
+            removed: removed.iter().map(|name| id(name)).collect(),
+        };
+        if times == 0 {
+            assert!(sender.send(&table(true, &["a", "b"], &[])).await);
+            assert!(sender.send(&table(false, &["c"], &["a"])).await);
+            let end = self.end.clone();
+            tokio::spawn(async move {
+                end.notified().await;
+                drop(sender);
+            });
+        } else {
+            assert!(sender.send(&table(true, &["d"], &[])).await);
+            tokio::spawn(async move {
+                sender.closed().await;
+            });
+        }
+        Response::new(body)
+    }
+}
+
+#[tokio::test]
+async fn tables_are_followed_across_controllers() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("controller");
+    let listener = Listener::bind_unix(&socket).unwrap();
+    let controller = Controller::default();
+    let forever = std::future::pending();
+    tokio::spawn(serve(listener, controller.clone(), ServeOptions::default(), forever));
+    let router = Router::new(Client::unix(&socket), "test");
+    let seen = async {
+        router.ready().await;
+        for names in [&["b", "c"][..], &["d"]] {
+            loop {
+                let found: Vec<_> = router.with_models(&Scope::Everywhere, |models| {
+                    models.iter().map(|model| model.id().to_string()).collect()
+                });
+                if found == names {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            controller.end.notify_one();
+        }
+    };
+    tokio::select! {
+        () = router.run() => panic!("the links never end"),
+        seen = tokio::time::timeout(Duration::from_secs(20), seen) => seen.unwrap(),
+    }
+}
