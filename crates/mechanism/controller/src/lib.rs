@@ -16,6 +16,7 @@ mod clock;
 mod logs;
 mod metrics;
 mod notices;
+mod origins;
 mod ray;
 mod service;
 mod store;

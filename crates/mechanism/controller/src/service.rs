@@ -4,13 +4,14 @@ use crate::builds::{Builder, Builds};
 use crate::clock::Clock;
 use crate::metrics::ControllerMetrics;
 use crate::notices;
+use crate::origins::{Origin, Origins};
 use crate::store::{
     Record, Store, StoreError, StoredApplication, StoredEvent, StoredVersion, Usage,
 };
-use crate::submissions::{Origin, Refusal};
+use crate::submissions::Refusal;
 use crate::supervisor::Command;
 use http::Method;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -89,7 +90,7 @@ pub(crate) struct Service {
     pub(crate) store: Option<Store>,
     pub(crate) builds: Builds,
     /// Where each application came from that is wanted.
-    pub(crate) origins: BTreeMap<ApplicationName, Origin>,
+    pub(crate) origins: Origins,
     metrics: Arc<ControllerMetrics>,
     runtime_dir: RuntimeDir,
     commands: mpsc::Sender<Command>,
@@ -127,7 +128,7 @@ impl Service {
             state: State::new(runtime_dir.clone(), seed_ms),
             store,
             builds: Builds::new(builder, messages.clone()),
-            origins: BTreeMap::new(),
+            origins: Origins::default(),
             metrics,
             runtime_dir,
             commands,

@@ -1,5 +1,6 @@
 //! What operators want, and what becomes of it: submissions, rollbacks, deletions, counts.
 
+use crate::origins::Origin;
 use crate::service::Service;
 use crate::store::{StoreError, StoredVersion, Submission};
 use http::StatusCode;
@@ -39,25 +40,6 @@ impl From<StoreError> for Refusal {
             StatusCode::INTERNAL_SERVER_ERROR
         };
         Self::new(status, tyndall_types::with_causes(error.to_string(), &error))
-    }
-}
-
-/// Where an application came from, and where it is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Origin {
-    pub(crate) source: ApplicationSource,
-    pub(crate) route_prefix: Option<String>,
-    /// Models are told apart by their ids, so any number of them may be mounted at one place.
-    pub(crate) is_models: bool,
-}
-
-impl Origin {
-    pub(crate) fn of(config: &ApplicationConfig) -> Self {
-        Self {
-            source: config.source,
-            route_prefix: config.route_prefix.clone(),
-            is_models: config.deployments.iter().all(|one| one.workload.model().is_some()),
-        }
     }
 }
 
@@ -143,9 +125,8 @@ impl Service {
         is_other: impl Fn(&Origin) -> bool,
     ) -> Result<(), Refusal> {
         let Some(prefix) = prefix else { return Ok(()) };
-        let other = self.origins.iter().find(|(other, origin)| {
-            origin.route_prefix.as_deref() == Some(prefix) && *other != name && is_other(origin)
-        });
+        let mut others = self.origins.at(prefix);
+        let other = others.find(|(other, origin)| *other != name && is_other(origin));
         let Some((other, _)) = other else { return Ok(()) };
         Err(Refusal::invalid(format!(
             "application {other} is mounted at {prefix} already; give {name} another \
@@ -156,13 +137,13 @@ impl Service {
     /// Builds a submission; what is carried out goes on meanwhile.
     pub(crate) fn build(&mut self, name: ApplicationName, submitted: Value) {
         let source = ApplicationSource::Declarative;
-        let origin = self.origins.entry(name.clone()).or_default();
-        origin.source = source;
-        origin.route_prefix = match submitted.get("route_prefix") {
+        let route_prefix = match submitted.get("route_prefix") {
             None => Some("/".to_owned()),
             Some(prefix) => prefix.as_str().map(str::to_owned),
         };
-        origin.is_models = false;
+        // What it is made of is not known before it is built.
+        let origin = Origin { source, route_prefix, is_models: false };
+        self.origins.insert(name.clone(), origin);
         let at = self.clock.now();
         self.apply(Event::Building { application: name.clone(), source, at });
         self.builds.start(name, submitted);
@@ -193,8 +174,9 @@ impl Service {
                 tracing::warn!(%error, "failed to forget a submission");
             }
             let served = self.state.application(&name, self.clock.now());
-            if let (Some(served), Some(origin)) = (served, self.origins.get_mut(&name)) {
-                origin.route_prefix = served.route_prefix;
+            if let (Some(served), Some(origin)) = (served, self.origins.get(&name)) {
+                let origin = Origin { route_prefix: served.route_prefix, ..origin.clone() };
+                self.origins.insert(name.clone(), origin);
             }
             self.apply(Event::BuildFailed { application: name, reason });
         }
@@ -248,8 +230,7 @@ impl Service {
 
     /// Deletes an application.
     pub(crate) fn delete(&mut self, name: ApplicationName) -> Result<(), Refusal> {
-        let is_wanted = self.origins.contains_key(&name);
-        if !is_wanted {
+        if self.origins.get(&name).is_none() {
             return Err(self.unknown(&name));
         }
         self.forget(name);
@@ -360,7 +341,7 @@ impl Service {
     fn unknown(&self, name: &ApplicationName) -> Refusal {
         let known = self.origins.len();
         let mut names: Vec<&str> =
-            self.origins.keys().take(MAX_NAMED).map(ApplicationName::as_str).collect();
+            self.origins.iter().take(MAX_NAMED).map(|(name, _)| name.as_str()).collect();
         let more = format!("and {} more", known.saturating_sub(MAX_NAMED));
         if known > MAX_NAMED {
             names.push(&more);
