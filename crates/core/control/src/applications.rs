@@ -87,7 +87,7 @@ impl State {
         let Some(application) = self.applications.get_mut(name) else { return BTreeSet::new() };
         application.is_deleting = true;
         let touched = self.delete_all_but(name, &BTreeSet::new());
-        self.forget_applications();
+        self.forget_application(name);
         touched
     }
 
@@ -107,13 +107,15 @@ impl State {
         dropped
     }
 
-    /// Applications that are deleted and have no deployment left are gone.
-    pub(crate) fn forget_applications(&mut self) {
-        let deployments = &self.deployments;
-        self.applications.retain(|_, application| {
-            !application.is_deleting
-                || application.deployment_ids().any(|id| deployments.contains_key(id))
+    /// An application that is deleted and has no deployment left is gone.
+    pub(crate) fn forget_application(&mut self, name: &ApplicationName) {
+        let is_over = self.applications.get(name).is_some_and(|application| {
+            application.is_deleting
+                && !application.deployment_ids().any(|id| self.deployments.contains_key(id))
         });
+        if is_over {
+            self.applications.remove(name);
+        }
     }
 
     /// Looks at an application as a whole, after something happened to its deployments: goes back

@@ -43,6 +43,8 @@ pub struct State {
     pub(crate) target_capacity: Option<f64>,
     pub(crate) direction: Option<CapacityDirection>,
     pub(crate) routes_version: u64,
+    /// The deployments in the route table, by the version in which they last changed.
+    pub(crate) routed: BTreeMap<u64, DeploymentId>,
     /// The newest deployments that left the route table, by its version then.
     pub(crate) unrouted: VecDeque<(u64, DeploymentId)>,
     /// Departures up to this version are no longer remembered.
@@ -54,8 +56,6 @@ pub struct State {
     deadlines: Deadlines,
     snapshot_seen: bool,
     hold_until: Option<Instant>,
-    /// Found replicas that have not answered.
-    num_recovering: usize,
 }
 
 /// What deciding needs and makes.
@@ -105,6 +105,7 @@ impl State {
             target_capacity: None,
             direction: None,
             routes_version: seed_ms,
+            routed: BTreeMap::new(),
             unrouted: VecDeque::new(),
             unrouted_before: 0,
             is_open: false,
@@ -113,7 +114,6 @@ impl State {
             deadlines: Deadlines::default(),
             snapshot_seen: false,
             hold_until: None,
-            num_recovering: 0,
         }
     }
 
@@ -377,8 +377,14 @@ impl State {
             return false;
         }
         self.routes_version += 1;
+        if let Some((before, _)) = &deployment.route {
+            self.routed.remove(before);
+        }
         match route {
-            Some(route) => deployment.route = Some((self.routes_version, Arc::new(route))),
+            Some(route) => {
+                self.routed.insert(self.routes_version, id.clone());
+                deployment.route = Some((self.routes_version, Arc::new(route)));
+            }
             None => {
                 deployment.route = None;
                 self.unrouted.push_back((self.routes_version, id.clone()));
@@ -413,7 +419,9 @@ impl State {
                 out.rest.push(Action::Forget(id.clone()));
             }
         }
-        self.forget_applications();
+        for name in touched.iter().map(|id| &id.application) {
+            self.forget_application(name);
+        }
         match self.next_waiting(touched) {
             Some(id) => again.extend([id]),
             None => again.extend(self.make_room(now, out)),
@@ -427,14 +435,12 @@ impl State {
             self.ledger.release(&replica);
             self.has_freed = true;
         }
-        let is_recovering = |replica: &Replica| replica.state == ReplicaState::Recovering;
-        if !self.is_open {
-            self.num_recovering = self.deployments.values().map(|d| d.count(is_recovering)).sum();
-        }
     }
 
     fn may_open(&self, now: Instant) -> bool {
-        self.num_recovering == 0 || self.hold_until.is_some_and(|at| at <= now)
+        let is_recovering = |replica: &Replica| replica.state == ReplicaState::Recovering;
+        self.hold_until.is_some_and(|at| at <= now)
+            || self.deployments.values().all(|deployment| deployment.count(is_recovering) == 0)
     }
 
     fn set_target_capacity(&mut self, capacity: Option<f64>) -> BTreeSet<DeploymentId> {

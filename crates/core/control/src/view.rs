@@ -22,19 +22,16 @@ impl State {
         }
         let range = self.unrouted_before..=self.routes_version;
         let since = since.filter(|since| range.contains(since));
-        let is_news = |version: u64| since.is_none_or(|since| version > since);
-        let mut deployments: Vec<Arc<DeploymentRoute>> = self
-            .deployments
-            .values()
-            .filter_map(|deployment| deployment.route.as_ref())
-            .filter(|(version, _)| is_news(*version))
+        let news = self.routed.range(since.map_or(0, |since| since + 1)..);
+        let mut deployments: Vec<Arc<DeploymentRoute>> = news
+            .filter_map(|(_, id)| self.deployments.get(id)?.route.as_ref())
             .map(|(_, route)| route.clone())
             .collect();
         deployments.sort_by_key(|route| route.order);
         let removed = match since {
             None => Vec::new(),
-            Some(_) => {
-                let news = self.unrouted.iter().filter(|(version, _)| is_news(*version));
+            Some(since) => {
+                let news = self.unrouted.iter().filter(|(version, _)| *version > since);
                 let is_back = |id: &&DeploymentId| {
                     self.deployments.get(*id).is_some_and(|d| d.route.is_some())
                 };
@@ -138,7 +135,7 @@ impl Deployment {
             target_num_replicas: self.scaler.target(),
             queued_requests: self.queued,
             ongoing_requests: self.ongoing,
-            config: Some(Box::new((*self.config).clone())),
+            config: Some(self.config.clone()),
             replicas: self.replicas.iter().map(|replica| replica.details(now)).collect(),
             dead_replicas: self.dead.iter().cloned().collect(),
         }

@@ -25,6 +25,8 @@ pub enum LinesError {
 pub struct JsonLines<T, B> {
     body: B,
     buffer: BytesMut,
+    /// So much of the buffer has no end of a line: a long one is not searched again and again.
+    searched: usize,
     value: PhantomData<fn() -> T>,
 }
 
@@ -36,7 +38,7 @@ where
 {
     /// Reads from `body`.
     pub fn new(body: B) -> Self {
-        Self { body, buffer: BytesMut::new(), value: PhantomData }
+        Self { body, buffer: BytesMut::new(), searched: 0, value: PhantomData }
     }
 
     /// The next value; none at the orderly end of the stream.
@@ -48,11 +50,14 @@ where
     /// Cancel safe: what was read of an unfinished line stays in the buffer.
     pub async fn next(&mut self) -> Result<Option<T>, LinesError> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
-                let line = self.buffer.split_to(end);
+            let new = &self.buffer[self.searched..];
+            if let Some(end) = new.iter().position(|&byte| byte == b'\n') {
+                let line = self.buffer.split_to(self.searched + end);
                 self.buffer.advance(1);
+                self.searched = 0;
                 return serde_json::from_slice(&line).map(Some).map_err(LinesError::Json);
             }
+            self.searched = self.buffer.len();
             match self.body.frame().await {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(LinesError::Broken(error.into())),

@@ -5,6 +5,7 @@ use crate::{ApplicationStatus, DeploymentStatus, ReplicaId, ReplicaState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// `GET /api/tyndall/applications/`: all that there is to know, and what `tyndall status` prints.
 /// Ray Serve's `ServeInstanceDetails` is made from it.
@@ -74,7 +75,7 @@ pub struct DeploymentDetails {
     pub ongoing_requests: u32,
     /// What is carried out.
     #[serde(default)]
-    pub config: Option<Box<DeploymentConfig>>,
+    pub config: Option<Arc<DeploymentConfig>>,
     /// Every replica whose process may still run.
     pub replicas: Vec<ReplicaDetails>,
     /// The last that ended, newest first.
