@@ -167,6 +167,14 @@ impl Server {
         Ok(http::stream(request.send(body.to_string().as_bytes())?))
     }
 
+    /// GETs a public path and reads the answer as a stream of events.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn stream_get(&self, path: &str) -> Result<Stream> {
+        Ok(http::stream(http::agent().get(format!("{}{path}", self.url)).call()?))
+    }
+
     /// Asks for the end on the admin API.
     ///
     /// # Errors

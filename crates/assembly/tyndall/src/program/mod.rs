@@ -56,11 +56,22 @@ where
     F: Fn(A) -> Result<Application> + Send + 'static,
 {
     fn build(&self, args: Value) -> Result<Application> {
-        let args = serde_json::from_value(args).map_err(|error| {
+        let read = serde_json::from_value(args.clone());
+        let read = read.or_else(|error| serde_json::from_value(untyped(args)).map_err(|_| error));
+        self(read.map_err(|error| {
             Error::options(format!("the arguments are not those of the application: {error}"))
-        })?;
-        self(args)
+        })?)
     }
+}
+
+/// Arguments whose texts are read as numbers, truths and so on: a command line has only texts.
+fn untyped(mut args: Value) -> Value {
+    for value in args.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        if let Some(read) = value.as_str().and_then(|text| serde_json::from_str(text).ok()) {
+            *value = read;
+        }
+    }
+    args
 }
 
 /// A program's `main`: carries out the role that its arguments name.
@@ -205,9 +216,15 @@ mod tests {
         #[derive(serde::Deserialize)]
         struct Typed {
             word: String,
+            #[serde(default)]
+            number: u32,
         }
-        let typed = |args: Typed| Err(Error::user(args.word));
-        assert_eq!(build(&typed, json!({"word": "w"})), "w");
+        let typed = |args: Typed| Err(Error::user(format!("{}{}", args.word, args.number)));
+        assert_eq!(build(&typed, json!({"word": "w"})), "w0");
+        assert_eq!(build(&typed, json!({"word": "1"})), "10");
+        assert_eq!(build(&typed, json!({"word": "w", "number": "1"})), "w1");
         assert!(build(&typed, json!({})).contains("missing field `word`"));
+        let wrong = build(&typed, json!({"word": "w", "number": "x"}));
+        assert!(wrong.contains("invalid type: string \"x\""), "{wrong}");
     }
 }
