@@ -6,7 +6,8 @@
 //! clock: time jumps from one event to the next, and the same seed, configuration and trace give
 //! the same outcome, whatever the machine.
 //!
-//! [`Simulation::run`] takes arrivals in the order of time ([`Trace`]) and gives an [`Outcome`].
+//! [`Simulation::run`] takes arrivals in the order of time ([`Trace`]) and gives an [`Outcome`], which
+//! is text, JSON or a page: [`Outcome::to_text`], [`Outcome::to_json`], [`Outcome::to_html`].
 //!
 //! What is not modelled: bodies and tokens (a request is a time of service), the time that deciding
 //! takes, and where in a cluster a replica best goes (the controller knows one sum of resources;
@@ -22,6 +23,7 @@ mod latency;
 mod outcome;
 mod random;
 mod record;
+mod report;
 mod run;
 mod simulation;
 mod trace;

@@ -101,3 +101,25 @@ fn the_seed_decides() {
     assert_eq!(of(1), of(1));
     assert_ne!(of(1), of(2));
 }
+
+#[test]
+fn reports_say_everything() {
+    let mut config = sim(vec![deployment("a", scaling(0, 2))]);
+    config.seed = 5;
+    let mut outcome = run(config, "poisson:1:1m");
+    let text = outcome.to_text();
+    for part in ["requests", "seed 5", "p99", "decisions", "0 → 1", "autoscaling"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&outcome.to_json()).unwrap();
+    assert_eq!(json["deployments"][0]["series"][30]["target"], 1);
+    assert_eq!(json["totals"]["sent"], outcome.totals.sent);
+    outcome.anomalies.push("a<b".to_owned());
+    let page = outcome.to_html();
+    for part in ["<svg", "prefers-color-scheme", "decisions", "a&lt;b", "0 → 1"] {
+        assert!(page.contains(part), "{part}");
+    }
+    for outside in ["http:", "https:", "<script", "src=", "url(", "NaN", "inf"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+}
