@@ -123,3 +123,40 @@ fn reports_say_everything() {
         assert!(!page.contains(outside), "{outside}");
     }
 }
+
+#[test]
+fn the_command_writes_what_is_asked_for() {
+    use clap::Parser;
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: SimulateArgs,
+    }
+    let folder = std::env::temp_dir().join(format!("tyndall-sim-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str| folder.join(name).to_string_lossy().into_owned();
+    std::fs::write(file("serve.yaml"), "applications: [{model: org/m}]").unwrap();
+    std::fs::write(file("trace.csv"), "time_s\n1\n2\n").unwrap();
+    let (config, trace, html) = (file("serve.yaml"), file("trace.csv"), file("out.html"));
+    let args = |trace: &str, more: &[&str]| {
+        let all = ["tyndall", "--config", &config, "--trace", trace, "--html", &html];
+        Cli::parse_from(all.iter().chain(more)).args
+    };
+    let mut out = Vec::new();
+    let run = |args: &SimulateArgs, out: &mut Vec<u8>| crate::run(args, out);
+    let outcome = run(&args(&trace, &["--service-s", "0.5:0.1", "--memory", "1GiB"]), &mut out);
+    assert_eq!(outcome.unwrap().totals.answered, 2);
+    assert!(String::from_utf8(out).unwrap().contains("2 requests"));
+    assert!(std::fs::read_to_string(&html).unwrap().starts_with("<!doctype html>"));
+    for (trace, more, expected) in [
+        ("poisson:1:5", &["--service-s", "x"][..], "\"x\" is not usable for --service-s"),
+        ("poisson:1:5", &["--faults", "rain:1/s"], "\"rain:1/s\" is not a usable fault"),
+        ("poisson:1:5", &["--begins-after", "2"], "\"2\" is not usable for --begins-after"),
+        ("none.csv", &[], "failed to read none.csv"),
+        ("none", &[], "\"none\" is not a usable generator"),
+    ] {
+        let error = run(&args(trace, more), &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
