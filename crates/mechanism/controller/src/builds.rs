@@ -4,16 +4,20 @@
 //! The process gets the submission as JSON on its standard input and answers with the
 //! [`ApplicationConfig`] on its standard output, or with the reason on its standard error. A newer
 //! submission of the same application ends an unfinished build.
+//!
+//! As many builds run at a time as the machine has processors; others wait in the order in which
+//! they came. Each application has at most one build, so that their number is the bound.
 
 use crate::service::Message;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tyndall_types::ApplicationName;
 use tyndall_types::protocol::ApplicationConfig;
@@ -32,10 +36,12 @@ pub struct Builder {
     pub args: Vec<String>,
 }
 
-/// What is being built.
+/// What is being built, or waits for it.
 #[derive(Debug)]
 pub(crate) struct Builds {
     builder: Builder,
+    /// One permit for each build that may run; those who wait are served in order.
+    turns: Arc<Semaphore>,
     messages: mpsc::Sender<Message>,
     running: HashMap<ApplicationName, Running>,
     num_started: u64,
@@ -50,22 +56,31 @@ struct Running {
 
 impl Builds {
     pub(crate) fn new(builder: Builder, messages: mpsc::Sender<Message>) -> Self {
-        Self { builder, messages, running: HashMap::new(), num_started: 0 }
+        let num_turns = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::with_turns(builder, messages, num_turns)
     }
 
-    /// Starts a build; one of the same application that runs is ended. The outcome is
-    /// [`Message::Built`].
+    fn with_turns(builder: Builder, messages: mpsc::Sender<Message>, num_turns: usize) -> Self {
+        let turns = Arc::new(Semaphore::new(num_turns));
+        Self { builder, turns, messages, running: HashMap::new(), num_started: 0 }
+    }
+
+    /// Starts a build as soon as it is its turn; one of the same application that runs is ended.
+    /// The outcome is [`Message::Built`].
     pub(crate) fn start(&mut self, application: ApplicationName, submitted: Value) {
         self.cancel(&application);
         self.num_started += 1;
         let number = self.num_started;
         let (builder, messages) = (self.builder.clone(), self.messages.clone());
         let (name, input) = (application.clone(), submitted.to_string());
+        let turns = self.turns.clone();
         let task = tokio::spawn(async move {
+            let turn = turns.acquire().await.expect("it is never closed");
             let outcome = match tokio::time::timeout(DEADLINE, build(&builder, &input)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(format!("it took longer than {} h", DEADLINE.as_secs() / 3600)),
             };
+            drop(turn);
             // Nobody is left to hear it when the controller ends.
             drop(messages.send(Message::Built { application: name, number, outcome }).await);
         });
@@ -139,4 +154,51 @@ async fn read(from: Option<impl AsyncReadExt + Unpin>) -> String {
         drop(from.take(MAX_ANSWER_BYTES).read_to_end(&mut bytes).await);
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Writes down when it begins and ends, and fails with the submission as the reason.
+    const SCRIPT: &str = "read name; echo \"+$name\" >> \"$0\"; echo \"-$name\" >> \"$0\"; \
+                          echo \"$name\" >&2; exit 1";
+
+    fn name(index: usize) -> ApplicationName {
+        ApplicationName::new(format!("app{index}")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_few_run_at_a_time_and_all_are_done() {
+        const TURNS: usize = 2;
+        let home = tempfile::tempdir().unwrap();
+        let log = home.path().join("log");
+        let args = ["-c", SCRIPT, &log.display().to_string()].map(str::to_owned).to_vec();
+        let builder = Builder { executable: Some("/bin/sh".into()), args };
+        let (messages, mut inbox) = mpsc::channel(1);
+        let mut builds = Builds::with_turns(builder, messages, TURNS);
+        for index in 0..8 {
+            builds.start(name(index), json!(index));
+        }
+        // The first is replaced and the last is given up before they begin.
+        builds.start(name(0), json!(100));
+        builds.cancel(&name(7));
+        let mut done = Vec::new();
+        while done.len() < 7 {
+            let Some(Message::Built { application, number, outcome }) = inbox.recv().await else {
+                panic!("a build has an outcome");
+            };
+            assert!(builds.finish(&application, number).is_some());
+            done.push(outcome.unwrap_err());
+        }
+        done.sort();
+        assert_eq!(done, ["1", "100", "2", "3", "4", "5", "6"]);
+        assert!((0..8).all(|index| builds.submitted(&name(index)).is_none()));
+        let mut num_running = 0;
+        for line in std::fs::read_to_string(&log).unwrap().lines() {
+            num_running = if line.starts_with('+') { num_running + 1 } else { num_running - 1 };
+            assert!(num_running <= TURNS, "{line}");
+        }
+    }
 }
