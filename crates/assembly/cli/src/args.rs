@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Write a config file for models and programs
     Build(BuildArgs),
+    /// Try the autoscaling of a config file on a trace of requests, in virtual time
+    Simulate(Box<tyndall_sim::SimulateArgs>),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  tyndall completions bash > \
                             ~/.local/share/bash-completion/completions/tyndall")]

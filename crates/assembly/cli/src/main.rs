@@ -49,6 +49,7 @@ fn dispatch(command: Command, env: &Environment, started_at: Instant) -> Result<
         Command::Pull(args) => commands::pull::pull(&args, env)?,
         Command::Bench(args) => commands::bench::bench(&args, env)?,
         Command::Config(args) => commands::config::config(&args, env)?,
+        Command::Simulate(args) => commands::simulate::simulate(&args)?,
         Command::Completions(args) => commands::completions::completions(&args)?,
         Command::Role(role) => roles::run(role, env, started_at)?,
     }

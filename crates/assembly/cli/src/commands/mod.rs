@@ -14,6 +14,7 @@ pub(crate) mod plan;
 pub(crate) mod pull;
 pub(crate) mod run;
 pub(crate) mod shutdown;
+pub(crate) mod simulate;
 pub(crate) mod start;
 pub(crate) mod status;
 mod yaml;
