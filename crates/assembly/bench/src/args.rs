@@ -1,6 +1,8 @@
 //! The command line of `tyndall bench`.
 
+use crate::chaos::ChaosArgs;
 use crate::cold_start::ColdStartArgs;
+use crate::cycles::CyclesArgs;
 use crate::engine::EngineArgs;
 use crate::footprint::{IdleArgs, MemoryArgs};
 use crate::http::HttpArgs;
@@ -18,6 +20,8 @@ Examples:
   tyndall bench serve --concurrency 8                load on a server that it starts and ends
   tyndall bench serve --url http://127.0.0.1:8000    load on a server that runs
   tyndall bench cold-start demo                      wakes from zero, phase by phase
+  tyndall bench chaos --seconds 60                   what dies, and what becomes of requests
+  tyndall bench cycles -n 1000                       sleep and wake, again and again
   tyndall bench compare before.json after.json       what changed, figure by figure
 
 Figures are printed, never judged. --json keeps them with the machine they belong to, --html draws
@@ -84,7 +88,39 @@ Examples:
 const IDLE: &str = "\
 Examples:
   tyndall bench idle demo
-  tyndall bench idle demo --seconds 120";
+  tyndall bench idle demo --seconds 120
+  tyndall bench idle --deployments 1000              what so many deployments cost that sleep";
+
+const CHAOS: &str = "\
+Starts a server with two applications of the demo model, one that is always there and one that
+sleeps, and asks it without pause, whole answers and streams in turn, while one fault after another
+is injected:
+
+  controller, proxy, replica   it is killed
+  several                      some of them at once
+  all                          the supervisor is killed, with it everything; it is started again
+  stop                         a replica is stopped for a while
+  update, bad-update           a new version; one that cannot start and is rolled back by itself
+  scale                        another number of replicas
+  delete                       the application that sleeps is deleted and deployed again
+
+A request is answered; refused with the time to come again; cut, because the proxy that had its
+connection was killed, or nothing listened; a stream that had begun and ended with an error, because
+its replica was killed; absent, because its application was deleted; or lost, which is everything
+else. The command fails when one is lost, or a process is left at the end.
+
+Examples:
+  tyndall bench chaos
+  tyndall bench chaos --seconds 600 --clients 32
+  tyndall bench chaos --seed 7 --faults controller,replica --json chaos.json";
+
+const CYCLES: &str = "\
+Each cycle sends one request to a model that sleeps and waits until no replica is left, neither in
+the admin API nor among the processes.
+
+Examples:
+  tyndall bench cycles
+  tyndall bench cycles -n 50 --idle-timeout 0.1";
 
 const MEMORY: &str = "\
 Weights are mapped, so that replicas share the pages of their file. The PSS divides a shared page
@@ -207,6 +243,26 @@ pub enum Benchmark {
         /// What is measured.
         #[command(flatten)]
         args: MemoryArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Requests while processes are killed and versions change: what becomes of them
+    #[command(after_help = CHAOS)]
+    Chaos {
+        /// What is done.
+        #[command(flatten)]
+        args: ChaosArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Sleep and wake, again and again
+    #[command(after_help = CYCLES)]
+    Cycles {
+        /// What is done.
+        #[command(flatten)]
+        args: CyclesArgs,
         /// Where it goes.
         #[command(flatten)]
         output: OutputArgs,

@@ -40,7 +40,7 @@ pub struct ColdStartArgs {
 }
 
 /// Seconds by phase.
-type Phases = BTreeMap<String, f64>;
+pub(crate) type Phases = BTreeMap<String, f64>;
 
 /// Wakes the model again and again and reports.
 pub(crate) fn run(args: &ColdStartArgs, context: &Context) -> Result<Report, BenchError> {
@@ -142,7 +142,7 @@ async fn first_token(client: &Client, headers: &HeaderMap, model: &str) -> Resul
 }
 
 /// The seconds of each phase so far, once they have grown since `before` and grow no more.
-async fn counted(
+pub(crate) async fn counted(
     server: &Server,
     headers: &HeaderMap,
     before: &Phases,

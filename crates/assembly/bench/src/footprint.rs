@@ -2,7 +2,7 @@
 //! same model.
 
 use crate::error::BenchError;
-use crate::processes::{Memory, cpu_s, family, memory};
+use crate::processes::{Memory, cpu_s, family, memory, role, total};
 use crate::progress::Progress;
 use crate::report::{Chart, Report};
 use crate::serve::positive;
@@ -23,6 +23,9 @@ pub struct IdleArgs {
     /// What to run: demo, a directory, or a Hugging Face id
     #[arg(default_value = "demo")]
     pub model: String,
+    /// Register so many applications of the model that sleep, each at its own route
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub deployments: Option<u32>,
     /// How long to watch
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = positive)]
     pub seconds: f64,
@@ -50,6 +53,9 @@ pub struct MemoryArgs {
 
 /// Watches all processes of a server without replicas.
 pub(crate) fn idle(args: &IdleArgs, context: &Context) -> Result<Report, BenchError> {
+    if let Some(count) = args.deployments {
+        return crate::deployments::run(args, count, context);
+    }
     let mut report = Report::new("idle", &context.command);
     let server = Server::start(&context.executable, &args.model, &args.run_args)?;
     let runtime = runtime()?;
@@ -136,7 +142,7 @@ async fn ask_all(server: &Server, replicas: usize) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn parts(held: Memory) -> Vec<(String, f64)> {
+pub(crate) fn parts(held: Memory) -> Vec<(String, f64)> {
     let mb = |bytes: u64| bytes as f64 / 1e6;
     let other = held.pss.saturating_sub(held.pss_file + held.pss_anon);
     vec![
@@ -146,27 +152,13 @@ fn parts(held: Memory) -> Vec<(String, f64)> {
     ]
 }
 
-fn total(pids: &[u32]) -> Result<Memory, BenchError> {
-    pids.iter().try_fold(Memory::default(), |sum, &pid| Ok(sum + memory(pid)?))
-}
-
-/// `controller`, `proxy`, or for the foreground process `supervisor`.
-fn role(pid: u32) -> String {
-    let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut arguments = arguments.split('\0').skip(1);
-    match (arguments.next(), arguments.next()) {
-        (Some("role"), Some(role)) => role.to_owned(),
-        _ => "supervisor".to_owned(),
-    }
-}
-
-fn runtime() -> Result<Runtime, BenchError> {
+pub(crate) fn runtime() -> Result<Runtime, BenchError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| BenchError::of("failed to start a runtime", &error))
 }
 
 /// Lets time pass, which is what is measured here.
-fn pause(runtime: &Runtime, seconds: f64) {
+pub(crate) fn pause(runtime: &Runtime, seconds: f64) {
     let time = Duration::from_secs_f64(seconds.min(86_400.0));
     // A timer is made inside of its runtime.
     runtime.block_on(async { tokio::time::sleep(time).await });
@@ -183,6 +175,5 @@ mod tests {
             Memory { rss: 9_000_000, pss: 6_000_000, pss_file: 3_000_000, pss_anon: 2_000_000 };
         let sum: f64 = parts(held).iter().map(|part| part.1).sum();
         assert!((sum - 6.0).abs() < 1e-9);
-        assert_eq!(role(std::process::id()), "supervisor");
     }
 }

@@ -1,13 +1,16 @@
 //! What `tyndall bench` measures: the machine, the engine, quantization, a server, a route, a cold
-//! start, memory.
+//! start, memory, and what becomes of requests while processes die.
 //!
 //! Each benchmark fills a [`Report`], which is printed, kept as JSON, drawn as a page, and compared
 //! with another one. Nothing here asserts a figure, and nothing here reads the environment: what
 //! the binary knows comes as a [`Context`].
 #![forbid(unsafe_code)]
 
+mod chaos;
 mod cold_start;
 mod compare;
+mod cycles;
+mod deployments;
 mod engine;
 mod error;
 mod footprint;
@@ -24,6 +27,7 @@ mod quality;
 mod random;
 mod report;
 mod roofline;
+mod scratch;
 mod serve;
 mod server;
 mod stats;
@@ -64,11 +68,20 @@ pub struct Context {
     pub available_memory_bytes: u64,
 }
 
+/// What a benchmark came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// All of it, for a terminal.
+    pub text: String,
+    /// It looked for what must not be, and found it.
+    pub is_failure: bool,
+}
+
 /// Runs a benchmark to its end and writes the files that were asked for.
 ///
 /// # Errors
 /// One line of cause, and where it is known one of cure.
-pub fn run(args: &BenchArgs, context: &Context) -> Result<String, BenchError> {
+pub fn run(args: &BenchArgs, context: &Context) -> Result<Outcome, BenchError> {
     let (report, output) = match &args.benchmark {
         Benchmark::Machine { args, output } => (roofline::run(args, context)?, output),
         Benchmark::Engine { args, output } => (engine::run(args, context)?, output),
@@ -78,8 +91,11 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<String, BenchError> {
         Benchmark::ColdStart { args, output } => (cold_start::run(args, context)?, output),
         Benchmark::Idle { args, output } => (footprint::idle(args, context)?, output),
         Benchmark::Memory { args, output } => (footprint::replicas(args, context)?, output),
+        Benchmark::Chaos { args, output } => (chaos::run(args, context)?, output),
+        Benchmark::Cycles { args, output } => (cycles::run(args, context)?, output),
         Benchmark::Compare(CompareArgs { a, b }) => {
-            return compare::compare(&Report::read_json(a)?, &Report::read_json(b)?);
+            let text = compare::compare(&Report::read_json(a)?, &Report::read_json(b)?)?;
+            return Ok(Outcome { text, is_failure: false });
         }
     };
     if let Some(path) = &output.json {
@@ -88,7 +104,7 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<String, BenchError> {
     if let Some(path) = &output.html {
         report.write_html(path)?;
     }
-    Ok(text::render(&report))
+    Ok(Outcome { text: text::render(&report), is_failure: !report.failures.is_empty() })
 }
 
 /// GETs a path; anything but 200 is an error in words.

@@ -1,8 +1,9 @@
 //! What the operating system says of processes, read from `/proc`.
 
 use crate::error::BenchError;
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
-use std::fs::{read_dir, read_to_string};
+use std::fs::{read, read_dir, read_to_string};
 
 /// Clock ticks of `/proc/PID/stat`: the kernel's `USER_HZ`, 100 on every Linux that we know.
 const TICKS_PER_S: f64 = 100.0;
@@ -92,6 +93,51 @@ pub(crate) fn family(root: u32) -> Vec<u32> {
     found
 }
 
+/// Memory of several processes.
+pub(crate) fn total(pids: &[u32]) -> Result<Memory, BenchError> {
+    pids.iter().try_fold(Memory::default(), |sum, &pid| Ok(sum + memory(pid)?))
+}
+
+/// `controller`, `proxy`, `replica`, or for the foreground process `supervisor`.
+pub(crate) fn role(pid: u32) -> String {
+    let arguments = read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut arguments = arguments.split('\0').skip(1);
+    match (arguments.next(), arguments.next()) {
+        (Some("role"), Some(role)) => role.to_owned(),
+        _ => "supervisor".to_owned(),
+    }
+}
+
+/// The live descendants of a process that have a role.
+pub(crate) fn of_role(root: u32, wanted: &str) -> Vec<u32> {
+    family(root).into_iter().filter(|&pid| role(pid) == wanted).collect()
+}
+
+/// Every live process but this one that has a text in its arguments or its environment.
+pub(crate) fn marked(text: &str) -> Vec<u32> {
+    let has_it = |pid: &u32| {
+        ["cmdline", "environ"].iter().any(|file| {
+            let bytes = read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            bytes.windows(text.len()).any(|part| part == text.as_bytes())
+        })
+    };
+    let entries = read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+    let others = pids.filter(|&pid| pid != std::process::id() && is_alive(pid));
+    others.filter(has_it).collect()
+}
+
+/// The process exists and is no zombie.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    parent(pid).is_some()
+}
+
+/// Sends a signal; true when there was such a process.
+pub(crate) fn signal(pid: u32, signal: Signal) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
+}
+
 /// The parent of a process that is no zombie.
 fn parent(pid: u32) -> Option<u32> {
     let stat = read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -122,5 +168,21 @@ mod tests {
         assert!(cpu_s(own).unwrap() >= 0.0);
         let memory = memory(own).unwrap();
         assert!(memory.pss > 0 && memory.pss <= memory.rss, "{memory:?}");
+        assert_eq!(total(&[own]).is_ok(), is_alive(own));
+        assert_eq!(role(own), "supervisor");
+        assert!(of_role(own, "controller").is_empty());
+    }
+
+    #[test]
+    fn processes_are_found_by_their_mark() {
+        let mark = format!("tyndall-mark-{}", std::process::id());
+        let mut child =
+            std::process::Command::new("sleep").arg("600").env("MARK", &mark).spawn().unwrap();
+        // Until it runs another program, the child is a copy of this process.
+        while marked(&mark).is_empty() && child.try_wait().unwrap().is_none() {}
+        assert_eq!(marked(&mark), [child.id()]);
+        assert!(signal(child.id(), Signal::KILL));
+        child.wait().unwrap();
+        assert!(marked(&mark).is_empty() && !is_alive(child.id()));
     }
 }

@@ -32,6 +32,10 @@ impl Progress {
         Self(bar)
     }
 
+    pub(crate) fn set(&self, done: u64) {
+        self.0.set_position(done);
+    }
+
     pub(crate) fn advance(&self) {
         self.0.inc(1);
     }

@@ -119,6 +119,9 @@ pub struct Report {
     pub charts: Vec<Chart>,
     /// What a reader must know to read the figures right.
     pub notes: Vec<String>,
+    /// What must not be, of benchmarks that look for it; the command fails with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
 }
 
 impl Report {
@@ -139,6 +142,7 @@ impl Report {
             distributions: Vec::new(),
             charts: Vec::new(),
             notes: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
@@ -148,6 +152,13 @@ impl Report {
 
     pub(crate) fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
+    }
+
+    /// Says what must not be, where it is.
+    pub(crate) fn forbid(&mut self, count: usize, what: &str) {
+        if count > 0 {
+            self.failures.push(format!("{count} {what}"));
+        }
     }
 
     pub(crate) fn rate(&mut self, name: &str, label: &str, value: f64, unit: &str) {

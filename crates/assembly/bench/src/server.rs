@@ -1,10 +1,11 @@
 //! A `tyndall run` of our own, on free ports, that ends with the benchmark.
 
 use crate::error::BenchError;
+use crate::processes;
 use crate::url::Url;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -18,6 +19,10 @@ const DEADLINE: Duration = Duration::from_secs(300);
 const END_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two questions to the admin API.
 const POLL: Duration = Duration::from_millis(5);
+/// All that the admin API shows.
+pub(crate) const APPLICATIONS: &str = "/api/tyndall/applications/";
+/// Where config files go.
+pub(crate) const SUBMISSIONS: &str = "/api/serve/applications/";
 /// Lines of its output that are kept.
 const MAX_LINES: usize = 10_000;
 
@@ -74,6 +79,21 @@ impl Log {
     }
 }
 
+/// How a server is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    /// The binary.
+    pub(crate) executable: PathBuf,
+    /// A model, or a config file.
+    pub(crate) target: String,
+    /// Further arguments of `tyndall run`.
+    pub(crate) arguments: Vec<String>,
+    /// The public and the admin port; 0 takes any.
+    pub(crate) ports: (u16, u16),
+    /// Where its sockets lie; absent leaves it to the server.
+    pub(crate) runtime_base: Option<PathBuf>,
+}
+
 /// A running server. Dropping it ends it and everything it started.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -81,8 +101,10 @@ pub(crate) struct Server {
     log: Arc<Log>,
     /// Where clients go.
     pub(crate) url: Url,
-    /// The id under which it serves the model.
+    /// The id under which it serves the model; for a config file, what it says of its applications.
     pub(crate) model: String,
+    /// Where the admin API is.
+    pub(crate) admin_url: Url,
     admin: Client,
 }
 
@@ -96,17 +118,37 @@ impl Server {
         target: &str,
         arguments: &[String],
     ) -> Result<Self, BenchError> {
-        let mut child = Command::new(executable)
-            .args(["run", target, "--port", "0", "--admin-port", "0"])
-            .args(arguments)
+        Self::launch(&Launch {
+            executable: executable.to_owned(),
+            target: target.to_owned(),
+            arguments: arguments.to_vec(),
+            ports: (0, 0),
+            runtime_base: None,
+        })
+    }
+
+    /// Starts a server and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ends before, with the last that it said.
+    pub(crate) fn launch(launch: &Launch) -> Result<Self, BenchError> {
+        let executable = &launch.executable;
+        let (public, admin) = launch.ports;
+        let mut command = Command::new(executable);
+        command
+            .args(["run", &launch.target])
+            .args(["--port", &public.to_string(), "--admin-port", &admin.to_string()])
+            .args(&launch.arguments)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| {
-                BenchError::of(&format!("failed to start {}", executable.display()), &e)
-            })?;
+            .stderr(Stdio::piped());
+        if let Some(base) = &launch.runtime_base {
+            command.env("XDG_RUNTIME_DIR", base);
+        }
+        let mut child = command.spawn().map_err(|error| {
+            BenchError::of(&format!("failed to start {}", executable.display()), &error)
+        })?;
         let log = Arc::new(Log::default());
         let followed = child.stdout.take().map_or(Ok(()), |output| log.follow(output));
         let followed = followed.and(child.stderr.take().map_or(Ok(()), |e| log.follow(e)));
@@ -120,8 +162,30 @@ impl Server {
                 return Err(not_ready(followed.err(), &log));
             }
         };
-        let admin = admin.client();
-        Ok(Self { child, log, url, model, admin })
+        Ok(Self { child, log, url, model, admin: admin.client(), admin_url: admin })
+    }
+
+    /// Everything that it said, up to a bound.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.log.state().lines.clone()
+    }
+
+    /// Ends it and everything it started, and returns what it said.
+    pub(crate) fn end(mut self) -> Vec<String> {
+        end(&mut self.child, &self.log);
+        self.lines()
+    }
+
+    /// A client of the admin API.
+    pub(crate) fn admin(&self) -> &Client {
+        &self.admin
+    }
+
+    /// Kills the foreground process and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        // One that is gone already is as good.
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 
     /// The foreground process.
@@ -149,8 +213,7 @@ impl Server {
     ) -> Result<DeploymentDetails, BenchError> {
         let look = async {
             loop {
-                let details: Result<InstanceDetails, _> =
-                    self.admin.get("/api/tyndall/applications/").await;
+                let details: Result<InstanceDetails, _> = self.admin.get(APPLICATIONS).await;
                 let applications = details.map(|details| details.applications).unwrap_or_default();
                 let all = applications.into_values().flat_map(|app| app.deployments.into_values());
                 if let Some(found) = all.into_iter().find(|deployment| is_so(deployment)) {
@@ -175,8 +238,11 @@ impl Drop for Server {
 
 /// Asks for the end, waits for it, and kills what does not come to it.
 fn end(child: &mut Child, log: &Log) {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+    if child.try_wait().is_ok_and(|ended| ended.is_some()) {
+        // Its number may be another process's by now.
+        return;
+    }
+    let asked = processes::signal(child.id(), Signal::TERM);
     let ended = asked && log.wait(END_DEADLINE, |state| (state.ended == 2).then_some(())).is_some();
     if !ended {
         // It is gone already, which is as good.
@@ -206,10 +272,15 @@ fn last_words(log: &Log) -> String {
     log.state().lines.last().cloned().unwrap_or_else(|| "none".to_owned())
 }
 
-/// Model, public and admin URL of the line `serving M at U  (admin API at A)`.
+/// What is served, public and admin URL of the line `serving M at U  (admin API at A)`, or of a
+/// config file `2 applications at …`.
 fn serving(lines: &[String]) -> Option<(String, Url, Url)> {
     lines.iter().find_map(|line| {
-        let (model, rest) = line.strip_prefix("serving ")?.split_once(" at ")?;
+        let (model, rest) = line.split_once(" at ")?;
+        let is_applications =
+            || model.ends_with(" application") || model.ends_with(" applications");
+        let model =
+            model.strip_prefix("serving ").or_else(|| is_applications().then_some(model))?;
         let (url, rest) = rest.split_once(' ')?;
         let admin = rest.trim().strip_prefix("(admin API at ")?.strip_suffix(')')?;
         Some((model.to_owned(), url.parse().ok()?, admin.parse().ok()?))
@@ -232,6 +303,8 @@ mod tests {
             ("http://127.0.0.1:9".to_owned(), "http://127.0.0.1:8".to_owned(),)
         );
         assert!(serving(&lines[..1]).is_none());
+        let line = "2 applications at http://127.0.0.1:9  (admin API at http://127.0.0.1:8)";
+        assert_eq!(serving(&[line.to_owned()]).unwrap().0, "2 applications");
     }
 
     #[test]

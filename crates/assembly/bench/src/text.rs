@@ -34,6 +34,9 @@ pub(crate) fn render(report: &Report) -> String {
     if !report.notes.is_empty() {
         text.push('\n');
     }
+    for failure in &report.failures {
+        text.push_str(&format!("\nfailed: {failure}\n"));
+    }
     text
 }
 
@@ -136,11 +139,14 @@ mod tests {
         report.rate("request_throughput", "Request throughput", 12.34, "req/s");
         report.latency("ttft", "Time to first token", [1.0, 3.0]);
         report.note("words were counted");
+        report.forbid(0, "strays");
+        report.forbid(2, "requests were lost");
         let text = render(&report);
         for part in
             ["bench serve", "seed 7", "Request throughput  12.3  req/s", "p99", "note: words"]
         {
             assert!(text.contains(part), "{part}: {text}");
         }
+        assert!(text.ends_with("\nfailed: 2 requests were lost\n"), "{text}");
     }
 }

@@ -20,6 +20,11 @@ impl Url {
         Client::tcp(self.address)
     }
 
+    /// The port that was found.
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// The value of the `host` header.
     pub(crate) fn authority(&self) -> &str {
         &self.authority

@@ -86,6 +86,8 @@ fn help_teaches_by_examples() {
         "cold-start",
         "idle",
         "memory",
+        "chaos",
+        "cycles",
         "compare",
     ];
     for name in names {

@@ -3,7 +3,7 @@
 mod client;
 mod load;
 mod result;
-mod sse;
+pub(crate) mod sse;
 mod workload;
 
 pub(crate) use client::Api;

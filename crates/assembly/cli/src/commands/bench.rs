@@ -14,5 +14,7 @@ pub(crate) fn bench(args: &BenchArgs, env: &Environment) -> Result<(), Failure> 
         command: command.collect(),
         available_memory_bytes: available_memory_bytes().unwrap_or(0),
     };
-    print(&tyndall_bench::run(args, &context)?)
+    let outcome = tyndall_bench::run(args, &context)?;
+    print(&outcome.text)?;
+    if outcome.is_failure { Err(Failure::told()) } else { Ok(()) }
 }
