@@ -126,7 +126,7 @@ class Tyndall(Target):
 
 def replicas(admin: str) -> list[dict]:
     """The replicas of the one deployment, in any state."""
-    with urlopen(f"{admin}/api/serve/applications/", timeout=10) as answer:
+    with urlopen(f"{admin}/api/tyndall/applications/", timeout=10) as answer:
         details = json.load(answer)
     (application,) = details["applications"].values()
     (deployment,) = application["deployments"].values()

@@ -23,7 +23,7 @@ class Server:
 
     def replicas(self) -> list[dict]:
         """The replicas of the one deployment, as the admin API lists them."""
-        details = httpx.get(f"{self.admin}/api/serve/applications/").raise_for_status().json()
+        details = httpx.get(f"{self.admin}/api/tyndall/applications/").raise_for_status().json()
         (application,) = details["applications"].values()
         (deployment,) = application["deployments"].values()
         return deployment["replicas"]
