@@ -7,7 +7,7 @@ use crate::replica::{Birth, Input, Outcome, Replica};
 use crate::state::Context;
 use crate::status::{self, StatusEvent, Trigger};
 use crate::{Instant, seconds};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_autoscaling::{Autoscaler, Bounds};
@@ -62,6 +62,10 @@ pub(crate) struct Deployment {
     pub(crate) backoff: Backoff,
     pub(crate) unavailable: Option<(Instant, Unavailable)>,
     pub(crate) autoscaling_deadline: Option<Instant>,
+    /// Replicas of the target that were lost and are not there again.
+    pub(crate) num_lost: u32,
+    /// Replicas that there shall be also while nobody asks.
+    pub(crate) floor: u32,
     last_version: u64,
     user_config_version: u64,
     /// Failures of this version since it was deployed.
@@ -109,6 +113,8 @@ impl Deployment {
             backoff: Backoff::default(),
             unavailable: None,
             autoscaling_deadline: None,
+            num_lost: 0,
+            floor: 0,
             last_version: 1,
             user_config_version: 0,
             num_failures: 0,
@@ -128,6 +134,7 @@ impl Deployment {
         self.unavailable = None;
         self.is_given_up = false;
         self.num_failures = 0;
+        self.num_lost = 0;
         self.mount = mount;
         if *self.config == config && !self.is_deleting {
             return;
@@ -182,7 +189,7 @@ impl Deployment {
     pub(crate) fn adopt(&mut self, birth: Birth, pid: u32, now: Instant) {
         let is_current = birth.config.has_code_of(&self.config);
         let version = if is_current { self.version } else { 0 };
-        let rank = self.free_rank();
+        let rank = self.free_ranks(1)[0];
         let has_user_config = birth.config.user_config == self.config.user_config;
         let mut replica = Replica::recovering(Birth { version, rank, ..birth }, pid, now);
         if is_current {
@@ -199,10 +206,11 @@ impl Deployment {
         }
     }
 
-    /// The smallest number that no active replica has.
-    pub(crate) fn free_rank(&self) -> u32 {
-        let is_taken = |rank: &u32| self.replicas.iter().any(|r| r.is_active() && r.rank == *rank);
-        (0..).find(|rank| !is_taken(rank)).unwrap_or(u32::MAX)
+    /// The smallest numbers that no active replica has.
+    pub(crate) fn free_ranks(&self, number: usize) -> Vec<u32> {
+        let active = self.replicas.iter().filter(|replica| replica.is_active());
+        let taken: BTreeSet<u32> = active.map(|replica| replica.rank).collect();
+        (0..=u32::MAX).filter(|rank| !taken.contains(rank)).take(number).collect()
     }
 
     pub(crate) fn report(&mut self, index: usize, report: ReplicaReport, cx: &mut Context<'_>) {
@@ -338,6 +346,7 @@ impl Deployment {
 
     fn start_failed(&mut self, index: usize, reason: &str, cx: &mut Context<'_>) {
         let was_killed = self.replicas[index].was_killed;
+        self.num_lost = self.num_lost.saturating_add(1);
         let retry_in = self.backoff.start_failed(reason, was_killed, cx.now);
         let times = self.backoff.failed_starts;
         let message = format!("a replica failed to start, {times} in a row: {reason}");
@@ -358,6 +367,7 @@ impl Deployment {
     }
 
     fn died(&mut self, index: usize, reason: &str, ran: Duration, cx: &mut Context<'_>) {
+        self.num_lost = self.num_lost.saturating_add(1);
         let retry_in = self.backoff.crashed(reason, ran, cx.now);
         let message = format!("a replica was lost: {reason}");
         if !self.is_rolling() || !self.failed(&message) {

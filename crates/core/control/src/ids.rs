@@ -2,6 +2,9 @@
 
 use tyndall_types::{DeploymentName, ReplicaId};
 
+/// A millisecond has room for so many ids, as bits.
+const COUNTER_BITS: u32 = 10;
+
 /// Makes replica ids.
 #[derive(Debug, Clone)]
 pub(crate) struct Ids {
@@ -10,21 +13,21 @@ pub(crate) struct Ids {
 
 impl Ids {
     pub(crate) fn new(seed_ms: u64) -> Self {
-        Self { next: seed_ms }
+        Self { next: seed_ms << COUNTER_BITS }
     }
 
     /// The deployment's name, made safe for a file name and short enough for a socket's path, and
-    /// eight characters: start time plus counter, scrambled by a bijection of 40 bits, so that no
-    /// two are equal in 34 years unless more than one a millisecond is made.
+    /// eleven characters: start time plus counter, scrambled by a bijection of 55 bits. A controller
+    /// that starts later makes others as long as the one before made fewer than 1024 a millisecond.
     pub(crate) fn next(&mut self, name: &DeploymentName) -> ReplicaId {
-        const SCRAMBLE: u64 = 0x9E_3779_B97F;
+        const SCRAMBLE: u64 = 0x4F_1BBC_DCBF_A53B;
         const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let value = self.next.wrapping_mul(SCRAMBLE);
         self.next += 1;
         let base = name.as_str().rsplit(['/', ':']).find(|part| !part.is_empty());
-        let mut id: String = base.unwrap_or("replica").chars().take(40).collect();
+        let mut id: String = base.unwrap_or("replica").chars().take(37).collect();
         id.push('-');
-        for shift in (0..8).rev() {
+        for shift in (0..11).rev() {
             let digit = usize::try_from((value >> (5 * shift)) & 31).expect("five bits");
             id.push(char::from(DIGITS[digit]));
         }

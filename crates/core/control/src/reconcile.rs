@@ -24,7 +24,7 @@ impl Deployment {
         if self.backoff.retry_at.is_some_and(|at| at <= cx.now) {
             self.backoff.retry_at = None;
         }
-        if self.queued > 0 || self.ongoing > 0 {
+        if self.is_busy() {
             self.used_at = cx.now;
         }
         self.scale(cx);
@@ -33,7 +33,29 @@ impl Deployment {
             self.start_missing(cx);
         }
         self.reconfigure(cx);
+        let missing = self.scaler.target().saturating_sub(count(self.num_fresh()));
+        self.num_lost = self.num_lost.min(missing);
         self.settle(cx.now);
+    }
+
+    /// Requests wait for it or are with it.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.queued > 0 || self.ongoing > 0
+    }
+
+    /// Active replicas of the version that is wanted.
+    fn num_fresh(&self) -> usize {
+        self.count(|replica| replica.version == self.version && replica.is_active())
+    }
+
+    /// Replicas that there shall be now: the target, and while nobody asks, less what was lost of
+    /// it. That does not bring the target down: the way to zero has a time of its own.
+    fn num_wanted(&self) -> usize {
+        let target = self.scaler.target();
+        let is_replaced = self.is_busy()
+            || self.count(|replica| replica.version != self.version && replica.is_active()) > 0;
+        let lost = if is_replaced { 0 } else { self.num_lost };
+        target.saturating_sub(lost).max(target.min(self.floor)) as usize
     }
 
     /// The load as autoscaling sees it.
@@ -79,6 +101,7 @@ impl Deployment {
         let before = self.scaler.target();
         if let Some(number) = self.set_replicas.or(self.config.num_replicas) {
             let target = adjusted(number, cx.target_capacity);
+            self.floor = target;
             if target != before {
                 self.scaler.set_target(target);
                 let event = if target > before { StatusEvent::SetUp } else { StatusEvent::SetDown };
@@ -87,14 +110,7 @@ impl Deployment {
             return;
         }
         let (bounds, load) = (self.bounds(cx), self.load(cx.now));
-        if load.num_queued == 0 && load.num_ongoing == 0 {
-            // What was lost while nobody asks is not replaced beyond the minimum.
-            let floor = bounds.lower.max(count(self.count(Replica::is_active)));
-            if self.scaler.target() > floor {
-                self.scaler.set_target(floor);
-            }
-        }
-        let before = self.scaler.target();
+        self.floor = bounds.lower;
         let config = &self.config.autoscaling;
         let decision = match self.allotted {
             Some(allotted) => self.scaler.decide_for(config, bounds, allotted, load, cx.now),
@@ -111,7 +127,12 @@ impl Deployment {
 
     fn scaled(&mut self, event: StatusEvent, from: u32, cx: &mut Context<'_>) {
         let to = self.scaler.target();
-        self.moved(event, format!("from {from} to {to} replicas"));
+        // Why the last start failed is worth more, until one succeeds.
+        let message = match self.backoff.failed_starts {
+            0 => format!("from {from} to {to} replicas"),
+            _ => self.message.clone(),
+        };
+        self.moved(event, message);
         let deployment = self.config.id.clone();
         cx.notice(Notice::Scaled { deployment, from, to });
     }
@@ -154,18 +175,18 @@ impl Deployment {
     }
 
     /// How many replicas may be started now, of those that are missing.
-    fn num_missing(&self, is_demanded: bool, now: Instant) -> usize {
+    fn num_missing(&self, now: Instant) -> usize {
         if self.is_deleting || !self.backoff.allows_start(now) {
             return 0;
         }
-        if self.is_given_up && (self.is_rolling() || !is_demanded) {
+        if self.is_given_up && (self.is_rolling() || !self.is_busy()) {
             // The older version serves, or nobody asks: only a new deploy tries again.
             return 0;
         }
         let version = self.version;
         let target = self.scaler.target() as usize;
-        let fresh = self.count(|replica| replica.version == version && replica.is_active());
-        let mut missing = target.saturating_sub(fresh);
+        let fresh = self.num_fresh();
+        let mut missing = self.num_wanted().saturating_sub(fresh);
         let trying = self.count(|replica| replica.state == ReplicaState::Starting);
         if self.backoff.failed_starts > 0 {
             // One try is enough to see whether it works again.
@@ -185,12 +206,11 @@ impl Deployment {
     }
 
     fn start_missing(&mut self, cx: &mut Context<'_>) {
-        let is_demanded = self.queued > 0 || self.ongoing > 0;
-        let missing = self.num_missing(is_demanded, cx.now);
-        let is_wake = is_demanded && self.count(Replica::is_active) == 0;
+        let missing = self.num_missing(cx.now);
+        let is_wake = self.is_busy() && self.count(Replica::is_active) == 0;
         let need = Need::of(&self.config);
         let blocked_before = self.blocked.take();
-        for nth in 0..missing {
+        for (nth, rank) in self.free_ranks(missing).into_iter().enumerate() {
             let yielded = self.gave_way_to.as_ref().map(|_| cx.ledger.memory(&need));
             if let Some(shortage) = cx.ledger.shortage(&need).or(yielded) {
                 let since = blocked_before.as_ref().map_or(cx.now, |(since, _)| *since);
@@ -199,7 +219,6 @@ impl Deployment {
             }
             let id = cx.ids.next(&self.config.id.deployment);
             let gpus = cx.ledger.take(id.clone(), need.clone());
-            let rank = self.free_rank();
             let config = self.config.clone();
             let birth =
                 Birth { id: id.clone(), rank, version: self.version, config: config.clone() };
@@ -232,7 +251,7 @@ impl Deployment {
             self.message = shortage.to_string();
         }
         let as_wanted = self.count(|r| r.version == version && r.state == ReplicaState::Running);
-        let is_converged = as_wanted == self.scaler.target() as usize
+        let is_converged = as_wanted == self.num_wanted()
             && as_wanted == self.replicas.len()
             && self.backoff.failed_starts == 0
             && self.blocked.is_none()

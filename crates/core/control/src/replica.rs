@@ -132,6 +132,8 @@ pub(crate) struct Replica {
     pub(crate) was_killed: bool,
     /// From the decision to the process's own first phase.
     pub(crate) spawn: Duration,
+    /// From the decision until it took requests; zero where that is not known.
+    pub(crate) took: Duration,
     /// It was started because requests waited with no replica there.
     pub(crate) is_woken: bool,
 }
@@ -159,6 +161,7 @@ impl Replica {
             pid: None,
             was_killed: false,
             spawn: Duration::ZERO,
+            took: Duration::ZERO,
             is_woken: false,
         }
     }
@@ -185,6 +188,9 @@ impl Replica {
     ) -> Outcome {
         let before = self.state;
         let (next, outcome) = transition(before, input);
+        if (before, next) == (ReplicaState::Starting, ReplicaState::Running) {
+            self.took = now.saturating_sub(self.decided_at);
+        }
         if next != before {
             self.state = next;
             self.since = now;

@@ -3,9 +3,11 @@
 //! A deployment that needs a replica which does not fit waits. Others give way for it, as few as
 //! make enough room, in this order: those without requests before those with, lower priority first,
 //! then the one that was used longest ago. Nobody gives way that is pinned, has a higher priority,
-//! must keep a minimum of replicas, or woke less than its `min_residency_s` ago. Busy ones give way
-//! only when both have had their turn: so models that are asked for in alternation take turns of
-//! [`TURN`] instead of waking for each request.
+//! must keep a minimum of replicas, or woke less than its `min_residency_s` ago. Models that are asked
+//! for in alternation take turns instead of waking for each request: a turn is [`TURNS_PER_WAKE`]
+//! times as long as its wake took, so that waking takes a fifth of the time at most. One that is
+//! busy stays for its turn, and for [`TURN`] at least; one that was used less than [`TURN`] ago stays
+//! for its turn too, because the next request may be on its way.
 
 use crate::Instant;
 use crate::deployment::Deployment;
@@ -18,8 +20,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tyndall_types::DeploymentId;
 
-/// How long a busy deployment stays while others wait for its memory.
+/// How long a busy deployment stays at least while others wait for its memory, and how long one that
+/// is not counts as used.
 const TURN: Duration = Duration::from_secs(5);
+/// Nobody waits for a turn longer than this.
+const LONGEST_TURN: Duration = Duration::from_secs(30);
+/// The length of a turn, in times of waking.
+const TURNS_PER_WAKE: u32 = 4;
 
 /// A deployment that may give way.
 #[derive(Debug)]
@@ -85,9 +92,8 @@ impl State {
         let priority = deployment.config.residency.priority;
         let missing = (shortage.needed - shortage.free).max(0.0) as u64;
         let leaving: u64 = self
-            .deployments
-            .values()
-            .flat_map(|d| d.replicas.iter().filter(|replica| !replica.is_active()))
+            .residents()
+            .flat_map(|(_, d)| d.replicas.iter().filter(|replica| !replica.is_active()))
             .map(|replica| self.ledger.memory_of(&replica.id))
             .sum();
         let mut missing = missing.saturating_sub(leaving);
@@ -96,7 +102,7 @@ impl State {
         }
         let mut candidates = Vec::new();
         let mut next: Option<Instant> = None;
-        for (id, other) in &self.deployments {
+        for (id, other) in self.residents() {
             if id == wanting || other.config.residency.priority > priority {
                 continue;
             }
@@ -130,6 +136,10 @@ impl State {
         victims
     }
 
+    fn residents(&self) -> impl Iterator<Item = (&DeploymentId, &Deployment)> {
+        self.resident.iter().filter_map(|id| Some((id, self.deployments.get(id)?)))
+    }
+
     fn evict(&mut self, id: &DeploymentId, by: &DeploymentId, now: Instant, out: &mut Outbox) {
         let (deployment, mut cx) = self.deployment(id, now, out);
         let Some(deployment) = deployment else { return };
@@ -143,10 +153,6 @@ impl State {
 }
 
 impl Deployment {
-    fn is_busy(&self) -> bool {
-        self.queued > 0 || self.ongoing > 0
-    }
-
     /// From when on it gives way to one that has waited since `since`; never where it is pinned,
     /// fixed, on its way, or has nothing to give.
     fn gives_way_from(&self, since: Instant) -> Option<Instant> {
@@ -154,16 +160,17 @@ impl Deployment {
             || self.config.num_replicas.or(self.set_replicas).is_some_and(|number| number > 0)
             || self.config.autoscaling.min_replicas > 0;
         let running = self.replicas.iter().filter(|replica| replica.is_running());
-        let resident_since = running.map(|replica| replica.since).max()?;
+        let youngest = running.max_by_key(|replica| replica.since)?;
         if is_fixed || self.is_deleting {
             return None;
         }
         let stay = seconds(self.config.residency.min_residency_s);
-        let from = resident_since.saturating_add(stay);
-        if !self.is_busy() {
-            return Some(from);
-        }
-        let turn = resident_since.saturating_add(TURN).max(since.saturating_add(TURN));
-        Some(from.max(turn))
+        let turn = youngest.took.saturating_mul(TURNS_PER_WAKE).min(LONGEST_TURN);
+        let had_turn = if self.is_busy() {
+            youngest.since.max(since).saturating_add(turn.max(TURN))
+        } else {
+            youngest.since.saturating_add(turn).min(self.used_at.saturating_add(TURN))
+        };
+        Some(had_turn.max(youngest.since.saturating_add(stay)))
     }
 }

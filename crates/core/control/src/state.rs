@@ -36,6 +36,8 @@ pub struct State {
     pub(crate) ledger: Ledger,
     /// Deployments with replicas that do not fit beside what runs.
     pub(crate) waiting: BTreeSet<DeploymentId>,
+    /// Deployments with replicas.
+    pub(crate) resident: BTreeSet<DeploymentId>,
     /// Something that they may wait for was given back.
     pub(crate) has_freed: bool,
     /// When one of them may push another out.
@@ -100,6 +102,7 @@ impl State {
             proxies: Proxies::default(),
             ledger: Ledger::default(),
             waiting: BTreeSet::new(),
+            resident: BTreeSet::new(),
             has_freed: false,
             room_deadline: None,
             target_capacity: None,
@@ -353,14 +356,16 @@ impl State {
         known.gave_way_to = known.gave_way_to.take().filter(|by| waiting.contains(by));
         let (deployment, mut cx) = self.deployment(id, now, out);
         let Some(deployment) = deployment else { return false };
+        if deployment.is_busy() {
+            deployment.used_at = now;
+        }
         (deployment.queued, deployment.ongoing) = load;
         deployment.reconcile(&mut cx);
         let deadline = deployment.deadline();
-        if deployment.blocked.is_some() {
-            self.waiting.insert(id.clone());
-        } else {
-            self.waiting.remove(id);
-        }
+        let (is_blocked, is_resident) =
+            (deployment.blocked.is_some(), !deployment.replicas.is_empty());
+        note(&mut self.waiting, id, is_blocked);
+        note(&mut self.resident, id, is_resident);
         for replica in out.born.drain(..) {
             self.homes.insert(replica, id.clone());
         }
@@ -416,6 +421,7 @@ impl State {
                 self.deployments.remove(id);
                 self.deadlines.set(id, None);
                 self.waiting.remove(id);
+                self.resident.remove(id);
                 out.rest.push(Action::Forget(id.clone()));
             }
         }
@@ -462,6 +468,14 @@ impl State {
         {
             application.good = fallback;
         }
+    }
+}
+
+fn note(set: &mut BTreeSet<DeploymentId>, id: &DeploymentId, is_in: bool) {
+    if !is_in {
+        set.remove(id);
+    } else if !set.contains(id) {
+        set.insert(id.clone());
     }
 }
 

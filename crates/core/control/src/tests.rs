@@ -261,10 +261,15 @@ fn the_replicas_id_is_a_file_name_of_its_own() {
     let mut sim = Sim::deployed(with_min(3));
     let ids = sim.started();
     assert_eq!(ids.len(), 3);
-    assert!(ids.iter().all(|id| id.as_str().starts_with("demo-") && id.as_str().len() == 13));
+    assert!(ids.iter().all(|id| id.as_str().starts_with("demo-") && id.as_str().len() == 16));
     let again = Sim::deployed(with_min(1)).started();
     assert!(ids.contains(&again[0]), "the same seed gives the same ids");
     sim.state = State::new(RuntimeDir("/tmp/t".into()), 1_700_000_000_007);
+    sim.apply(Event::Snapshot(Vec::new()));
+    sim.deploy(with_min(3));
+    assert!(sim.started().iter().all(|id| !ids.contains(id)));
+    // More than one a millisecond was started before the controller ended.
+    sim.state = State::new(RuntimeDir("/tmp/t".into()), 1_700_000_000_001);
     sim.apply(Event::Snapshot(Vec::new()));
     sim.deploy(with_min(3));
     assert!(sim.started().iter().all(|id| !ids.contains(id)));
@@ -351,7 +356,8 @@ fn a_start_that_takes_too_long_fails() {
     assert_eq!(stops(&sim.wait(6.0)), [(replica.clone(), 0)]);
     assert_eq!(stops(&sim.wait(5.0)), [(replica.clone(), 0)]);
     sim.exited(&replica);
-    assert_eq!(sim.wait(1000.0).iter().filter(|a| **a != Action::Publish).count(), 0);
+    let actions = sim.wait(1000.0);
+    assert_eq!((starts(&actions), stops(&actions)), (vec![], vec![]));
 }
 
 #[test]
@@ -385,6 +391,41 @@ fn a_replica_that_dies_is_replaced_while_it_is_wanted() {
     assert_eq!(starts(sim.exited(&replica)), []);
     assert_eq!(sim.status().0, DeploymentStatus::Healthy);
     assert_eq!(starts(&sim.wait(100.0)), []);
+}
+
+#[test]
+fn a_crash_while_nobody_asks_changes_no_target_and_no_time() {
+    let mut config = config();
+    config.autoscaling.min_replicas = 1;
+    config.autoscaling.initial_replicas = Some(3);
+    config.num_replicas = None;
+    let mut sim = settled(config.clone());
+    sim.demand(0, 6);
+    sim.demand(0, 0);
+    // A moment without requests is no reason to have fewer.
+    let lost = sim.routed()[0].clone();
+    let actions = sim.exited(&lost).to_vec();
+    assert_eq!((starts(&actions), sim.details().target_num_replicas), (vec![], 3));
+    assert_eq!(starts(sim.demand(0, 6)).len(), 1);
+    // The minimum is kept.
+    let mut sim = settled(with_min(2));
+    let lost = sim.routed()[0].clone();
+    assert_eq!(starts(sim.exited(&lost)).len(), 1);
+    // One that dies every ten seconds does not put off the way to zero.
+    config.autoscaling.min_replicas = 0;
+    config.autoscaling.downscale_delay_s = 1e9;
+    let mut sim = settled(config);
+    sim.demand(0, 6);
+    sim.demand(0, 0);
+    for _ in 0..2 {
+        sim.wait(10.0);
+        let lost = sim.routed()[0].clone();
+        assert_eq!(starts(sim.exited(&lost)), []);
+    }
+    let actions = sim.wait(10.0);
+    let gone = Notice::Scaled { deployment: name(), from: 3, to: 0 };
+    assert!(actions.contains(&Action::Notice(gone)), "{actions:?}");
+    assert_eq!(stops(&actions).len(), 1);
 }
 
 #[test]
@@ -941,6 +982,57 @@ fn busy_models_take_turns() {
     }
     assert_eq!(wakes.len(), 3, "{wakes:?}");
     assert!(wakes.values().sum::<usize>() <= 2 * 60 / 5, "{wakes:?}");
+}
+
+/// Wakes of two models that share the room for one, asked for in alternation: each request takes
+/// 50 ms and there are `rate` requests a second, a wake takes a second.
+fn wakes_in_alternation(rate: u32) -> usize {
+    let step = Duration::from_millis(50);
+    let mut sim = Sim::new();
+    sim.apply(Event::Capacity(Capacity { memory_bytes: Some(6), ..Capacity::default() }));
+    sim.apply(Event::Snapshot(Vec::new()));
+    sim.apply(Event::ProxyConnected("proxy-0".into()));
+    sim.deploy(sized("a", 4));
+    sim.deploy(sized("b", 4));
+    let mut waiting = std::collections::BTreeMap::from([("a", 0_u32), ("b", 0)]);
+    let mut starting: Vec<(Duration, ReplicaId)> = Vec::new();
+    let mut num_wakes = 0;
+    for tick in 0..20 * 300 {
+        let mut actions = sim.wait(step.as_secs_f64());
+        if tick % (20 / rate) == 0 {
+            *waiting.get_mut(if tick / (20 / rate) % 2 == 0 { "a" } else { "b" }).unwrap() += 1;
+        }
+        actions.extend(ask(&mut sim, &waiting.iter().map(|(k, v)| (*k, *v)).collect::<Vec<_>>()));
+        let served = running(&sim);
+        for (name, queued) in &mut waiting {
+            *queued = if served.contains(&(*name).to_owned()) { 0 } else { *queued };
+        }
+        actions.extend(ask(&mut sim, &waiting.iter().map(|(k, v)| (*k, *v)).collect::<Vec<_>>()));
+        let mut actions = std::collections::VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            match action {
+                Action::Start { replica, .. } => {
+                    num_wakes += 1;
+                    starting.push((sim.now + Duration::from_secs(1), replica));
+                }
+                Action::Stop { replica, .. } => actions.extend(sim.exited(&replica).to_vec()),
+                _ => {}
+            }
+        }
+        let now = sim.now;
+        for (_, replica) in starting.extract_if(.., |(at, _)| *at <= now) {
+            sim.ready(&replica);
+        }
+    }
+    num_wakes
+}
+
+#[test]
+fn models_in_alternation_wake_for_a_fifth_of_the_time_at_most() {
+    for rate in [1, 2, 4, 10] {
+        let num_wakes = wakes_in_alternation(rate);
+        assert!((30..=62).contains(&num_wakes), "{rate} requests/s: {num_wakes} in 300 s");
+    }
 }
 
 #[test]
