@@ -181,7 +181,7 @@ fn application(spec: &ApplicationSpec, request_timeout_s: Option<f64>) -> Applic
                     init: Value::Null,
                 };
                 let id = DeploymentId { application: spec.name.clone(), deployment: name };
-                options.to_deployment(id, program, &spec.env_vars, request_timeout_s)
+                options.to_deployment(id, program, spec, request_timeout_s)
             };
             let named = overrides.iter().map(|over| one(over.name.clone(), &over.options));
             let mut named: Vec<DeploymentConfig> = named.collect();

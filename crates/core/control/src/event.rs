@@ -6,6 +6,7 @@ use crate::ledger::Capacity;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tyndall_autoscaling::CapacityDirection;
 use tyndall_types::protocol::{
     ApplicationConfig, ApplicationSource, ColdStartPhases, DemandReport, DeploymentConfig,
     ReplicaReport, ReplicaStatus,
@@ -46,7 +47,12 @@ pub enum Event {
     /// An application is not wanted any more.
     Delete(ApplicationName),
     /// Percent of all replica counts that shall be carried out.
-    TargetCapacity(Option<f64>),
+    TargetCapacity {
+        /// Absent is all of them.
+        capacity: Option<f64>,
+        /// Which way it went; absent follows from the capacity before.
+        direction: Option<CapacityDirection>,
+    },
     /// Somebody wants so many replicas of a deployment, whatever its load.
     Scale {
         /// Which.

@@ -40,7 +40,7 @@ pub use backoff::Backoff;
 pub use event::{Action, Event, Exit, FoundReplica, Notice};
 pub use ledger::Capacity;
 pub use state::State;
-pub use tyndall_autoscaling::{Instant, seconds};
+pub use tyndall_autoscaling::{CapacityDirection, Instant, seconds};
 
 #[cfg(test)]
 mod proptests;

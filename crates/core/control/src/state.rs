@@ -180,7 +180,11 @@ impl State {
                 self.deploy(*config, version, deployed_at, fallback)
             }
             Event::Delete(name) => self.delete(&name),
-            Event::TargetCapacity(capacity) => self.set_target_capacity(capacity),
+            Event::TargetCapacity { capacity, direction } => {
+                self.direction = direction.or_else(|| self.capacity_direction(capacity));
+                self.target_capacity = capacity;
+                self.deployments.keys().cloned().collect()
+            }
             Event::Scale { deployment, target } => {
                 if let Some(deployment) = self.deployments.get_mut(&deployment) {
                     deployment.set_replicas = Some(target);
@@ -449,16 +453,16 @@ impl State {
             || self.deployments.values().all(|deployment| deployment.count(is_recovering) == 0)
     }
 
-    fn set_target_capacity(&mut self, capacity: Option<f64>) -> BTreeSet<DeploymentId> {
-        self.direction = match (self.target_capacity, capacity) {
+    /// Which way it goes to another capacity; absent at all of it.
+    #[must_use]
+    pub fn capacity_direction(&self, capacity: Option<f64>) -> Option<CapacityDirection> {
+        match (self.target_capacity, capacity) {
             (_, None) => None,
             (None, Some(_)) => Some(CapacityDirection::Down),
             (Some(before), Some(now)) if now > before => Some(CapacityDirection::Up),
             (Some(before), Some(now)) if now < before => Some(CapacityDirection::Down),
             (Some(_), Some(_)) => self.direction,
-        };
-        self.target_capacity = capacity;
-        self.deployments.keys().cloned().collect()
+        }
     }
 
     /// Restores what an application can go back to.

@@ -891,7 +891,7 @@ fn counts_that_somebody_sets_are_told_as_such() {
     settle(&mut sim, actions);
     assert_eq!(sim.routed().len(), 4, "a deploy overwrites it");
     for (capacity, expected) in [(Some(50.0), 2), (Some(1.0), 1), (Some(0.0), 0), (None, 4)] {
-        let actions = sim.apply(Event::TargetCapacity(capacity)).to_vec();
+        let actions = sim.apply(Event::TargetCapacity { capacity, direction: None }).to_vec();
         settle(&mut sim, actions);
         assert_eq!(sim.routed().len(), expected, "{capacity:?}");
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -249,16 +250,26 @@ fn busy() -> Response<Body> {
 }
 
 /// True for a request that would change something and comes from a web page of another origin:
-/// the admin port needs no key on the loopback, so a browser there must not lend its hand.
+/// the admin port needs no key on the loopback, so a browser there must not lend its hand. A page
+/// of this server is one whose host is an address or `localhost`: any other name can be made to
+/// mean this machine by whoever owns it.
 fn is_foreign<B>(request: &Request<B>) -> bool {
-    let host = request.headers().get(header::HOST).map(|host| host.as_bytes());
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let is_own = |origin: &header::HeaderValue| {
-        let origin = origin.as_bytes();
-        let scheme_end = origin.windows(3).position(|part| part == b"://");
-        scheme_end.map(|at| &origin[at + 3..]) == host
+        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        origin.is_some_and(|(_, origin)| Some(origin) == host && is_address(origin))
     };
     let origin = request.headers().get(header::ORIGIN);
     request.method() != Method::GET && origin.is_some_and(|origin| !is_own(origin))
+}
+
+/// Whether this host, with or without its port, is an address or `localhost`.
+fn is_address(host: &str) -> bool {
+    let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let name =
+        host.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(host, |(name, _)| name);
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    name == "localhost" || address.parse::<IpAddr>().is_ok()
 }
 
 /// Undoes percent-encoding; none when it is broken.
@@ -283,19 +294,28 @@ mod tests {
 
     #[test]
     fn other_origins_may_only_read() {
-        let check = |method: Method, origin: Option<&str>, expected: bool| {
-            let mut request = Request::builder().method(method).header("host", "127.0.0.1:8265");
+        let at = |host: &str, method: Method, origin: Option<&str>, expected: bool| {
+            let mut request = Request::builder().method(method).header("host", host);
             if let Some(origin) = origin {
                 request = request.header("origin", origin);
             }
             assert_eq!(is_foreign(&request.body(()).unwrap()), expected, "{origin:?}");
         };
+        let check =
+            |method, origin: Option<&str>, expected| at("127.0.0.1:8265", method, origin, expected);
         check(Method::POST, None, false);
         check(Method::POST, Some("http://127.0.0.1:8265"), false);
         check(Method::GET, Some("http://evil.example"), false);
         for origin in ["http://evil.example", "http://127.0.0.1", "null", ""] {
             check(Method::POST, Some(origin), true);
             check(Method::DELETE, Some(origin), true);
+        }
+        for host in ["localhost:8265", "[::1]:8265", "10.0.0.7", "[fe80::1]"] {
+            at(host, Method::PUT, Some(&format!("http://{host}")), false);
+        }
+        // A name that was made to mean this machine after its page was loaded.
+        for host in ["evil.example:8265", "evil.example", "127.0.0.1.evil.example", "1:8265", ""] {
+            at(host, Method::PUT, Some(&format!("http://{host}")), true);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Builds of applications: each is a process of its own, so that what a submission makes it read,
 //! download or run cannot hold up or harm the controller.
 //!
-//! The process gets the submission as JSON on its standard input and answers with the
+//! The process gets a config file with that one application on its standard input and answers with the
 //! [`ApplicationConfig`] on its standard output, or with the reason on its standard error. A newer
 //! submission of the same application ends an unfinished build.
 //!
@@ -9,7 +9,7 @@
 //! they came. Each application has at most one build, so that their number is the bound.
 
 use crate::service::Message;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -67,12 +67,15 @@ impl Builds {
 
     /// Starts a build as soon as it is its turn; one of the same application that runs is ended.
     /// The outcome is [`Message::Built`].
-    pub(crate) fn start(&mut self, application: ApplicationName, submitted: Value) {
+    /// `shared` is what its config file says of all applications.
+    pub(crate) fn start(&mut self, application: ApplicationName, submitted: Value, shared: &Value) {
         self.cancel(&application);
         self.num_started += 1;
         let number = self.num_started;
         let (builder, messages) = (self.builder.clone(), self.messages.clone());
-        let (name, input) = (application.clone(), submitted.to_string());
+        let mut file = shared.as_object().cloned().unwrap_or_default();
+        file.insert("applications".to_owned(), json!([submitted]));
+        let (name, input) = (application.clone(), Value::from(file).to_string());
         let turns = self.turns.clone();
         let task = tokio::spawn(async move {
             let turn = turns.acquire().await.expect("it is never closed");
@@ -159,7 +162,6 @@ async fn read(from: Option<impl AsyncReadExt + Unpin>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     /// Writes down when it begins and ends, and fails with the submission as the reason.
     const SCRIPT: &str = "read name; echo \"+$name\" >> \"$0\"; echo \"-$name\" >> \"$0\"; \
@@ -179,10 +181,10 @@ mod tests {
         let (messages, mut inbox) = mpsc::channel(1);
         let mut builds = Builds::with_turns(builder, messages, TURNS);
         for index in 0..8 {
-            builds.start(name(index), json!(index));
+            builds.start(name(index), json!(index), &Value::Null);
         }
         // The first is replaced and the last is given up before they begin.
-        builds.start(name(0), json!(100));
+        builds.start(name(0), json!(100), &json!({"shared": true}));
         builds.cancel(&name(7));
         let mut done = Vec::new();
         while done.len() < 7 {
@@ -193,7 +195,10 @@ mod tests {
             done.push(outcome.unwrap_err());
         }
         done.sort();
-        assert_eq!(done, ["1", "100", "2", "3", "4", "5", "6"]);
+        let mut expected: Vec<String> =
+            (1..7).map(|index| json!({"applications": [index]}).to_string()).collect();
+        expected.push(json!({"shared": true, "applications": [100]}).to_string());
+        assert_eq!(done, expected);
         assert!((0..8).all(|index| builds.submitted(&name(index)).is_none()));
         let mut num_running = 0;
         for line in std::fs::read_to_string(&log).unwrap().lines() {

@@ -11,6 +11,7 @@ use crate::store::{
 use crate::submissions::Refusal;
 use crate::supervisor::Command;
 use http::Method;
+use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ use tyndall_types::{ApplicationName, DeploymentId, ReplicaId};
 
 /// Tells a replica's process its number among the replicas of its deployment.
 const RANK_VARIABLE: &str = "TYNDALL_REPLICA_RANK";
+/// Has the key to the admin API in the environment of the server.
+const TOKEN_VARIABLE: &str = "TYNDALL_ADMIN_TOKEN";
 
 /// What happened is kept when nothing else is to do, or when it is so much.
 const MAX_RECORDS: usize = 256;
@@ -91,6 +94,8 @@ pub(crate) struct Service {
     pub(crate) builds: Builds,
     /// Where each application came from that is wanted.
     pub(crate) origins: Origins,
+    /// What the newest config file says of all its applications.
+    pub(crate) shared: Value,
     metrics: Arc<ControllerMetrics>,
     runtime_dir: RuntimeDir,
     commands: mpsc::Sender<Command>,
@@ -129,6 +134,7 @@ impl Service {
             store,
             builds: Builds::new(builder, messages.clone()),
             origins: Origins::default(),
+            shared: Value::Object(Map::new()),
             metrics,
             runtime_dir,
             commands,
@@ -170,7 +176,9 @@ impl Service {
     pub(crate) fn restore(&mut self) -> Result<(), StoreError> {
         let Some(store) = &self.store else { return Ok(()) };
         let (capacity, applications) = (store.target_capacity()?, store.applications()?);
-        self.apply(Event::TargetCapacity(capacity));
+        self.shared = store.shared()?;
+        let (capacity, direction) = capacity.unzip();
+        self.apply(Event::TargetCapacity { capacity, direction: direction.flatten() });
         for application in applications {
             tracing::info!(application = %application.name, "restored from the state directory");
             self.restore_application(application);
@@ -395,6 +403,8 @@ impl Service {
         let args = ["role", "replica", "--runtime-dir", &directory, "--id", replica.as_str()];
         let args = args.into_iter().map(str::to_owned);
         let mut env = config.env_vars.clone();
+        // What replicas run may be of others: the key to the admin API is not theirs.
+        env.entry(TOKEN_VARIABLE.to_owned()).or_default();
         env.insert(RANK_VARIABLE.to_owned(), rank.to_string());
         if config.resources.num_gpus > 0.0 {
             let gpus: Vec<String> = gpus.iter().map(ToString::to_string).collect();

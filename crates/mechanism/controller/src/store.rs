@@ -16,10 +16,11 @@ pub use history::{StoredEvent, StoredVersion, Usage};
 pub use wanted::StoredApplication;
 
 use rusqlite::{Connection, ErrorCode, params};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tyndall_control::CapacityDirection;
 use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, DeploymentConfig};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName};
 
@@ -28,6 +29,11 @@ const SCHEMA_VERSION: i64 = 2;
 const MAX_VERSIONS: u64 = 50;
 /// How long another process may take to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Keys of settings.
+const CAPACITY: &str = "target_capacity";
+const DIRECTION: &str = "target_capacity_direction";
+const SHARED: &str = "shared";
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS applications (
@@ -139,8 +145,10 @@ pub struct Submission<'a> {
     pub applications: Vec<(&'a ApplicationName, &'a Value)>,
     /// What is not wanted any more.
     pub gone: &'a [ApplicationName],
-    /// Percent of all replica counts.
-    pub target_capacity: Option<f64>,
+    /// Percent of all replica counts, and which way it went.
+    pub target_capacity: Option<(f64, Option<CapacityDirection>)>,
+    /// What the file says of all applications.
+    pub shared: &'a Value,
 }
 
 /// The open file.
@@ -178,7 +186,10 @@ impl Store {
     /// [`StoreError::Sqlite`]; nothing is changed then.
     pub fn submit(&mut self, submission: &Submission<'_>, at: Duration) -> Result<(), StoreError> {
         self.change(|change| {
-            set_target_capacity(change, submission.target_capacity)?;
+            let (capacity, direction) = submission.target_capacity.unzip();
+            set(change, CAPACITY, capacity.map(|percent| percent.to_string()))?;
+            set(change, DIRECTION, direction.flatten().map(|way| json!(way).to_string()))?;
+            set(change, SHARED, Some(submission.shared.to_string()))?;
             for (name, submitted) in &submission.applications {
                 change.execute(
                     "INSERT INTO applications (name, source, submitted, submitted_at_ms) \
@@ -295,22 +306,40 @@ impl Store {
         self.change(|change| delete(change, name))
     }
 
-    /// Keeps percent of all replica counts.
+    /// Goes back to all replicas.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`]; nothing is changed then.
-    pub fn set_target_capacity(&mut self, capacity: Option<f64>) -> Result<(), StoreError> {
-        self.change(|change| set_target_capacity(change, capacity))
+    pub fn drop_target_capacity(&mut self) -> Result<(), StoreError> {
+        self.change(|change| {
+            [CAPACITY, DIRECTION].iter().try_for_each(|key| set(change, key, None))
+        })
     }
 
-    /// Percent of all replica counts, where it was set.
+    /// Percent of all replica counts, where it was set, and which way it went.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn target_capacity(&self) -> Result<Option<f64>, StoreError> {
-        let sql = "SELECT value FROM settings WHERE key = 'target_capacity'";
-        let values = self.rows(sql, [], |row| row.get::<_, String>(0))?;
-        Ok(values.first().and_then(|value| value.parse().ok()))
+    pub fn target_capacity(&self) -> Result<Option<(f64, Option<CapacityDirection>)>, StoreError> {
+        let percent = self.setting(CAPACITY)?.and_then(|value| value.parse().ok());
+        let direction = self.setting(DIRECTION)?;
+        let direction = direction.and_then(|json| serde_json::from_str(&json).ok());
+        Ok(percent.map(|percent| (percent, direction)))
+    }
+
+    /// What the newest config file says of all its applications.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn shared(&self) -> Result<Value, StoreError> {
+        let json = self.setting(SHARED)?;
+        let shared = json.and_then(|json| serde_json::from_str(&json).ok());
+        Ok(shared.unwrap_or_else(|| json!({})))
+    }
+
+    fn setting(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT value FROM settings WHERE key = ?1";
+        Ok(self.rows(sql, [key], |row| row.get(0))?.into_iter().next())
     }
 
     fn rows<T>(
@@ -372,14 +401,15 @@ fn failed(path: &Path, error: rusqlite::Error) -> StoreError {
     }
 }
 
-fn set_target_capacity(
+fn set(
     change: &rusqlite::Transaction<'_>,
-    capacity: Option<f64>,
+    key: &str,
+    value: Option<String>,
 ) -> rusqlite::Result<()> {
-    change.execute("DELETE FROM settings WHERE key = 'target_capacity'", [])?;
-    if let Some(capacity) = capacity {
-        let sql = "INSERT INTO settings (key, value) VALUES ('target_capacity', ?1)";
-        change.execute(sql, [capacity.to_string()])?;
+    change.execute("DELETE FROM settings WHERE key = ?1", [key])?;
+    if let Some(value) = value {
+        let sql = "INSERT INTO settings (key, value) VALUES (?1, ?2)";
+        change.execute(sql, params![key, value])?;
     }
     Ok(())
 }

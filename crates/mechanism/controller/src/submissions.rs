@@ -68,20 +68,25 @@ impl Service {
             self.check_route(&application.name, prefix, is_other)?;
         }
         let gone = self.gone(&config.applications);
+        let is_same = self.shared == config.shared;
         let new: Vec<ApplicationSpec> = config
             .applications
             .into_iter()
-            .filter(|application| !self.is_carried_out(application))
+            .filter(|application| !is_same || !self.is_carried_out(application))
             .collect();
+        let capacity = config.target_capacity;
+        let direction = self.state.capacity_direction(capacity);
         if let Some(store) = &mut self.store {
             let submission = Submission {
                 applications: new.iter().map(|new| (&new.name, &new.submitted)).collect(),
                 gone: &gone,
-                target_capacity: config.target_capacity,
+                target_capacity: capacity.map(|percent| (percent, direction)),
+                shared: &config.shared,
             };
             store.submit(&submission, self.clock.now())?;
         }
-        self.apply(Event::TargetCapacity(config.target_capacity));
+        self.shared = config.shared;
+        self.apply(Event::TargetCapacity { capacity, direction });
         for name in gone {
             self.forget(name);
         }
@@ -146,7 +151,7 @@ impl Service {
         self.origins.insert(name.clone(), origin);
         let at = self.clock.now();
         self.apply(Event::Building { application: name.clone(), source, at });
-        self.builds.start(name, submitted);
+        self.builds.start(name, submitted, &self.shared);
     }
 
     /// A build is over.
@@ -242,9 +247,9 @@ impl Service {
         for name in self.state.application_names() {
             self.forget(name);
         }
-        self.apply(Event::TargetCapacity(None));
+        self.apply(Event::TargetCapacity { capacity: None, direction: None });
         if let Some(store) = &mut self.store {
-            store.set_target_capacity(None)?;
+            store.drop_target_capacity()?;
         }
         Ok(())
     }

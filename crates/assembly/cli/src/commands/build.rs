@@ -36,16 +36,16 @@ pub(crate) struct Machine {
     pub(crate) request_timeout_s: Option<f64>,
 }
 
-/// The hidden `role build`: a submission on standard input, the application on standard output.
+/// The hidden `role build`: a config file of one application on standard input, the application on
+/// standard output.
 pub(crate) fn role(machine: Machine, env: &Environment) -> Result<(), Failure> {
     let mut text = String::new();
     std::io::stdin().lock().take(MAX_INPUT_BYTES).read_to_string(&mut text)?;
-    let submitted: Value = serde_json::from_str(&text)
-        .map_err(|error| Failure::new(format!("the submission is no JSON: {error}")))?;
-    let file = json!({"applications": [submitted]}).to_string();
     let unusable = |why: String| Failure::new(format!("the submission cannot be used: {why}"));
-    let file = ConfigFile::parse(&file).map_err(|problem| unusable(problem.to_string()))?;
+    let file = ConfigFile::parse(&text).map_err(|problem| unusable(problem.to_string()))?;
     let config = file.typed().map_err(|problem| unusable(problem.to_string()))?;
+    let request_timeout_s = config.http.request_timeout_s.or(machine.request_timeout_s);
+    let machine = Machine { request_timeout_s, ..machine };
     let spec = config.applications.into_iter().next();
     let spec = spec.ok_or_else(|| unusable("there is no application in it".to_owned()))?;
     let application = application(spec, machine, env)?;
@@ -165,8 +165,7 @@ fn program_of(
             init,
         };
         let id = DeploymentId { application: spec.name.clone(), deployment: code.name.clone() };
-        let mut config =
-            options.to_deployment(id, program, &spec.env_vars, machine.request_timeout_s);
+        let mut config = options.to_deployment(id, program, spec, machine.request_timeout_s);
         config.code_version = code_version(&json!([version, config.env_vars, config.resources]));
         deployments.push(config);
         known.push(code.name);

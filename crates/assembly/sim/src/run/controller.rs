@@ -34,7 +34,8 @@ impl Run {
         self.controller.state = Some(State::new(RuntimeDir("/sim".into()), seed_ms));
         self.decide(ControlEvent::Capacity(self.config.capacity.clone()));
         if self.config.target_capacity.is_some() {
-            self.decide(ControlEvent::TargetCapacity(self.config.target_capacity));
+            let capacity = self.config.target_capacity;
+            self.decide(ControlEvent::TargetCapacity { capacity, direction: None });
         }
         for config in self.config.applications.clone() {
             let config = Box::new(config);

@@ -103,7 +103,9 @@ fn stored(store: &Store, of: &str) -> Option<StoredApplication> {
 fn submit(store: &mut Store, of: &str, submitted: &Value, gone: &[ApplicationName], s: u64) {
     let of = name(of);
     let applications = vec![(&of, submitted)];
-    store.submit(&Submission { applications, gone, target_capacity: None }, at(s)).unwrap();
+    let shared = &json!({});
+    let submission = Submission { applications, gone, target_capacity: None, shared };
+    store.submit(&submission, at(s)).unwrap();
 }
 
 fn event(application: &str, kind: &'static str, s: u64) -> Record {
@@ -271,7 +273,11 @@ fn the_capacity_and_counts_that_were_set_survive() {
     let folder = Folder::new();
     let mut store = folder.open();
     assert_eq!(store.target_capacity().unwrap(), None);
-    store.set_target_capacity(Some(12.5)).unwrap();
+    let up = Some((12.5, Some(CapacityDirection::Up)));
+    let shared = &json!({"logging_config": {"encoding": "JSON"}});
+    let submission =
+        Submission { applications: Vec::new(), gone: &[], target_capacity: up, shared };
+    store.submit(&submission, at(1)).unwrap();
     let mut both = config("a", 1);
     both.deployments.push(deployment(id("a", "e"), 1));
     deploy(&mut store, &both, 1);
@@ -280,7 +286,7 @@ fn the_capacity_and_counts_that_were_set_survive() {
     }
     drop(store);
     let mut store = folder.open();
-    assert_eq!(store.target_capacity().unwrap(), Some(12.5));
+    assert_eq!((store.target_capacity().unwrap(), &store.shared().unwrap()), (up, shared));
     let counts = |store: &Store| -> Vec<(String, u32)> {
         let counts = stored(store, "a").unwrap().replica_counts;
         counts.into_iter().map(|(name, target)| (name.to_string(), target)).collect()
@@ -291,7 +297,7 @@ fn the_capacity_and_counts_that_were_set_survive() {
     both.deployments[0].max_ongoing_requests += 1;
     deploy(&mut store, &both, 3);
     assert_eq!(counts(&store), [("e".to_owned(), 5)], "a change of a deployment forgets its own");
-    store.set_target_capacity(None).unwrap();
+    store.drop_target_capacity().unwrap();
     store.delete(&name("a")).unwrap();
     deploy(&mut store, &both, 4);
     assert_eq!((counts(&store), store.target_capacity().unwrap()), (Vec::new(), None));
@@ -366,7 +372,8 @@ fn a_full_disk_changes_nothing() {
     let submission = Submission {
         applications: vec![(&a, &large.submitted)],
         gone: &[],
-        target_capacity: Some(50.0),
+        target_capacity: Some((50.0, None)),
+        shared: &json!({}),
     };
     assert!(store.submit(&submission, at(2)).unwrap_err().is_full());
     assert_eq!(store.target_capacity().unwrap(), None, "all of a submission or nothing");

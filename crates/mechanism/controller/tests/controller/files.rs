@@ -210,6 +210,37 @@ async fn the_same_file_again_starts_nothing() {
     assert!(node.asked.try_recv().is_err());
 }
 
+/// What a file says of all its applications reaches each build, also after a restart, and another
+/// word of it builds them all anew.
+#[tokio::test]
+async fn what_a_file_says_of_all_is_built_into_each() {
+    let mut node = Node::start().await;
+    let of_all = |timeout_s: u32| {
+        let shared = format!("http_options: {{request_timeout_s: {timeout_s}, port: 1}}\n");
+        shared + &file(&[("a", "1")])
+    };
+    let seen = |node: &Node| {
+        let text = std::fs::read_to_string(node.builder("a", "file")).unwrap();
+        let seen: serde_json::Value = serde_json::from_str(&text).unwrap();
+        (seen["http_options"].clone(), seen["applications"][0]["args"]["value"].clone())
+    };
+    builds(&node, "a", "1");
+    node.put(&of_all(7)).await.unwrap();
+    node.started_and_ready().await;
+    node.until("a", Running).await;
+    assert_eq!(seen(&node), (serde_json::json!({"request_timeout_s": 7}), 1.into()));
+    node.put(&of_all(7)).await.unwrap();
+    assert_eq!(node.built().len(), 1);
+    std::fs::write(node.builder("a", "wait"), "").unwrap();
+    node.put(&of_all(8)).await.unwrap();
+    node.until_built(2).await;
+    node.restart().await;
+    node.until_built(3).await;
+    std::fs::remove_file(node.builder("a", "wait")).unwrap();
+    node.until("a", Running).await;
+    assert_eq!(seen(&node).0, serde_json::json!({"request_timeout_s": 8}));
+}
+
 #[tokio::test]
 async fn no_two_applications_are_at_one_place() {
     let node = Node::start().await;

@@ -26,7 +26,9 @@ pub(crate) const OURS: &str = "/api/tyndall/applications/";
 /// Prints `NAME.json` of its folder for the application NAME, fails with `NAME.fail`, and waits as
 /// long as there is a `NAME.wait`. Each start is a line in `log`.
 const BUILDER: &str = r#"
-name=$(sed -n 's/^{"name":"\([^"]*\)".*/\1/p')
+file=$(cat)
+name=$(echo "$file" | sed -n 's/.*"applications":\[{"name":"\([^"]*\)".*/\1/p')
+echo "$file" > "$1/$name.file"
 echo "$name" >> "$1/log"
 while [ -f "$1/$name.wait" ]; do sleep 0.01; done
 if [ -f "$1/$name.fail" ]; then cat "$1/$name.fail" >&2; exit 1; fi

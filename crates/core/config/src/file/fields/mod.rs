@@ -52,7 +52,7 @@ pub(super) static SERVE: Object = Object {
             "logging_config",
             Kind::Object(&LOGGING),
             "null",
-            "logs of all, where nothing nearer says otherwise",
+            "logs of replicas, where nothing nearer says otherwise",
         ),
         Field::new("tracing_config", Kind::Object(&TRACING), "null", "export of spans")
             .ignored("spans are not exported"),
@@ -83,14 +83,16 @@ static HTTP: Object = Object {
             Kind::Either(&[Kind::Word(&[""]), Kind::Text]),
             "\"\"",
             "prefix that a proxy in front takes off",
-        ),
+        )
+        .ignored("links are made from the route prefix alone"),
         Field::new("request_timeout_s", POSITIVE, "null", "seconds to the begin of an answer"),
         Field::new(
             "keep_alive_timeout_s",
             Kind::Whole(0, 86_400),
             "90",
             "seconds that an idle connection stays open",
-        ),
+        )
+        .ignored("an idle connection costs nothing and stays until its client ends it"),
         Field::new("ssl_keyfile", Kind::Text, "null", "key of TLS")
             .refused("end TLS in front of the proxy"),
         Field::new("ssl_certfile", Kind::Text, "null", "certificate of TLS")
@@ -102,20 +104,24 @@ static HTTP: Object = Object {
     ],
 };
 
+const NO_GRPC: &str = "gRPC is not served yet";
+
 static GRPC: Object = Object {
     name: "gRPCOptionsSchema",
     is_open: true,
     fields: &[
-        Field::new("port", Kind::Whole(0, 65_535), "9000", "port of the listener")
-            .ignored("it opens only where functions are given"),
+        Field::new("port", Kind::Whole(0, 65_535), "9000", "port of the listener").ignored(NO_GRPC),
         Field::new(
             "grpc_servicer_functions",
             Kind::List(&Kind::ImportPath),
             "[]",
             "import paths of `add_…_to_server` functions",
-        ),
-        Field::new("request_timeout_s", POSITIVE, "null", "seconds to the end of a call"),
-        Field::new("enable_reflection", Kind::Bool, "true", "whether clients may list services"),
+        )
+        .ignored(NO_GRPC),
+        Field::new("request_timeout_s", POSITIVE, "null", "seconds to the end of a call")
+            .ignored(NO_GRPC),
+        Field::new("enable_reflection", Kind::Bool, "true", "whether clients may list services")
+            .ignored(NO_GRPC),
     ],
 };
 
@@ -155,14 +161,17 @@ static LOGGING: Object = Object {
             "\"INFO\"",
             "the least that is written",
         ),
-        Field::new("logs_dir", Kind::Text, "null", "folder of log files"),
-        Field::new("enable_access_log", Kind::Bool, "true", "a line per request"),
+        Field::new("logs_dir", Kind::Text, "null", "folder of log files")
+            .ignored("all lines go to the log of the server"),
+        Field::new("enable_access_log", Kind::Bool, "true", "a line per request")
+            .ignored("requests are counted in the metrics"),
         Field::new(
             "additional_log_standard_attrs",
             Kind::List(&Kind::Text),
             "[]",
             "further attributes of Python's log records",
-        ),
+        )
+        .ignored("no log record is Python's"),
     ],
 };
 
@@ -232,7 +241,7 @@ pub(super) static APPLICATION: Object = Object {
             "one policy for all of its deployments",
         ),
         Field::new("args", Kind::Map, "{}", "arguments of what builds it"),
-        Field::new("logging_config", Kind::Object(&LOGGING), "null", "logs of its deployments"),
+        Field::new("logging_config", Kind::Object(&LOGGING), "null", "logs of its replicas"),
         Field::new(
             "external_scaler_enabled",
             Kind::Bool,

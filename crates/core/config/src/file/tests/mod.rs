@@ -93,7 +93,7 @@ fn every_value_says_where_it_is_from() {
         value.map(|value| (value.value.as_str(), value.line))
     };
     assert_eq!(of("http_options.port"), Some(("8000", Some(3))));
-    assert_eq!(of("http_options.keep_alive_timeout_s"), Some(("90", None)));
+    assert_eq!(of("http_options.request_timeout_s"), Some(("null", None)));
     assert_eq!(of("target_capacity"), Some(("null", None)));
     let summarizer = "applications[0].deployments[1]";
     assert_eq!(of(&format!("{summarizer}.num_replicas")), Some(("1", None)));

@@ -2,7 +2,6 @@
 
 use super::*;
 use serde_json::json;
-use std::collections::BTreeMap;
 use tyndall_types::DeploymentId;
 use tyndall_types::protocol::{Aggregation, DeploymentConfig, ProgramConfig};
 
@@ -20,8 +19,8 @@ pub(super) fn deploy(options: &DeploymentOptions) -> DeploymentConfig {
     let id = DeploymentId::try_from("a#D".to_owned()).unwrap();
     let program =
         ProgramConfig { executable: "/p".into(), deployment: "D".into(), init: json!(null) };
-    let env_vars = BTreeMap::from([("A".to_owned(), "app".to_owned())]);
-    options.to_deployment(id, program, &env_vars, Some(7.0))
+    let app = "applications: [{program: ./p, runtime_env: {env_vars: {A: app}}}]";
+    options.to_deployment(id, program, &application(app), Some(7.0))
 }
 
 #[test]

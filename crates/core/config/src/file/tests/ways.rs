@@ -3,6 +3,7 @@
 use super::*;
 use serde_json::json;
 use tyndall_types::protocol::ApplicationPolicy;
+use tyndall_types::protocol::ProgramConfig;
 
 #[test]
 fn a_file_of_several_applications_becomes_typed() {
@@ -35,9 +36,11 @@ applications:
     assert_eq!((config.http.host, config.http.keep_alive_timeout_s), (None, None));
     assert!(config.http.is_given());
     assert_eq!(config.target_capacity, Some(50.0));
-    let logging = config.logging.unwrap();
-    assert_eq!(logging.encoding, Some(crate::LogFormat::Json));
-    assert_eq!(logging.log_level.as_deref(), Some("WARNING"));
+    assert_eq!(
+        config.shared,
+        json!({"logging_config": {"encoding": "JSON", "log_level": 30},
+            "http_options": {"request_timeout_s": 30}})
+    );
     let [small, text, python] = &config.applications[..] else { panic!() };
     let ApplicationKind::Models(models) = &small.kind else { panic!() };
     assert_eq!(models[0].name.as_str(), "LLMServer:org--m-1_5");
@@ -45,7 +48,8 @@ applications:
         (models[0].model_id.as_str(), models[0].source.as_str()),
         ("org/m-1.5", "org/m-1.5")
     );
-    assert_eq!(json!(models[0].env_vars), json!({"A": "1"}));
+    let env_vars = json!({"A": "1", "TYNDALL_LOG": "warn", "TYNDALL_LOG_FORMAT": "json"});
+    assert_eq!(json!(models[0].env_vars), env_vars);
     assert_eq!(small.code_version, json!(null));
     assert_eq!(
         small.submitted,
@@ -65,6 +69,35 @@ applications:
     assert_eq!((python.name.as_str(), python.route_prefix.as_deref()), ("default", Some("/")));
     let ApplicationKind::Python { import_path, .. } = &python.kind else { panic!() };
     assert_eq!(import_path, "text.main:app");
+}
+
+/// What the nearest `logging_config` says, as a whole, reaches replicas as variables; variables that
+/// are written win.
+#[test]
+fn logs_are_those_of_the_nearest_place() {
+    let env = |file: &str, app: &str, deployment: &str| {
+        let text = format!(
+            "{file}\napplications: [{{program: ./p, {app} deployments: [{{name: D, {deployment}}}]}}]"
+        );
+        let app = application(&text);
+        let ApplicationKind::Program { overrides, .. } = &app.kind else { panic!() };
+        let program =
+            ProgramConfig { executable: "/p".into(), deployment: "D".into(), init: json!(null) };
+        let id = tyndall_types::DeploymentId::try_from("a#D".to_owned()).unwrap();
+        json!(overrides[0].options.to_deployment(id, program, &app, None).env_vars)
+    };
+    let file = "logging_config: {encoding: JSON, log_level: ERROR}";
+    assert_eq!(env("", "", ""), json!({}));
+    let whole = json!({"TYNDALL_LOG": "error", "TYNDALL_LOG_FORMAT": "json"});
+    assert_eq!(env(file, "", ""), whole);
+    let app = "logging_config: {log_level: CRITICAL},";
+    assert_eq!(env(file, app, ""), json!({"TYNDALL_LOG": "error"}));
+    let deployment = "logging_config: {log_level: 10, encoding: TEXT}";
+    let own = json!({"TYNDALL_LOG": "debug", "TYNDALL_LOG_FORMAT": "text"});
+    assert_eq!(env(file, app, deployment), own);
+    let written = "ray_actor_options: {runtime_env: {env_vars: {TYNDALL_LOG: trace}}}";
+    let both = json!({"TYNDALL_LOG": "trace", "TYNDALL_LOG_FORMAT": "json"});
+    assert_eq!(env(file, "", written), both);
 }
 
 #[test]

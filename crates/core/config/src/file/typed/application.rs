@@ -22,7 +22,7 @@ pub struct ApplicationSpec {
     pub external_scaler_enabled: bool,
     /// One policy for all of its deployments.
     pub autoscaling_policy: Option<ApplicationPolicy>,
-    /// Logs of its deployments, where they do not say otherwise.
+    /// Logs of its replicas, where a deployment does not say otherwise: its own, else the file's.
     pub logging: Option<LoggingOptions>,
     /// Variables of all of its deployments; a deployment's own win.
     pub env_vars: BTreeMap<String, String>,
@@ -61,16 +61,22 @@ pub enum ApplicationKind {
 }
 
 impl ApplicationSpec {
-    pub(super) fn read(app: &Node, path: &str) -> Result<Self, Problem> {
+    pub(super) fn read(
+        app: &Node,
+        of_file: Option<&LoggingOptions>,
+        path: &str,
+    ) -> Result<Self, Problem> {
+        let logging = app.get("logging_config").map(LoggingOptions::read);
         let name = read::text(app, "name").unwrap_or("default");
-        let kind = kind(app, path)?;
+        let logging = logging.or_else(|| of_file.cloned());
+        let kind = kind(app, logging.as_ref(), path)?;
         let is_models = matches!(kind, ApplicationKind::Models(_));
         Ok(Self {
             name: ApplicationName::new(name).expect("names are checked"),
             route_prefix: route_prefix(app),
             external_scaler_enabled: read::flag(app, "external_scaler_enabled").unwrap_or(false),
             autoscaling_policy: app.get("autoscaling_policy").and_then(policy),
-            logging: app.get("logging_config").map(LoggingOptions::read),
+            logging,
             env_vars: read::env_vars(app),
             submitted: app.to_json(),
             code_version: if is_models { Value::Null } else { sorted(code_version(app)) },
@@ -79,7 +85,11 @@ impl ApplicationSpec {
     }
 }
 
-fn kind(app: &Node, path: &str) -> Result<ApplicationKind, Problem> {
+fn kind(
+    app: &Node,
+    logging: Option<&LoggingOptions>,
+    path: &str,
+) -> Result<ApplicationKind, Problem> {
     let overrides = || -> Vec<DeploymentOverride> {
         let deployments = app.get("deployments").map_or(&[][..], Node::items);
         deployments.iter().map(DeploymentOverride::read).collect()
@@ -91,7 +101,8 @@ fn kind(app: &Node, path: &str) -> Result<ApplicationKind, Problem> {
         let overrides: Vec<DeploymentOverride> =
             overrides().into_iter().filter(|one| one.name.as_str() != LLM_INGRESS).collect();
         let specs = models::of(app, path);
-        let specs = specs.iter().map(|model| ModelSpec::read(model, &env_vars, &overrides));
+        let specs =
+            specs.iter().map(|model| ModelSpec::read(model, &env_vars, logging, &overrides));
         return Ok(ApplicationKind::Models(specs.collect()));
     }
     if let Some(executable) = read::text(app, "program") {

@@ -23,6 +23,7 @@ use super::problem::Problem;
 use crate::LogFormat;
 use crate::parse;
 use core::net::IpAddr;
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// All that a file says.
@@ -32,8 +33,8 @@ pub struct ServeConfig {
     pub http: HttpOptions,
     /// Percent of all replica counts.
     pub target_capacity: Option<f64>,
-    /// Logs of all, where nothing nearer says otherwise.
-    pub logging: Option<LoggingOptions>,
+    /// What holds for all applications, as it is written: a map of the fields of the file.
+    pub shared: Value,
     /// What is served.
     pub applications: Vec<ApplicationSpec>,
 }
@@ -98,6 +99,25 @@ impl LoggingOptions {
     }
 }
 
+impl LoggingOptions {
+    /// The variables that tell a replica of it.
+    pub(super) fn env_vars(&self) -> impl Iterator<Item = (String, String)> {
+        let level = self.log_level.as_deref().map(|level| match level {
+            "CRITICAL" | "ERROR" => "error",
+            "WARNING" => "warn",
+            "DEBUG" => "debug",
+            _ => "info",
+        });
+        let format = self.encoding.map(|encoding| match encoding {
+            LogFormat::Json => "json",
+            LogFormat::Text => "text",
+        });
+        let variables = [("TYNDALL_LOG", level), ("TYNDALL_LOG_FORMAT", format)];
+        let given = variables.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        given.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    }
+}
+
 /// A level's name; a number is the next lower one of Python's.
 fn log_level(node: &Node) -> String {
     let name = |number: f64| match number {
@@ -116,11 +136,27 @@ fn log_level(node: &Node) -> String {
 /// Reads a file that has no errors.
 pub(super) fn serve_config(root: &Node) -> Result<ServeConfig, Problem> {
     let applications = root.get("applications").map_or(&[][..], Node::items);
-    let of = |(i, app): (usize, &Node)| ApplicationSpec::read(app, &format!("applications[{i}]"));
+    let logging = root.get("logging_config").map(LoggingOptions::read);
+    let of = |(i, app): (usize, &Node)| {
+        ApplicationSpec::read(app, logging.as_ref(), &format!("applications[{i}]"))
+    };
     Ok(ServeConfig {
         http: root.get("http_options").map(HttpOptions::read).unwrap_or_default(),
         target_capacity: read::number(root, "target_capacity"),
-        logging: root.get("logging_config").map(LoggingOptions::read),
+        shared: shared(root),
         applications: applications.iter().enumerate().map(of).collect::<Result<_, _>>()?,
     })
+}
+
+fn shared(root: &Node) -> Value {
+    let mut shared = Map::new();
+    if let Some(logging) = root.get("logging_config") {
+        shared.insert("logging_config".to_owned(), logging.to_json());
+    }
+    let http = root.get("http_options");
+    if let Some(timeout_s) = http.and_then(|http| http.get("request_timeout_s")) {
+        let http = json!({"request_timeout_s": timeout_s.to_json()});
+        shared.insert("http_options".to_owned(), http);
+    }
+    shared.into()
 }

@@ -1,5 +1,6 @@
 //! One model of a file.
 
+use super::LoggingOptions;
 use super::deployment::{DeploymentOptions, DeploymentOverride};
 use super::read;
 use super::resolve::Base;
@@ -29,8 +30,8 @@ pub struct ModelSpec {
     pub options: DeploymentOptions,
     /// How it runs.
     pub engine: EngineOptions,
-    /// Variables of its replicas: the application's, then those of `ray_actor_options`, then those
-    /// of its own `runtime_env`, the later ones winning.
+    /// Variables of its replicas: those of `logging_config`, then the application's, those of
+    /// `ray_actor_options` and those of its own `runtime_env`, the later ones winning.
     pub env_vars: BTreeMap<String, String>,
 }
 
@@ -55,6 +56,7 @@ impl ModelSpec {
     pub(in crate::file) fn read(
         model: &ModelNode,
         app_env_vars: &BTreeMap<String, String>,
+        app_logging: Option<&LoggingOptions>,
         overrides: &[DeploymentOverride],
     ) -> Self {
         let name = model.deployment_name().unwrap_or_default();
@@ -66,7 +68,10 @@ impl ModelSpec {
             options = over.options.over(&options);
         }
         let actor_env_vars = options.actor.iter().flat_map(|actor| actor.env_vars.clone());
-        let mut env_vars = app_env_vars.clone();
+        let logging = options.logging.as_ref().or(app_logging);
+        let mut env_vars: BTreeMap<String, String> =
+            logging.iter().flat_map(|logging| logging.env_vars()).collect();
+        env_vars.extend(app_env_vars.clone());
         env_vars.extend(actor_env_vars);
         env_vars.extend(read::env_vars(&model.config));
         Self {
@@ -125,6 +130,7 @@ impl ModelSpec {
             target_ongoing_requests: engine.target_ongoing_requests(at_a_time),
             resources,
             env_vars: &self.env_vars,
+            logging: None,
             http_request_timeout_s,
         };
         // What was planned differs with the memory that is free just now: it is no other model.

@@ -1,7 +1,7 @@
 //! Options to what the controller is asked to run.
 
 use super::deployment::DeploymentOptions;
-use super::{read, scaling};
+use super::{ApplicationSpec, LoggingOptions, read, scaling};
 use std::collections::BTreeMap;
 use tyndall_types::DeploymentId;
 use tyndall_types::protocol::{
@@ -23,26 +23,29 @@ pub(super) struct Base<'a> {
     pub(super) resources: Resources,
     /// Of the application; those of the options win.
     pub(super) env_vars: &'a BTreeMap<String, String>,
+    /// Of the application; those of the options win.
+    pub(super) logging: Option<&'a LoggingOptions>,
     pub(super) http_request_timeout_s: Option<f64>,
 }
 
 impl DeploymentOptions {
     /// What the controller is asked to run for a deployment of a program: these options are all
-    /// that holds for it, [laid over](DeploymentOptions::over) those of the program, `env_vars` and
-    /// `http_request_timeout_s` are the application's and the file's.
+    /// that holds for it, [laid over](DeploymentOptions::over) those of the program; `application`
+    /// and `http_request_timeout_s`, which is the file's, say the rest.
     #[must_use]
     pub fn to_deployment(
         &self,
         id: DeploymentId,
         program: ProgramConfig,
-        env_vars: &BTreeMap<String, String>,
+        application: &ApplicationSpec,
         http_request_timeout_s: Option<f64>,
     ) -> DeploymentConfig {
         let base = Base {
             max_ongoing_requests: MAX_ONGOING_REQUESTS,
             target_ongoing_requests: TARGET_ONGOING_REQUESTS,
             resources: self.resources_of_code(),
-            env_vars,
+            env_vars: &application.env_vars,
+            logging: application.logging.as_ref(),
             http_request_timeout_s,
         };
         self.resolve(id, Workload::Program(program), base)
@@ -63,6 +66,11 @@ impl DeploymentOptions {
         let request_timeout_s = own.request_timeout_s.or(base.http_request_timeout_s);
         let mut env_vars = base.env_vars.clone();
         env_vars.extend(self.actor.iter().flat_map(|actor| actor.env_vars.clone()));
+        for (name, value) in
+            self.logging.as_ref().or(base.logging).iter().flat_map(|l| l.env_vars())
+        {
+            env_vars.entry(name).or_insert(value);
+        }
         DeploymentConfig {
             id,
             workload,
