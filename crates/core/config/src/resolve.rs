@@ -38,6 +38,8 @@ pub struct RunConfig {
     pub generate: GenerateDefaults,
     /// Where deployments are kept; absent keeps nothing.
     pub state_dir: Option<PathBuf>,
+    /// Bytes of all replicas together; absent is what is free.
+    pub node_memory_bytes: Option<u64>,
     /// Form of the logs.
     pub log_format: LogFormat,
     /// What is logged.
@@ -132,6 +134,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
     }
     let generate = generate(&mut reader)?;
     let state_dir = reader.read_optional("state_dir", |text| Ok(PathBuf::from(text)))?;
+    let node_memory_bytes = reader.read_optional("node_memory", parse::parse_bytes)?;
     let log_format = reader.read("log_format", log_format)?.value;
     let log_filter = reader.read("log", non_empty)?.value;
     isa(env)?;
@@ -144,6 +147,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
         model,
         generate,
         state_dir,
+        node_memory_bytes,
         log_format,
         log_filter,
         effective: reader.effective,

@@ -157,6 +157,8 @@ settings! {
     Process: {
         state_dir "--state-dir" "TYNDALL_STATE_DIR", "" "DIR",
             "Where deployments are kept over restarts; else they end with the command";
+        node_memory "--node-memory" "TYNDALL_NODE_MEMORY", "" "BYTES",
+            "Memory of all replicas of this machine together, such as 16GiB; models that do not fit take turns. Else what is free at the start";
         log_format "--log-format" "TYNDALL_LOG_FORMAT", "text" "FORMAT",
             "Form of the logs on standard error: text or json";
         log "--log" "TYNDALL_LOG", "info" "FILTER",

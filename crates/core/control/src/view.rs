@@ -5,12 +5,14 @@ use crate::deployment::Deployment;
 use crate::replica::Replica;
 use crate::status::Trigger;
 use crate::{Instant, State};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use tyndall_types::protocol::{
     ApplicationDetails, DeploymentDetails, DeploymentRoute, InstanceDetails, ModelRoute,
     ReplicaRoute, RouteTable, RuntimeDir,
 };
-use tyndall_types::{ApplicationName, DeploymentId};
+use tyndall_types::{ApplicationName, DeploymentId, ReplicaState};
 
 impl State {
     /// What a proxy should know that has read the table up to version `since`; none until a new
@@ -48,11 +50,40 @@ impl State {
         let one = |(name, application): (&ApplicationName, &Application)| {
             (name.as_str().to_owned(), self.application_details(application, now))
         };
+        let applications = self.applications.iter().map(one).collect();
+        InstanceDetails { applications, ..self.overview() }
+    }
+
+    /// The same without applications.
+    #[must_use]
+    pub fn overview(&self) -> InstanceDetails {
         InstanceDetails {
-            applications: self.applications.iter().map(one).collect(),
+            applications: BTreeMap::new(),
             target_capacity: self.target_capacity,
             proxies: self.proxies.connected_names(),
         }
+    }
+
+    /// So many applications of those whose names come after `after`.
+    #[must_use]
+    pub fn applications_after(
+        &self,
+        after: Option<&ApplicationName>,
+        count: usize,
+        now: Instant,
+    ) -> Vec<ApplicationDetails> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let applications = self.applications.range((from, Bound::Unbounded)).take(count);
+        applications.map(|(_, application)| self.application_details(application, now)).collect()
+    }
+
+    /// The states of the replicas of each deployment.
+    #[must_use]
+    pub fn replica_states(&self) -> Vec<(DeploymentId, Vec<ReplicaState>)> {
+        let states = |deployment: &Deployment| {
+            deployment.replicas.iter().map(|replica| replica.state).collect()
+        };
+        self.deployments.iter().map(|(id, deployment)| (id.clone(), states(deployment))).collect()
     }
 
     /// One application; none that is not there.

@@ -1,6 +1,7 @@
 //! The controller's HTTP: `controller.sock` for the node, the admin port for people and tools.
 
 mod admin;
+mod details;
 mod openapi;
 
 use crate::metrics::ControllerMetrics;
@@ -16,11 +17,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinError;
 use tyndall_control::Event;
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, Client, Handler, LineSender, empty, line_channel, read_body, text};
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::{ApplicationConfig, DemandReport, InstanceDetails, ReplicaReport};
+use tyndall_types::protocol::{ApplicationConfig, DemandReport, ReplicaReport};
 
 const MAX_BODY_BYTES: usize = 4 << 20;
 /// Bodies are small and come from this machine.
@@ -104,21 +106,13 @@ impl Api {
 
     async fn metrics(&self) -> Answer {
         let metrics = self.metrics.clone();
-        let mut page = self.details(move |all| text(StatusCode::OK, metrics.render(all))).await?;
+        let states = self.ask(Message::ReplicaStates).await?;
+        let page = tokio::task::spawn_blocking(move || metrics.render(&states)).await;
+        let failed = |error: JoinError| text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+        let mut page = text(StatusCode::OK, page.map_err(failed)?);
         let kind = header::HeaderValue::from_static(exposition::CONTENT_TYPE);
         page.headers_mut().insert(header::CONTENT_TYPE, kind);
         Ok(page)
-    }
-
-    /// Shows all there is, beside what must not wait for it: with thousands of deployments that
-    /// takes a while.
-    pub(crate) async fn details(
-        &self,
-        show: impl FnOnce(&InstanceDetails) -> Response<Body> + Send + 'static,
-    ) -> Answer {
-        let details = self.ask(Message::Details).await?;
-        let shown = tokio::task::spawn_blocking(move || show(&details)).await;
-        shown.map_err(|error| text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     }
 
     async fn report(&self, replica: ReplicaId, report: ReplicaReport) -> Answer {

@@ -8,7 +8,6 @@ use prometheus_client::registry::Registry;
 use std::sync::{Mutex, PoisonError};
 use tyndall_control::Notice;
 use tyndall_telemetry::{Metric, exposition};
-use tyndall_types::protocol::InstanceDetails;
 use tyndall_types::{DeploymentId, ReplicaState};
 
 type Labels = Vec<(&'static str, String)>;
@@ -81,20 +80,18 @@ impl ControllerMetrics {
         }
     }
 
-    /// The metrics page; replicas are counted from `details`. Gauges of deployments that are gone
-    /// go with them; counters stay, as they must not go back.
+    /// The metrics page, with these replicas of all deployments. Gauges of deployments that are
+    /// gone go with them; counters stay, as they must not go back.
     #[must_use]
-    pub fn render(&self, details: &InstanceDetails) -> String {
+    pub fn render(&self, deployments: &[(DeploymentId, Vec<ReplicaState>)]) -> String {
         let _one_at_a_time = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
         self.replicas.clear();
-        let deployments = details.applications.values().flat_map(|app| app.deployments.values());
-        for deployment in deployments {
-            let Some(name) = deployment.config.as_ref().map(|config| &config.id) else { continue };
+        for (name, states) in deployments {
             // They appear at zero, before there is something to count.
             drop(self.wakes.get_or_create(&labels(name)));
             drop(self.failures.get_or_create(&labels(name)));
             for state in STATES {
-                let count = deployment.replicas.iter().filter(|r| r.state == state).count();
+                let count = states.iter().filter(|one| **one == state).count();
                 let gauge = self.replicas.get_or_create(&with(name, "state", state.as_str()));
                 gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
             }

@@ -46,24 +46,12 @@ fn actor(instance: &Instance, name: &str, pid: Option<u32>) -> Map<String, Value
     actor
 }
 
-/// The body of `GET /api/serve/applications/`; `source` keeps only the applications that came that
-/// way.
-pub(crate) fn instance_details(
-    details: &InstanceDetails,
-    instance: &Instance,
-    source: Option<&str>,
-) -> Value {
-    let wanted = details
-        .applications
-        .values()
-        .filter(|application| source.is_none_or(|source| application.source == source));
-    let applications: Map<String, Value> = wanted
-        .map(|application| (application.name.clone(), application_details(application, instance)))
-        .collect();
+/// The body of `GET /api/serve/applications/` but for `applications`.
+pub(crate) fn instance_details(overview: &InstanceDetails, instance: &Instance) -> Value {
     let proxy_name = format!("SERVE_PROXY_ACTOR-{}", instance.node_id);
     let mut proxies = Map::new();
     let mut target_groups = Vec::new();
-    if !details.proxies.is_empty() {
+    if !overview.proxies.is_empty() {
         let mut proxy = actor(instance, &proxy_name, None);
         proxy.insert("status".into(), "HEALTHY".into());
         proxies.insert(instance.node_id.clone(), proxy.into());
@@ -82,19 +70,19 @@ pub(crate) fn instance_details(
         }));
     }
     json!({
-        "target_capacity": details.target_capacity,
+        "target_capacity": overview.target_capacity,
         "controller_info": actor(instance, "SERVE_CONTROLLER_ACTOR", Some(std::process::id())),
         "proxy_location": "EveryNode",
         "http_options": {"host": instance.http.host, "port": instance.http.port},
         "grpc_options": {},
         "proxies": proxies,
-        "applications": applications,
         "target_groups": target_groups,
         "restores_unset_config_options": true,
     })
 }
 
-fn application_details(application: &ApplicationDetails, instance: &Instance) -> Value {
+/// One application.
+pub(crate) fn application_details(application: &ApplicationDetails, instance: &Instance) -> Value {
     let deployments: Map<String, Value> = application
         .deployments
         .values()

@@ -19,11 +19,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tyndall_control::{Action, Capacity, Event, State};
 use tyndall_transport::{Client, ClientError};
 use tyndall_types::protocol::{
-    ApplicationConfig, DeploymentConfig, InstanceDetails, ProcessSpec, ReplicaReport,
-    ReplicaStatus, RouteTable, RuntimeDir, Workload,
+    ApplicationConfig, ApplicationDetails, DeploymentConfig, InstanceDetails, ProcessSpec,
+    ReplicaReport, ReplicaStatus, RouteTable, RuntimeDir, Workload,
 };
-use tyndall_types::{ApplicationName, DeploymentId, ReplicaId};
+use tyndall_types::{ApplicationName, DeploymentId, ReplicaId, ReplicaState};
 
+/// Applications that are told of at once: a wake waits for no more.
+pub(crate) const PAGE: usize = 64;
 /// Tells a replica's process its number among the replicas of its deployment.
 const RANK_VARIABLE: &str = "TYNDALL_REPLICA_RANK";
 /// Has the key to the admin API in the environment of the server.
@@ -83,8 +85,12 @@ pub(crate) enum Message {
     Usage(Reply<Result<Vec<Usage>, Refusal>>),
     /// What a proxy should know that has read the route table up to a version.
     Routes { since: Option<u64>, reply: Reply<Option<RouteTable>> },
-    /// All that there is to know.
-    Details(Reply<InstanceDetails>),
+    /// What there is to know beside applications.
+    Overview(Reply<InstanceDetails>),
+    /// The next applications by name.
+    Applications { after: Option<ApplicationName>, reply: Reply<Vec<ApplicationDetails>> },
+    /// The states of all replicas.
+    ReplicaStates(Reply<Vec<(DeploymentId, Vec<ReplicaState>)>>),
 }
 
 pub(crate) struct Service {
@@ -301,9 +307,12 @@ impl Service {
                 answer(reply, usage.map_err(Refusal::from));
             }
             Message::Routes { since, reply } => answer(reply, self.state.routes(since)),
-            Message::Details(reply) => {
-                answer(reply, self.state.details(self.clock.now()));
+            Message::Overview(reply) => answer(reply, self.state.overview()),
+            Message::Applications { after, reply } => {
+                let now = self.clock.now();
+                answer(reply, self.state.applications_after(after.as_ref(), PAGE, now));
             }
+            Message::ReplicaStates(reply) => answer(reply, self.state.replica_states()),
             Message::Event(_)
             | Message::ShuttingDown
             | Message::Report { .. }

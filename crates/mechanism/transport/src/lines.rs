@@ -86,6 +86,14 @@ impl LineSender {
         self.0.send(line.into()).await.is_ok()
     }
 
+    /// Sends bytes as they are; false when the reader is gone.
+    ///
+    /// # Cancel safety
+    /// As [`LineSender::send`].
+    pub async fn send_bytes(&self, bytes: impl Into<Bytes>) -> bool {
+        self.0.send(bytes.into()).await.is_ok()
+    }
+
     /// Resolves when the reader is gone.
     pub async fn closed(&self) {
         self.0.closed().await;

@@ -110,6 +110,19 @@ fn models_of(
         })?;
         let kv_bytes = engine.kv_cache_memory_bytes.unwrap_or(planned.kv_cache_bytes);
         let bytes = planned.weights_bytes + planned.activation_bytes + kv_bytes;
+        if bytes > machine.memory_bytes {
+            let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
+            let (total, weights) = (gib(machine.memory_bytes), gib(planned.weights_bytes));
+            return Err(Failure::new(format!(
+                "model {} needs {}: weights {weights}, KV cache {}, activations {}; replicas may \
+                 use {total} together",
+                model.model_id,
+                gib(bytes),
+                gib(kv_bytes),
+                gib(planned.activation_bytes),
+            ))
+            .with_cure("lower kv_cache_memory_bytes, or raise --node-memory"));
+        }
         Ok(model.to_deployment(
             &spec.name,
             resolved.dir,

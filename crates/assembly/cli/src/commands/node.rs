@@ -132,7 +132,7 @@ impl Node {
         let mut args = vec!["--public".to_owned(), self.public.local_addr()?.to_string()];
         args.extend(["--node-id".to_owned(), hostname()]);
         // Measured once: later the models themselves would be missing from it.
-        if let Some(bytes) = available_memory_bytes() {
+        if let Some(bytes) = config.node_memory_bytes.or_else(available_memory_bytes) {
             args.extend(["--memory-bytes".to_owned(), bytes.to_string()]);
         }
         let timeout_s = extras.request_timeout_s.unwrap_or(config.limits.request_timeout_s);

@@ -5,6 +5,7 @@ mod bad_input;
 mod clients;
 mod failures;
 mod lifecycle;
+mod models;
 mod programs;
 mod rollouts;
 mod streams;

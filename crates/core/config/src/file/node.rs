@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// More would be no configuration: aliases of aliases grow without bound.
-const MAX_NODES: usize = 200_000;
+const MAX_NODES: usize = 2_000_000;
 const MAX_DEPTH: usize = 64;
 
 /// A value and where it stands.
@@ -334,6 +334,12 @@ fn as_key(node: Node, span: &Span) -> Result<Node, Problem> {
 
 /// Carries out `<<: *base`: keys of the base that the map has not itself.
 fn merged(mut node: Node) -> Node {
+    // Most are small, and there may be many.
+    match &mut node.value {
+        Value::Map(entries) => entries.shrink_to_fit(),
+        Value::List(items) => items.shrink_to_fit(),
+        _ => {}
+    }
     let Value::Map(entries) = &mut node.value else { return node };
     if entries.iter().all(|entry| entry.name() != "<<") {
         return node;

@@ -1,8 +1,8 @@
 //! What people and tools ask: Ray Serve's paths, and ours beside them.
 
+use super::details::Shape;
 use super::{Answer, Api, HEALTHZ, busy, decoded, not_found, openapi, read};
 use crate::logs::{self, LogRange};
-use crate::ray;
 use crate::service::{Message, Wanted};
 use crate::store::StoredVersion;
 use bytes::Bytes;
@@ -11,7 +11,6 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::fmt::Display;
 use tyndall_transport::{Body, empty, json, text};
-use tyndall_types::protocol::InstanceDetails;
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, IdError};
 
 const RAY_APPLICATIONS: &str = "/api/serve/applications/";
@@ -36,7 +35,7 @@ impl Api {
                 self.try_ask(Message::DeleteAll).await?;
                 Ok(empty(StatusCode::OK))
             }
-            (Method::GET, APPLICATIONS) => self.details(|all| json(StatusCode::OK, all)).await,
+            (Method::GET, APPLICATIONS) => self.details(Shape::Own).await,
             (Method::GET, "/api/ray/version/") => Ok(json(
                 StatusCode::OK,
                 &json!({
@@ -98,11 +97,7 @@ impl Api {
                 return Err(bad(why));
             }
         };
-        let instance = self.instance.clone();
-        let show = move |all: &InstanceDetails| {
-            json(StatusCode::OK, &ray::instance_details(all, &instance, source))
-        };
-        self.details(show).await
+        self.details(Shape::Ray(source)).await
     }
 
     async fn submit(&self, body: &Bytes) -> Answer {
