@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Deploy(DeployArgs),
     /// Show what runs: applications, deployments, replicas, load
     Status(StatusArgs),
+    /// Show how the controller itself is
+    ControllerHealth(HealthArgs),
     /// Remove an application; its replicas finish what they have
     Delete(DeleteArgs),
     /// Go back to an older version of an application
@@ -127,6 +129,15 @@ pub(crate) struct StatusArgs {
     /// Print what Ray's `serve status` prints; the default when called as `serve`
     #[arg(long, conflicts_with = "json")]
     pub(crate) yaml: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Print JSON instead of YAML
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -42,6 +42,7 @@ fn dispatch(command: Command, env: &Environment, started_at: Instant) -> Result<
         Command::Events(args) => commands::history::events(&args, env)?,
         Command::Logs(args) => commands::history::logs(&args, env)?,
         Command::Build(args) => commands::build::build(&args)?,
+        Command::ControllerHealth(args) => commands::health::health(&args, env)?,
         Command::Status(args) => commands::status::status(&args, env, is_called_serve())?,
         Command::Delete(args) => commands::delete::delete(&args, env)?,
         Command::Shutdown(args) => commands::shutdown::shutdown(&args, env)?,

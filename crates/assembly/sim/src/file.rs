@@ -196,7 +196,7 @@ fn application(spec: &ApplicationSpec, request_timeout_s: Option<f64>) -> Applic
         source: ApplicationSource::Declarative,
         external_scaler_enabled: spec.external_scaler_enabled,
         autoscaling_policy: spec.autoscaling_policy.clone(),
-        submitted: Value::Null,
+        submitted: Default::default(),
         deployments,
     }
 }

@@ -65,7 +65,7 @@ fn application(deployments: Vec<DeploymentConfig>) -> ApplicationConfig {
         source: ApplicationSource::Declarative,
         external_scaler_enabled: false,
         autoscaling_policy: None,
-        submitted: serde_json::Value::Null,
+        submitted: Default::default(),
         deployments,
     }
 }

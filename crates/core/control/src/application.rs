@@ -47,7 +47,7 @@ impl Application {
             source,
             external_scaler_enabled: false,
             autoscaling_policy: None,
-            submitted: serde_json::Value::Null,
+            submitted: Default::default(),
             deployments: Vec::new(),
         };
         Self {

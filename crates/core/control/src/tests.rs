@@ -24,7 +24,7 @@ pub(crate) fn application(deployments: Vec<DeploymentConfig>) -> Box<Application
         source: ApplicationSource::Imperative,
         external_scaler_enabled: false,
         autoscaling_policy: None,
-        submitted: serde_json::Value::Null,
+        submitted: Default::default(),
         deployments,
     })
 }

@@ -111,7 +111,7 @@ impl State {
             source: config.source.as_str().to_owned(),
             version: application.version,
             external_scaler_enabled: config.external_scaler_enabled,
-            submitted: config.submitted.clone(),
+            submitted: config.submitted.value(),
             status,
             message,
             last_deployed_time_s: application.deployed_at.as_secs_f64(),

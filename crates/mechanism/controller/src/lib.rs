@@ -13,6 +13,7 @@
 mod api;
 mod builds;
 mod clock;
+mod health;
 mod logs;
 mod metrics;
 mod notices;

@@ -2,6 +2,7 @@
 
 use crate::builds::{Builder, Builds};
 use crate::clock::Clock;
+use crate::health::{self, Health, Turn};
 use crate::metrics::ControllerMetrics;
 use crate::notices;
 use crate::origins::{Origin, Origins};
@@ -85,6 +86,8 @@ pub(crate) enum Message {
     Usage(Reply<Result<Vec<Usage>, Refusal>>),
     /// What a proxy should know that has read the route table up to a version.
     Routes { since: Option<u64>, reply: Reply<Option<RouteTable>> },
+    /// How the controller is.
+    Health(Reply<Value>),
     /// What there is to know beside applications.
     Overview(Reply<InstanceDetails>),
     /// The next applications by name.
@@ -114,6 +117,7 @@ pub(crate) struct Service {
     /// What happened and is not kept yet.
     records: Vec<Record>,
     is_shutting_down: bool,
+    health: Health,
 }
 
 /// What a service is made from.
@@ -150,6 +154,7 @@ impl Service {
             num_connections: 0,
             records: Vec::new(),
             is_shutting_down: false,
+            health: Health::new(clock.now()),
         };
         service.apply(Event::Capacity(capacity));
         service
@@ -160,15 +165,22 @@ impl Service {
         loop {
             let deadline = self.state.next_deadline().filter(|_| !self.is_shutting_down);
             let has_records = !self.records.is_empty();
-            tokio::select! {
+            let message = tokio::select! {
                 message = inbox.recv() => match message {
-                    Some(message) => self.take(message),
+                    Some(message) => message,
                     None => return,
                 },
-                () = self.clock.sleep_until(deadline) => self.apply(Event::DeadlinePassed),
+                () = self.clock.sleep_until(deadline) => Message::Event(Event::DeadlinePassed),
                 // Ready only after the others had their turn: a wake does not wait for history.
-                () = tokio::task::yield_now(), if has_records => self.keep_records(),
-            }
+                () = tokio::task::yield_now(), if has_records => {
+                    self.keep_records();
+                    continue;
+                }
+            };
+            let (began, turn) = (self.clock.now(), turn(&message));
+            self.take(message);
+            let now = self.clock.now();
+            self.health.note(turn, now.saturating_sub(began), now);
             if self.records.len() >= MAX_RECORDS {
                 self.keep_records();
             }
@@ -307,6 +319,9 @@ impl Service {
                 answer(reply, usage.map_err(Refusal::from));
             }
             Message::Routes { since, reply } => answer(reply, self.state.routes(since)),
+            Message::Health(reply) => {
+                answer(reply, self.health.metrics(health::memory_mb(), self.clock.now()));
+            }
             Message::Overview(reply) => answer(reply, self.state.overview()),
             Message::Applications { after, reply } => {
                 let now = self.clock.now();
@@ -431,6 +446,14 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.keep_records();
+    }
+}
+
+fn turn(message: &Message) -> Turn {
+    match message {
+        Message::Event(Event::Demand { .. }) => Turn::HandleReport,
+        Message::Report { report: ReplicaReport::Load(_), .. } => Turn::ReplicaReport,
+        _ => Turn::Other,
     }
 }
 

@@ -167,7 +167,7 @@ impl Service {
                 return Err(format!("the builder answered with application {}", config.name));
             }
             config.source = ApplicationSource::Declarative;
-            config.submitted = submitted;
+            config.submitted = (&submitted).into();
             problem(&config).map_or(Ok(()), Err)?;
             self.deploy(config, "").map_err(|refusal| refusal.reason)
         });

@@ -77,7 +77,7 @@ fn application(
         source: ApplicationSource::Declarative,
         external_scaler_enabled: spec.external_scaler_enabled,
         autoscaling_policy: spec.autoscaling_policy,
-        submitted: spec.submitted,
+        submitted: (&spec.submitted).into(),
         deployments,
     })
 }

@@ -24,9 +24,8 @@ pub(crate) fn deploy(args: &DeployArgs, env: &Environment) -> Result<(), Failure
     let config = file.typed().map_err(|problem| Failure::new(problem.to_string()))?;
     let names: Vec<String> =
         config.applications.iter().map(|application| application.name.to_string()).collect();
-    if config.http.is_given() {
-        let ignored = "http_options are those of the running server; they are not changed\n";
-        print(ignored)?;
+    if config.http.has_listener() {
+        print("host and port are those of the running server; they are not changed\n")?;
     }
     let admin = Admin::new(&args.admin, env)?;
     admin.carry_out(|client| async move { files::submit(&client, text).await })?;

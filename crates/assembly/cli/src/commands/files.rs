@@ -76,7 +76,8 @@ fn read_config(path: &Path) -> Result<(String, ConfigFile), Failure> {
         .iter()
         .map(|application| absolute(application.submitted.clone(), &base))
         .collect();
-    let mut document = json!({"applications": applications});
+    let mut document = submitted.shared;
+    document["applications"] = applications.into();
     if let Some(capacity) = submitted.target_capacity {
         document["target_capacity"] = capacity.into();
     }

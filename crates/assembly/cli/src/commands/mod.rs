@@ -8,6 +8,7 @@ pub(crate) mod config;
 pub(crate) mod delete;
 pub(crate) mod deploy;
 mod files;
+pub(crate) mod health;
 pub(crate) mod history;
 mod node;
 pub(crate) mod plan;

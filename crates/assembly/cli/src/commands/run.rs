@@ -54,7 +54,7 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
         source: ApplicationSource::Imperative,
         external_scaler_enabled: false,
         autoscaling_policy: None,
-        submitted: serde_json::Value::Null,
+        submitted: Default::default(),
         deployments: vec![deployment],
     };
     let public = node.public_address()?;

@@ -92,6 +92,8 @@ fn called_as_serve_it_answers_as_that_does() -> Result<()> {
     assert!(status.starts_with("proxies:\n  proxy-0: HEALTHY\n\napplications:\n"), "{status}");
     let one = stdout(&ask(&["status", "-n", "chat"])?);
     assert!(one.starts_with("status: RUNNING\n\nmessage: ''\n"), "{one}");
+    let health = stdout(&ask(&["controller-health"])?);
+    assert!(health.starts_with("timestamp: ") && health.contains("loop_duration_s:\n"), "{health}");
     assert!(ask(&["shutdown", "-y"])?.status.success());
     Ok(())
 }
@@ -223,12 +225,17 @@ fn a_server_in_the_background_is_started_used_and_ended() -> Result<()> {
     let ask = |args: &[&str]| -> Result<Output> {
         Ok(Command::new(binary).args(args).args(["--address", &admin]).output()?)
     };
-    let source = file(&two_applications())?;
+    let mut config = two_applications();
+    config["http_options"] = json!({"request_timeout_s": 77});
+    let source = file(&config)?;
     let deployed = ask(&["deploy", &source.path.display().to_string(), "--wait"])?;
     let told = stdout(&deployed);
     assert!(deployed.status.success(), "{told}");
     assert!(told.starts_with("Sent deploy request successfully.\n"), "{told}");
     assert!(told.contains("application chat is RUNNING"), "{told}");
+    let details: Value = serde_json::from_slice(&ask(&["status", "--json"])?.stdout)?;
+    let chat = &details["applications"]["chat"]["deployments"]["LLMServer:org--small"];
+    assert_eq!(chat["config"]["request_timeout_s"], 77.0, "{chat}");
     let routes = tyndall_testkit::get(&format!("{public}/-/routes"))?;
     assert_eq!(routes.json(), json!({"/": "chat", "/second": "second"}));
     assert!(stdout(&ask(&["logs"])?).contains("serving at"), "its log begins with where it is");

@@ -52,7 +52,7 @@ pub(crate) fn application(name: &str, replicas: u32) -> ApplicationConfig {
         source: ApplicationSource::Declarative,
         external_scaler_enabled: false,
         autoscaling_policy: None,
-        submitted: serde_json::Value::Null,
+        submitted: Default::default(),
         deployments: vec![deployment],
     }
 }

@@ -1,6 +1,6 @@
 //! What is to run.
 
-use super::AutoscalingConfig;
+use super::{AutoscalingConfig, JsonText};
 use crate::{ApplicationName, DeploymentId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,7 +26,7 @@ pub struct ApplicationConfig {
     pub autoscaling_policy: Option<ApplicationPolicy>,
     /// What was submitted, only with the fields that were given; null for one that was not.
     #[serde(default)]
-    pub submitted: Value,
+    pub submitted: JsonText,
     /// In the order in which they call each other: the first takes requests from outside, and with
     /// it all others that serve models.
     pub deployments: Vec<DeploymentConfig>,

@@ -21,6 +21,7 @@ mod autoscaling;
 mod demand;
 mod deployment;
 mod details;
+mod json;
 mod process;
 mod replica;
 mod routes;
@@ -35,6 +36,7 @@ pub use deployment::{
 pub use details::{
     ApplicationDetails, DeadReplica, DeploymentDetails, InstanceDetails, ReplicaDetails,
 };
+pub use json::JsonText;
 pub use process::{ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
 pub use replica::{ColdStartPhases, EngineLoad, ModelCard, ReplicaReport, ReplicaStatus};
 pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};

@@ -45,6 +45,9 @@ impl Api {
                     "session_name": format!("tyndall {}", env!("CARGO_PKG_VERSION")),
                 }),
             )),
+            (Method::GET, "/api/tyndall/controller-health/") => {
+                Ok(json(StatusCode::OK, &self.ask(Message::Health).await?))
+            }
             (Method::GET, "/api/tyndall/events/") => self.events(&query).await,
             (Method::GET, "/api/tyndall/usage/") => {
                 Ok(json(StatusCode::OK, &self.try_ask(Message::Usage).await?))

@@ -24,7 +24,12 @@ impl Api {
     pub(super) async fn details(&self, shape: Shape) -> Answer {
         let overview = self.ask(Message::Overview).await?;
         let mut text = String::from("{");
-        for (key, value) in self.fields(shape, &overview) {
+        let mut fields = self.fields(shape, &overview);
+        if let Shape::Ray(_) = shape {
+            let health = self.ask(Message::Health).await?;
+            fields.insert("controller_health_metrics".to_owned(), health);
+        }
+        for (key, value) in fields {
             text.push_str(&format!("{}:{value},", Value::from(key)));
         }
         text.push_str("\"applications\":{");

@@ -24,7 +24,7 @@ pub(super) fn from_1(change: &Transaction<'_>) -> rusqlite::Result<()> {
             source: ApplicationSource::Imperative,
             external_scaler_enabled: false,
             autoscaling_policy: None,
-            submitted: serde_json::Value::Null,
+            submitted: Default::default(),
             deployments: vec![deployment],
         };
         let name = config.name.as_str();

@@ -70,7 +70,7 @@ fn config(application: &str, max_replicas: u32) -> ApplicationConfig {
         source: ApplicationSource::Imperative,
         external_scaler_enabled: false,
         autoscaling_policy: None,
-        submitted: Value::Null,
+        submitted: Default::default(),
         deployments: vec![deployment(id(application, "d"), max_replicas)],
     }
 }
@@ -365,12 +365,13 @@ fn a_full_disk_changes_nothing() {
     let pages = count(&store, "PRAGMA page_count");
     store.connection.pragma_update(None, "max_page_count", pages).unwrap();
     let mut large = config("b", 1);
-    large.submitted = "x".repeat(100_000).into();
+    let long = json!("x".repeat(100_000));
+    large.submitted = (&long).into();
     let full = store.deploy(&large, "", at(2)).unwrap_err();
     assert!(full.is_full() && full.to_string().contains("free some space"), "{full}");
     let a = name("a");
     let submission = Submission {
-        applications: vec![(&a, &large.submitted)],
+        applications: vec![(&a, &long)],
         gone: &[],
         target_capacity: Some((50.0, None)),
         shared: &json!({}),

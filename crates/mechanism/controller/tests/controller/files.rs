@@ -121,7 +121,7 @@ async fn a_builder_must_answer_with_what_was_asked_for() {
     assert_eq!(node.details().await.applications.len(), 1);
     // Where and by which way it came is not the builder's to say.
     let mut strange = application("a", vec![config("a")]);
-    strange.submitted = "other".into();
+    strange.submitted = (&serde_json::json!("other")).into();
     node.builds_to(&strange);
     node.put(&file(&[("a", "7")])).await.unwrap();
     let details = node.until("a", Running).await;

@@ -57,6 +57,7 @@ async fn the_details_have_rays_keys_and_no_others() {
             "proxies",
             "applications",
             "target_groups",
+            "controller_health_metrics",
             "restores_unset_config_options",
         ],
     );
@@ -249,6 +250,7 @@ async fn the_document_lists_what_there_is() {
         "DELETE /api/tyndall/applications/{application}",
         "GET /api/tyndall/applications/{application}/versions",
         "POST /api/tyndall/applications/{application}/rollback",
+        "GET /api/tyndall/controller-health",
         "GET /api/tyndall/events",
         "GET /api/tyndall/usage",
         "GET /api/tyndall/logs",

@@ -105,7 +105,7 @@ pub(crate) fn application(name: &str, deployments: Vec<DeploymentConfig>) -> App
         source: ApplicationSource::Imperative,
         external_scaler_enabled: false,
         autoscaling_policy: None,
-        submitted: serde_json::Value::Null,
+        submitted: Default::default(),
         deployments: deployments.into_iter().map(of).collect(),
         name,
     }

@@ -34,7 +34,7 @@ applications:
     assert_eq!(config.http.port, Some(8001));
     assert_eq!(config.http.request_timeout_s, Some(30.0));
     assert_eq!((config.http.host, config.http.keep_alive_timeout_s), (None, None));
-    assert!(config.http.is_given());
+    assert!(config.http.has_listener());
     assert_eq!(config.target_capacity, Some(50.0));
     assert_eq!(
         config.shared,

@@ -55,10 +55,10 @@ pub struct HttpOptions {
 }
 
 impl HttpOptions {
-    /// Whether the file says anything of it: a running instance does not change its listener.
+    /// Whether the file says where to listen: a running instance does not change that.
     #[must_use]
-    pub fn is_given(&self) -> bool {
-        *self != Self::default()
+    pub fn has_listener(&self) -> bool {
+        self.host.is_some() || self.port.is_some()
     }
 
     fn read(node: &Node) -> Self {
