@@ -187,3 +187,39 @@ fn a_config_file_understands_every_option() {
         assert_eq!(serde_json::from_value::<DeploymentOptions>(written).unwrap(), options);
     }
 }
+
+/// Names and defaults of the options in a page's tables.
+fn rows(page: &str) -> Vec<(&str, &str)> {
+    page.lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.split(" | ").collect();
+            let name = cells.first()?.strip_prefix("| `")?.strip_suffix('`')?;
+            // The default stands before the last column.
+            Some((name, *cells.get(cells.len().checked_sub(2)?)?))
+        })
+        .collect()
+}
+
+#[test]
+fn the_docs_have_every_option_with_its_default() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/rust.md");
+    let docs = std::fs::read_to_string(path).unwrap();
+    let (_, docs) = docs.split_once("<!-- options -->\n").unwrap();
+    let told = rows(docs.split_once("<!-- end -->").unwrap().0);
+    let table = file::table();
+    let of = |title: &str| {
+        let (_, rest) = table.split_once(&format!("### {title}\n")).unwrap();
+        rows(rest.split("\n### ").next().unwrap())
+    };
+    let known = [of("DeploymentSchema"), of("AutoscalingConfig"), of("TyndallOptions")].concat();
+    for row in &told {
+        assert!(known.contains(row), "{row:?} is not in the tables of config files");
+    }
+    let written = serde_json::to_value(all()).unwrap();
+    let deployment = written.as_object().unwrap();
+    let nested = ["autoscaling_config", "tyndall"].map(|name| deployment[name].as_object());
+    let names = nested.into_iter().flatten().chain([deployment]).flat_map(|map| map.keys());
+    for name in names.filter(|name| !["name", "tyndall"].contains(&name.as_str())) {
+        assert!(told.iter().any(|(known, _)| known == name), "docs/rust.md has no {name}");
+    }
+}
