@@ -14,6 +14,13 @@ use tyndall_types::with_causes;
 /// What this library's calls end with.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// [`Error::kind`] of a request whose client went away.
+pub(crate) const CANCELLED: &str = "RequestCancelled";
+
+/// Marks an answer that says an error, with its [`Error::kind`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failed(pub(crate) &'static str);
+
 /// Why a call has no answer, or an application cannot be built.
 ///
 /// Source of names and texts: Ray Serve `serve/exceptions.py`.
@@ -122,6 +129,20 @@ impl Error {
         Self::UserError { message: format!("the deployment panicked: {text}") }
     }
 
+    /// The variant's name, for metrics.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::BackPressure { .. } => "BackPressure",
+            Self::DeploymentUnavailable { .. } => "DeploymentUnavailable",
+            Self::ReplicaUnavailable { .. } => "ReplicaUnavailable",
+            Self::RequestCancelled { .. } => CANCELLED,
+            Self::Timeout { .. } => "Timeout",
+            Self::UserError { .. } => "UserError",
+            Self::InvalidRequest { .. } => "InvalidRequest",
+            Self::InvalidOptions { .. } => "InvalidOptions",
+        }
+    }
+
     /// The status of an HTTP answer with this error.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -154,7 +175,7 @@ impl Error {
 /// who read `Internal Server Error`.
 impl IntoResponse for Error {
     fn into_response(self) -> axum::response::Response {
-        let status = self.status();
+        let (status, failed) = (self.status(), Failed(self.kind()));
         let body = match &self {
             Self::UserError { message } | Self::InvalidOptions { message } => {
                 tracing::error!(error = message, "a request failed");
@@ -167,6 +188,7 @@ impl IntoResponse for Error {
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
+        response.extensions_mut().insert(failed);
         response
     }
 }
@@ -216,6 +238,7 @@ mod tests {
         for (error, status) in all() {
             let shown = format!("{error:?}");
             let kind = shown.split(' ').next().unwrap();
+            assert_eq!(error.kind(), kind);
             let row = format!("| `{kind}` | {status} | ");
             assert!(docs.lines().any(|line| line.starts_with(&row)), "docs/rust.md lacks {row}");
         }
