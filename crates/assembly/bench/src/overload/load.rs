@@ -44,6 +44,11 @@ impl Asker {
         }
     }
 
+    /// Closes what is open and idle.
+    pub(super) fn close(&self) {
+        lock(&self.idle).clear();
+    }
+
     async fn exchange(&self) -> Result<Reply, String> {
         let idle = lock(&self.idle).pop();
         let mut connection = match idle {

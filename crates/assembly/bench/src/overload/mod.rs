@@ -29,6 +29,8 @@ use target::Target;
 const START_DEADLINE: Duration = Duration::from_secs(300);
 /// Between two looks at the proxy's memory.
 const LOOK: Duration = Duration::from_millis(200);
+/// From the end of all connections to the last of them.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 /// The begin of a phase that is not measured, at most.
 const MAX_WARMUP_S: f64 = 1.0;
 /// Reasons of lost requests that are told.
@@ -62,6 +64,9 @@ pub struct OverloadArgs {
     /// Requests that wait for it [default: the server's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_queued_requests: Option<u32>,
+    /// CPUs of the replica, which are a model's threads [default: the server's]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub num_cpus: Option<f64>,
     /// Tokens of each answer of a model
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub output_len: u32,
@@ -104,6 +109,7 @@ pub(crate) fn run(args: &OverloadArgs, context: &Context) -> Result<Report, Benc
     let bound = |given: Option<u32>| given.map_or_else(default, |bound| bound.to_string());
     report.set("max-ongoing-requests", bound(args.max_ongoing_requests));
     report.set("max-queued-requests", bound(args.max_queued_requests));
+    report.set("num-cpus", args.num_cpus.map_or_else(default, |cpus| cpus.to_string()));
     fill(&mut report, &found);
     Ok(report)
 }
@@ -115,6 +121,8 @@ struct Phase {
     tally: Tally,
     /// Shares of a core: of what sends, the proxy, the replica.
     cpu: [f64; 3],
+    /// The proxy's at its end.
+    memory: Memory,
 }
 
 /// All that was found.
@@ -176,9 +184,11 @@ async fn measure(
             never = watching => match never {},
         };
         let cpu = [0, 1, 2].map(|i| (cpu_after[i] - cpu_before[i]) / tally.took_s());
-        found.phases.push(Phase { factor, tally, cpu });
+        found.phases.push(Phase { factor, tally, cpu, memory: memory(proxy)? });
         drop(progress);
     }
+    asker.close();
+    tokio::time::sleep(LAST_LOOK).await;
     let after = memory(proxy)?;
     found.memory = [before, larger(most, after), after];
     Ok(found)
@@ -242,7 +252,7 @@ fn fill(report: &mut Report, found: &Found) {
 }
 
 fn fill_phase(report: &mut Report, phase: &Phase, peak: f64) {
-    let Phase { factor, tally, cpu } = phase;
+    let Phase { factor, tally, cpu, .. } = phase;
     let factor = number(*factor);
     let named = |what: &str| format!("{what}_{factor}x");
     let sent = tally.num_sent().max(1) as f64;
@@ -258,6 +268,8 @@ fn fill_phase(report: &mut Report, phase: &Phase, peak: f64) {
         let label = format!("  {name}, of a core");
         report.fact(&named(&format!("cpu_{name}")), &label, 100.0 * share, "%");
     }
+    let own = phase.memory.pss_anon as f64 / 1e6;
+    report.cost(&named("proxy_anon"), "  proxy, own pages at the end", own, "MB");
     let label = format!("Answered at {factor}x");
     report.latency(&named("e2el"), &label, tally.latencies_ms());
 }
@@ -282,7 +294,7 @@ mod tests {
             tally.ended(at_s, Duration::from_millis(100), came);
         }
         tally.close(3.0);
-        let phase = Phase { factor: 10.0, tally, cpu: [0.1, 0.2, 0.3] };
+        let phase = Phase { factor: 10.0, tally, cpu: [0.1, 0.2, 0.3], memory: Memory::default() };
         let found = Found {
             closed: vec![(8, 1.0), (32, 4.0)],
             phases: vec![phase],

@@ -58,6 +58,9 @@ impl Target {
                 options.insert(name.to_owned(), bound.into());
             }
         }
+        if let Some(cpus) = args.num_cpus {
+            options.insert("ray_actor_options".to_owned(), json!({"num_cpus": cpus}));
+        }
         let application = match self {
             Self::Model(model) => json!({"model": model, "deployment_config": options}),
             Self::Program { path, args, ingress } => {
@@ -113,12 +116,25 @@ mod tests {
 
     #[test]
     fn bounds_reach_the_deployment_that_is_asked() {
-        let line = ["x", "--max-queued-requests", "7", "-d", "1", "--args", "{\"a\":2}"];
+        let line = [
+            "x",
+            "--max-queued-requests",
+            "7",
+            "-d",
+            "1",
+            "--args",
+            "{\"a\":2}",
+            "--num-cpus",
+            "2",
+        ];
         let args = Line::parse_from(line).args;
         let target = Target::of(&args).unwrap();
         let config = target.config(&args);
         let options = &config["applications"][0]["deployment_config"];
-        assert_eq!(*options, json!({"num_replicas": 1, "max_queued_requests": 7}));
+        let cpus = json!({"num_cpus": 2.0});
+        let expected =
+            json!({"num_replicas": 1, "max_queued_requests": 7, "ray_actor_options": cpus});
+        assert_eq!(*options, expected);
         let text = target.request(&args, "h:1", Some(0.5));
         let text = std::str::from_utf8(&text).unwrap();
         assert!(text.starts_with("POST /generate HTTP/1.1\r\nhost: h:1\r\n"), "{text}");
