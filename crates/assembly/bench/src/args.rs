@@ -6,6 +6,7 @@ use crate::cycles::CyclesArgs;
 use crate::engine::EngineArgs;
 use crate::footprint::{IdleArgs, MemoryArgs};
 use crate::http::HttpArgs;
+use crate::overload::OverloadArgs;
 use crate::quality::QualityArgs;
 use crate::roofline::MachineArgs;
 use crate::serve::ServeArgs;
@@ -22,6 +23,7 @@ Examples:
   tyndall bench cold-start demo                      wakes from zero, phase by phase
   tyndall bench chaos --seconds 60                   what dies, and what becomes of requests
   tyndall bench cycles -n 1000                       sleep and wake, again and again
+  tyndall bench overload demo                        ten times more than it can do
   tyndall bench compare before.json after.json       what changed, figure by figure
 
 Figures are printed, never judged. --json keeps them with the machine they belong to, --html draws
@@ -121,6 +123,22 @@ the admin API nor among the processes.
 Examples:
   tyndall bench cycles
   tyndall bench cycles -n 50 --idle-timeout 0.1";
+
+const OVERLOAD: &str = "\
+Clients that wait for their answers find the peak; then requests come at multiples of it, at random
+times (open loop), and a client goes away at its deadline. Goodput is what is answered with 200 by
+then. A request is answered, refused with 503 or 429 and the time to come again, or lost, which is
+everything else; the command fails when one is lost. What sends is one thread, and its share of a
+core is told.
+
+A program is sent --body. `cargo build --release -p tyndall --example wait` makes one whose calls
+take 20 ms, 8 at a time, so that its capacity is known: 400 per second.
+
+Examples:
+  tyndall bench overload
+  tyndall bench overload ./my-model --output-len 64 --max-ongoing-requests 32 --deadline 30
+  tyndall bench overload target/release/examples/wait --args '{\"ms\": 50}'
+  tyndall bench overload --factors 1,20 --seconds 30 --html page.html";
 
 const MEMORY: &str = "\
 Weights are mapped, so that replicas share the pages of their file. The PSS divides a shared page
@@ -263,6 +281,16 @@ pub enum Benchmark {
         /// What is done.
         #[command(flatten)]
         args: CyclesArgs,
+        /// Where it goes.
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// More requests than a deployment can answer: what is left of its throughput
+    #[command(after_help = OVERLOAD)]
+    Overload {
+        /// What is done.
+        #[command(flatten)]
+        args: OverloadArgs,
         /// Where it goes.
         #[command(flatten)]
         output: OutputArgs,

@@ -1,5 +1,5 @@
 //! What `tyndall bench` measures: the machine, the engine, quantization, a server, a route, a cold
-//! start, memory, and what becomes of requests while processes die.
+//! start, memory, and what becomes of requests while processes die, or when there are too many.
 //!
 //! Each benchmark fills a [`Report`], which is printed, kept as JSON, drawn as a page, and compared
 //! with another one. Nothing here asserts a figure, and nothing here reads the environment: what
@@ -21,6 +21,7 @@ mod http;
 mod lengths;
 mod loading;
 mod machine;
+mod overload;
 mod processes;
 mod progress;
 mod quality;
@@ -93,6 +94,7 @@ pub fn run(args: &BenchArgs, context: &Context) -> Result<Outcome, BenchError> {
         Benchmark::Memory { args, output } => (footprint::replicas(args, context)?, output),
         Benchmark::Chaos { args, output } => (chaos::run(args, context)?, output),
         Benchmark::Cycles { args, output } => (cycles::run(args, context)?, output),
+        Benchmark::Overload { args, output } => (overload::run(args, context)?, output),
         Benchmark::Compare(CompareArgs { a, b }) => {
             let text = compare::compare(&Report::read_json(a)?, &Report::read_json(b)?)?;
             return Ok(Outcome { text, is_failure: false });

@@ -20,6 +20,11 @@ impl Url {
         Client::tcp(self.address)
     }
 
+    /// Where its host is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The port that was found.
     pub(crate) fn port(&self) -> u16 {
         self.address.port()

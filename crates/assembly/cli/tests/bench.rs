@@ -88,6 +88,7 @@ fn help_teaches_by_examples() {
         "memory",
         "chaos",
         "cycles",
+        "overload",
         "compare",
     ];
     for name in names {

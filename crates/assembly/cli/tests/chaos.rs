@@ -1,5 +1,5 @@
-//! `tyndall bench chaos`, `cycles` and `idle --deployments` with the real binary: nothing is lost and
-//! nothing is left, whatever the figures are.
+//! `tyndall bench chaos`, `cycles`, `overload` and `idle --deployments` with the real binary: nothing is
+//! lost and nothing is left, whatever the figures are.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
@@ -56,6 +56,21 @@ fn sleep_and_wake_lose_nothing() {
         assert_eq!(count(&json, name), 5, "{name}");
     }
     assert!(metric(&json, "pss_before") > 0.0 && metric(&json, "pss_after") > 0.0);
+}
+
+#[test]
+fn overload_loses_nothing() {
+    let bounds = ["--max-ongoing-requests", "2", "--max-queued-requests", "8"];
+    let load = ["--factors", "1,8", "--seconds", "2", "--clients", "2", "--deadline", "120"];
+    let json = bench(&[&["overload", "--output-len", "4"][..], &bounds[..], &load[..]].concat());
+    assert_eq!(json["settings"]["max-queued-requests"], "8");
+    for name in ["lost", "lost_1x", "lost_8x"] {
+        assert_eq!(metric(&json, name), 0.0, "{name}: {json:#}");
+    }
+    for name in ["peak", "closed_2", "sent_8x", "proxy_anon_start", "proxy_anon_peak"] {
+        assert!(metric(&json, name) > 0.0, "{name}");
+    }
+    assert!(count(&json, "e2el_8x") > 0);
 }
 
 #[test]

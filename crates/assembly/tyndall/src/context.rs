@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::{Duration, Instant};
+#[cfg(test)]
+use tyndall_telemetry::ProgramLabels;
+use tyndall_telemetry::ProgramMetrics;
 use tyndall_types::{ApplicationName, HEADER_REQUEST_ID, ReplicaId};
 
 /// Header that carries the id of a multiplexed model.
@@ -121,6 +124,7 @@ pub(crate) struct ReplicaFacts {
     pub(crate) replica_id: ReplicaId,
     pub(crate) max_ongoing_requests: u32,
     pub(crate) rank: u32,
+    pub(crate) metrics: Arc<ProgramMetrics>,
 }
 
 impl ReplicaContext {
@@ -153,6 +157,27 @@ impl ReplicaContext {
     #[must_use]
     pub fn rank(&self) -> u32 {
         self.facts.rank
+    }
+}
+
+#[cfg(test)]
+impl ReplicaContext {
+    /// One that tests put around code.
+    pub(crate) fn of_tests() -> Self {
+        let labels = ProgramLabels {
+            application: "app".into(),
+            deployment: "D".into(),
+            replica: "r1".into(),
+        };
+        let facts = ReplicaFacts {
+            application: ApplicationName::new("app").unwrap(),
+            deployment: "D".into(),
+            replica_id: ReplicaId::new("r1"),
+            max_ongoing_requests: 8,
+            rank: 0,
+            metrics: Arc::new(ProgramMetrics::new(labels)),
+        };
+        Self { facts: Arc::new(facts) }
     }
 }
 

@@ -14,6 +14,13 @@ use tyndall_types::with_causes;
 /// What this library's calls end with.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// [`Error::kind`] of a request whose client went away.
+pub(crate) const CANCELLED: &str = "RequestCancelled";
+
+/// Marks an answer that says an error, with its [`Error::kind`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failed(pub(crate) &'static str);
+
 /// Why a call has no answer, or an application cannot be built.
 ///
 /// Source of names and texts: Ray Serve `serve/exceptions.py`.
@@ -122,6 +129,20 @@ impl Error {
         Self::UserError { message: format!("the deployment panicked: {text}") }
     }
 
+    /// The variant's name, for metrics.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::BackPressure { .. } => "BackPressure",
+            Self::DeploymentUnavailable { .. } => "DeploymentUnavailable",
+            Self::ReplicaUnavailable { .. } => "ReplicaUnavailable",
+            Self::RequestCancelled { .. } => CANCELLED,
+            Self::Timeout { .. } => "Timeout",
+            Self::UserError { .. } => "UserError",
+            Self::InvalidRequest { .. } => "InvalidRequest",
+            Self::InvalidOptions { .. } => "InvalidOptions",
+        }
+    }
+
     /// The status of an HTTP answer with this error.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -154,7 +175,7 @@ impl Error {
 /// who read `Internal Server Error`.
 impl IntoResponse for Error {
     fn into_response(self) -> axum::response::Response {
-        let status = self.status();
+        let (status, failed) = (self.status(), Failed(self.kind()));
         let body = match &self {
             Self::UserError { message } | Self::InvalidOptions { message } => {
                 tracing::error!(error = message, "a request failed");
@@ -167,6 +188,7 @@ impl IntoResponse for Error {
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
+        response.extensions_mut().insert(failed);
         response
     }
 }
@@ -175,28 +197,50 @@ impl IntoResponse for Error {
 mod tests {
     use super::*;
 
+    /// One of each kind, with its status.
+    fn all() -> [(Error, u16); 8] {
+        [
+            (
+                Error::BackPressure {
+                    num_queued_requests: 3,
+                    max_queued_requests: 3,
+                    status_code: 503,
+                    retry_after_s: Some(6.5),
+                },
+                503,
+            ),
+            (
+                Error::DeploymentUnavailable { deployment: "A".into(), reason: "it failed".into() },
+                503,
+            ),
+            (Error::ReplicaUnavailable { message: "gone".into() }, 503),
+            (Error::RequestCancelled { request_id: "r".into() }, 499),
+            (Error::Timeout { request_id: "r".into(), timeout_s: 0.5 }, 408),
+            (Error::user("no"), 500),
+            (Error::invalid_request("what"), 400),
+            (Error::options("bad"), 500),
+        ]
+    }
+
     #[test]
     fn errors_cross_processes_with_their_kind() {
-        let all = [
-            Error::BackPressure {
-                num_queued_requests: 3,
-                max_queued_requests: 3,
-                status_code: 429,
-                retry_after_s: Some(6.5),
-            },
-            Error::DeploymentUnavailable { deployment: "A".into(), reason: "it failed".into() },
-            Error::ReplicaUnavailable { message: "gone".into() },
-            Error::RequestCancelled { request_id: "r".into() },
-            Error::Timeout { request_id: "r".into(), timeout_s: 0.5 },
-            Error::user("no"),
-            Error::invalid_request("what"),
-            Error::options("bad"),
-        ];
-        let statuses = [429, 503, 503, 499, 408, 500, 400, 500];
-        for (error, status) in all.into_iter().zip(statuses) {
+        for (error, status) in all() {
             let text = serde_json::to_string(&error).unwrap();
             assert_eq!(serde_json::from_str::<Error>(&text).unwrap(), error, "{text}");
             assert_eq!(error.status().as_u16(), status, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_docs_have_every_kind_with_its_status() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/rust.md");
+        let docs = std::fs::read_to_string(path).unwrap();
+        for (error, status) in all() {
+            let shown = format!("{error:?}");
+            let kind = shown.split(' ').next().unwrap();
+            assert_eq!(error.kind(), kind);
+            let row = format!("| `{kind}` | {status} | ");
+            assert!(docs.lines().any(|line| line.starts_with(&row)), "docs/rust.md lacks {row}");
         }
     }
 
@@ -205,9 +249,10 @@ mod tests {
         let full = Error::BackPressure {
             num_queued_requests: 1,
             max_queued_requests: 1,
-            status_code: 503,
+            status_code: 429,
             retry_after_s: Some(6.2),
         };
+        assert_eq!(full.status(), StatusCode::TOO_MANY_REQUESTS);
         let text = full.to_string();
         assert!(text.starts_with("Request dropped due to backpressure (num_queued_requests=1"));
         assert_eq!(full.into_response().headers()[header::RETRY_AFTER], "7");

@@ -29,10 +29,10 @@ pub struct CallOptions {
     /// request that calls. A call that takes longer is cancelled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_s: Option<f64>,
-    /// Which of a replica's models is meant; replicas that have it are preferred.
+    /// Which of a replica's models is meant. The choice of the replica does not depend on it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub multiplexed_model_id: String,
-    /// Calls of one session prefer one replica.
+    /// The session that the callee is told. The choice of the replica does not depend on it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub session_id: String,
 }

@@ -7,7 +7,7 @@
 
 use crate::context::{RequestContext, Scope};
 use crate::deployment::Deployment;
-use crate::error::{Error, Result};
+use crate::error::{Error, Failed, Result};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{OriginalUri, Request};
@@ -177,15 +177,24 @@ async fn streamed<R: Serialize + Send + 'static>(
     Ok(typed(kind, Body::from_stream(whole)))
 }
 
+/// What is held from a request's begin to the last byte of its answer.
+pub(crate) trait Held: Send + Unpin + 'static {
+    /// The answer begins; an error of this kind is what it says, if any.
+    fn answers(&mut self, _failed: Option<&'static str>) {}
+
+    /// The answer broke off.
+    fn broke(&mut self) {}
+}
+
 /// Answers a request by a router, in `scope`; `held` is dropped with the last byte of the answer.
 ///
 /// # Cancel safety
 /// Dropping the future or the answer drops whatever works for it.
-pub(crate) async fn serve<T: Send + Unpin + 'static>(
+pub(crate) async fn serve<T: Held>(
     mut router: Router,
     mut request: Request,
     scope: Scope,
-    held: T,
+    mut held: T,
 ) -> Response {
     let request_id = HeaderValue::from_str(&scope.request.request_id);
     take_prefix_off(&mut request, &scope.request);
@@ -198,6 +207,7 @@ pub(crate) async fn serve<T: Send + Unpin + 'static>(
     if let Ok(id) = request_id {
         response.headers_mut().entry(HEADER_REQUEST_ID).or_insert(id);
     }
+    held.answers(response.extensions().get().map(|Failed(kind)| *kind));
     response.map(|body| Body::new(HeldBody { body, scope, held: Some(held) }))
 }
 
@@ -225,7 +235,7 @@ struct HeldBody<T> {
     held: Option<T>,
 }
 
-impl<T: Unpin> HttpBody for HeldBody<T> {
+impl<T: Held> HttpBody for HeldBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -235,8 +245,11 @@ impl<T: Unpin> HttpBody for HeldBody<T> {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let Self { body, scope, held } = &mut *self;
         let polled = scope.enter(|| Pin::new(body).poll_frame(cx));
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            held.take();
+        if let Poll::Ready(None | Some(Err(_))) = &polled
+            && let Some(mut held) = held.take()
+            && let Poll::Ready(Some(_)) = &polled
+        {
+            held.broke();
         }
         polled
     }

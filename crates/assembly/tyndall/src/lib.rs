@@ -62,6 +62,8 @@
 //! # }
 //! ```
 //!
+//! The repository's `docs/rust.md` is a guide to all of it; its code is tested as this page's is.
+//!
 //! | for | see |
 //! |---|---|
 //! | replicas, queues, health, updates | [`DeploymentOptions`] |
@@ -107,3 +109,8 @@ pub use options::{
     NumReplicas, RuntimeEnv,
 };
 pub use program::{Builder, main};
+
+/// The code of the guide, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/rust.md")]
+struct Guide;

@@ -14,7 +14,9 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tokio::sync::watch;
+use tyndall_telemetry::ModelMetrics;
 
 type Load<M> = Box<dyn Fn(String) -> BoxFuture<'static, Result<M>> + Send + Sync>;
 type Unload<M> = Box<dyn Fn(String, Arc<M>) -> BoxFuture<'static, Result<()>> + Send + Sync>;
@@ -45,6 +47,8 @@ struct Shared<M> {
     /// Held over every load and unload.
     order: tokio::sync::Mutex<()>,
     ids: watch::Sender<Vec<String>>,
+    /// Of one that was made in a replica.
+    metrics: Option<ModelMetrics>,
 }
 
 struct Models<M> {
@@ -104,13 +108,19 @@ impl<M: Send + Sync + 'static> Multiplexed<M> {
                 })?)
             }
         };
+        let ids = watch::Sender::new(Vec::new());
+        let metrics = context::replica().map(|replica| {
+            let ids = ids.subscribe();
+            replica.facts.metrics.models(move || ids.borrow().clone())
+        });
         let shared = Shared {
             limit,
             load: Box::new(move |id| load(id).boxed()),
             unload: Box::new(move |id, model| unload(id, model).boxed()),
             models: Mutex::new(Models { loaded: Vec::new(), loading: Vec::new() }),
             order: tokio::sync::Mutex::new(()),
-            ids: watch::Sender::new(Vec::new()),
+            ids,
+            metrics,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -129,6 +139,9 @@ impl<M: Send + Sync + 'static> Multiplexed<M> {
             return Err(Error::invalid_request(
                 "the id of the model is empty; send it as the header serve_multiplexed_model_id",
             ));
+        }
+        if let Some(metrics) = &self.shared.metrics {
+            metrics.asked();
         }
         if let Some(model) = self.shared.touch(id) {
             return Ok(model);
@@ -230,7 +243,12 @@ impl<M: Send + Sync + 'static> Shared<M> {
                 unloaded?;
             }
         }
-        (self.load)(id.to_owned()).await.map(Arc::new)
+        let begun = Instant::now();
+        let model = (self.load)(id.to_owned()).await.map(Arc::new)?;
+        if let Some(metrics) = &self.metrics {
+            metrics.loaded(begun.elapsed());
+        }
+        Ok(model)
     }
 
     /// Unloads the least recently used model, if there is one. The lock is held.
@@ -244,7 +262,11 @@ impl<M: Send + Sync + 'static> Shared<M> {
             self.publish(&models);
             oldest
         };
+        let begun = Instant::now();
         let work = AssertUnwindSafe((self.unload)(id, model)).catch_unwind().await;
+        if let Some(metrics) = &self.metrics {
+            metrics.unloaded(begun.elapsed());
+        }
         Some(work.unwrap_or_else(|panic| Err(Error::panicked(&*panic))))
     }
 

@@ -41,6 +41,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tyndall_telemetry::{ProgramLabels, ProgramMetrics};
 use tyndall_types::protocol::{DeploymentConfig, ProgramConfig};
 use tyndall_types::{ApplicationName, ReplicaId};
 
@@ -72,6 +73,7 @@ pub async fn start(application: &Application) -> Result<Local> {
             replica_id: ReplicaId::new(format!("local-{}", part.name)),
             max_ongoing_requests: config.max_ongoing_requests,
             rank: 0,
+            metrics: Arc::new(metrics(&application, &part.name)),
         };
         let context = ReplicaContext { facts: Arc::new(facts) };
         let user_config = std::mem::take(&mut config.user_config);
@@ -82,6 +84,18 @@ pub async fn start(application: &Application) -> Result<Local> {
     }
     Ok(local)
 }
+
+/// Nobody reads them; what runs here counts as it does in a replica.
+fn metrics(application: &ApplicationName, deployment: &str) -> ProgramMetrics {
+    ProgramMetrics::new(ProgramLabels {
+        application: application.to_string(),
+        deployment: deployment.to_owned(),
+        replica: format!("local-{deployment}"),
+    })
+}
+
+/// A place among those that work.
+impl http::Held for OwnedSemaphorePermit {}
 
 fn callers_first(built: &Built) -> Vec<String> {
     let mut names: Vec<String> = built.callees_first().map(|part| part.name.clone()).collect();

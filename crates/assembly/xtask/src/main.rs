@@ -24,13 +24,13 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Everything: the checks, every Rust test, the Python clients, the README's code blocks.
+    /// Everything: the checks, every Rust test, the Python clients, the code blocks of the README and the guide.
     Test,
     /// Format, lints, and the repository's own rules. Runs no test and needs no Python.
     Check,
     /// The end-to-end tests with unmodified Python clients.
     Python,
-    /// Runs the README's code blocks.
+    /// Runs the code blocks of the README and the guide.
     Readme,
 }
 

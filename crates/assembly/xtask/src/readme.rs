@@ -1,4 +1,4 @@
-//! Runs the README's code blocks, in order, as a reader would.
+//! Runs the code blocks of the README and of the guide to Rust, in order, as a reader would.
 //!
 //! - `sh` blocks run in bash from the repository's root and must succeed; `python` blocks run in the
 //!   environment of the client tests.
@@ -6,6 +6,7 @@
 //!   it and waits for the URL to answer 200; `<!-- nested -->` is the command that runs these very
 //!   tests; `<!-- interrupts the background -->` is followed by the end of the background process.
 //! - A `json` block is the answer of the block before it: same keys, same kinds of values.
+//! - `rust` blocks are tests of their crate, and `yaml` blocks are config files without errors.
 
 use crate::metadata;
 use crate::python;
@@ -27,14 +28,24 @@ struct Block {
     line: usize,
 }
 
-/// Runs all blocks.
+/// The pages, in the order in which they are run.
+const PAGES: [&str; 2] = ["README.md", "docs/rust.md"];
+
+/// What a `yaml` block is checked by; the file is its standard input.
+const CHECK: &str = "cargo run --release -- config check /dev/stdin";
+
+/// Runs all blocks of all pages.
 pub(crate) fn run() -> Result<()> {
-    let text = std::fs::read_to_string(metadata::root().join("README.md"))?;
+    PAGES.into_iter().try_for_each(run_page)
+}
+
+fn run_page(page: &str) -> Result<()> {
+    let text = std::fs::read_to_string(metadata::root().join(page))?;
     let mut background: Option<Background> = None;
     let mut output = String::new();
     for block in blocks(&text) {
-        eprintln!("   README.md:{}", block.line);
-        let where_ = || format!("README.md:{}:\n{}", block.line, block.code);
+        eprintln!("   {page}:{}", block.line);
+        let where_ = || format!("{page}:{}:\n{}", block.line, block.code);
         match (block.language.as_str(), block.note.as_str()) {
             ("sh", "nested") => {}
             ("sh", note) if note.starts_with("background until ") => {
@@ -48,6 +59,11 @@ pub(crate) fn run() -> Result<()> {
                 }
             }
             ("python", _) => output = python(&block.code).with_context(where_)?,
+            ("rust", _) => {}
+            ("yaml", _) => {
+                let check = format!("{CHECK} <<'END'\n{}\nEND", block.code);
+                shell(&check).with_context(where_)?;
+            }
             ("json", _) => same_shape(&block.code, &output).with_context(where_)?,
             (other, _) => bail!("a block of {other:?} is neither run nor compared: {}", where_()),
         }

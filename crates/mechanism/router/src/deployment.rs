@@ -285,8 +285,9 @@ impl Deployment {
 
     fn changed(&self, state: &State) {
         let (queued, ongoing) = (state.dispatcher.queued(), state.dispatcher.ongoing());
-        self.changes.metrics.load(&label(&state.route), queued, ongoing);
+        // Of one that is retired nobody asks, and its series were forgotten.
         if !state.is_retired {
+            self.changes.metrics.load(&label(&state.route), queued, ongoing);
             self.changes.set_load(&self.id, queued, ongoing);
         }
         self.changes.demand.notify_one();

@@ -1,6 +1,6 @@
 //! The state of a router.
 
-use crate::deployment::{Changes, Deployment};
+use crate::deployment::{Changes, Deployment, label};
 use crate::links;
 use crate::mounts::{Mount, Scope};
 use crate::table::{Models, Table};
@@ -180,10 +180,26 @@ impl Router {
             }
             gone
         };
-        for deployment in gone {
+        for deployment in &gone {
             deployment.retire();
         }
+        self.forget(&gone);
         self.has_table.send_replace(true);
+    }
+
+    /// The series of deployments that are gone go with them, unless one that stays has their label.
+    fn forget(&self, gone: &[Arc<Deployment>]) {
+        if gone.is_empty() {
+            return;
+        }
+        let routes: Vec<_> = self.table().deployments().map(|stays| stays.route()).collect();
+        let labels: HashSet<_> = routes.iter().map(|route| label(route)).collect();
+        for route in gone.iter().map(|deployment| deployment.route()) {
+            let label = label(&route);
+            if !labels.contains(&label) {
+                self.metrics().forget(&label);
+            }
+        }
     }
 
     /// The load now: every deployment with a count above zero.
@@ -292,6 +308,36 @@ mod tests {
         drop(waiting);
         assert_eq!(router.demand()[0].queued, 1);
         assert!(old.enter().is_err());
+    }
+
+    #[test]
+    fn a_deployment_that_is_gone_takes_its_series_along() {
+        let router = unlinked();
+        let of = |name: &str, model: &str| {
+            let mut route = route(name);
+            route.model.as_mut().unwrap().id = model.to_owned();
+            route
+        };
+        let routes = vec![of("a", "m"), of("b", "m"), of("c", "other")];
+        router.apply(table(routes));
+        let enter = |name: &str| {
+            let id = DeploymentId::try_from(name.to_owned()).unwrap();
+            router.deployment(&id).unwrap().enter().unwrap()
+        };
+        let waiting = ["a", "b", "c"].map(enter);
+        let has = |model: &str| {
+            router
+                .metrics()
+                .render()
+                .contains(&format!("tyndall_queued_requests{{model=\"{model}\"}}"))
+        };
+        assert!(has("m") && has("other"));
+        router.apply(delta(Vec::new(), &["a"]));
+        assert!(has("m"), "another deployment serves the model");
+        router.apply(delta(Vec::new(), &["b"]));
+        assert!(!has("m") && has("other"));
+        drop(waiting);
+        assert!(!has("m") && has("other"), "what ends later makes no series");
     }
 
     #[test]

@@ -122,6 +122,41 @@ metrics! {
         "Seconds of each phase of a replica's start",
     ReplicaFailures = Counter "tyndall_replica_failures_total"
         "Replicas that ended without being asked to",
+    // Replica of a program; the names are Ray's, as its own page has them.
+    DeploymentRequests = Counter "ray_serve_deployment_request_counter_total"
+        "Requests and calls that a replica answered without an error",
+    DeploymentErrors = Counter "ray_serve_deployment_error_counter_total"
+        "Requests and calls that ended with an error, by its kind",
+    DeploymentLatency = Histogram "ray_serve_deployment_processing_latency_ms"
+        "Milliseconds from a request's arrival at the replica to the last byte of its answer",
+    ProcessingQueries = Gauge "ray_serve_replica_processing_queries"
+        "Requests that a replica works on",
+    BatchWait = Histogram "ray_serve_batch_wait_time_ms"
+        "Milliseconds from a batch's first item to its start",
+    BatchExecution = Histogram "ray_serve_batch_execution_time_ms"
+        "Milliseconds that a batch ran",
+    BatchQueueLength = Gauge "ray_serve_batch_queue_length"
+        "Items that wait to be batched",
+    BatchUtilization = Histogram "ray_serve_batch_utilization_percent"
+        "Size of a batch in percent of the largest",
+    BatchSize = Histogram "ray_serve_actual_batch_size"
+        "Items of a batch",
+    BatchesProcessed = Counter "ray_serve_batches_processed_total"
+        "Batches that ran",
+    MultiplexedModels = Gauge "ray_serve_num_multiplexed_models"
+        "Models that a replica has loaded or loads",
+    RegisteredModel = Gauge "ray_serve_registered_multiplexed_model_id"
+        "1 for each model that a replica has loaded or loads",
+    ModelGets = Counter "ray_serve_multiplexed_get_model_requests_counter_total"
+        "Times that a model was asked for",
+    ModelLoads = Counter "ray_serve_multiplexed_models_load_counter_total"
+        "Models that were loaded",
+    ModelUnloads = Counter "ray_serve_multiplexed_models_unload_counter_total"
+        "Models that were unloaded",
+    ModelLoadLatency = Histogram "ray_serve_multiplexed_model_load_latency_ms"
+        "Milliseconds that loading a model took",
+    ModelUnloadLatency = Histogram "ray_serve_multiplexed_model_unload_latency_ms"
+        "Milliseconds that unloading a model took",
 }
 
 impl Metric {
@@ -152,6 +187,21 @@ pub(crate) const TOKEN_GAP_SECONDS: [f64; 22] = [
     5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 ];
 
+/// Buckets of requests, batches and models of programs, milliseconds. Source of these three: ray
+/// 2.60.0 `serve/_private/constants.py`.
+pub(crate) const REQUEST_MS: [f64; 19] = [
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 1e3, 2e3, 5e3, 1e4, 6e4,
+    12e4, 3e5, 6e5,
+];
+
+/// Buckets of the share of a batch that is used, percent.
+pub(crate) const PERCENT: [f64; 13] =
+    [5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 99.0, 100.0];
+
+/// Buckets of the size of a batch.
+pub(crate) const BATCH_SIZES: [f64; 11] =
+    [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,11 +213,29 @@ mod tests {
         for metric in Metric::ALL {
             let name = metric.name();
             assert!(seen.insert(name), "{name} twice");
-            assert!(name.starts_with("tyndall_"), "{name}");
+            let is_rays = name.starts_with("ray_serve_");
+            assert!(is_rays || name.starts_with("tyndall_"), "{name}");
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
             assert_eq!(name.ends_with("_total"), metric.kind() == Kind::Counter, "{name}");
-            assert_eq!(name.ends_with("_seconds"), metric.kind() == Kind::Histogram, "{name}");
+            let is_histogram = metric.kind() == Kind::Histogram;
+            assert!(is_rays || name.ends_with("_seconds") == is_histogram, "{name}");
             assert!(!metric.help().is_empty() && !metric.help().ends_with('.'), "{name}");
         }
+    }
+
+    #[test]
+    fn the_docs_have_the_names_of_programs() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/rust.md");
+        let docs = std::fs::read_to_string(path).expect("the guide is there");
+        let told: Vec<&str> = docs
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `ray_serve_")?.split_once('`'))
+            .map(|(name, _)| name)
+            .collect();
+        let known: Vec<&str> = Metric::ALL
+            .iter()
+            .filter_map(|metric| metric.name().strip_prefix("ray_serve_"))
+            .collect();
+        assert_eq!(told, known, "docs/rust.md has other metrics, or another order");
     }
 }

@@ -104,6 +104,21 @@ fn programs_are_served_from_a_file_and_by_name() -> Result<()> {
     assert_eq!(server.get("/-/routes")?.json(), json!({"/": "search", "/echo": "echo"}));
     assert_eq!(server.pids_of("replica").len(), 4, "each deployment has a process of its own");
 
+    // The proxy's page has those of all replicas; below the root, `/metrics` is the program's own.
+    let page = server.get("/-/metrics")?.text;
+    for (name, deployment) in [
+        ("deployment_request_counter_total", "Search"),
+        ("deployment_request_counter_total", "Ranker"),
+        ("deployment_processing_latency_ms_count", "Echo"),
+        ("batches_processed_total", "Embedder"),
+    ] {
+        let (name, deployment) =
+            (format!("ray_serve_{name}{{"), format!("deployment=\"{deployment}\""));
+        let is_it = |line: &str| line.starts_with(&name) && line.contains(&deployment);
+        let line = page.lines().find(|line| is_it(line)).context(name.clone())?;
+        ensure!(!line.ends_with(" 0"), "{line}");
+    }
+
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n";
     let mut line = String::new();
     BufReader::new(open(&server, "/echo", upgrade)?).read_line(&mut line)?;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
+use tyndall_telemetry::BatchMetrics;
 
 /// Whoever waits for an item's result.
 pub(super) trait Caller: Send + 'static {
@@ -55,6 +56,8 @@ pub(super) struct Former<T, C> {
     options: BatchOptions,
     waiting: Arc<AtomicU32>,
     run: Run<T, C>,
+    /// Of a batcher that was made in a replica.
+    metrics: Option<BatchMetrics>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -94,11 +97,15 @@ impl Drop for Place {
 struct Batch<T, C> {
     items: Vec<T>,
     tickets: Vec<Ticket<C>>,
+    /// When its first item was taken.
+    since: Instant,
+    /// Of the largest size, what it has.
+    share: f64,
 }
 
 impl<T, C> Batch<T, C> {
     fn new() -> Self {
-        Self { items: Vec::new(), tickets: Vec::new() }
+        Self { items: Vec::new(), tickets: Vec::new(), since: Instant::now(), share: 0.0 }
     }
 
     fn push(&mut self, entry: Entry<T, C>) {
@@ -118,8 +125,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<T, C> Former<T, C> {
-    pub(super) fn new(settings: Settings, options: BatchOptions, run: Run<T, C>) -> Arc<Self> {
+    /// `function` is the name of the type of what batches are handed to.
+    pub(super) fn new(
+        settings: Settings,
+        options: BatchOptions,
+        run: Run<T, C>,
+        function: &str,
+    ) -> Arc<Self> {
         let permits = options.max_concurrent_batches.min(Semaphore::MAX_PERMITS);
+        let waiting = Arc::<AtomicU32>::default();
+        let metrics = context::replica().map(|replica| {
+            let waiting = waiting.clone();
+            let name = function_name(function);
+            replica.facts.metrics.batcher(&name, move || waiting.load(Ordering::Relaxed))
+        });
         Arc::new(Self {
             queue: Mutex::new(Queue { entries: VecDeque::new(), is_closed: false }),
             arrived: Notify::new(),
@@ -127,8 +146,9 @@ impl<T, C> Former<T, C> {
             size_fn: OnceLock::new(),
             permits: Arc::new(Semaphore::new(permits)),
             options,
-            waiting: Arc::default(),
+            waiting,
             run,
+            metrics,
             task: Mutex::new(None),
         })
     }
@@ -248,8 +268,8 @@ impl<T: Send + 'static, C: Caller> Former<T, C> {
     /// Fills the batch of a first item. None when that item is refused.
     async fn collect(&self, first: Entry<T, C>) -> Option<Batch<T, C>> {
         let Settings { max_batch_size, wait } = self.settings();
-        let deadline = Instant::now() + wait;
         let mut batch = Batch::new();
+        let deadline = batch.since + wait;
         batch.push(first);
         let mut size = match self.size(&batch.items) {
             Ok(size) if size <= max_batch_size => size,
@@ -281,6 +301,7 @@ impl<T: Send + 'static, C: Caller> Former<T, C> {
                 }
             }
         }
+        batch.share = size as f64 / max_batch_size as f64;
         Some(batch)
     }
 
@@ -307,6 +328,8 @@ impl<T: Send + 'static, C: Caller> Former<T, C> {
     /// Runs a batch, split by the models that its requests ask for.
     async fn execute(&self, batch: Batch<T, C>) {
         let mut parts: Vec<(Scope, Vec<T>, Vec<C>)> = Vec::new();
+        let (begun, share) = (Instant::now(), batch.share);
+        let waited = begun.duration_since(batch.since);
         for (item, ticket) in batch.items.into_iter().zip(batch.tickets) {
             if ticket.caller.is_gone() {
                 continue;
@@ -325,9 +348,29 @@ impl<T: Send + 'static, C: Caller> Former<T, C> {
             part.2.push(ticket.caller);
             drop(ticket.place);
         }
+        let num_items = parts.iter().map(|(_, items, _)| items.len()).sum();
         let run = |(scope, items, callers): (Scope, _, _)| scope.run((self.run)(items, callers));
         join_all(parts.into_iter().map(run)).await;
+        if let (Some(metrics), 1..) = (&self.metrics, num_items) {
+            metrics.processed(num_items, share, waited, begun.elapsed());
+        }
     }
+}
+
+/// Where a closure stands, in two words: of `<app::Embedder as tyndall::Deployment>::start::{{closure}}`
+/// it is `Embedder::start`.
+pub(super) fn function_name(path: &str) -> String {
+    let path = path.split("::{{closure}}").next().unwrap_or(path);
+    let short = |path: &str| path.rsplit("::").next().unwrap_or(path).to_owned();
+    let (holder, function) = match path.strip_prefix('<').and_then(|path| path.split_once(" as ")) {
+        Some((holder, rest)) => (holder, short(rest)),
+        None => match path.rsplit_once("::") {
+            Some((holder, function)) => (holder, function.to_owned()),
+            None => return path.to_owned(),
+        },
+    };
+    let holder = holder.split('<').next().unwrap_or(holder);
+    format!("{}::{function}", short(holder))
 }
 
 /// What holds in the function: the model of its items, and the trace of the first.

@@ -194,7 +194,8 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
             let function = function.clone();
             run::calls(move |items| function(items), items, callers).boxed()
         });
-        Ok(Self { former: Former::new(options.settings()?, options, run) })
+        let name = std::any::type_name::<F>();
+        Ok(Self { former: Former::new(options.settings()?, options, run, name) })
     }
 
     /// The result of one item.
@@ -257,7 +258,8 @@ impl<T: Send + 'static, R: Send + 'static> StreamBatcher<T, R> {
             let function = function.clone();
             run::streams(move |items| function(items), items, callers).boxed()
         });
-        Ok(Self { former: Former::new(options.settings()?, options, run) })
+        let name = std::any::type_name::<F>();
+        Ok(Self { former: Former::new(options.settings()?, options, run, name) })
     }
 
     /// The results of one item; an error is the last. Dropping the stream takes the item out.

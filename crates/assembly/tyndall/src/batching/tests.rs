@@ -1,7 +1,7 @@
 //! Ray's rules of batching, to the instant: time stands still until all tasks wait.
 
 use super::*;
-use crate::context::{RequestContext, Scope, multiplexed_model_id};
+use crate::context::{ReplicaContext, RequestContext, Scope, multiplexed_model_id};
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use std::sync::Mutex;
@@ -340,5 +340,53 @@ proptest! {
         });
         prop_assert!(batches.iter().all(|batch| (1..=size).contains(&batch.len())));
         prop_assert!(batches.concat().is_sorted(), "{batches:?}");
+    }
+}
+
+#[test]
+fn functions_are_named_by_where_they_stand() {
+    for (path, name) in [
+        (
+            "<app::Embedder as tyndall::deployment::Deployment>::start::{{closure}}",
+            "Embedder::start",
+        ),
+        ("<a::E<b::F> as a::T>::f::{{closure}}::{{closure}}", "E::f"),
+        ("app::embed::all", "embed::all"),
+        ("app::tests::batches::{{closure}}", "tests::batches"),
+        ("embed", "embed"),
+    ] {
+        assert_eq!(super::former::function_name(path), name, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_are_counted_in_a_replica() {
+    let replica = ReplicaContext::of_tests();
+    let scope = Scope { request: Arc::default(), replica: Some(replica.clone()) };
+    let options = BatchOptions { max_batch_size: 4, ..BatchOptions::default() };
+    let double = |items: Vec<u32>| async move {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        Ok(items.iter().map(|item| 2 * item).collect())
+    };
+    let batcher = scope.run(async { Batcher::new(options, double) }).await.unwrap();
+    let (a, b) = tokio::join!(batcher.call(1), batcher.call(2));
+    assert_eq!((a, b), (Ok(2), Ok(4)));
+    // The batch is counted when its callers have their results.
+    tokio::task::yield_now().await;
+    let page = replica.facts.metrics.render(0);
+    for (name, value) in [
+        ("batches_processed_total", "1"),
+        ("actual_batch_size_sum", "2.0"),
+        ("batch_utilization_percent_sum", "50.0"),
+        ("batch_wait_time_ms_sum", "10.0"),
+        ("batch_execution_time_ms_sum", "40.0"),
+        ("batch_queue_length", "0"),
+    ] {
+        let is_it = |line: &str| {
+            let end =
+                format!(",function_name=\"tests::batches_are_counted_in_a_replica\"}} {value}");
+            line.starts_with(&format!("ray_serve_{name}{{")) && line.ends_with(&end)
+        };
+        assert!(page.lines().any(is_it), "{name} is not {value} in\n{page}");
     }
 }

@@ -1,6 +1,7 @@
 //! Loads, unloads and their order.
 
 use super::*;
+use crate::context::{ReplicaContext, Scope};
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -146,5 +147,28 @@ proptest! {
             }
             assert_eq!(*log.lock().unwrap(), expected);
         });
+    }
+}
+
+#[tokio::test]
+async fn loads_and_unloads_are_counted_in_a_replica() {
+    let replica = ReplicaContext::of_tests();
+    let scope = Scope { request: Arc::default(), replica: Some(replica.clone()) };
+    let (models, _) = scope.run(async { models(1) }).await;
+    for id in ["a", "b", "b"] {
+        models.get(id).await.unwrap();
+    }
+    let page = replica.facts.metrics.render(0);
+    for (name, count) in [
+        ("multiplexed_get_model_requests_counter_total", 3),
+        ("multiplexed_models_load_counter_total", 2),
+        ("multiplexed_models_unload_counter_total", 1),
+        ("num_multiplexed_models", 1),
+        ("multiplexed_model_load_latency_ms_count", 2),
+    ] {
+        let is_it = |line: &str| {
+            line.starts_with(&format!("ray_serve_{name}{{")) && line.ends_with(&format!(" {count}"))
+        };
+        assert!(page.lines().any(is_it), "{name} is not {count} in\n{page}");
     }
 }

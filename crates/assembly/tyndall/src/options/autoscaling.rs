@@ -47,7 +47,7 @@ pub struct AutoscalingOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aggregation_function: Option<Aggregation>,
     /// What is aimed at. By default `target_ongoing_requests`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "super::policy")]
     pub policy: Option<ScalingPolicy>,
 }
 

@@ -5,6 +5,7 @@
 //! refuses what does not go together.
 
 mod autoscaling;
+mod policy;
 mod resolve;
 
 #[cfg(test)]
@@ -112,6 +113,23 @@ pub struct DeploymentOptions {
     name: String,
     #[serde(flatten)]
     set: Set,
+    /// What a config file has under `tyndall`.
+    #[serde(default, skip_serializing_if = "Own::is_empty")]
+    tyndall: Own,
+}
+
+/// Options that a config file of Ray does not have.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Own {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_constructor_retry_count: Option<u32>,
+}
+
+impl Own {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 macro_rules! options {
@@ -154,7 +172,8 @@ options! {
     /// Requests that a replica works on at a time, at least 1. By default 5, as in Ray.
     max_ongoing_requests: u32, u32 => same;
     /// Requests that may wait in each caller's process; more are refused with
-    /// [`Error::BackPressure`](crate::Error::BackPressure). By default -1, which is no bound.
+    /// [`Error::BackPressure`](crate::Error::BackPressure). By default 1,024, where Ray has no bound;
+    /// -1 is none.
     max_queued_requests: i64, i64 => same;
     /// How a request is refused when the queue is full.
     backpressure_config: BackpressureOptions, BackpressureOptions => same;
@@ -166,8 +185,6 @@ options! {
     health_check_period_s: f64, f64 => same;
     /// Seconds of one health check, above 0. By default 30.
     health_check_timeout_s: f64, f64 => same;
-    /// Failed starts in a row after which a version is given up, at least 1. By default 20.
-    max_constructor_retry_count: u32, u32 => same;
     /// Share of the replicas that an update replaces at a time, above 0 and up to 1. By default
     /// 0.2.
     rolling_update_percentage: f64, f64 => same;
@@ -180,7 +197,14 @@ impl DeploymentOptions {
     /// letter or digit.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), set: Set::default() }
+        Self { name: name.into(), set: Set::default(), tyndall: Own::default() }
+    }
+
+    /// Failed starts in a row after which a version is given up, at least 1. By default 20.
+    #[must_use]
+    pub fn max_constructor_retry_count(mut self, max_constructor_retry_count: u32) -> Self {
+        self.tyndall.max_constructor_retry_count = Some(max_constructor_retry_count);
+        self
     }
 
     /// Another name.

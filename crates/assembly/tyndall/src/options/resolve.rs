@@ -12,7 +12,8 @@ use tyndall_types::{ApplicationName, DeploymentId, DeploymentName};
 /// What `max_queued_requests` -1 becomes.
 pub const NO_LIMIT: u32 = u32::MAX;
 
-/// Ray has no such options; these are the values of `tyndall run`.
+/// Ray has no bound, or no such option; these are the values of `tyndall run`.
+const MAX_QUEUED_REQUESTS: u32 = 1024;
 const REQUEST_TIMEOUT_S: f64 = 600.0;
 const STARTUP_TIMEOUT_S: f64 = 600.0;
 
@@ -87,7 +88,7 @@ impl DeploymentOptions {
             },
             max_constructor_retry_count: count(
                 "max_constructor_retry_count",
-                set.max_constructor_retry_count,
+                self.tyndall.max_constructor_retry_count,
                 20,
             )?,
             rollout: self.rollout()?,
@@ -162,9 +163,10 @@ impl DeploymentOptions {
 }
 
 fn max_queued(given: Option<i64>) -> Result<u32> {
-    match given.unwrap_or(-1) {
-        -1 => Ok(NO_LIMIT),
-        count => u32::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| {
+    match given {
+        None => Ok(MAX_QUEUED_REQUESTS),
+        Some(-1) => Ok(NO_LIMIT),
+        Some(count) => u32::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| {
             Error::options(format!(
                 "max_queued_requests is {count}; use at least 1, or -1 for no bound"
             ))

@@ -11,6 +11,7 @@
 //! Calls and public requests are refused with 503 and `x-tyndall-not-started` while the replica
 //! starts, while it drains, and when it has `max_ongoing_requests`: another may take them.
 
+use super::ongoing::{Ongoing, Requests};
 use crate::context::RequestContext;
 use crate::error::{Error, Result};
 use crate::servant::Servant;
@@ -22,7 +23,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, Handler, empty, json, read_body, text};
@@ -45,21 +46,11 @@ pub(super) struct App {
 
 struct Shared {
     id: ReplicaId,
-    max_ongoing_requests: u32,
     phase: watch::Sender<Phase>,
-    ongoing: Arc<AtomicU32>,
+    requests: Arc<Requests>,
     is_updating: AtomicBool,
     /// One `reconfigure` at a time, in the order in which they came.
     reconfigure: tokio::sync::Mutex<()>,
-}
-
-/// A request, from its arrival to its last byte.
-struct Ongoing(Arc<AtomicU32>);
-
-impl Drop for Ongoing {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Handler for App {
@@ -67,7 +58,7 @@ impl Handler for App {
         let path = request.uri().path();
         match (request.method(), path) {
             (&Method::GET, "/-/status") => self.status().await,
-            (&Method::GET, "/-/metrics") => metrics(),
+            (&Method::GET, "/-/metrics") => metrics(self.shared.requests.page()),
             (&Method::POST, "/-/reconfigure") => match self.reconfigure(request).await {
                 Ok(()) => empty(StatusCode::NO_CONTENT),
                 Err(error) => refused(&error),
@@ -83,12 +74,11 @@ impl Handler for App {
 }
 
 impl App {
-    pub(super) fn new(id: ReplicaId, max_ongoing_requests: u32) -> Self {
+    pub(super) fn new(id: ReplicaId, requests: Arc<Requests>) -> Self {
         let shared = Shared {
             id,
-            max_ongoing_requests,
             phase: watch::Sender::new(Phase::Starting),
-            ongoing: Arc::default(),
+            requests,
             is_updating: AtomicBool::new(false),
             reconfigure: tokio::sync::Mutex::new(()),
         };
@@ -127,7 +117,7 @@ impl App {
         let status = ReplicaStatus {
             replica_id: self.shared.id.clone(),
             state,
-            ongoing: self.shared.ongoing.load(Ordering::Relaxed),
+            ongoing: self.shared.requests.ongoing(),
             card: None,
             step_age_s: None,
         };
@@ -160,12 +150,7 @@ impl App {
             Phase::Stopping => return Err("draining"),
             Phase::Running(servant) => servant,
         };
-        let max = self.shared.max_ongoing_requests;
-        let one_more = |ongoing: u32| (ongoing < max).then_some(ongoing + 1);
-        match self.shared.ongoing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
-            Ok(_) => Ok((servant, Ongoing(self.shared.ongoing.clone()))),
-            Err(_) => Err("full"),
-        }
+        self.shared.requests.begin().map(|ongoing| (servant, ongoing)).ok_or("full")
     }
 
     async fn public(&self, request: Request<Incoming>) -> Response<Body> {
@@ -179,7 +164,7 @@ impl App {
     }
 
     async fn call(&self, method: &str, request: Request<Incoming>) -> Response<Body> {
-        let (servant, ongoing) = match self.begin() {
+        let (servant, mut ongoing) = match self.begin() {
             Ok(begun) => begun,
             Err(reason) => return not_started(reason),
         };
@@ -187,9 +172,17 @@ impl App {
         let request_id = HeaderValue::from_str(&context.request_id);
         let is_stream = wire::is_stream(request.headers());
         let answer = match self.body(request).await {
-            Err(error) => Err(error),
             Ok(body) if is_stream => lines(servant.stream(method, body, context), ongoing).await,
-            Ok(body) => servant.call(method, body, context).await.map(whole),
+            Ok(body) => {
+                let answer = servant.call(method, body, context).await;
+                ongoing.came(&answer);
+                answer.map(whole)
+            }
+            Err(error) => {
+                let answer = Err(error);
+                ongoing.came(&answer);
+                answer
+            }
         };
         let mut response = answer.map_or_else(|error| refused(&error), plain);
         if let Ok(id) = request_id {
@@ -218,12 +211,13 @@ fn whole(body: Bytes) -> Response<AnyBody> {
 /// A stream as lines. An error before its first item is one of the whole answer.
 async fn lines(
     mut items: stream::BoxStream<'static, Result<Bytes>>,
-    ongoing: Ongoing,
+    mut ongoing: Ongoing,
 ) -> Result<Response<AnyBody>> {
-    let first = items.next().await.transpose()?;
-    let items = stream::iter(first.map(Ok)).chain(items);
+    let first = items.next().await.transpose();
+    ongoing.came(&first);
+    let items = stream::iter(first?.map(Ok)).chain(items);
     let lines = items.map(move |item| {
-        let _until_the_end = &ongoing;
+        ongoing.came(&item);
         Ok::<_, Error>(wire::line(&item))
     });
     let mut response = Response::new(AnyBody::from_stream(lines));
@@ -252,8 +246,8 @@ fn not_started(reason: &'static str) -> Response<Body> {
     response
 }
 
-fn metrics() -> Response<Body> {
-    let mut response = text(StatusCode::OK, Bytes::new());
+fn metrics(page: String) -> Response<Body> {
+    let mut response = text(StatusCode::OK, page);
     let kind = HeaderValue::from_static(exposition::CONTENT_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response

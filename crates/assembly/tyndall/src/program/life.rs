@@ -11,6 +11,7 @@
 //! in step 2 up to the end of step 5.
 
 use super::host::App;
+use super::ongoing::Requests;
 use super::routes::Routes;
 use crate::application::Built;
 use crate::context::{ReplicaContext, ReplicaFacts};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tyndall_telemetry::{ProgramLabels, ProgramMetrics};
 use tyndall_transport::{Client, Listener, ServeOptions, serve};
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::{
@@ -103,7 +105,13 @@ async fn run(
     let listener = Listener::bind_unix(&socket)
         .map_err(|source| ReplicaError::Listen { path: socket.display().to_string(), source })?;
     let process = options.started_at.elapsed();
-    let app = App::new(options.id.clone(), options.config.max_ongoing_requests);
+    let metrics = Arc::new(ProgramMetrics::new(ProgramLabels {
+        application: options.config.id.application.to_string(),
+        deployment: options.config.id.deployment.to_string(),
+        replica: options.id.to_string(),
+    }));
+    let requests = Requests::new(options.config.max_ongoing_requests, metrics.clone());
+    let app = App::new(options.id.clone(), requests);
     let drain = Duration::try_from_secs_f64(options.config.graceful_shutdown_timeout_s);
     let drain = drain.unwrap_or(Duration::MAX);
     let routes = Arc::new(Routes::new(
@@ -117,8 +125,14 @@ async fn run(
     let serve_options = ServeOptions { drain, ..ServeOptions::default() };
     let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
     let living = async {
-        let outcome =
-            live(&app, options, process, |options| start(options, build, routes), shutdown).await;
+        let outcome = live(
+            &app,
+            options,
+            process,
+            |options| start(options, build, routes, metrics),
+            shutdown,
+        )
+        .await;
         let servant = app.set_stopping();
         let since = Instant::now();
         drop(stop);
@@ -193,6 +207,7 @@ async fn start(
     options: ReplicaOptions,
     build: impl FnOnce(Value) -> Result<Built>,
     routes: Arc<Routes>,
+    metrics: Arc<ProgramMetrics>,
 ) -> Result<Arc<dyn Servant>> {
     let config = options.config;
     let Workload::Program(program) = config.workload else {
@@ -213,6 +228,7 @@ async fn start(
         replica_id: options.id,
         max_ongoing_requests: config.max_ongoing_requests,
         rank: options.rank,
+        metrics,
     };
     let context = ReplicaContext { facts: Arc::new(facts) };
     part.start(init.init, routes, context, config.user_config).await

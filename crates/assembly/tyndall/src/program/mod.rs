@@ -13,6 +13,7 @@
 mod args;
 mod host;
 mod life;
+mod ongoing;
 mod routes;
 
 use crate::application::Application;

@@ -262,6 +262,46 @@ async fn a_caller_that_goes_away_cancels_its_call() {
 }
 
 #[tokio::test]
+async fn what_a_replica_does_is_on_its_page() {
+    let process = Process::ready().await;
+    let page = async || {
+        let request = Request::get("/-/metrics").body(Bytes::new()).unwrap();
+        let response = process.client.send(request).await.unwrap();
+        let body = read_body(response.into_body(), 1 << 20).await.unwrap();
+        String::from_utf8(body.to_vec()).unwrap()
+    };
+    let has = async |line: &str| page().await.lines().any(|l| l == line);
+    let labels = "application=\"app\",deployment=\"Told\",replica=\"r0\"";
+    let count = |name: &str, n: u32| format!("ray_serve_{name}{{{labels}}} {n}");
+    process.send(&call("call", json!(1)), false).await.unwrap();
+    process.send(&call("stream", json!(2)), true).await.unwrap();
+    process.send(&call("stream", json!(0)), true).await.unwrap();
+    process.send(&call("nothing", json!(0)), false).await.unwrap();
+    let waiting = process.send(&call("call", json!("wait")), false);
+    process.probe.begun.notified().await;
+    for line in [
+        count("deployment_request_counter_total", 2),
+        count("deployment_processing_latency_ms_count", 4),
+        count("replica_processing_queries", 1),
+    ] {
+        assert!(has(&line).await, "{line} is not in\n{}", page().await);
+    }
+    waiting.abort();
+    for kind in ["UserError", "InvalidRequest", "RequestCancelled"] {
+        let kind = format!("{labels},exception_type=\"{kind}\"");
+        let line = format!("ray_serve_deployment_error_counter_total{{{kind}}} 1");
+        let counted = async {
+            while !has(&line).await {
+                tokio::task::yield_now().await;
+            }
+        };
+        let counted = tokio::time::timeout(PATIENCE, counted).await;
+        assert!(counted.is_ok(), "{line} is not in\n{}", page().await);
+    }
+    process.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_replica_that_takes_a_configuration_says_so() {
     let process = Process::ready().await;
     let client = process.client.clone();
