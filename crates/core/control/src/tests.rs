@@ -997,10 +997,12 @@ fn wakes_in_alternation(rate: u32) -> usize {
     let mut waiting = std::collections::BTreeMap::from([("a", 0_u32), ("b", 0)]);
     let mut starting: Vec<(Duration, ReplicaId)> = Vec::new();
     let mut num_wakes = 0;
-    for tick in 0..20 * 300 {
+    for tick in 0..20 * 300_u32 {
         let mut actions = sim.wait(step.as_secs_f64());
-        if tick % (20 / rate) == 0 {
-            *waiting.get_mut(if tick / (20 / rate) % 2 == 0 { "a" } else { "b" }).unwrap() += 1;
+        if tick.is_multiple_of(20 / rate) {
+            *waiting
+                .get_mut(if (tick / (20 / rate)).is_multiple_of(2) { "a" } else { "b" })
+                .unwrap() += 1;
         }
         actions.extend(ask(&mut sim, &waiting.iter().map(|(k, v)| (*k, *v)).collect::<Vec<_>>()));
         let served = running(&sim);

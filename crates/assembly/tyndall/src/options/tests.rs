@@ -164,11 +164,13 @@ fn served(options: &DeploymentOptions) -> DeploymentConfig {
     let written = serde_json::to_value(options).unwrap();
     let read = file::DeploymentOverride::from_json(&written)
         .unwrap_or_else(|problems| panic!("{written}: {problems:?}"));
-    let application = ApplicationName::new("app").unwrap();
-    let id = DeploymentId { application, deployment: read.name };
+    let text = "applications: [{name: app, program: /p}]";
+    let application =
+        file::ConfigFile::parse(text).unwrap().typed().unwrap().applications.remove(0);
+    let id = DeploymentId { application: application.name.clone(), deployment: read.name };
     let program =
         ProgramConfig { executable: "/p".into(), deployment: "D".into(), init: json!({"a": 1}) };
-    read.options.to_deployment(id, program, &BTreeMap::new(), None)
+    read.options.to_deployment(id, program, &application, None)
 }
 
 #[test]
