@@ -138,9 +138,9 @@ impl Dispatcher {
 
     /// A waiting request is gone. False when it does not wait.
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|waiting| waiting.ticket != ticket);
-        self.waiting.len() < before
+        // They stand in the order of their tickets.
+        let found = self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket);
+        found.is_ok_and(|place| self.waiting.remove(place).is_some())
     }
 
     /// Ends the wait of all, because no replica will come.

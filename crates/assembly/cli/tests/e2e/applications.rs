@@ -206,6 +206,16 @@ fn a_build_that_fails_leaves_what_ran() -> Result<()> {
     Ok(())
 }
 
+/// The address of a server that ends with the test, also with one that fails.
+struct Background(String);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tyndall"));
+        drop(command.args(["shutdown", "--address", &self.0]).output());
+    }
+}
+
 #[test]
 fn a_server_in_the_background_is_started_used_and_ended() -> Result<()> {
     let state = tempfile::tempdir()?;
@@ -222,6 +232,7 @@ fn a_server_in_the_background_is_started_used_and_ended() -> Result<()> {
         Ok(rest[..end].to_owned())
     };
     let (public, admin) = (url("serving at ")?, url("admin API at ")?);
+    let _end = Background(admin.clone());
     let ask = |args: &[&str]| -> Result<Output> {
         Ok(Command::new(binary).args(args).args(["--address", &admin]).output()?)
     };
