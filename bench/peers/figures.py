@@ -19,6 +19,7 @@ TOKENS_PER_S = Unit("tok/s", True)
 MILLISECONDS = Unit("ms", False)
 MEGABYTES = Unit("MB", False)
 PERCENT = Unit("%", True)
+REQUESTS_PER_S = Unit("req/s", True)
 
 
 def number(value: float) -> str:

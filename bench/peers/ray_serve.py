@@ -63,34 +63,48 @@ class RayServe(Target):
 
     @contextmanager
     def cluster(self) -> Iterator["Cluster"]:
-        """A head node on loopback with Serve's proxy; all of its processes end with it."""
-        port, http_port = free_port(), free_port()
-        # Ray's sockets live there, and their paths may be 107 bytes long.
-        with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-            env = {
-                "RAY_ADDRESS": f"127.0.0.1:{port}",
-                "RAY_USAGE_STATS_ENABLED": "0",
-                "HF_HUB_OFFLINE": "1",
-                "TORCH_THREADS": str(self.work.threads),
-                "TORCH_DTYPE": self.work.dtype,
-                "PATH": f"{self.bin}:{os.environ.get('PATH', '')}",
-                "PYTHONPATH": str(HERE),
-            }
-            head = [str(self.bin / "ray"), "start", "--head", "--block", "--node-ip-address", "127.0.0.1"]
-            flags = ["--num-cpus", str(CLUSTER_CPUS), "--include-dashboard", "false", "--disable-usage-stats"]
-            flags += ["--port", str(port), "--temp-dir", folder]
-            before = set(descendants(os.getpid()))
-            child = Child([*head, *flags], env)
-            try:
-                started = lambda: "Ray runtime started" in child.output()  # noqa: E731
-                child.wait_until("the head node runs", started, self.work.timeout_s)
-                address = ["--http-host", "127.0.0.1", "--http-port", str(http_port)]
-                run([str(self.bin / "serve"), "start", *address], env, self.work.timeout_s)
-                yield Cluster(self, child, env, f"http://127.0.0.1:{http_port}")
-            finally:
-                child.stop()
-                # Its daemons have left its tree and become children of this process.
-                end_all(identities([pid for pid in descendants(os.getpid()) if pid not in before]))
+        """A head node of its own with what the application needs."""
+        env = {
+            "HF_HUB_OFFLINE": "1",
+            "TORCH_THREADS": str(self.work.threads),
+            "TORCH_DTYPE": self.work.dtype,
+        }
+        with head_node(self.bin, env, self.work.timeout_s) as (child, env, url):
+            yield Cluster(self, child, env, url)
+
+
+@contextmanager
+def head_node(folder: Path, env: dict[str, str], timeout_s: float) -> Iterator[tuple[Child, dict[str, str], str]]:
+    """A head node on loopback with Serve's proxy; all of its processes end with it.
+
+    `folder` has Ray's commands, `env` is added to the environment of all processes. Yields the node, the
+    environment for `serve`, and where the proxy listens.
+    """
+    port, http_port = free_port(), free_port()
+    # Ray's sockets live there, and their paths may be 107 bytes long.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        env = {
+            **env,
+            "RAY_ADDRESS": f"127.0.0.1:{port}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{folder}:{os.environ.get('PATH', '')}",
+            "PYTHONPATH": str(HERE),
+        }
+        head = [str(folder / "ray"), "start", "--head", "--block", "--node-ip-address", "127.0.0.1"]
+        flags = ["--num-cpus", str(CLUSTER_CPUS), "--include-dashboard", "false", "--disable-usage-stats"]
+        flags += ["--port", str(port), "--temp-dir", temporary]
+        before = set(descendants(os.getpid()))
+        child = Child([*head, *flags], env)
+        try:
+            started = lambda: "Ray runtime started" in child.output()  # noqa: E731
+            child.wait_until("the head node runs", started, timeout_s)
+            address = ["--http-host", "127.0.0.1", "--http-port", str(http_port)]
+            run([str(folder / "serve"), "start", *address], env, timeout_s)
+            yield child, env, f"http://127.0.0.1:{http_port}"
+        finally:
+            child.stop()
+            # Its daemons have left its tree and become children of this process.
+            end_all(identities([pid for pid in descendants(os.getpid()) if pid not in before]))
 
 
 class Cluster:
@@ -106,13 +120,8 @@ class Cluster:
         model.warm()
         scale = {"MIN_REPLICAS": str(replicas), "MAX_REPLICAS": str(max(1, replicas))}
         env = {**self.env, **scale, "MODEL_ID": model.path}
-        child = Child([str(self.target.bin / "serve"), "run", "--app-dir", str(HERE), "ray_app:app"], env)
-        try:
-            deployed = lambda: "is ready at" in child.output()  # noqa: E731
-            child.wait_until("the application is deployed", deployed, self.work.timeout_s)
+        with serve_run(self.target.bin, "ray_app:app", env, self.work.timeout_s):
             yield
-        finally:
-            child.stop()
 
     def generate(self, prompt: str, tokens: int) -> dict:
         """The body of a greedy request of exactly `tokens` output tokens."""
@@ -157,6 +166,18 @@ class Cluster:
         if len(pids) != REPLICAS:
             raise PeerError(f"{REPLICAS} replicas were asked for, {len(pids)} run")
         return Figure("memory", memory_mb(pids), MEGABYTES)
+
+
+@contextmanager
+def serve_run(folder: Path, app: str, env: dict[str, str], timeout_s: float) -> Iterator[None]:
+    """`serve run` of an application of this folder; it ends with the block."""
+    child = Child([str(folder / "serve"), "run", "--app-dir", str(HERE), app], env)
+    try:
+        deployed = lambda: "is ready at" in child.output()  # noqa: E731
+        child.wait_until("the application is deployed", deployed, timeout_s)
+        yield
+    finally:
+        child.stop()
 
 
 def check(answer: dict, tokens: int) -> None:

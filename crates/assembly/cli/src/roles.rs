@@ -21,9 +21,9 @@ use tyndall_transport::Listener;
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::RuntimeDir;
 
-/// A proxy moves bytes; two threads keep it from being one slow client's hostage and leave the
-/// cores to the model.
-const PROXY_THREADS: usize = 2;
+/// A proxy moves bytes, and leaves half of the cores to models and programs. Where there are few, a
+/// second thread would only take turns with those that it serves.
+const MAX_PROXY_THREADS: usize = 4;
 
 /// Text in and text out; the engine has threads of its own.
 const REPLICA_THREADS: usize = 1;
@@ -47,7 +47,7 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
         }
         RoleArgs::Proxy { common, id, drain_s } => {
             prepare(&id, &common, &config)?;
-            block_on(Builder::new_multi_thread().worker_threads(PROXY_THREADS), async {
+            block_on(&mut proxy_threads(), async {
                 let options = ProxyOptions {
                     runtime_dir: RuntimeDir(common.runtime_dir),
                     id,
@@ -80,6 +80,18 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
                     Ok(()) => Ok(()),
                 }
             })
+        }
+    }
+}
+
+fn proxy_threads() -> Builder {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match (cores / 2).min(MAX_PROXY_THREADS) {
+        0 | 1 => Builder::new_current_thread(),
+        threads => {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Both are task-local: they hold in the task of the request, and in the batch function of a
 //! [`Batcher`](crate::Batcher). A task that you spawn yourself starts without them.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +25,17 @@ pub const HEADER_TIMEOUT: &str = "x-request-timeout-seconds";
 
 /// Header that carries the prefix at which an application is mounted.
 pub const HEADER_ROOT_PATH: &str = "x-tyndall-root-path";
+
+/// Names that are read once and not with every request.
+const REQUEST_ID: HeaderName = HeaderName::from_static(HEADER_REQUEST_ID);
+const MULTIPLEXED_MODEL_ID: HeaderName = HeaderName::from_static(HEADER_MULTIPLEXED_MODEL_ID);
+/// The same, as proxies write it that let no underscore pass.
+const DASHED_MODEL_ID: HeaderName = HeaderName::from_static("serve-multiplexed-model-id");
+const SESSION_ID: HeaderName = HeaderName::from_static(HEADER_SESSION_ID);
+const TIMEOUT: HeaderName = HeaderName::from_static(HEADER_TIMEOUT);
+const ROOT_PATH: HeaderName = HeaderName::from_static(HEADER_ROOT_PATH);
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// A request, as every deployment that takes part in it knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,22 +61,19 @@ impl RequestContext {
     /// Reads it from a request's headers; without a request id there, it gets one.
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Self {
-        let text = |name: &str| {
+        let text = |name: HeaderName| {
             let value = headers.get(name).and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
         };
-        let either = |name: &str| {
-            let found = text(name);
-            if found.is_empty() { text(&name.replace('_', "-")) } else { found }
-        };
-        let sent = text(HEADER_REQUEST_ID);
+        let sent = text(REQUEST_ID);
+        let model = Some(text(MULTIPLEXED_MODEL_ID)).filter(|model| !model.is_empty());
         Self {
             request_id: if sent.is_empty() { new_request_id() } else { sent },
-            root_path: text(HEADER_ROOT_PATH).trim_end_matches('/').to_owned(),
-            multiplexed_model_id: either(HEADER_MULTIPLEXED_MODEL_ID),
-            session_id: text(HEADER_SESSION_ID),
-            traceparent: text("traceparent"),
-            tracestate: text("tracestate"),
+            root_path: text(ROOT_PATH).trim_end_matches('/').to_owned(),
+            multiplexed_model_id: model.unwrap_or_else(|| text(DASHED_MODEL_ID)),
+            session_id: text(SESSION_ID),
+            traceparent: text(TRACE_PARENT),
+            tracestate: text(TRACE_STATE),
             deadline: time_left(headers).and_then(|left| Instant::now().checked_add(left)),
         }
     }
@@ -106,7 +114,7 @@ impl RequestContext {
 
 /// What a request says; a time that is not above zero is none.
 fn time_left(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(HEADER_TIMEOUT)?.to_str().ok()?;
+    let text = headers.get(TIMEOUT)?.to_str().ok()?;
     let seconds = text.trim().parse::<f64>().ok().filter(|seconds| *seconds > 0.0)?;
     Duration::try_from_secs_f64(seconds).ok()
 }

@@ -215,6 +215,9 @@ pub(crate) async fn serve<T: Held>(
 fn take_prefix_off(request: &mut Request, context: &RequestContext) {
     let whole = request.uri().clone();
     request.extensions_mut().insert(OriginalUri(whole.clone()));
+    if context.root_path.is_empty() {
+        return;
+    }
     let Some(rest) = whole.path().strip_prefix(&context.root_path) else { return };
     let query = whole.query().map(|query| format!("?{query}")).unwrap_or_default();
     let shortened = match rest.chars().next() {

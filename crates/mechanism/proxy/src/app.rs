@@ -5,7 +5,7 @@ use crate::forward::{Asked, forward};
 use crate::pages;
 use crate::program;
 use crate::reply::{Dialect, Failed, method_not_allowed, no_path, not_found, unread};
-use crate::request_id::request_id;
+use crate::request_id::{REQUEST_ID, request_id};
 use crate::shared::{Shared, no_model, shuts_down};
 use crate::target::{NodePage, Route, Target};
 use bytes::Bytes;
@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use tyndall_openai::{ApiError, parse_chat, parse_completion, parse_generate};
 use tyndall_router::Scope;
 use tyndall_transport::{Body, BoxError, Handler, read_body};
-use tyndall_types::HEADER_REQUEST_ID;
 
 /// Largest request body.
 pub(crate) const MAX_BODY_BYTES: usize = 32 << 20;
@@ -54,7 +53,7 @@ impl Handler for App {
             Some(error) => Failed::from(error).into_response(target.dialect()),
             None => self.answer(target, request, &id).await,
         };
-        response.headers_mut().insert(HEADER_REQUEST_ID, id);
+        response.headers_mut().insert(REQUEST_ID, id);
         if let Some(observer) = &mut observer {
             observer.status = response.status().as_u16();
         }

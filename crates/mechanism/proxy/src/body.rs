@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tyndall_openai::ApiError;
 use tyndall_router::AnswerBody;
@@ -33,18 +34,20 @@ pub(crate) struct ReplicaBody {
     /// The stream's last event was passed on.
     is_done: bool,
     clock: Clock,
+    /// There since the first pause.
+    cut: Option<Cut>,
     served: Served,
 }
 
 /// Whose answer a body is, and what may end it.
 pub(crate) struct Served {
     /// What metrics call the deployment.
-    pub(crate) label: String,
+    pub(crate) label: Arc<str>,
     /// Its event streams end as clients of models expect.
     pub(crate) is_model: bool,
     pub(crate) metrics: Arc<ProxyMetrics>,
-    /// Resolves when everything ends.
-    pub(crate) cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// True when everything ends.
+    pub(crate) is_cut: watch::Receiver<bool>,
     pub(crate) limit: AnswerLimit,
 }
 
@@ -59,45 +62,50 @@ pub(crate) enum AnswerLimit {
     Whole(Instant),
 }
 
-/// Tells when an answer's time is over.
+/// Tells when an answer's time is over. Most answers come whole and never wait: the timer is made
+/// with the first pause.
 struct Clock {
     limit: AnswerLimit,
-    timer: Pin<Box<Sleep>>,
+    timer: Option<Pin<Box<Sleep>>>,
     is_running: bool,
 }
 
 impl Clock {
     fn new(limit: AnswerLimit) -> Self {
-        let now = Instant::now();
-        let (until, is_running) = match limit {
-            AnswerLimit::None | AnswerLimit::Silence(_) => (now, false),
-            AnswerLimit::Whole(until) => (until, true),
-        };
-        Self { limit, timer: Box::pin(tokio::time::sleep_until(until)), is_running }
+        Self { limit, timer: None, is_running: false }
     }
 
-    /// Before the replica is asked for more: a fast one never lets the client wait.
-    fn poll_whole(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
-        match self.limit {
-            AnswerLimit::Whole(_) => self.timer.as_mut().poll(cx).map(|()| Lost::Late),
-            AnswerLimit::None | AnswerLimit::Silence(_) => Poll::Pending,
-        }
+    /// Asked before the replica is asked for more: a fast one never lets the client wait.
+    fn is_late(&self) -> bool {
+        matches!(self.limit, AnswerLimit::Whole(until) if Instant::now() >= until)
     }
 
     /// While the replica says nothing.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
-        let AnswerLimit::Silence(max) = self.limit else { return Poll::Pending };
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
+        let (until, lost) = match self.limit {
+            AnswerLimit::None => return Poll::Pending,
+            AnswerLimit::Whole(until) => (until, Lost::Late),
+            AnswerLimit::Silence(max) => (Instant::now() + max, Lost::Silent(max)),
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if !self.is_running {
             self.is_running = true;
-            self.timer.as_mut().reset(Instant::now() + max);
+            timer.as_mut().reset(until);
         }
-        self.timer.as_mut().poll(cx).map(|()| Lost::Silent(max))
+        timer.as_mut().poll(cx).map(|()| lost)
     }
 
     /// The replica said something.
     fn restart(&mut self) {
         self.is_running = matches!(self.limit, AnswerLimit::Whole(_));
     }
+}
+
+/// Resolves when everything ends.
+type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn cut(mut is_cut: watch::Receiver<bool>) -> Cut {
+    Box::pin(async move { drop(is_cut.wait_for(|is_cut| *is_cut).await) })
 }
 
 /// Why a replica's answer is not whole.
@@ -121,6 +129,7 @@ impl ReplicaBody {
             ready: VecDeque::new(),
             is_done: false,
             clock: Clock::new(served.limit),
+            cut: None,
             served,
         }
     }
@@ -159,13 +168,23 @@ impl ReplicaBody {
         }
     }
 
+    /// What ends it while the replica says nothing.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
+        let is_cut = &self.served.is_cut;
+        let ends = self.cut.get_or_insert_with(|| cut(is_cut.clone()));
+        match ends.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Lost::Cut),
+            Poll::Pending => self.clock.poll(cx),
+        }
+    }
+
     /// No more comes; the error is for a body that cannot say so itself.
     fn lost(&mut self, why: Lost) -> Option<Lost> {
         let replica = self.inner.take().map(|inner| inner.replica().to_string());
         if self.is_done {
             return None;
         }
-        tracing::warn!(deployment = self.served.label, replica, "{why}");
+        tracing::warn!(deployment = &*self.served.label, replica, "{why}");
         self.served.metrics.stream_broken(&self.served.label);
         if self.events.is_none() {
             return Some(why);
@@ -191,30 +210,33 @@ impl HttpBody for ReplicaBody {
                 return Poll::Ready(Some(Ok(frame)));
             }
             let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-            let polled = match this.clock.poll_whole(cx) {
-                Poll::Ready(late) => Poll::Ready(Err(late)),
-                Poll::Pending => Pin::new(inner).poll_frame(cx).map(Ok),
-            };
-            let why = match polled {
-                Poll::Ready(Err(late)) => late,
-                Poll::Pending if this.served.cut.as_mut().poll(cx).is_ready() => Lost::Cut,
-                Poll::Pending => ready!(this.clock.poll_silence(cx)),
-                Poll::Ready(Ok(Some(Ok(frame)))) => {
-                    this.clock.restart();
-                    this.frame(frame);
-                    continue;
+            let why = if this.clock.is_late() {
+                Lost::Late
+            } else {
+                match Pin::new(inner).poll_frame(cx) {
+                    Poll::Pending => ready!(this.poll_end(cx)),
+                    Poll::Ready(Some(Ok(frame))) => {
+                        this.clock.restart();
+                        this.frame(frame);
+                        continue;
+                    }
+                    Poll::Ready(None) => {
+                        this.inner = None;
+                        this.flush();
+                        continue;
+                    }
+                    Poll::Ready(Some(Err(_))) => Lost::Broken,
                 }
-                Poll::Ready(Ok(None)) => {
-                    this.inner = None;
-                    this.flush();
-                    continue;
-                }
-                Poll::Ready(Ok(Some(Err(_)))) => Lost::Broken,
             };
             if let Some(error) = this.lost(why) {
                 return Poll::Ready(Some(Err(error.into())));
             }
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_over = |inner: &AnswerBody| self.events.is_none() && inner.is_end_stream();
+        self.ready.is_empty() && self.inner.as_ref().is_none_or(is_over)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -4,6 +4,7 @@ use crate::answer::answer;
 use crate::body::{AnswerLimit, Served};
 use crate::headers::{TE_TRAILERS, TimeLimit};
 use crate::reply::Failed;
+use crate::request_id::REQUEST_ID;
 use crate::shared::{Shared, model_id};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, header};
@@ -12,7 +13,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tyndall_router::{Call, Deployment};
 use tyndall_transport::Body;
-use tyndall_types::HEADER_REQUEST_ID;
 
 /// Client headers that a model's replica gets.
 const PASSED_ON: [HeaderName; 4] = [
@@ -42,7 +42,7 @@ impl Asked {
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::TE, TE_TRAILERS);
-        headers.insert(HEADER_REQUEST_ID, self.request_id);
+        headers.insert(REQUEST_ID, self.request_id);
         Call {
             method: Method::POST,
             uri: self.path,
@@ -70,10 +70,10 @@ pub(crate) async fn forward(
     match deployment.send(&asked.call(limit.duration())).await {
         Ok(sent) => {
             let served = Served {
-                label: model,
+                label: deployment.label(),
                 is_model: true,
                 metrics: shared.metrics().clone(),
-                cut: Box::pin(shared.is_cut()),
+                is_cut: shared.cut_signal(),
                 limit: limit.duration().map_or(AnswerLimit::None, AnswerLimit::Silence),
             };
             Ok(answer(sent, served))

@@ -16,7 +16,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// By which a client sets the time limit of its request, by Ray Serve's name.
-const TIMEOUT: &str = "x-request-timeout-seconds";
+const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-seconds");
 
 /// Longest time limit; only keeps the arithmetic of time in its range.
 const MAX_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);

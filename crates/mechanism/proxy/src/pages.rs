@@ -113,7 +113,7 @@ pub(crate) async fn metrics(shared: &Shared) -> Response<Body> {
     let deployments = shared.router.deployments();
     clients.extend(deployments.iter().flat_map(|deployment| deployment.clients()));
     let others = join_all(clients.iter().map(page)).await;
-    let own = shared.metrics().render();
+    let own = shared.router.metrics_page();
     let pages = std::iter::once(own.as_str()).chain(others.iter().flatten().map(String::as_str));
     let mut response = text(StatusCode::OK, exposition::merge(pages));
     response

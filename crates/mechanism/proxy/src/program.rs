@@ -9,16 +9,18 @@ use crate::app::read;
 use crate::body::{AnswerLimit, Served};
 use crate::headers::{TE_TRAILERS, TimeLimit, strip, takes_trailers, wants_websocket};
 use crate::reply::Failed;
+use crate::request_id::REQUEST_ID;
 use crate::shared::{Shared, shuts_down};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tyndall_openai::ApiError;
 use tyndall_router::{Call, HEADER_ROOT_PATH, Mount};
 use tyndall_transport::Body;
-use tyndall_types::HEADER_REQUEST_ID;
+
+const ROOT_PATH: HeaderName = HeaderName::from_static(HEADER_ROOT_PATH);
 
 /// Gets a request to a program answered.
 ///
@@ -49,10 +51,10 @@ pub(crate) async fn forward(
         () = shared.is_cut() => return Err(shuts_down().into()),
     };
     let served = Served {
-        label: mount.ingress.id().to_string(),
+        label: mount.ingress.label(),
         is_model: false,
         metrics: shared.metrics().clone(),
-        cut: Box::pin(shared.is_cut()),
+        is_cut: shared.cut_signal(),
         limit: deadline.map_or(AnswerLimit::None, AnswerLimit::Whole),
     };
     Ok(answer(sent, served))
@@ -61,10 +63,10 @@ pub(crate) async fn forward(
 fn call(parts: Parts, body: Bytes, prefix: &str, id: &HeaderValue) -> Call {
     let mut headers = parts.headers;
     set_hop(&mut headers);
-    headers.insert(HEADER_REQUEST_ID, id.clone());
+    headers.insert(REQUEST_ID, id.clone());
     // Frameworks take their own `/` for no prefix at all.
     let root_path = HeaderValue::from_bytes(if prefix == "/" { b"" } else { prefix.as_bytes() });
-    headers.insert(HEADER_ROOT_PATH, root_path.unwrap_or(HeaderValue::from_static("")));
+    headers.insert(ROOT_PATH, root_path.unwrap_or(HeaderValue::from_static("")));
     Call {
         runs_once: !parts.method.is_idempotent(),
         method: parts.method,

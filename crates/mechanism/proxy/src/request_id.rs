@@ -1,15 +1,18 @@
 //! Request ids: the client's own, when it is harmless, else a new one.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use tyndall_types::HEADER_REQUEST_ID;
+
+/// [`HEADER_REQUEST_ID`], read once.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(HEADER_REQUEST_ID);
 
 const MAX_LEN: usize = 128;
 
 /// The id of a request. The client's is taken when it can stand in a header, a log line and a JSON
 /// string as it is.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    match headers.get(HEADER_REQUEST_ID) {
+    match headers.get(REQUEST_ID) {
         Some(sent) if is_harmless(sent.as_bytes()) => sent.clone(),
         _ => fresh(),
     }
@@ -22,8 +25,12 @@ fn is_harmless(id: &[u8]) -> bool {
 
 fn fresh() -> HeaderValue {
     let random = || RandomState::new().build_hasher().finish();
-    let id = format!("{:016x}{:016x}", random(), random());
-    HeaderValue::from_str(&id).expect("hexadecimal is a header value")
+    let random = u128::from(random()) << 64 | u128::from(random());
+    let mut id = [0; 32];
+    for (at, digit) in id.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(random >> (4 * at)) as usize & 0xf];
+    }
+    HeaderValue::from_bytes(&id).expect("hexadecimal is a header value")
 }
 
 #[cfg(test)]

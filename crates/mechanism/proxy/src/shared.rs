@@ -73,6 +73,11 @@ impl Shared {
         self.is_cut.send_replace(true);
     }
 
+    /// True when the drain time is over.
+    pub(crate) fn cut_signal(&self) -> watch::Receiver<bool> {
+        self.is_cut.subscribe()
+    }
+
     /// Resolves when the drain time is over.
     pub(crate) fn is_cut(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut is_cut = self.is_cut.subscribe();

@@ -1,13 +1,13 @@
 //! `Server-Timing`: where the time of a request went, in milliseconds. The phases are disjoint:
 //! what waiting was spent without a running replica is `wake` and not `queue`.
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use std::fmt::Write;
 use std::time::Duration;
 use tyndall_router::Waits;
 
 /// Header and trailer name.
-pub(crate) const SERVER_TIMING: &str = "server-timing";
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Joins the proxy's phases with those that the replica sent; its `queue` and `wake` add to ours.
 ///
@@ -29,7 +29,11 @@ pub(crate) fn server_timing(waits: Waits, from_replica: Option<&HeaderValue>) ->
             _ => write!(rest, ", {metric}").expect("writing to a string does not fail"),
         }
     }
-    let mut line = format!("queue;dur={queue_ms:.1}, wake;dur={wake_ms:.1}");
+    let mut line = String::with_capacity(64 + rest.len());
+    line.push_str("queue;dur=");
+    push_ms(&mut line, queue_ms);
+    line.push_str(", wake;dur=");
+    push_ms(&mut line, wake_ms);
     if is_woken {
         for (name, ms) in parts(wake_ms, phases) {
             write!(line, ", {name};dur={ms:.1}").expect("writing to a string does not fail");
@@ -55,6 +59,15 @@ fn parts(wake_ms: f64, phases: Vec<(&str, f64)>) -> Vec<(&str, f64)> {
     parts.retain(|(_, ms)| *ms > 0.0);
     parts.reverse();
     parts
+}
+
+/// With one digit behind the point. Most waits are none.
+fn push_ms(line: &mut String, ms: f64) {
+    if ms < 0.05 {
+        line.push_str("0.0");
+    } else {
+        write!(line, "{ms:.1}").expect("writing to a string does not fail");
+    }
 }
 
 fn millis(duration: Duration) -> f64 {

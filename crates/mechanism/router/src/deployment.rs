@@ -7,8 +7,8 @@
 //! Dropping either gives the place back, wherever its task was. An outcome is sent under the lock
 //! that also guards cancellation, so that of both exactly one happens.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
@@ -22,11 +22,29 @@ use tyndall_types::{DeploymentId, ReplicaId};
 /// Where deployments report that their counts changed.
 #[derive(Debug)]
 pub(crate) struct Changes {
+    /// Any count.
     pub(crate) demand: Notify,
+    /// How many wait: a replica may have to come for them.
+    pub(crate) queued: Notify,
     /// Every deployment with a count above zero, so that a report costs what is busy and not what
     /// there is.
-    pub(crate) busy: Mutex<HashMap<DeploymentId, (u32, u32)>>,
+    pub(crate) busy: Mutex<HashMap<DeploymentId, Arc<Load>>>,
     pub(crate) metrics: Arc<ProxyMetrics>,
+}
+
+/// Both counts of a deployment, queued and ongoing, as one value.
+#[derive(Debug, Default)]
+pub(crate) struct Load(AtomicU64);
+
+impl Load {
+    fn set(&self, queued: u32, ongoing: u32) {
+        self.0.store(u64::from(queued) << 32 | u64::from(ongoing), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> (u32, u32) {
+        let both = self.0.load(Ordering::Relaxed);
+        ((both >> 32) as u32, both as u32)
+    }
 }
 
 /// Why a request gets no replica.
@@ -76,22 +94,19 @@ impl Changes {
     /// The load now: every deployment with a count above zero.
     pub(crate) fn loads(&self) -> Vec<Demand> {
         let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let demand = |(id, &(queued, ongoing)): (&DeploymentId, &(u32, u32))| Demand {
-            deployment: id.clone(),
-            queued,
-            ongoing,
+        let demand = |(id, load): (&DeploymentId, &Arc<Load>)| {
+            let (queued, ongoing) = load.get();
+            Demand { deployment: id.clone(), queued, ongoing }
         };
         busy.iter().map(demand).collect()
     }
 
-    fn set_load(&self, id: &DeploymentId, queued: u32, ongoing: u32) {
+    fn set_busy(&self, id: &DeploymentId, load: &Arc<Load>, is_busy: bool) {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if (queued, ongoing) == (0, 0) {
-            busy.remove(id);
-        } else if let Some(load) = busy.get_mut(id) {
-            *load = (queued, ongoing);
+        if is_busy {
+            busy.insert(id.clone(), load.clone());
         } else {
-            busy.insert(id.clone(), (queued, ongoing));
+            busy.remove(id);
         }
     }
 }
@@ -101,17 +116,23 @@ impl Changes {
 pub struct Deployment {
     id: DeploymentId,
     changes: Arc<Changes>,
+    load: Arc<Load>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     route: Arc<DeploymentRoute>,
+    label: Arc<str>,
     dispatcher: Dispatcher,
     clients: HashMap<ReplicaId, Client>,
     waiters: HashMap<Ticket, oneshot::Sender<Outcome>>,
     next_ticket: Ticket,
     absence: Absence,
+    /// As [`Changes::queued`] told it last.
+    told_queued: u32,
+    /// It is in [`Changes::busy`].
+    is_busy: bool,
     /// It is in no table any more; its counts are nobody's demand.
     is_retired: bool,
 }
@@ -153,13 +174,17 @@ impl Deployment {
         let deployment = Self {
             id: route.deployment.clone(),
             changes,
+            load: Arc::default(),
             state: Mutex::new(State {
                 route: route.clone(),
+                label: label(&route),
                 dispatcher,
                 clients: HashMap::new(),
                 waiters: HashMap::new(),
                 next_ticket: 0,
                 absence: Absence { before: Duration::ZERO, since: Some(Instant::now()) },
+                told_queued: 0,
+                is_busy: false,
                 is_retired: false,
             }),
         };
@@ -177,6 +202,12 @@ impl Deployment {
     #[must_use]
     pub fn route(&self) -> Arc<DeploymentRoute> {
         self.lock().route.clone()
+    }
+
+    /// What metrics call it: its model, else its id.
+    #[must_use]
+    pub fn label(&self) -> Arc<str> {
+        self.lock().label.clone()
     }
 
     /// A client of each replica that takes requests.
@@ -214,6 +245,7 @@ impl Deployment {
         if let Some(unavailable) = &route.unavailable {
             state.fail_waiting(unavailable);
         }
+        state.label = label(&route);
         state.route = route;
         self.changed(state);
     }
@@ -228,8 +260,20 @@ impl Deployment {
         Arc::make_mut(&mut state.route).unavailable = Some(unavailable);
         // A deployment of the same name that comes next is another one.
         state.is_retired = true;
-        self.changes.set_load(&self.id, 0, 0);
-        self.changed(&state);
+        if state.is_busy {
+            self.changes.set_busy(&self.id, &self.load, false);
+        }
+        self.changes.metrics.load(&state.label, 0, 0);
+        self.changed(&mut state);
+    }
+
+    /// Writes the counts to the metrics. Done when somebody looks, and not at every change.
+    pub(crate) fn show(&self) {
+        let state = self.lock();
+        if !state.is_retired {
+            let (queued, ongoing) = self.load.get();
+            self.changes.metrics.load(&state.label, queued, ongoing);
+        }
     }
 
     /// Takes a place in the queue, or a permit at once.
@@ -237,41 +281,35 @@ impl Deployment {
         let mut state = self.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        let admission = state.dispatcher.arrive(ticket);
-        let waiting = self.waiting(&mut state, ticket);
-        let refusal = match admission {
-            Admission::Assigned(replica) => {
-                state.deliver(vec![Assignment { ticket, replica }]);
-                None
+        let place = match state.dispatcher.arrive(ticket) {
+            Admission::Assigned(replica) => Place::Found(Some(state.outcome(replica))),
+            Admission::Queued => {
+                if let Some(unavailable) = state.route.unavailable.clone() {
+                    state.dispatcher.cancel(ticket);
+                    return Err(Refusal::Unavailable(unavailable));
+                }
+                state.queue(ticket)
             }
-            Admission::Queued => state.route.unavailable.clone().map(|unavailable| {
-                state.dispatcher.cancel(ticket);
-                Refusal::Unavailable(unavailable)
-            }),
-            Admission::Refused => Some(Refusal::Full {
-                max_queued: state.route.max_queued_requests,
-                backpressure: state.route.backpressure,
-            }),
+            Admission::Refused => {
+                return Err(Refusal::Full {
+                    max_queued: state.route.max_queued_requests,
+                    backpressure: state.route.backpressure,
+                });
+            }
         };
-        if let Some(refusal) = refusal {
-            state.waiters.remove(&ticket);
-            drop(state);
-            return Err(refusal);
-        }
-        self.changed(&state);
+        let waiting = self.waiting(&state, ticket, place);
+        self.changed(&mut state);
         Ok(waiting)
     }
 
-    fn waiting(self: &Arc<Self>, state: &mut State, ticket: Ticket) -> Waiting {
-        let (sender, receiver) = oneshot::channel();
-        state.waiters.insert(ticket, sender);
-        let now = Instant::now();
+    fn waiting(self: &Arc<Self>, state: &State, ticket: Ticket, place: Place) -> Waiting {
+        let since = Instant::now();
         Waiting {
             deployment: self.clone(),
             ticket,
-            receiver,
-            since: now,
-            absence_before: state.absence.total(now),
+            place,
+            since,
+            absence_before: state.absence.total(since),
             settled: false,
         }
     }
@@ -280,17 +318,22 @@ impl Deployment {
         let mut state = self.lock();
         let assigned = state.dispatcher.release(replica);
         state.deliver(assigned);
-        self.changed(&state);
+        self.changed(&mut state);
     }
 
-    fn changed(&self, state: &State) {
+    fn changed(&self, state: &mut State) {
         let (queued, ongoing) = (state.dispatcher.queued(), state.dispatcher.ongoing());
-        // Of one that is retired nobody asks, and its series were forgotten.
-        if !state.is_retired {
-            self.changes.metrics.load(&label(&state.route), queued, ongoing);
-            self.changes.set_load(&self.id, queued, ongoing);
+        self.load.set(queued, ongoing);
+        let is_busy = (queued, ongoing) != (0, 0);
+        if state.is_busy != is_busy && !state.is_retired {
+            state.is_busy = is_busy;
+            self.changes.set_busy(&self.id, &self.load, is_busy);
         }
         self.changes.demand.notify_one();
+        if state.told_queued != queued {
+            state.told_queued = queued;
+            self.changes.queued.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -298,19 +341,29 @@ impl Deployment {
     }
 }
 
-/// What metrics call a deployment: its model, else its id.
-pub(crate) fn label(route: &DeploymentRoute) -> Cow<'_, str> {
+fn label(route: &DeploymentRoute) -> Arc<str> {
     match &route.model {
-        Some(model) => Cow::Borrowed(&model.id),
-        None => Cow::Owned(route.deployment.to_string()),
+        Some(model) => model.id.as_str().into(),
+        None => route.deployment.to_string().into(),
     }
 }
 
 impl State {
+    /// Puts a request among those that an outcome is sent to.
+    fn queue(&mut self, ticket: Ticket) -> Place {
+        let (sender, receiver) = oneshot::channel();
+        self.waiters.insert(ticket, sender);
+        Place::Queued(receiver)
+    }
+
+    fn outcome(&self, replica: ReplicaId) -> Outcome {
+        let client = self.clients.get(&replica).expect("only listed replicas are assigned");
+        Outcome::Assigned(replica, client.clone())
+    }
+
     fn deliver(&mut self, assigned: Vec<Assignment>) {
         for Assignment { ticket, replica } in assigned {
-            let client = self.clients.get(&replica).expect("only listed replicas are assigned");
-            let outcome = Outcome::Assigned(replica.clone(), client.clone());
+            let outcome = self.outcome(replica);
             let waiter = self.waiters.remove(&ticket).expect("a waiting ticket has its waiter");
             // The receiver lives until its drop, which takes the lock that is held here.
             drop(waiter.send(outcome));
@@ -330,10 +383,28 @@ impl State {
 pub(crate) struct Waiting {
     deployment: Arc<Deployment>,
     ticket: Ticket,
-    receiver: oneshot::Receiver<Outcome>,
+    place: Place,
     since: Instant,
     absence_before: Duration,
     settled: bool,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// There was a replica at once; empty once the outcome is taken.
+    Found(Option<Outcome>),
+    Queued(oneshot::Receiver<Outcome>),
+}
+
+impl Place {
+    async fn outcome(&mut self) -> Outcome {
+        match self {
+            Self::Found(outcome) => outcome.take().expect("an outcome is taken once"),
+            Self::Queued(receiver) => {
+                receiver.await.expect("a waiter is answered before it is dropped")
+            }
+        }
+    }
 }
 
 impl Waiting {
@@ -347,17 +418,17 @@ impl Waiting {
         forgive_after: Option<Duration>,
     ) -> Result<Permit, Refusal> {
         let outcome = match forgive_after {
-            None => (&mut self.receiver).await,
-            Some(pause) => match tokio::time::timeout(pause, &mut self.receiver).await {
+            None => self.place.outcome().await,
+            Some(pause) => match tokio::time::timeout(pause, self.place.outcome()).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     self.forgive();
-                    (&mut self.receiver).await
+                    self.place.outcome().await
                 }
             },
         };
         self.settled = true;
-        match outcome.expect("a waiter is answered before it is dropped") {
+        match outcome {
             Outcome::Failed(unavailable) => Err(Refusal::Unavailable(unavailable)),
             Outcome::Assigned(replica, client) => Ok(Permit {
                 deployment: self.deployment.clone(),
@@ -380,7 +451,7 @@ impl Waiting {
         let mut state = self.deployment.lock();
         let assigned = state.dispatcher.forgive(self.ticket);
         state.deliver(assigned);
-        self.deployment.changed(&state);
+        self.deployment.changed(&mut state);
     }
 }
 
@@ -392,11 +463,15 @@ impl Drop for Waiting {
         let mut state = self.deployment.lock();
         if state.dispatcher.cancel(self.ticket) {
             state.waiters.remove(&self.ticket);
-            self.deployment.changed(&state);
+            self.deployment.changed(&mut state);
             return;
         }
         drop(state);
-        if let Ok(Outcome::Assigned(replica, _)) = self.receiver.try_recv() {
+        let outcome = match &mut self.place {
+            Place::Found(outcome) => outcome.take(),
+            Place::Queued(receiver) => receiver.try_recv().ok(),
+        };
+        if let Some(Outcome::Assigned(replica, _)) = outcome {
             self.deployment.release(&replica);
         }
     }
@@ -426,13 +501,14 @@ impl Permit {
         self.returned = true;
         let deployment = self.deployment.clone();
         let mut state = deployment.lock();
-        let waiting = deployment.waiting(&mut state, self.ticket);
+        let place = state.queue(self.ticket);
+        let waiting = deployment.waiting(&state, self.ticket, place);
         let assigned = state.dispatcher.come_back(self.ticket, &self.replica, avoid);
         state.deliver(assigned);
         if let Some(unavailable) = state.route.unavailable.clone() {
             state.fail_waiting(&unavailable);
         }
-        deployment.changed(&state);
+        deployment.changed(&mut state);
         drop(state);
         waiting
     }

@@ -10,6 +10,9 @@ use tyndall_types::protocol::{DemandReport, RouteTable};
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 const PUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// So late may the counts of requests be told that have their replica: of thousands a second each
+/// would otherwise cost the controller two reports.
+const MAX_LAG: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 struct Pause(Duration);
@@ -52,7 +55,8 @@ pub(crate) async fn follow_routes(router: &Router, controller: &Client, id: &str
     }
 }
 
-/// Tells the controller every change of the counts, at once, one report in flight at a time.
+/// Tells the controller every change of the counts, one report in flight at a time: at once after a
+/// while without one and when a request waits, else [`MAX_LAG`] after the last report.
 pub(crate) async fn push_demand(router: &Router, controller: &Client, id: &str) {
     let path = format!("/-/proxies/{id}/demand");
     let mut sequence = 0;
@@ -63,6 +67,10 @@ pub(crate) async fn push_demand(router: &Router, controller: &Client, id: &str) 
         while let Err(error) = push(router, controller, &path, &mut sequence).await {
             tracing::debug!(%error, "the controller did not take the demand");
             pause.wait().await;
+        }
+        tokio::select! {
+            () = router.queued_changed() => {}
+            () = tokio::time::sleep(MAX_LAG) => {}
         }
     }
 }

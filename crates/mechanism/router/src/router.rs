@@ -1,6 +1,6 @@
 //! The state of a router.
 
-use crate::deployment::{Changes, Deployment, label};
+use crate::deployment::{Changes, Deployment};
 use crate::links;
 use crate::mounts::{Mount, Scope};
 use crate::table::{Models, Table};
@@ -41,6 +41,7 @@ impl Router {
             was_populated: AtomicBool::new(false),
             changes: Arc::new(Changes {
                 demand: Notify::new(),
+                queued: Notify::new(),
                 busy: Mutex::default(),
                 metrics: Arc::new(ProxyMetrics::new()),
             }),
@@ -69,6 +70,13 @@ impl Router {
     #[must_use]
     pub fn metrics(&self) -> &Arc<ProxyMetrics> {
         &self.changes.metrics
+    }
+
+    /// The metrics page of this router, with the counts as they are now.
+    #[must_use]
+    pub fn metrics_page(&self) -> String {
+        self.deployments().iter().for_each(|deployment| deployment.show());
+        self.metrics().render()
     }
 
     /// Whether a table came.
@@ -192,10 +200,8 @@ impl Router {
         if gone.is_empty() {
             return;
         }
-        let routes: Vec<_> = self.table().deployments().map(|stays| stays.route()).collect();
-        let labels: HashSet<_> = routes.iter().map(|route| label(route)).collect();
-        for route in gone.iter().map(|deployment| deployment.route()) {
-            let label = label(&route);
+        let labels: HashSet<_> = self.table().deployments().map(|stays| stays.label()).collect();
+        for label in gone.iter().map(|deployment| deployment.label()) {
             if !labels.contains(&label) {
                 self.metrics().forget(&label);
             }
@@ -211,6 +217,11 @@ impl Router {
     /// Resolves when a count changed since it last did.
     pub(crate) async fn demand_changed(&self) {
         self.changes.demand.notified().await;
+    }
+
+    /// Resolves when the count of those that wait changed since it last did.
+    pub(crate) async fn queued_changed(&self) {
+        self.changes.queued.notified().await;
     }
 
     /// Makes [`Router::demand_changed`] resolve, so that the controller hears all counts.

@@ -1,9 +1,9 @@
 //! Gets a request answered: wait, send, and again elsewhere when nothing came back.
 
 use crate::body::AnswerBody;
-use crate::deployment::{Deployment, Permit, Refusal, Waiting, Waits, label};
+use crate::deployment::{Deployment, Permit, Refusal, Waiting, Waits};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, Method, Response, Uri};
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,13 +11,14 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tyndall_routing::{Failure, Progress, Retry, retry};
-use tyndall_transport::ClientError;
-use tyndall_types::protocol::DeploymentRoute;
+use tyndall_transport::{ClientError, Outgoing};
 use tyndall_types::{HEADER_NOT_STARTED, ReplicaId};
 
 /// Before a replica that failed a request may have it again, when there is no other.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+const NOT_STARTED: HeaderName = HeaderName::from_static(HEADER_NOT_STARTED);
 
 /// A request to a deployment. It is whole, so that it can be sent again.
 #[derive(Debug, Clone)]
@@ -38,12 +39,8 @@ pub struct Call {
 }
 
 impl Call {
-    fn request(&self) -> Request<Bytes> {
-        let mut request = Request::new(self.body.clone());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
+    fn outgoing(&self) -> Outgoing<'_> {
+        Outgoing::new(&self.method, &self.uri, &self.headers, &self.body)
     }
 }
 
@@ -109,8 +106,7 @@ impl Deployment {
     /// Dropping the future gives back the place or the permit and closes the connection to the
     /// replica, so that its work is cancelled.
     pub async fn send(self: &Arc<Self>, call: &Call) -> Result<Answer, SendError> {
-        let route = self.route();
-        let mut sending = Sending::new(self, call, &route);
+        let mut sending = Sending::new(self, call);
         let mut waiting = self.enter().map_err(|refusal| sending.refused(refusal, None))?;
         loop {
             let permit = sending.permit(&mut waiting).await?;
@@ -126,7 +122,7 @@ impl Deployment {
 struct Sending<'a> {
     deployment: &'a Deployment,
     call: &'a Call,
-    label: std::borrow::Cow<'a, str>,
+    label: Arc<str>,
     waits: Waits,
     progress: Progress,
     /// Replicas that failed it.
@@ -135,11 +131,11 @@ struct Sending<'a> {
 }
 
 impl<'a> Sending<'a> {
-    fn new(deployment: &'a Deployment, call: &'a Call, route: &'a DeploymentRoute) -> Self {
+    fn new(deployment: &'a Deployment, call: &'a Call) -> Self {
         Self {
             deployment,
             call,
-            label: label(route),
+            label: deployment.label(),
             waits: Waits::default(),
             progress: Progress { runs_once: call.runs_once, ..Progress::default() },
             avoid: Vec::new(),
@@ -217,8 +213,8 @@ enum Tried {
 }
 
 async fn attempt(call: &Call, permit: Permit) -> Tried {
-    match permit.client().send(call.request()).await {
-        Ok(response) => match response.headers().get(HEADER_NOT_STARTED) {
+    match permit.client().exchange(call.outgoing()).await {
+        Ok(response) => match response.headers().get(NOT_STARTED) {
             None => Tried::Answered(response.map(|body| AnswerBody::new(body, permit))),
             Some(reason) => {
                 let reason = String::from_utf8_lossy(reason.as_bytes()).into_owned();

@@ -45,12 +45,15 @@ where
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| BodyError::Broken(e.into()))?;
-        if let Some(data) = frame.data_ref() {
-            if whole.len() + data.len() > limit_bytes {
-                return Err(BodyError::TooLarge { limit_bytes });
-            }
-            whole.extend_from_slice(data);
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > limit_bytes {
+            return Err(BodyError::TooLarge { limit_bytes });
         }
+        // Small ones come in one piece, which needs no copy.
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
 }

@@ -13,7 +13,7 @@ mod server;
 mod stall;
 
 pub use body::{Body, BodyError, BoxError, empty, full, json, read_body, text};
-pub use client::{Client, ClientError, ResponseBody};
+pub use client::{Client, ClientError, Outgoing, ResponseBody};
 pub use lines::{JsonLines, LineSender, LinesError, line_channel};
 pub use server::{Handler, Listener, ServeOptions, reachable, serve};
 

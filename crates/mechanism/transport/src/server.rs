@@ -7,6 +7,7 @@ use crate::body::Body;
 use crate::stall::StallGuard;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
@@ -16,7 +17,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -72,15 +73,15 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> std::io::Result<Box<dyn Connection>> {
+    async fn accept(&self) -> std::io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 // Tokens are small and must not wait for each other.
                 stream.set_nodelay(true)?;
-                Ok(Box::new(stream))
+                Ok(Accepted::Tcp(stream))
             }
-            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
         }
     }
 }
@@ -98,8 +99,11 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+/// A client's connection.
+enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
 
 /// Bounds of a server.
 #[derive(Debug, Clone, Copy)]
@@ -145,8 +149,8 @@ pub async fn serve<H: Handler>(
             () = &mut shutdown => break,
             _ = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if has_room => match accepted {
-                Ok(io) => {
-                    connections.spawn(connection(io, handler.clone(), options, stopped.clone()));
+                Ok(accepted) => {
+                    accepted.serve(&mut connections, handler.clone(), options, stopped.clone());
                 }
                 Err(error) => {
                     // Out of descriptors, or the client was gone already: neither may end the
@@ -168,8 +172,32 @@ pub async fn serve<H: Handler>(
     cut
 }
 
+impl Accepted {
+    fn serve<H: Handler>(
+        self,
+        connections: &mut JoinSet<()>,
+        handler: H,
+        options: ServeOptions,
+        stopped: watch::Receiver<bool>,
+    ) {
+        let mut protocol = Builder::new();
+        protocol.timer(TokioTimer::new()).header_read_timeout(options.header_timeout);
+        match self {
+            Self::Tcp(io) => {
+                connections.spawn(connection(io, protocol, handler, options, stopped));
+            }
+            Self::Unix(io) => {
+                // Who passes an answer on to the outside dates it.
+                protocol.auto_date_header(false);
+                connections.spawn(connection(io, protocol, handler, options, stopped));
+            }
+        }
+    }
+}
+
 async fn connection<H: Handler>(
-    io: Box<dyn Connection>,
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    protocol: Builder,
     handler: H,
     options: ServeOptions,
     mut stopped: watch::Receiver<bool>,
@@ -178,15 +206,14 @@ async fn connection<H: Handler>(
         let handler = handler.clone();
         async move { Ok::<_, Infallible>(handler.handle(request).await) }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.header_timeout)
-        .serve_connection(TokioIo::new(StallGuard::new(io, options.write_timeout)), service);
+    let io = TokioIo::new(StallGuard::new(io, options.write_timeout));
+    let connection = protocol.serve_connection(io, service);
     tokio::pin!(connection);
     let stop = async {
         drop(stopped.wait_for(|stop| *stop).await);
     };
     let result = tokio::select! {
+        biased;
         result = &mut connection => result,
         () = stop => {
             connection.as_mut().graceful_shutdown();

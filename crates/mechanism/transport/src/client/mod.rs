@@ -3,22 +3,26 @@
 //! A connection serves one request at a time. It returns to the pool when the response body was
 //! read to its end; dropped earlier, the connection is closed and the server sees the disconnect.
 
+mod connection;
+mod response;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use response::ResponseBody;
+pub use wire::Outgoing;
+
 use crate::body::{BodyError, BoxError, read_body};
 use crate::lines::JsonLines;
 use bytes::Bytes;
+use connection::{Connection, Stream, Unanswered};
 use http::{Method, Request, Response, StatusCode, header};
-use http_body::{Body as HttpBody, Frame};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use tokio::net::{TcpStream, UnixStream};
+use wire::Head;
 
 const MAX_IDLE: usize = 64;
 const MAX_JSON_BYTES: usize = 64 << 20;
@@ -80,13 +84,34 @@ impl std::fmt::Display for Target {
     }
 }
 
-type Sender = SendRequest<Full<Bytes>>;
-type Idle = Arc<Mutex<Vec<Sender>>>;
+/// Connections that wait for their next request.
+#[derive(Debug, Clone, Default)]
+struct Idle(Arc<Mutex<Vec<Connection>>>);
+
+impl Idle {
+    /// One that the server has not closed, as far as is known.
+    fn take(&self) -> Option<Connection> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let connection = idle.pop()?;
+            if connection.is_alive() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn put(&self, connection: Connection) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MAX_IDLE && connection.is_clean() {
+            idle.push(connection);
+        }
+    }
+}
 
 /// Sends requests to one socket. Clones share the pool.
 #[derive(Debug, Clone)]
 pub struct Client {
-    target: Target,
+    target: Arc<Target>,
     idle: Idle,
     authorization: Option<header::HeaderValue>,
 }
@@ -112,10 +137,25 @@ impl Client {
     }
 
     fn new(target: Target) -> Self {
-        Self { target, idle: Idle::default(), authorization: None }
+        Self { target: Arc::new(target), idle: Idle::default(), authorization: None }
     }
 
-    /// Sends a request. The URI is the path alone; a `host` header is added where missing.
+    /// Sends a request, as [`Client::exchange`] does.
+    ///
+    /// # Errors
+    /// As [`Client::exchange`].
+    ///
+    /// # Cancel safety
+    /// As [`Client::exchange`].
+    pub async fn send(
+        &self,
+        request: Request<Bytes>,
+    ) -> Result<Response<ResponseBody>, ClientError> {
+        let (parts, body) = request.into_parts();
+        self.exchange(Outgoing::new(&parts.method, &parts.uri, &parts.headers, &body)).await
+    }
+
+    /// Sends a request and waits for the head of its answer.
     ///
     /// # Errors
     /// [`ClientError::Connect`] when nothing was sent, [`ClientError::Broken`] when it may have
@@ -123,41 +163,30 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, so the server sees the disconnect.
-    pub async fn send(
+    pub async fn exchange(
         &self,
-        mut request: Request<Bytes>,
+        request: Outgoing<'_>,
     ) -> Result<Response<ResponseBody>, ClientError> {
-        request
-            .headers_mut()
-            .entry(header::HOST)
-            .or_insert(header::HeaderValue::from_static("localhost"));
-        if let Some(authorization) = &self.authorization {
-            let entry = request.headers_mut().entry(header::AUTHORIZATION);
-            entry.or_insert_with(|| authorization.clone());
-        }
-        loop {
-            let reused = self.take_idle();
-            let is_reused = reused.is_some();
-            let mut sender = match reused {
-                Some(sender) => sender,
-                None => self.connect().await?,
-            };
-            match sender.try_send_request(request.map(Full::new)).await {
-                Ok(response) => {
-                    let idle = self.idle.clone();
-                    return Ok(response
-                        .map(|incoming| ResponseBody { incoming, back: Some((sender, idle)) }));
-                }
-                Err(mut error) => match (is_reused, error.take_message()) {
-                    // A kept connection had been closed by the server: the request never left.
-                    (true, Some(unsent)) => request = restore(unsent),
-                    (_, unsent) => {
-                        drop(unsent);
-                        return Err(self.broken(error.into_error()));
-                    }
-                },
+        let request = Outgoing { authorization: self.authorization.as_ref(), ..request };
+        while let Some(mut connection) = self.idle.take() {
+            match connection.exchange(&request).await {
+                Ok(head) => return Ok(self.answer(head, connection)),
+                // The server had closed it: the request never left.
+                Err(Unanswered::Unsent(_)) => {}
+                Err(Unanswered::Broken(error)) => return Err(self.broken(error)),
             }
         }
+        let mut connection = self.connect().await?;
+        match connection.exchange(&request).await {
+            Ok(head) => Ok(self.answer(head, connection)),
+            Err(Unanswered::Unsent(source)) => Err(self.unreached(source)),
+            Err(Unanswered::Broken(error)) => Err(self.broken(error)),
+        }
+    }
+
+    fn answer(&self, head: Head, connection: Connection) -> Response<ResponseBody> {
+        let back = head.keeps.then(|| self.idle.clone());
+        head.response.map(|()| ResponseBody::new(connection, head.framing, back))
     }
 
     /// GETs a JSON value.
@@ -270,99 +299,17 @@ impl Client {
         ClientError::Broken { to: self.target.to_string(), source: source.into() }
     }
 
-    fn take_idle(&self) -> Option<Sender> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|sender| !sender.is_closed());
-        let ready = idle.iter().rposition(Sender::is_ready)?;
-        Some(idle.swap_remove(ready))
+    fn unreached(&self, source: std::io::Error) -> ClientError {
+        ClientError::Connect { to: self.target.to_string(), source }
     }
 
-    async fn connect(&self) -> Result<Sender, ClientError> {
-        let connect = |source| ClientError::Connect { to: self.target.to_string(), source };
-        match &self.target {
-            Target::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(connect)?;
-                self.open(TokioIo::new(stream)).await
-            }
-            Target::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.map_err(connect)?;
-                stream.set_nodelay(true).map_err(connect)?;
-                self.open(TokioIo::new(stream)).await
-            }
-        }
-    }
-
-    async fn open<I>(&self, io: I) -> Result<Sender, ClientError>
-    where
-        I: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
-    {
-        let (sender, connection) = handshake(io).await.map_err(|error| self.broken(error))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::trace!(%error, "connection ended early");
-            }
-        });
-        Ok(sender)
-    }
-}
-
-fn restore(request: Request<Full<Bytes>>) -> Request<Bytes> {
-    request.map(|mut body| {
-        // A body that never left is whole and ready.
-        match Pin::new(&mut body).poll_frame(&mut Context::from_waker(std::task::Waker::noop())) {
-            Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-            Poll::Ready(_) | Poll::Pending => Bytes::new(),
-        }
-    })
-}
-
-/// The body of an answer. Dropping it before its end closes the connection.
-#[derive(Debug)]
-pub struct ResponseBody {
-    incoming: Incoming,
-    back: Option<(Sender, Idle)>,
-}
-
-impl HttpBody for ResponseBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) {
-            self.give_back();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-impl ResponseBody {
-    fn give_back(&mut self) {
-        if let Some((sender, idle)) = self.back.take() {
-            let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.len() < MAX_IDLE && !sender.is_closed() {
-                idle.push(sender);
-            }
-        }
-    }
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        // A body of known length is over without a last empty poll.
-        if self.incoming.is_end_stream() {
-            self.give_back();
-        }
+    async fn connect(&self) -> Result<Connection, ClientError> {
+        let stream = match &*self.target {
+            Target::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            Target::Tcp(address) => TcpStream::connect(address)
+                .await
+                .and_then(|stream| stream.set_nodelay(true).map(|()| Stream::Tcp(stream))),
+        };
+        stream.map(Connection::new).map_err(|source| self.unreached(source))
     }
 }

@@ -1,0 +1,187 @@
+//! One connection to a server, driven by whoever waits for its answer: no task stands in between,
+//! so that an exchange costs its caller no switch to another.
+//!
+//! A request is written while the answer is read, as a server may answer before it has all of it.
+
+use super::wire::{self, Head, Outgoing};
+use bytes::{Buf, Bytes, BytesMut};
+use std::future::{Future, poll_fn};
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Bodies of up to so many bytes are copied behind the head, and leave with it in one piece.
+const MAX_COPIED: usize = 4 << 10;
+const MIN_READ: usize = 1 << 10;
+const READ: usize = 8 << 10;
+/// A body that is known to be long is read in larger pieces.
+const MAX_READ: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(super) enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<Result<usize>> {
+        // The future does not outlive the poll, and keeps nothing from one to the next.
+        match self {
+            Self::Unix(stream) => pin!(stream.read_buf(buffer)).poll(cx),
+            Self::Tcp(stream) => pin!(stream.read_buf(buffer)).poll(cx),
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &[u8],
+        body: &[u8],
+    ) -> Poll<Result<usize>> {
+        if body.is_empty() {
+            return match self {
+                Self::Unix(stream) => Pin::new(stream).poll_write(cx, head),
+                Self::Tcp(stream) => Pin::new(stream).poll_write(cx, head),
+            };
+        }
+        let slices = [IoSlice::new(head), IoSlice::new(body)];
+        match self {
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, &slices),
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, &slices),
+        }
+    }
+
+    /// Whether nothing came and the peer is there, as far as the system has told.
+    fn is_quiet(&self) -> bool {
+        let read = match self {
+            Self::Unix(stream) => stream.try_read(&mut [0]),
+            Self::Tcp(stream) => stream.try_read(&mut [0]),
+        };
+        matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+/// Why an exchange has no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// The peer was gone before any of the request left.
+    Unsent(Error),
+    /// The peer may have it.
+    Broken(Error),
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: Stream,
+    /// What is left to write: the head, with a small body.
+    head: BytesMut,
+    /// And a large one.
+    body: Bytes,
+    /// Something of the current request has left.
+    has_begun: bool,
+    /// The peer takes nothing any more; what it has said can still be read.
+    is_deaf: bool,
+    pub(super) read: BytesMut,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            head: BytesMut::new(),
+            body: Bytes::new(),
+            has_begun: false,
+            is_deaf: false,
+            read: BytesMut::new(),
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: the connection is of no further use.
+    pub(super) async fn exchange(
+        &mut self,
+        request: &Outgoing<'_>,
+    ) -> std::result::Result<Head, Unanswered> {
+        self.has_begun = false;
+        request.encode(&mut self.head);
+        if request.body.len() <= MAX_COPIED {
+            self.head.extend_from_slice(request.body);
+        } else {
+            self.body = request.body.clone();
+        }
+        let head = poll_fn(|cx| self.poll_head(cx, request)).await;
+        head.map_err(|error| match self.has_begun {
+            true => Unanswered::Broken(error),
+            false => Unanswered::Unsent(error),
+        })
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, request: &Outgoing<'_>) -> Poll<Result<Head>> {
+        loop {
+            if let Some(head) = wire::head(&mut self.read, request.method)? {
+                return Poll::Ready(Ok(head));
+            }
+            ready!(self.poll_fill(cx, 0))?;
+        }
+    }
+
+    /// Reads more of what the peer says, and writes what it has not got yet. `expected` is how much
+    /// is known to come.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, expected: u64) -> Poll<Result<()>> {
+        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            self.head.clear();
+            self.body = Bytes::new();
+            self.is_deaf = true;
+            if !self.has_begun {
+                return Poll::Ready(Err(error));
+            }
+        }
+        if self.read.capacity() - self.read.len() < MIN_READ {
+            let expected = usize::try_from(expected).unwrap_or(MAX_READ);
+            self.read.reserve(expected.clamp(READ, MAX_READ));
+        }
+        match ready!(self.stream.poll_read(cx, &mut self.read))? {
+            0 => Poll::Ready(Err(ended())),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        while self.is_sending() {
+            let written = ready!(self.stream.poll_write(cx, &self.head, &self.body))?;
+            if written == 0 {
+                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+            }
+            self.has_begun = true;
+            let of_head = written.min(self.head.len());
+            self.head.advance(of_head);
+            self.body.advance(written - of_head);
+        }
+        // The next head starts where this one did.
+        self.head.clear();
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_sending(&self) -> bool {
+        !(self.head.is_empty() && self.body.is_empty())
+    }
+
+    /// Whether an exchange that is over left it as it found it.
+    pub(super) fn is_clean(&self) -> bool {
+        !self.is_sending() && !self.is_deaf && self.read.is_empty()
+    }
+
+    /// Whether it can be used again after some time.
+    pub(super) fn is_alive(&self) -> bool {
+        self.stream.is_quiet()
+    }
+}
+
+/// The peer ended the connection too early.
+fn ended() -> Error {
+    Error::new(ErrorKind::UnexpectedEof, "the peer ended the connection")
+}

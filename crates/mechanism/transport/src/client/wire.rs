@@ -1,0 +1,260 @@
+//! HTTP/1.1 as a client writes and reads it.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version, header,
+};
+use httparse::{ParserConfig, Status};
+use std::io::{Error, ErrorKind, Result};
+use std::mem::MaybeUninit;
+
+const MAX_HEADERS: usize = 100;
+const MAX_HEAD_BYTES: usize = 400 << 10;
+/// The line before a chunk, with what servers may add to the size.
+const MAX_CHUNK_LINE_BYTES: usize = 16 << 10;
+
+/// A request as it is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Its path and query are sent.
+    pub uri: &'a Uri,
+    /// As they are sent, with a length of the body's; a `host` is added where missing.
+    pub headers: &'a HeaderMap,
+    /// The whole body.
+    pub body: &'a Bytes,
+    /// Sent where `headers` have none.
+    pub(super) authorization: Option<&'a HeaderValue>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// These parts.
+    #[must_use]
+    pub fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap, body: &'a Bytes) -> Self {
+        Self { method, uri, headers, body, authorization: None }
+    }
+
+    /// Writes the head behind what is in `out`.
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        let target = self.uri.path_and_query().map_or("/", |target| target.as_str());
+        let values = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+        out.reserve(target.len() + values.sum::<usize>() + 256);
+        for part in [self.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+            out.put_slice(part.as_bytes());
+        }
+        let (mut has_host, mut has_authorization, mut has_length) = (false, false, false);
+        for (name, value) in self.headers {
+            match *name {
+                header::TRANSFER_ENCODING => continue,
+                header::CONTENT_LENGTH => {
+                    has_length = true;
+                    continue;
+                }
+                header::HOST => has_host = true,
+                header::AUTHORIZATION => has_authorization = true,
+                _ => {}
+            }
+            line(out, name.as_str(), value.as_bytes());
+        }
+        if !has_host {
+            line(out, "host", b"localhost");
+        }
+        if let (Some(value), false) = (self.authorization, has_authorization) {
+            line(out, "authorization", value.as_bytes());
+        }
+        let is_bodiless = [Method::GET, Method::HEAD, Method::CONNECT].contains(self.method);
+        if has_length || !self.body.is_empty() || !is_bodiless {
+            out.put_slice(b"content-length: ");
+            digits(out, self.body.len());
+            out.put_slice(b"\r\n");
+        }
+        out.put_slice(b"\r\n");
+    }
+}
+
+fn line(out: &mut BytesMut, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.put_slice(part);
+    }
+}
+
+fn digits(out: &mut BytesMut, mut number: usize) {
+    let (mut buffer, mut at) = ([0; 20], 20);
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.put_slice(&buffer[at..]);
+}
+
+/// How an answer's end is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// After so many bytes.
+    Length(u64),
+    /// By an empty chunk.
+    Chunked(Chunk),
+    /// By the end of the connection.
+    Close,
+}
+
+/// Where a chunked body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chunk {
+    /// Before the line with a size.
+    Size,
+    /// So many bytes of a chunk are left.
+    Data(u64),
+    /// Before the end of a chunk's line.
+    End,
+    /// After the last chunk.
+    Trailers,
+}
+
+/// The head of an answer.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) response: Response<()>,
+    pub(super) framing: Framing,
+    /// The server takes another request on the connection.
+    pub(super) keeps: bool,
+}
+
+/// Takes the head of the answer to a `method` off the buffer, once all of it is there.
+pub(super) fn head(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>> {
+    while !buffer.is_empty() {
+        let Some((response, length)) = parse(buffer)? else { return Ok(None) };
+        buffer.advance(length);
+        // What is said in between is nobody's: the answer follows.
+        if response.status().is_informational()
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            continue;
+        }
+        let framing = framing(&response, method)?;
+        let keeps = response.version() == Version::HTTP_11
+            && framing != Framing::Close
+            && !response.status().is_informational()
+            && !has_token(response.headers(), &header::CONNECTION, "close");
+        return Ok(Some(Head { response, framing, keeps }));
+    }
+    Ok(None)
+}
+
+fn parse(buffer: &[u8]) -> Result<Option<(Response<()>, usize)>> {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let status = ParserConfig::default().parse_response_with_uninit_headers(
+        &mut parsed,
+        buffer,
+        &mut headers,
+    );
+    let length = match status.map_err(invalid)? {
+        Status::Complete(length) => length,
+        Status::Partial if buffer.len() > MAX_HEAD_BYTES => {
+            return Err(invalid("the head of the answer is too long"));
+        }
+        Status::Partial => return Ok(None),
+    };
+    // One copy that all values share, so that the buffer stays free for what comes.
+    let copy = Bytes::copy_from_slice(&buffer[..length]);
+    let mut response = Response::new(());
+    *response.status_mut() =
+        StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(invalid)?;
+    *response.version_mut() =
+        if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let map = response.headers_mut();
+    map.reserve(parsed.headers.len());
+    for found in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(found.name.as_bytes()).map_err(invalid)?;
+        let at = found.value.as_ptr() as usize - buffer.as_ptr() as usize;
+        // An empty value may be said to be anywhere.
+        let value = if found.value.is_empty() {
+            HeaderValue::from_static("")
+        } else {
+            let value = copy.slice(at..at + found.value.len());
+            HeaderValue::from_maybe_shared(value).map_err(invalid)?
+        };
+        map.append(name, value);
+    }
+    Ok(Some((response, length)))
+}
+
+fn framing(response: &Response<()>, method: &Method) -> Result<Framing> {
+    let (status, headers) = (response.status(), response.headers());
+    let is_bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if is_bodiless || status.is_informational() || *method == Method::HEAD {
+        return Ok(Framing::Length(0));
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        let is_chunked = has_token(headers, &header::TRANSFER_ENCODING, "chunked");
+        return Ok(if is_chunked { Framing::Chunked(Chunk::Size) } else { Framing::Close });
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return Ok(Framing::Close) };
+    if lengths.any(|other| other != first) {
+        return Err(invalid("the answer has two lengths"));
+    }
+    let is_number = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
+    let length = first.to_str().ok().filter(|_| is_number).and_then(|text| text.parse().ok());
+    length.map(Framing::Length).ok_or_else(|| invalid("the answer's length is no number"))
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(token))
+}
+
+/// Takes the line before a chunk off the buffer: the size of the chunk.
+pub(super) fn chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>> {
+    match httparse::parse_chunk_size(buffer) {
+        Ok(Status::Complete((length, size))) => {
+            buffer.advance(length);
+            Ok(Some(size))
+        }
+        Ok(Status::Partial) if buffer.len() < MAX_CHUNK_LINE_BYTES => Ok(None),
+        Ok(Status::Partial) | Err(_) => Err(invalid("the size of a chunk is no number")),
+    }
+}
+
+/// Takes the end of a chunk's line off the buffer.
+pub(super) fn chunk_end(buffer: &mut BytesMut) -> Result<bool> {
+    match &buffer[..] {
+        [b'\r', b'\n', ..] => {
+            buffer.advance(2);
+            Ok(true)
+        }
+        [] | [b'\r'] => Ok(false),
+        _ => Err(invalid("a chunk is longer than its size")),
+    }
+}
+
+/// Takes the trailers off the buffer, which end a chunked body; there may be none.
+pub(super) fn trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let (length, map) = match httparse::parse_headers(buffer, &mut headers).map_err(invalid)? {
+        Status::Complete((length, found)) => {
+            let mut map = HeaderMap::with_capacity(found.len());
+            for found in found {
+                let name = HeaderName::from_bytes(found.name.as_bytes()).map_err(invalid)?;
+                map.append(name, HeaderValue::from_bytes(found.value).map_err(invalid)?);
+            }
+            (length, map)
+        }
+        Status::Partial if buffer.len() > MAX_HEAD_BYTES => {
+            return Err(invalid("the trailers are too long"));
+        }
+        Status::Partial => return Ok(None),
+    };
+    buffer.advance(length);
+    Ok(Some(map))
+}
+
+fn invalid(why: impl Into<crate::BoxError>) -> Error {
+    Error::new(ErrorKind::InvalidData, why)
+}
