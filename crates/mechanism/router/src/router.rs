@@ -337,10 +337,8 @@ mod tests {
         };
         let waiting = ["a", "b", "c"].map(enter);
         let has = |model: &str| {
-            router
-                .metrics()
-                .render()
-                .contains(&format!("tyndall_queued_requests{{model=\"{model}\"}}"))
+            let series = format!("tyndall_queued_requests{{model=\"{model}\"}}");
+            router.metrics_page().contains(&series)
         };
         assert!(has("m") && has("other"));
         router.apply(delta(Vec::new(), &["a"]));
