@@ -207,6 +207,7 @@ async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Ou
 }
 
 /// What came of one try.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, and an answer is the usual case")]
 enum Tried {
     Answered(Response<AnswerBody>),
     Failed(Failure, Permit, String),
