@@ -21,7 +21,8 @@ use tyndall_types::with_causes;
 const POLL: Duration = Duration::from_millis(5);
 const LOOKS: usize = 2000;
 /// Where the server counts the seconds of each phase.
-const PHASES: &str = "tyndall_cold_start_seconds_sum{";
+const SECONDS: &str = "tyndall_cold_start_seconds_sum{";
+const COUNTS: &str = "tyndall_cold_start_seconds_count{";
 /// What the server's log says when the first token came.
 const WOKE: &str = " woke in ";
 
@@ -41,6 +42,13 @@ pub struct ColdStartArgs {
 
 /// Seconds by phase.
 pub(crate) type Phases = BTreeMap<String, f64>;
+
+/// What a server counted so far, by phase.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Counted {
+    pub(crate) seconds: Phases,
+    counts: Phases,
+}
 
 /// Wakes the model again and again and reports.
 pub(crate) fn run(args: &ColdStartArgs, context: &Context) -> Result<Report, BenchError> {
@@ -92,15 +100,15 @@ async fn wakes(server: &Server, count: usize) -> Result<Vec<Wake>, BenchError> {
     let client = server.url.client();
     let headers = headers::of(&server.url, &[])?;
     let mut wakes = Vec::new();
-    let mut before = Phases::new();
+    let mut before = Counted::default();
     for wake in 0..=count {
         server.wait_for("no replica is left", |details| details.replicas.is_empty()).await?;
         let to_first_token_s = first_token(&client, &headers, &server.model).await?;
         let after = counted(server, &headers, &before).await?;
         let since = |(name, s): (&String, &f64)| {
-            (name.clone(), s - before.get(name).copied().unwrap_or(0.0))
+            (name.clone(), s - before.seconds.get(name).copied().unwrap_or(0.0))
         };
-        let phases = after.iter().map(since).collect();
+        let phases = after.seconds.iter().map(since).collect();
         if wake > 0 {
             wakes.push(Wake { to_first_token_s, phases });
             progress.advance();
@@ -141,21 +149,22 @@ async fn first_token(client: &Client, headers: &HeaderMap, model: &str) -> Resul
         .ok_or_else(|| failed(format!("status {}, no token", status.as_u16())))
 }
 
-/// The seconds of each phase so far, once they have grown since `before` and grow no more.
+/// What was counted of each phase so far, once all of them were counted again since `before`, and
+/// nothing more comes.
 pub(crate) async fn counted(
     server: &Server,
     headers: &HeaderMap,
-    before: &Phases,
-) -> Result<Phases, BenchError> {
+    before: &Counted,
+) -> Result<Counted, BenchError> {
     let mut last = before.clone();
     for _ in 0..LOOKS {
         let page = crate::fetch(&server.url, "/metrics", headers).await;
         let page = page.map_err(|error| BenchError::new(format!("no metrics: {error}")))?;
-        let now = phases(&String::from_utf8_lossy(&page));
+        let page = String::from_utf8_lossy(&page);
+        let now = Counted { seconds: phases(&page, SECONDS), counts: phases(&page, COUNTS) };
         // Two reports come: ready, and with the first token the last phase.
-        let grown =
-            now.len() > 1 && now.keys().all(|name| now.get(name) > before.get(name)) && now == last;
-        if grown {
+        let is_counted = |(name, count): (&String, &f64)| Some(count) > before.counts.get(name);
+        if now.counts.len() > 1 && now.counts.iter().all(is_counted) && now == last {
             return Ok(now);
         }
         last = now;
@@ -165,14 +174,14 @@ pub(crate) async fn counted(
         .with_cure("is the server of another version?"))
 }
 
-/// Seconds by phase of a metrics page, whatever the phases are called.
-fn phases(page: &str) -> Phases {
+/// A series by phase of a metrics page, whatever the phases are called.
+fn phases(page: &str, series: &str) -> Phases {
     let mut phases = Phases::new();
-    for line in page.lines().filter_map(|line| line.strip_prefix(PHASES)) {
+    for line in page.lines().filter_map(|line| line.strip_prefix(series)) {
         let Some((labels, value)) = line.rsplit_once("} ") else { continue };
         let name = labels.split("phase=\"").nth(1).and_then(|rest| rest.split('"').next());
-        if let (Some(name), Ok(seconds)) = (name, value.trim().parse::<f64>()) {
-            *phases.entry(name.to_owned()).or_default() += seconds;
+        if let (Some(name), Ok(value)) = (name, value.trim().parse::<f64>()) {
+            *phases.entry(name.to_owned()).or_default() += value;
         }
     }
     phases
@@ -253,7 +262,8 @@ mod tests {
             tyndall_cold_start_seconds_count{phase=\"spawn\"} 3\n\
             tyndall_cold_start_seconds_sum{deployment=\"b\",phase=\"spawn\"} 0.25\n";
         let expected = [("spawn".to_owned(), 0.5), ("new one".to_owned(), 0.001)];
-        assert_eq!(phases(page), Phases::from(expected));
+        assert_eq!(phases(page, SECONDS), Phases::from(expected));
+        assert_eq!(phases(page, COUNTS), Phases::from([("spawn".to_owned(), 3.0)]));
         let line = "12:00 INFO demo woke in 84 ms: spawn 12 · first_step 1 · weights 71";
         assert_eq!(order(line), ["spawn", "first_step", "weights"]);
         assert!(order("nothing").is_empty());

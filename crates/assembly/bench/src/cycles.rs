@@ -1,7 +1,7 @@
 //! `bench cycles`: a model sleeps and wakes, again and again: what is lost, what is left, how soon it
 //! sleeps, and what the control plane adds to a wake.
 
-use crate::cold_start::{Phases, counted};
+use crate::cold_start::{Counted, Phases, counted};
 use crate::error::BenchError;
 use crate::footprint::runtime;
 use crate::processes::{Memory, family, marked, of_role, total};
@@ -103,7 +103,7 @@ struct Sleeper<'a> {
     /// The answer of the first cycle.
     expected: Option<String>,
     /// Phases that were counted so far.
-    counted: Phases,
+    counted: Counted,
 }
 
 impl<'a> Sleeper<'a> {
@@ -114,7 +114,7 @@ impl<'a> Sleeper<'a> {
             headers: headers::of(&server.url, &[])?,
             idle_timeout: Duration::from_secs_f64(idle_timeout_s.min(86_400.0)),
             expected: None,
-            counted: Phases::new(),
+            counted: Counted::default(),
         })
     }
 
@@ -149,7 +149,7 @@ impl<'a> Sleeper<'a> {
         let timing = match answered {
             Ok(timing) => timing,
             Err(reason) => {
-                self.counted = Phases::new();
+                self.counted = Counted::default();
                 return Ok(Err(reason));
             }
         };
@@ -157,11 +157,12 @@ impl<'a> Sleeper<'a> {
         let before = std::mem::replace(&mut self.counted, after);
         let ready_ms: f64 = self
             .counted
+            .seconds
             .iter()
             .filter(|(name, _)| {
                 ![ColdStartPhases::HANDOVER, ColdStartPhases::FIRST_STEP].contains(&name.as_str())
             })
-            .map(|(name, s)| (s - before.get(name).copied().unwrap_or(0.0)) * 1e3)
+            .map(|(name, s)| (s - before.seconds.get(name).copied().unwrap_or(0.0)) * 1e3)
             .sum();
         let wake = timing.get("wake").copied().filter(|ms| *ms > 0.0);
         let decided_at_ms = replica.map(|replica| replica.start_time_s * 1e3);
