@@ -25,10 +25,12 @@ async fn rolled_out(node: &mut Node, code: &str) -> String {
     let (mut routes, mut table) = (node.routes().await, RouteTable::default());
     let mut config = resident("a", code);
     config.env_vars.insert("CODE".into(), code.into());
+    let is_first = node.application("a").await.is_none();
     node.deploy(&config).await;
     let id = node.started_and_ready().await;
     until(&mut routes, &mut table, |table| routed(table) == [id.as_str()]).await;
-    if let Ok(Asked::Stop(old)) = node.asked.try_recv() {
+    if !is_first {
+        let old = node.stopped().await;
         node.supervisor.exit(&old, None);
     }
     node.until("a", Running).await;
