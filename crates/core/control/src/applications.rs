@@ -212,7 +212,7 @@ impl State {
                 let load = self.proxies.load(id);
                 let (capacity, direction) = (self.target_capacity, self.direction);
                 let Some(deployment) = self.deployments.get_mut(id) else { continue };
-                (deployment.queued, deployment.ongoing) = load;
+                deployment.set_load(load, now);
                 let config = deployment.config.clone();
                 let bounds = Bounds::new(&config.autoscaling, capacity, direction);
                 let load = deployment.load(now);

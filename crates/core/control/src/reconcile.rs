@@ -24,9 +24,6 @@ impl Deployment {
         if self.backoff.retry_at.is_some_and(|at| at <= cx.now) {
             self.backoff.retry_at = None;
         }
-        if self.is_busy() {
-            self.used_at = cx.now;
-        }
         self.scale(cx);
         self.stop_surplus(cx);
         if cx.can_start {
@@ -36,6 +33,16 @@ impl Deployment {
         let missing = self.scaler.target().saturating_sub(count(self.num_fresh()));
         self.num_lost = self.num_lost.min(missing);
         self.settle(cx.now);
+    }
+
+    /// Takes in how many requests wait for it and are with it. It was in use until now when it was
+    /// busy before.
+    pub(crate) fn set_load(&mut self, (queued, ongoing): (u32, u32), now: Instant) {
+        let was_busy = self.is_busy();
+        (self.queued, self.ongoing) = (queued, ongoing);
+        if was_busy || self.is_busy() {
+            self.used_at = now;
+        }
     }
 
     /// Requests wait for it or are with it.

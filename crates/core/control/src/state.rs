@@ -360,10 +360,7 @@ impl State {
         known.gave_way_to = known.gave_way_to.take().filter(|by| waiting.contains(by));
         let (deployment, mut cx) = self.deployment(id, now, out);
         let Some(deployment) = deployment else { return false };
-        if deployment.is_busy() {
-            deployment.used_at = now;
-        }
-        (deployment.queued, deployment.ongoing) = load;
+        deployment.set_load(load, now);
         deployment.reconcile(&mut cx);
         let deadline = deployment.deadline();
         let (is_blocked, is_resident) =
