@@ -9,7 +9,6 @@ all of them alike. Only one target runs at a time. Needs Linux and Python 3.11; 
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import machine
 from figures import OURS, Results
 from llama_cpp import LlamaCpp
-from processes import PeerError, adopt_orphans, end_descendants
+from processes import PeerError, end_descendants, nothing_stays
 from ray_serve import RayServe
 from target import Checkpoint, Setup, Target
 from tyndall import Tyndall
@@ -154,20 +153,16 @@ def say(text: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 1 where a target that is installed failed or time ran out."""
     args = arguments(argv)
-    # Whatever ends this process first runs the blocks that end its children.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    adopt_orphans()
     about = machine.describe()
     results = Results()
     try:
-        found = targets(args)
-        failures = measure(args, found, results)
-        descriptions = {target.name: target.describe() for target in found}
+        with nothing_stays():
+            found = targets(args)
+            failures = measure(args, found, results)
+            descriptions = {target.name: target.describe() for target in found}
     except PeerError as error:
         say(str(error))
         return 2
-    finally:
-        end_descendants()
     rows = order(results)
     print(f"machine: {about}")
     print(f"work: {args.model}, {args.threads} threads, {args.tokens} tokens a request, prompts of 32 words,")

