@@ -2,7 +2,9 @@
 //!
 //! Invariants, held by a property test:
 //! - a replica never has more than `max_ongoing` requests, nor a new one when it is not listed;
-//! - nobody waits while a listed replica that it does not avoid has room;
+//! - a replica under suspicion gets nothing new;
+//! - nobody waits while a listed replica that it does not avoid, and that is not under suspicion,
+//!   has room;
 //! - at most `max_queued` requests wait, not counting those that came back from a lost replica;
 //! - requests that avoid nothing are served in the order of their arrival;
 //! - every ticket is in exactly one place: waiting, assigned, or gone.
@@ -40,6 +42,14 @@ struct Replica {
     ongoing: u32,
     /// In the last route table; one that is not takes nothing new and is forgotten at zero.
     listed: bool,
+    /// A connection to it broke: its process may be gone.
+    suspect: bool,
+}
+
+impl Replica {
+    fn has_room(&self, max_ongoing: u32) -> bool {
+        self.listed && !self.suspect && self.ongoing < max_ongoing
+    }
 }
 
 #[derive(Debug)]
@@ -89,7 +99,9 @@ impl Dispatcher {
         for id in listed {
             match self.replicas.iter_mut().find(|replica| replica.id == id) {
                 Some(replica) => replica.listed = true,
-                None => self.replicas.push(Replica { id, ongoing: 0, listed: true }),
+                None => {
+                    self.replicas.push(Replica { id, ongoing: 0, listed: true, suspect: false });
+                }
             }
         }
         self.replicas.retain(|replica| replica.listed || replica.ongoing > 0);
@@ -136,6 +148,21 @@ impl Dispatcher {
         self.pump()
     }
 
+    /// A replica gets nothing new until [`Dispatcher::trust`]. True when it was not under suspicion
+    /// before.
+    pub fn suspect(&mut self, id: &ReplicaId) -> bool {
+        let replica = self.replicas.iter_mut().find(|replica| replica.id == *id);
+        replica.is_some_and(|replica| !std::mem::replace(&mut replica.suspect, true))
+    }
+
+    /// A replica that was under suspicion may have requests again.
+    pub fn trust(&mut self, id: &ReplicaId) -> Vec<Assignment> {
+        if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.id == *id) {
+            replica.suspect = false;
+        }
+        self.pump()
+    }
+
     /// A waiting request is gone. False when it does not wait.
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
         // They stand in the order of their tickets.
@@ -178,7 +205,8 @@ impl Dispatcher {
             .replicas
             .iter()
             .map(|replica| {
-                (replica.listed && !avoid.contains(&replica.id)).then_some(replica.ongoing)
+                let may_have = replica.has_room(self.max_ongoing) && !avoid.contains(&replica.id);
+                may_have.then_some(replica.ongoing)
             })
             .collect();
         let pick = choose(&ongoing, self.max_ongoing, self.seed)?;
@@ -189,7 +217,7 @@ impl Dispatcher {
     }
 
     fn has_room(&self) -> bool {
-        self.replicas.iter().any(|replica| replica.listed && replica.ongoing < self.max_ongoing)
+        self.replicas.iter().any(|replica| replica.has_room(self.max_ongoing))
     }
 
     fn pump(&mut self) -> Vec<Assignment> {
@@ -265,6 +293,20 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_under_suspicion_gets_nothing_new() {
+        let mut dispatcher = Dispatcher::new(1, 4, 0);
+        dispatcher.update([id(0)], 1, 4);
+        assert_eq!(dispatcher.arrive(0), Admission::Assigned(id(0)));
+        assert_eq!(dispatcher.arrive(1), Admission::Queued);
+        assert!(dispatcher.suspect(&id(0)) && !dispatcher.suspect(&id(0)));
+        assert_eq!(dispatcher.release(&id(0)), []);
+        assert_eq!(dispatcher.update([id(0), id(1)], 1, 4), [to(1, 1)]);
+        assert_eq!(dispatcher.arrive(2), Admission::Queued);
+        assert_eq!(dispatcher.trust(&id(0)), [to(2, 0)]);
+        assert!(!dispatcher.suspect(&id(9)));
+    }
+
+    #[test]
     fn waiting_requests_can_be_cancelled_and_failed() {
         let mut dispatcher = Dispatcher::new(1, 4, 0);
         for ticket in 0..3 {
@@ -282,6 +324,8 @@ mod tests {
         ComeBack(usize),
         Cancel(usize),
         Forgive(usize),
+        Suspect(u8),
+        Trust(u8),
         Update(BTreeSet<u8>),
     }
 
@@ -292,6 +336,8 @@ mod tests {
             1 => (0usize..8).prop_map(Step::ComeBack),
             1 => (0usize..8).prop_map(Step::Cancel),
             1 => (0usize..8).prop_map(Step::Forgive),
+            1 => (0u8..4).prop_map(Step::Suspect),
+            1 => (0u8..4).prop_map(Step::Trust),
             1 => prop::collection::btree_set(0u8..4, 0..4).prop_map(Step::Update),
         ]
     }
@@ -303,6 +349,7 @@ mod tests {
         waiting: Vec<(Ticket, Vec<ReplicaId>)>,
         running: BTreeMap<Ticket, ReplicaId>,
         listed: BTreeSet<ReplicaId>,
+        suspects: BTreeSet<ReplicaId>,
     }
 
     impl Model {
@@ -311,6 +358,7 @@ mod tests {
                 let position = self.waiting.iter().position(|(t, _)| *t == ticket).unwrap();
                 let (_, avoid) = self.waiting.remove(position);
                 assert!(!avoid.contains(&replica) && self.listed.contains(&replica));
+                assert!(!self.suspects.contains(&replica), "{replica} may be gone");
                 let overtaken = |(t, avoid): &(Ticket, Vec<_>)| *t < ticket && avoid.is_empty();
                 assert!(!self.waiting.iter().any(overtaken), "{ticket} overtook a patient one");
                 assert!(self.running.insert(ticket, replica).is_none());
@@ -370,6 +418,15 @@ mod tests {
                     model.take(dispatcher.forgive(ticket));
                 }
             }
+            Step::Suspect(n) => {
+                let known = model.listed.contains(&id(n)) || model.load(&id(n)) > 0;
+                let is_new = known && model.suspects.insert(id(n));
+                assert_eq!(dispatcher.suspect(&id(n)), is_new);
+            }
+            Step::Trust(n) => {
+                model.suspects.remove(&id(n));
+                model.take(dispatcher.trust(&id(n)));
+            }
             Step::Update(listed) => {
                 model.listed = listed.iter().map(|n| id(*n)).collect();
                 model.take(dispatcher.update(model.listed.clone(), MAX_ONGOING, MAX_QUEUED));
@@ -386,9 +443,18 @@ mod tests {
                 apply(&mut dispatcher, &mut model, step);
                 prop_assert_eq!(dispatcher.queued() as usize, model.waiting.len());
                 prop_assert_eq!(dispatcher.ongoing() as usize, model.running.len());
+                // What is neither listed nor at work is forgotten, with what was said of it.
+                let known: BTreeSet<_> = model.listed.iter().chain(model.running.values()).collect();
+                let forgotten = |id: &ReplicaId| !known.contains(id);
+                let forgotten: Vec<_> =
+                    model.suspects.iter().filter(|id| forgotten(id)).cloned().collect();
+                for id in forgotten {
+                    model.suspects.remove(&id);
+                }
                 for replica in &model.listed {
                     prop_assert!(model.load(replica) <= MAX_ONGOING as usize);
-                    let idle = model.load(replica) < MAX_ONGOING as usize;
+                    let idle = model.load(replica) < MAX_ONGOING as usize
+                        && !model.suspects.contains(replica);
                     let wanted = model.waiting.iter().any(|(_, avoid)| !avoid.contains(replica));
                     prop_assert!(!(idle && wanted), "one waits while {} has room", replica);
                 }

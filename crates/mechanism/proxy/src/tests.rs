@@ -256,7 +256,8 @@ async fn sockets_nobody_listens_on_and_replicas_that_drain_are_passed_by() {
 #[tokio::test]
 async fn a_request_that_breaks_every_replica_is_given_up() {
     let node = Node::start(route("demo")).await;
-    let replicas = ["r0", "r1", "r2", "r3"].map(|id| Replica::start(&node, id, Behaviour::Dies));
+    let start = |ids: [&str; 4]| ids.map(|id| Replica::start(&node, id, Behaviour::Dies));
+    let replicas = start(["r0", "r1", "r2", "r3"]);
     node.edit(|demo| demo.replicas = replicas.iter().map(Replica::route).collect()).await;
     let response = post(&node.client, "/generate", PROMPT).await;
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
@@ -264,6 +265,8 @@ async fn a_request_that_breaks_every_replica_is_given_up() {
     assert!(error["error"].as_str().unwrap().starts_with("3 replicas were lost"), "{error}");
     let asked: usize = replicas.iter().map(Replica::times_asked).sum();
     assert_eq!(asked, 3);
+    let replicas = start(["r4", "r5", "r6", "r7"]);
+    node.edit(|demo| demo.replicas = replicas.iter().map(Replica::route).collect()).await;
     let error = json_body(post(&node.client, "/v1/completions", STREAM).await).await;
     assert_eq!((&error["error"]["code"], &error["error"]["param"]), (&json!(502), &json!(null)));
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tyndall_openai::ApiError;
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, BodyError, Handler, empty, json as json_response, read_body, text};
-use tyndall_types::protocol::ReplicaStatus;
+use tyndall_types::protocol::{ALIVE_PATH, ReplicaStatus};
 use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState, RequestId};
 
 /// Largest request body; the proxy's bound is the same.
@@ -95,6 +95,7 @@ impl Handler for App {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::GET, "/-/status") => json_response(StatusCode::OK, &self.status()),
+            (&Method::GET, ALIVE_PATH) => empty(StatusCode::NO_CONTENT),
             (&Method::GET, "/-/metrics") => self.metrics(),
             (&Method::POST, "/-/reconfigure") => reconfigured(request).await,
             (&Method::POST, "/generate" | "/v1/completions" | "/v1/chat/completions") => {

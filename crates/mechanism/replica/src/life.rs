@@ -74,8 +74,7 @@ where
     clock.end("process");
     let app = App::new(options.id.clone());
     let drain = Duration::try_from_secs_f64(options.config.graceful_shutdown_timeout_s);
-    let serve_options =
-        ServeOptions { drain: drain.unwrap_or(Duration::MAX), ..ServeOptions::default() };
+    let serve_options = ServeOptions::of_replica(drain.unwrap_or(Duration::MAX));
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
     let living = async {

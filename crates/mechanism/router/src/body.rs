@@ -1,6 +1,7 @@
 //! The body of an answer, which holds the permit.
 
 use crate::deployment::Permit;
+use crate::suspicion::suspect;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
@@ -38,6 +39,9 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         let polled = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let (Some(Err(_)), Some(permit)) = (&polled, &self.permit) {
+            suspect(permit);
+        }
         if !matches!(polled, Some(Ok(_))) {
             // The connection is back in its pool before the next request gets the permit.
             self.permit = None;

@@ -477,6 +477,24 @@ impl Drop for Waiting {
     }
 }
 
+impl Deployment {
+    /// A connection to the replica broke. False when that was known, or the replica is gone.
+    pub(crate) fn suspect(&self, replica: &ReplicaId) -> bool {
+        self.lock().dispatcher.suspect(replica)
+    }
+
+    pub(crate) fn trust(&self, replica: &ReplicaId) {
+        let mut state = self.lock();
+        let assigned = state.dispatcher.trust(replica);
+        state.deliver(assigned);
+        self.changed(&mut state);
+    }
+
+    pub(crate) fn has(&self, replica: &ReplicaId) -> bool {
+        self.lock().clients.contains_key(replica)
+    }
+}
+
 /// The right to have one request at a replica. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
@@ -494,6 +512,10 @@ impl Permit {
 
     pub(crate) fn replica(&self) -> &ReplicaId {
         &self.replica
+    }
+
+    pub(crate) fn deployment(&self) -> &Arc<Deployment> {
+        &self.deployment
     }
 
     /// Goes back to the queue, to its old place, and not to the replicas in `avoid`.

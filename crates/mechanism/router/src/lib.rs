@@ -4,7 +4,8 @@
 //! A [`Router`] serves the proxy and every process whose deployments call others. Life of a
 //! request: 1. [`Deployment::send`] takes a place in the deployment's bounded queue, and the
 //! controller is told at once; 2. it gets a permit for a replica that has room; 3. it is sent
-//! there; until an answer begins, a lost replica only means another one; 4. the answer streams
+//! there; until an answer begins, a lost replica only means another one, and nobody else is sent to
+//! one whose connection broke until it answers again; 4. the answer streams
 //! through an [`AnswerBody`] that holds the permit, which ends with the last byte or when the body
 //! is dropped.
 //!
@@ -20,6 +21,7 @@ mod links;
 mod mounts;
 mod router;
 mod send;
+mod suspicion;
 mod table;
 
 #[cfg(test)]

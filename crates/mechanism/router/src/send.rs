@@ -2,6 +2,7 @@
 
 use crate::body::AnswerBody;
 use crate::deployment::{Deployment, Permit, Refusal, Waiting, Waits};
+use crate::suspicion::suspect;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Response, Uri};
 use std::future::Future;
@@ -229,6 +230,7 @@ async fn attempt(call: &Call, permit: Permit) -> Tried {
                 | ClientError::Status { .. }
                 | ClientError::Json { .. } => Failure::Broken,
             };
+            suspect(&permit);
             Tried::Failed(failure, permit, error.to_string())
         }
     }

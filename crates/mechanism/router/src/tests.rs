@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tyndall_transport::{
     Body, Client, Handler, Listener, ServeOptions, empty, line_channel, serve, text,
 };
 use tyndall_types::protocol::{
-    Backpressure, DeploymentRoute, GenerateDefaults, ModelRoute, ReplicaRoute, RouteTable,
+    ALIVE_PATH, Backpressure, DeploymentRoute, GenerateDefaults, ModelRoute, ReplicaRoute,
+    RouteTable,
 };
 use tyndall_types::{DeploymentId, HEADER_NOT_STARTED, ReplicaId};
 
@@ -62,6 +64,9 @@ struct Replica {
 
 impl Handler for Replica {
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        if request.uri().path() == ALIVE_PATH {
+            return empty(StatusCode::NO_CONTENT);
+        }
         self.asked.fetch_add(1, Ordering::SeqCst);
         let head = format!("{} {}", request.method(), request.uri());
         match self.behaviour {
@@ -188,6 +193,44 @@ async fn what_a_replica_may_have_begun_runs_again_only_if_it_may() {
         assert_eq!(node.times_asked() - before, attempts as usize);
         assert_eq!(node.load(), (0, 0));
     }
+}
+
+/// What a killed process looks like: its connections end one by one, its socket last.
+#[tokio::test]
+async fn a_replica_whose_connection_broke_gets_nothing_until_it_answers() {
+    let mut node = Node::start(&[]);
+    let socket = node.dir.path().join("dying");
+    let dying = tokio::net::UnixListener::bind(&socket).unwrap();
+    let listed = ReplicaRoute { id: ReplicaId::new("dying"), socket };
+    let other = node.replica(0, Behaviour::Echo);
+    node.list(vec![listed.clone()]);
+    let once = || Call { runs_once: true, ..call() };
+    let end_one = async {
+        let (mut first, _) = dying.accept().await.unwrap();
+        while node.load() != (1, 1) {
+            tokio::task::yield_now().await;
+        }
+        let mut head = [0; 3];
+        first.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"PUT");
+        drop(first);
+        // The next that it is sent is no call.
+        let (mut next, _) = dying.accept().await.unwrap();
+        next.read_exact(&mut head).await.unwrap();
+        assert_eq!((&head, node.load()), (b"GET", (1, 0)));
+        drop((next, dying));
+        node.list(vec![listed, other]);
+    };
+    let second = async {
+        while node.load() != (0, 1) {
+            tokio::task::yield_now().await;
+        }
+        node.send(once()).await
+    };
+    let (first, second, ()) = tokio::join!(node.send(once()), second, end_one);
+    let lost = matches!(first, Err(SendErrorKind::Lost { broken_attempts: 1, .. }));
+    assert!(lost, "{first:?}");
+    assert_eq!(second.unwrap().response.body().replica().as_str(), "r0");
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Servers: accept, serve HTTP/1.1, drain.
 //!
-//! Life cycle: 1. accept until `shutdown` resolves; 2. drop the listener, tell every connection to
-//! end after the request it is in; 3. wait for them, at most the drain time; 4. cut the rest.
+//! Life cycle: 1. accept until `shutdown` resolves; 2. nobody finds the socket any more, but who is
+//! connected may go on: see [`ServeOptions::linger`]; 3. drop the listener, tell every connection
+//! to end after the request it is in; 4. wait for them, at most the drain time; 5. cut the rest.
 
 use crate::body::Body;
 use crate::stall::StallGuard;
@@ -20,6 +21,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+/// What a deadline can be reckoned with.
+const FOREVER: Duration = Duration::from_hours(24 * 365);
+
+/// After so long the system's news of those who had found the socket have come.
+const NOTICED: Duration = Duration::from_millis(5);
 
 /// Answers one request. Dropped when the client goes away before the answer is complete.
 pub trait Handler: Clone + Send + Sync + 'static {
@@ -73,6 +81,17 @@ impl Listener {
         }
     }
 
+    /// Nobody who looks for a Unix socket finds this one any more; who has found it is accepted.
+    fn hide(&self) {
+        let Self::Unix(listener) = self else { return };
+        let address = listener.local_addr().ok();
+        if let Some(path) = address.as_ref().and_then(|address| address.as_pathname())
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::debug!(%error, ?path, "the socket is gone already");
+        }
+    }
+
     async fn accept(&self) -> std::io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
@@ -110,6 +129,11 @@ enum Accepted {
 pub struct ServeOptions {
     /// How long requests may go on after the shutdown signal.
     pub drain: Duration,
+    /// How long of that time idle connections are left for their clients to close. A server that
+    /// closes first may do so while a request is on its way, of which nobody can say then whether
+    /// it was begun. For servers whose clients learn by other ways that they shall leave, and whose
+    /// handler refuses what still comes.
+    pub linger: Duration,
     /// Connections at a time; further ones wait in the kernel's queue.
     pub max_connections: usize,
     /// A client must have sent its request's head by then.
@@ -122,10 +146,19 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             drain: Duration::from_secs(20),
+            linger: Duration::ZERO,
             max_connections: 16_384,
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
         }
+    }
+}
+
+impl ServeOptions {
+    /// Those of a replica, which routers leave because the controller tells them.
+    #[must_use]
+    pub fn of_replica(drain: Duration) -> Self {
+        Self { drain, linger: Duration::from_secs(1), ..Self::default() }
     }
 }
 
@@ -141,35 +174,78 @@ pub async fn serve<H: Handler>(
     shutdown: impl Future<Output = ()>,
 ) -> usize {
     let (stop, stopped) = watch::channel(false);
-    let mut connections = JoinSet::new();
+    let mut server = Server { listener, handler, options, stopped, connections: JoinSet::new() };
     tokio::pin!(shutdown);
     loop {
-        let has_room = connections.len() < options.max_connections;
         tokio::select! {
             () = &mut shutdown => break,
-            _ = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if has_room => match accepted {
-                Ok(accepted) => {
-                    accepted.serve(&mut connections, handler.clone(), options, stopped.clone());
-                }
-                Err(error) => {
-                    // Out of descriptors, or the client was gone already: neither may end the
-                    // server nor keep a core busy.
-                    tracing::warn!(%error, "failed to accept a connection");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            },
+            () = server.turn() => {}
         }
     }
-    drop(listener);
+    let end = Instant::now() + options.drain.min(FOREVER);
+    if !options.linger.is_zero() {
+        // Those that stay longer are told to go.
+        drop(timeout_at(end.min(Instant::now() + options.linger), server.are_gone()).await);
+    }
+    let mut connections = server.close();
     stop.send_replace(true);
     let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(options.drain, drained).await.is_ok() {
+    if timeout_at(end, drained).await.is_ok() {
         return 0;
     }
     let cut = connections.len();
     connections.shutdown().await;
     cut
+}
+
+struct Server<H> {
+    listener: Listener,
+    handler: H,
+    options: ServeOptions,
+    stopped: watch::Receiver<bool>,
+    connections: JoinSet<()>,
+}
+
+impl<H: Handler> Server<H> {
+    /// Waits until a connection comes or ends.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn turn(&mut self) {
+        let has_room = self.connections.len() < self.options.max_connections;
+        tokio::select! {
+            _ = self.connections.join_next(), if !self.connections.is_empty() => {}
+            accepted = self.listener.accept(), if has_room => match accepted {
+                Ok(accepted) => {
+                    let (handler, stopped) = (self.handler.clone(), self.stopped.clone());
+                    accepted.serve(&mut self.connections, handler, self.options, stopped);
+                }
+                Err(error) => {
+                    // Out of descriptors, or the client was gone already: neither may end the
+                    // server nor keep a core busy.
+                    tracing::warn!(%error, "failed to accept a connection");
+                    sleep(Duration::from_millis(20)).await;
+                }
+            },
+        }
+    }
+
+    /// Hides from new clients, and waits until those that are connected, or about to be, are gone.
+    async fn are_gone(&mut self) {
+        self.listener.hide();
+        let noticed = Instant::now() + NOTICED;
+        while !self.connections.is_empty() || Instant::now() < noticed {
+            let is_empty = self.connections.is_empty();
+            tokio::select! {
+                () = self.turn() => {}
+                () = sleep_until(noticed), if is_empty => {}
+            }
+        }
+    }
+
+    fn close(self) -> JoinSet<()> {
+        self.connections
+    }
 }
 
 impl Accepted {

@@ -60,10 +60,14 @@ struct Running {
     echo: Echo,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<usize>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn start() -> Running {
+    start_with(Duration::ZERO)
+}
+
+fn start_with(linger: Duration) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let listener = Listener::bind_unix(&path).unwrap();
@@ -71,13 +75,14 @@ fn start() -> Running {
     let (stop, stopped) = oneshot::channel();
     let options = ServeOptions {
         drain: Duration::from_secs(5),
+        linger,
         write_timeout: Duration::from_millis(50),
         ..Default::default()
     };
     let task = tokio::spawn(serve(listener, echo.clone(), options, async {
         stopped.await.unwrap();
     }));
-    Running { client: Client::unix(path), echo, stop, task, _dir: dir }
+    Running { client: Client::unix(path), echo, stop, task, dir }
 }
 
 #[tokio::test]
@@ -142,4 +147,28 @@ async fn draining_finishes_what_was_begun() {
     assert_eq!(s.task.await.unwrap(), 0);
     let refused = s.client.send(Request::get("/slow").body(Bytes::new()).unwrap()).await;
     assert!(matches!(refused, Err(ClientError::Connect { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_lingers_answers_until_its_clients_have_left() {
+    let s = start_with(Duration::from_secs(60));
+    let path = s.dir.path().join("s");
+    // One that has connected and said nothing yet.
+    let stranger = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let back: u32 = s.client.call(Method::POST, "/echo", &1).await.unwrap();
+    s.stop.send(()).unwrap();
+    let hidden = async {
+        while path.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), hidden).await.unwrap();
+    let again: u32 = s.client.call(Method::POST, "/echo", &2).await.unwrap();
+    assert_eq!((back, again), (1, 2));
+    let refused = Client::unix(&path).get::<u32>("/echo").await;
+    assert!(matches!(refused, Err(ClientError::Connect { .. })), "{refused:?}");
+    drop(stranger);
+    assert!(!s.task.is_finished());
+    drop(s.client);
+    assert_eq!(s.task.await.unwrap(), 0);
 }

@@ -282,8 +282,8 @@ fn an_update_under_load_loses_nothing() -> Result<()> {
         while !is_over.load(Ordering::SeqCst) {
             let answer = server.get("/who")?;
             ensure!(answer.status == 200, "{}: {}", answer.status, answer.text);
-            let counted = server.stream_get("/count/20")?;
-            ensure!(counted.count() == 20, "a stream broke off");
+            let counted: Vec<String> = server.stream_get("/count/20")?.collect();
+            ensure!(counted.len() == 20, "a stream broke off: {:?}", counted.last());
             answered.fetch_add(1, Ordering::SeqCst);
         }
         Ok(())
@@ -353,6 +353,7 @@ fn streams_and_their_ends_pass_through_two_hops() -> Result<()> {
     // The time of a call ends it, and the work for it.
     let late = server.get("/late")?;
     assert_eq!(late.status, 408, "{}", late.text);
-    assert!(late.text.ends_with("timed out after 0.2s."), "{}", late.text);
+    // The hop behind has what is left of the time, and either of the two may end it.
+    assert!(late.text.contains(" timed out after 0."), "{}", late.text);
     eventually("the work is dropped", || (chain.lines("cancelled") == 2).then_some(()))
 }

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, Handler, empty, json, read_body, text};
-use tyndall_types::protocol::ReplicaStatus;
+use tyndall_types::protocol::{ALIVE_PATH, ReplicaStatus};
 use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState};
 
 /// Where the replica is in its life.
@@ -58,6 +58,7 @@ impl Handler for App {
         let path = request.uri().path();
         match (request.method(), path) {
             (&Method::GET, "/-/status") => self.status().await,
+            (&Method::GET, ALIVE_PATH) => empty(StatusCode::NO_CONTENT),
             (&Method::GET, "/-/metrics") => metrics(self.shared.requests.page()),
             (&Method::POST, "/-/reconfigure") => match self.reconfigure(request).await {
                 Ok(()) => empty(StatusCode::NO_CONTENT),

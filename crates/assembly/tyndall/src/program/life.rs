@@ -122,7 +122,7 @@ async fn run(
     let mut links = JoinSet::new();
     links.spawn(routes.clone().run());
     let (stop, stopped) = oneshot::channel::<()>();
-    let serve_options = ServeOptions { drain, ..ServeOptions::default() };
+    let serve_options = ServeOptions::of_replica(drain);
     let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
     let living = async {
         let outcome = live(

@@ -14,6 +14,7 @@
 //! | cli → controller | `PUT /-/applications/{name}` | [`ApplicationConfig`] → 204 |
 //! | controller → replica | `GET /-/status` | → [`ReplicaStatus`] |
 //! | proxy → replica | the public routes | as the client sent them |
+//! | | `GET `[`ALIVE_PATH`] | → 204: the process answers |
 //!
 //! Sockets lie in the node's runtime directory: see [`RuntimeDir`].
 
@@ -48,6 +49,9 @@ use std::path::{Path, PathBuf};
 /// Begins the names by which deployment handles inside replicas speak to the controller as proxies
 /// do.
 pub const HANDLE_PREFIX: &str = "handle-";
+
+/// Asked after a connection to a replica broke: any answer says that its process lives on.
+pub const ALIVE_PATH: &str = "/-/alive";
 
 /// Where the processes of one node find each other's sockets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

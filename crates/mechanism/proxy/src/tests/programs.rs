@@ -18,7 +18,9 @@ use tyndall_transport::{
     Body, BoxError, Handler, Listener, ResponseBody, ServeOptions, empty, json as json_response,
     read_body, serve,
 };
-use tyndall_types::protocol::{Backpressure, DeploymentRoute, ReplicaRoute, Unavailable};
+use tyndall_types::protocol::{
+    ALIVE_PATH, Backpressure, DeploymentRoute, ReplicaRoute, Unavailable,
+};
 use tyndall_types::{HEADER_NOT_STARTED, ReplicaId};
 
 type Stream = mpsc::Sender<Result<Bytes, BoxError>>;
@@ -34,6 +36,9 @@ struct FakeProgram {
 
 impl Handler for FakeProgram {
     async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        if request.uri().path() == ALIVE_PATH {
+            return empty(StatusCode::NO_CONTENT);
+        }
         self.asked.fetch_add(1, Ordering::SeqCst);
         if self.is_draining {
             let mut response = empty(StatusCode::SERVICE_UNAVAILABLE);

@@ -21,10 +21,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream};
 use wire::Head;
 
 const MAX_IDLE: usize = 64;
+/// Servers close a connection that has been idle for longer, and may do so while a request is on
+/// its way.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(10);
 const MAX_JSON_BYTES: usize = 64 << 20;
 
 /// Why a request has no answer.
@@ -86,15 +90,15 @@ impl std::fmt::Display for Target {
 
 /// Connections that wait for their next request.
 #[derive(Debug, Clone, Default)]
-struct Idle(Arc<Mutex<Vec<Connection>>>);
+struct Idle(Arc<Mutex<Vec<(Connection, Instant)>>>);
 
 impl Idle {
     /// One that the server has not closed, as far as is known.
     fn take(&self) -> Option<Connection> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let connection = idle.pop()?;
-            if connection.is_alive() {
+            let (connection, since) = idle.pop()?;
+            if since.elapsed() < MAX_IDLE_TIME && connection.is_alive() {
                 return Some(connection);
             }
         }
@@ -103,7 +107,7 @@ impl Idle {
     fn put(&self, connection: Connection) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE && connection.is_clean() {
-            idle.push(connection);
+            idle.push((connection, Instant::now()));
         }
     }
 }
