@@ -73,7 +73,7 @@ impl Cpu {
     /// # Panics
     /// When `f` does, after all threads have finished.
     pub fn on_every_thread(&self, f: &(dyn Fn(usize) + Sync)) {
-        self.pool.run(f);
+        self.pool.run_on_all(f);
     }
 
     /// Runs `f` once on every item, side by side on the computing threads, and returns when all are

@@ -1,14 +1,18 @@
-//! Worker threads that run one closure at a time, all together.
+//! Worker threads that run one closure at a time, all that are free together.
 //!
-//! A region: (1) the caller publishes a pointer to its closure and bumps `epoch`; (2) every thread,
-//! the caller as worker 0, runs the closure with its own index; (3) the last worker to finish
-//! brings `running` to zero, and the caller returns. Waiting on either side spins for a short while
-//! (a barrier then costs well under a microsecond) and parks after that, so an idle pool takes no
-//! processor time.
+//! A region: (1) the caller publishes a pointer to its closure and opens the gate with the next
+//! epoch; (2) it runs the closure as worker 0, and each worker that finds the gate open joins and
+//! runs it with its own index; (3) when the caller is done it closes the gate, waits until all who
+//! joined have left, and returns. A thread that comes too late, because it was parked or another
+//! process has its core, misses the region and holds up nobody: closures take their tasks from a
+//! common counter, so that the others do what it would have done. Waiting on either side spins for
+//! a short while (a barrier then costs well under a microsecond) and parks after that, so an idle
+//! pool takes no processor time.
 //!
-//! Races: a worker that decides to park counts itself in `parked` before it looks at `epoch` again,
-//! and the caller looks at `parked` after it bumped `epoch`; both in one total order, so one of them
-//! sees the other. The caller's own parking mirrors this with `caller_parked` and `running`.
+//! Races: epoch, openness and the count of those inside are one atomic, the gate, so nobody joins a
+//! region that is over. A worker that decides to park counts itself in `parked` before it looks at
+//! the gate again, and the caller looks at `parked` after it opened; both in one total order, so
+//! one of them sees the other. The caller's own parking mirrors this with `caller_parked`.
 //!
 //! Floating-point environment: nobody changes it. Flush-to-zero on the workers alone would let the
 //! bits of a row depend on the thread that computed it, and changing it on the calling thread
@@ -19,7 +23,7 @@
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,6 +32,14 @@ use std::{fmt, io};
 /// How long a thread spins before it parks, when every thread has a core of its own. It covers the
 /// bookkeeping between two regions of a step; the gap between two steps may park.
 const SPIN: Duration = Duration::from_micros(150);
+
+/// The gate: its epoch in the upper half, then whether it is open, then how many workers are inside.
+const OPEN: u64 = 1 << 31;
+const INSIDE: u64 = OPEN - 1;
+
+fn epoch(gate: u64) -> u64 {
+    gate >> 32
+}
 
 /// What a region runs; the lifetime is erased because workers outlive it.
 type Job = *const (dyn Fn(usize) + Sync);
@@ -41,8 +53,7 @@ pub(crate) struct Pool {
 }
 
 struct Shared {
-    epoch: AtomicU32,
-    running: AtomicUsize,
+    gate: AtomicU64,
     stop: AtomicBool,
     parked: AtomicUsize,
     caller_parked: AtomicBool,
@@ -54,9 +65,10 @@ struct Shared {
     spin: Duration,
 }
 
-// SAFETY: `job` is the only field that is not `Sync` (nor `Send`). The caller writes it before the
-// release of `epoch` while no worker runs; workers read it after acquiring that `epoch` and before
-// they release `running`, on which the caller waits before it writes again or drops the closure.
+// SAFETY: `job` is the only field that is not `Sync` (nor `Send`). The caller writes it while the
+// gate is closed and nobody inside, and opens the gate after that; workers read it after they have
+// joined and before they leave, and the caller waits for their leaving before it writes again or
+// drops the closure.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer is only followed inside a region.
 unsafe impl Send for Shared {}
@@ -76,8 +88,7 @@ impl Pool {
         let spin = if threads > usable { Duration::ZERO } else { SPIN };
         let cores = if threads == usable { allowed_cores() } else { Vec::new() };
         let shared = Arc::new(Shared {
-            epoch: AtomicU32::new(0),
-            running: AtomicUsize::new(0),
+            gate: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             parked: AtomicUsize::new(0),
             caller_parked: AtomicBool::new(false),
@@ -106,35 +117,47 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `f(worker)` once on every thread and returns when all are done.
+    /// Runs `f(worker)` once on every thread that is free, the caller among them, and returns when
+    /// all of these are done.
     ///
     /// A panic of any thread is resumed on the caller, after all have finished.
-    pub(crate) fn run(&self, f: &(dyn Fn(usize) + Sync)) {
+    fn run(&self, f: &(dyn Fn(usize) + Sync)) {
         if self.workers.is_empty() {
             return f(0);
         }
         let turn = lock(&self.turn);
         let shared = &*self.shared;
         // SAFETY: the transmute only erases the lifetime. Workers follow the pointer inside this
-        // region alone, and this function does not return or unwind before `wait` saw them finish.
+        // region alone, and this function does not return or unwind before `close` saw them leave.
         let job: Job = unsafe {
             std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(std::ptr::from_ref(f))
         };
-        // SAFETY: no region runs (we hold `turn` and the last one was waited for), so nobody reads.
+        // SAFETY: no region runs (we hold `turn` and the last one was closed), so nobody reads.
         unsafe { *shared.job.get() = Some(job) };
-        shared.running.store(self.workers.len(), Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::SeqCst);
-        if shared.parked.load(Ordering::SeqCst) > 0 {
-            drop(lock(&shared.lock));
-            shared.work.notify_all();
-        }
+        shared.open();
         let mine = catch_unwind(AssertUnwindSafe(|| f(0)));
-        shared.wait();
+        shared.close();
         let theirs = lock(&shared.panic).take();
         drop(turn);
         if let Some(payload) = mine.err().or(theirs) {
             resume_unwind(payload);
         }
+    }
+
+    /// Runs `f(worker)` once on every thread: they wait for each other before they begin.
+    ///
+    /// # Panics
+    /// When `f` does, after all threads have finished.
+    pub(crate) fn run_on_all(&self, f: &(dyn Fn(usize) + Sync)) {
+        let arrived = AtomicUsize::new(0);
+        self.run(&|worker| {
+            arrived.fetch_add(1, Ordering::AcqRel);
+            let is_there = || arrived.load(Ordering::Acquire) == self.threads();
+            while !self.shared.spin_until(is_there) && !is_there() {
+                std::thread::yield_now();
+            }
+            f(worker);
+        });
     }
 
     /// Runs `f(worker, task)` for every task below `tasks`; threads take the next one when free.
@@ -174,9 +197,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
-        drop(lock(&self.shared.lock));
-        self.shared.work.notify_all();
+        self.shared.open();
         for worker in self.workers.drain(..) {
             // A worker catches every panic of a closure; there is nothing left to report here.
             drop(worker.join());
@@ -193,46 +214,74 @@ impl Shared {
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            // SAFETY: acquired with `epoch`; the caller does not write until `running` is zero.
+            if !self.join(seen) {
+                continue;
+            }
+            // SAFETY: acquired with the gate; the caller does not write while this thread is inside.
             let job = unsafe { *self.job.get() }.expect("a region starts with a closure");
             let result = catch_unwind(AssertUnwindSafe(|| {
-                // SAFETY: the closure lives until the caller has seen `running` at zero, which this
-                // thread's share of the count prevents until after the call.
+                // SAFETY: the closure lives until the caller has seen everybody leave, which this
+                // thread does after the call.
                 unsafe { (*job)(index) }
             }));
             if let Err(payload) = result {
                 lock(&self.panic).get_or_insert(payload);
             }
-            let last = self.running.fetch_sub(1, Ordering::SeqCst) == 1;
-            if last && self.caller_parked.load(Ordering::SeqCst) {
-                drop(lock(&self.lock));
-                self.done.notify_all();
-            }
+            self.leave();
         }
     }
 
-    /// Waits until `epoch` is not `seen` and returns it.
-    fn next_epoch(&self, seen: u32) -> u32 {
-        if self.spin_until(|| self.epoch.load(Ordering::Acquire) != seen) {
-            return self.epoch.load(Ordering::Acquire);
+    /// Enters the region of this epoch; false when it is over.
+    fn join(&self, seen: u64) -> bool {
+        let enter = |gate| (epoch(gate) == seen && gate & OPEN != 0).then_some(gate + 1);
+        self.gate.fetch_update(Ordering::SeqCst, Ordering::Relaxed, enter).is_ok()
+    }
+
+    fn leave(&self) {
+        let before = self.gate.fetch_sub(1, Ordering::SeqCst);
+        let is_last = before & (OPEN | INSIDE) == 1;
+        if is_last && self.caller_parked.load(Ordering::SeqCst) {
+            drop(lock(&self.lock));
+            self.done.notify_all();
+        }
+    }
+
+    /// Waits until the epoch is not `seen` and returns it.
+    fn next_epoch(&self, seen: u64) -> u64 {
+        let now = || epoch(self.gate.load(Ordering::SeqCst));
+        if self.spin_until(|| now() != seen) {
+            return now();
         }
         let mut guard = lock(&self.lock);
         self.parked.fetch_add(1, Ordering::SeqCst);
-        while self.epoch.load(Ordering::SeqCst) == seen {
+        while now() == seen {
             guard = self.work.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         self.parked.fetch_sub(1, Ordering::SeqCst);
-        self.epoch.load(Ordering::SeqCst)
+        now()
     }
 
-    /// Waits until every worker has finished its share.
-    fn wait(&self) {
-        if self.spin_until(|| self.running.load(Ordering::Acquire) == 0) {
+    /// Begins the next epoch; nobody is inside.
+    fn open(&self) {
+        let next = epoch(self.gate.load(Ordering::Relaxed)).wrapping_add(1) << 32;
+        self.gate.store(next | OPEN, Ordering::SeqCst);
+        if self.parked.load(Ordering::SeqCst) > 0 {
+            drop(lock(&self.lock));
+            self.work.notify_all();
+        }
+    }
+
+    /// Lets nobody in any more, and waits until those inside have left.
+    fn close(&self) {
+        let inside = |gate: u64| gate & INSIDE;
+        if inside(self.gate.fetch_and(!OPEN, Ordering::SeqCst)) == 0
+            || self.spin_until(|| inside(self.gate.load(Ordering::SeqCst)) == 0)
+        {
             return;
         }
         let mut guard = lock(&self.lock);
         self.caller_parked.store(true, Ordering::SeqCst);
-        while self.running.load(Ordering::SeqCst) != 0 {
+        while inside(self.gate.load(Ordering::SeqCst)) != 0 {
             guard = self.done.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         self.caller_parked.store(false, Ordering::SeqCst);
@@ -304,12 +353,35 @@ mod tests {
             let pool = Pool::new(threads).unwrap();
             let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
             for _ in 0..500 {
-                pool.run(&|worker| {
+                pool.run_on_all(&|worker| {
                     counts[worker].fetch_add(1, Ordering::Relaxed);
                 });
             }
             assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 500), "{threads}");
         }
+    }
+
+    #[test]
+    fn who_comes_after_the_end_of_a_region_does_not_join_it() {
+        let pool = Pool::new(1).unwrap();
+        let shared = &pool.shared;
+        let now = || epoch(shared.gate.load(Ordering::SeqCst));
+        assert!(!shared.join(now()), "nothing runs");
+        shared.open();
+        assert!(shared.join(now()) && !shared.join(now() + 1));
+        std::thread::scope(|scope| {
+            let closing = scope.spawn(|| shared.close());
+            while shared.gate.load(Ordering::SeqCst) & OPEN != 0 {
+                std::thread::yield_now();
+            }
+            assert!(!shared.join(now()) && !closing.is_finished());
+            shared.leave();
+        });
+        let late = now();
+        shared.open();
+        assert!(!shared.join(late));
+        shared.close();
+        assert_eq!(shared.gate.load(Ordering::SeqCst) & (OPEN | INSIDE), 0);
     }
 
     #[test]
@@ -346,11 +418,11 @@ mod tests {
         let pool = Pool::new(3).unwrap();
         for bad in 0..3 {
             let result = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(&|worker| assert_ne!(worker, bad, "worker {bad} fails"));
+                pool.run_on_all(&|worker| assert_ne!(worker, bad, "worker {bad} fails"));
             }));
             assert!(result.is_err(), "{bad}");
             let alive = AtomicUsize::new(0);
-            pool.run(&|_| {
+            pool.run_on_all(&|_| {
                 alive.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(alive.load(Ordering::Relaxed), 3);
@@ -370,7 +442,7 @@ mod tests {
             for _ in 0..3 {
                 scope.spawn(|| {
                     for _ in 0..100 {
-                        pool.run(&|_| {
+                        pool.run_on_all(&|_| {
                             total.fetch_add(1, Ordering::Relaxed);
                         });
                     }
