@@ -9,12 +9,16 @@
 //! - requests that avoid nothing are served in the order of their arrival;
 //! - every ticket is in exactly one place: waiting, assigned, or gone.
 
-use crate::choose;
+use crate::{Pace, choose};
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 use tyndall_types::ReplicaId;
 
 /// Names a request; later arrivals have larger ones.
 pub type Ticket = u64;
+
+/// Of the time that a request can wait, what it may be expected to: the expectation is a mean.
+const OF_PATIENCE: f64 = 0.8;
 
 /// A request and the replica that shall have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub enum Admission {
     Queued,
     /// The queue is full.
     Refused,
+    /// It would have its answer after so long, which is later than it can wait.
+    TooLate(Duration),
 }
 
 #[derive(Debug)]
@@ -66,6 +72,7 @@ pub struct Dispatcher {
     max_queued: usize,
     replicas: Vec<Replica>,
     waiting: VecDeque<Waiting>,
+    pace: Pace,
     seed: u64,
 }
 
@@ -79,6 +86,7 @@ impl Dispatcher {
             max_queued: max_queued as usize,
             replicas: Vec::new(),
             waiting: VecDeque::new(),
+            pace: Pace::default(),
             seed,
         }
     }
@@ -105,16 +113,23 @@ impl Dispatcher {
             }
         }
         self.replicas.retain(|replica| replica.listed || replica.ongoing > 0);
+        self.pace.interrupted();
         self.pump()
     }
 
-    /// A new request.
-    pub fn arrive(&mut self, ticket: Ticket) -> Admission {
+    /// A new request, which waits at most so long for its answer to begin.
+    pub fn arrive(&mut self, ticket: Ticket, patience: Option<Duration>) -> Admission {
         if let Some(replica) = self.assign(&[]) {
             return Admission::Assigned(replica);
         }
         if self.waiting.len() >= self.max_queued {
             return Admission::Refused;
+        }
+        let expected = self.pace.expected(self.queued(), self.ongoing());
+        if let (Some(patience), Some(expected)) = (patience, expected)
+            && expected > patience.mul_f64(OF_PATIENCE)
+        {
+            return Admission::TooLate(expected);
         }
         self.waiting.push_back(Waiting { ticket, avoid: Vec::new() });
         Admission::Queued
@@ -128,6 +143,8 @@ impl Dispatcher {
         from: &ReplicaId,
         avoid: Vec<ReplicaId>,
     ) -> Vec<Assignment> {
+        // What failed says nothing of the pace.
+        self.pace.interrupted();
         self.end(from);
         let place = self.waiting.partition_point(|waiting| waiting.ticket < ticket);
         self.waiting.insert(place, Waiting { ticket, avoid });
@@ -142,10 +159,18 @@ impl Dispatcher {
         self.pump()
     }
 
-    /// A replica is done with a request.
-    pub fn release(&mut self, replica: &ReplicaId) -> Vec<Assignment> {
+    /// A replica is done with a request, to which its answer began after `answered`.
+    pub fn release(
+        &mut self,
+        replica: &ReplicaId,
+        now: Instant,
+        answered: Option<Duration>,
+    ) -> Vec<Assignment> {
+        let ongoing = self.ongoing();
         self.end(replica);
-        self.pump()
+        let assigned = self.pump();
+        self.pace.ended(now, ongoing, answered, !self.waiting.is_empty());
+        assigned
     }
 
     /// A replica gets nothing new until [`Dispatcher::trust`]. True when it was not under suspicion
@@ -167,11 +192,16 @@ impl Dispatcher {
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
         // They stand in the order of their tickets.
         let found = self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket);
-        found.is_ok_and(|place| self.waiting.remove(place).is_some())
+        let is_found = found.is_ok_and(|place| self.waiting.remove(place).is_some());
+        if self.waiting.is_empty() {
+            self.pace.interrupted();
+        }
+        is_found
     }
 
     /// Ends the wait of all, because no replica will come.
     pub fn fail_waiting(&mut self) -> Vec<Ticket> {
+        self.pace.interrupted();
         self.waiting.drain(..).map(|waiting| waiting.ticket).collect()
     }
 
@@ -255,26 +285,26 @@ mod tests {
     fn a_queue_at_zero_replicas_goes_out_in_order_when_one_comes() {
         let mut dispatcher = Dispatcher::new(2, 3, 0);
         for ticket in 0..3 {
-            assert_eq!(dispatcher.arrive(ticket), Admission::Queued);
+            assert_eq!(dispatcher.arrive(ticket, None), Admission::Queued);
         }
-        assert_eq!(dispatcher.arrive(3), Admission::Refused);
+        assert_eq!(dispatcher.arrive(3, None), Admission::Refused);
         assert_eq!((dispatcher.queued(), dispatcher.ongoing()), (3, 0));
         assert_eq!(dispatcher.update([id(0)], 2, 3), [to(0, 0), to(1, 0)]);
         assert_eq!((dispatcher.queued(), dispatcher.ongoing()), (1, 2));
-        assert_eq!(dispatcher.release(&id(0)), [to(2, 0)]);
-        assert_eq!(dispatcher.release(&id(0)), []);
-        assert_eq!(dispatcher.arrive(4), Admission::Assigned(id(0)));
+        assert_eq!(dispatcher.release(&id(0), Instant::now(), None), [to(2, 0)]);
+        assert_eq!(dispatcher.release(&id(0), Instant::now(), None), []);
+        assert_eq!(dispatcher.arrive(4, None), Admission::Assigned(id(0)));
     }
 
     #[test]
     fn a_replica_that_drains_keeps_what_it_has() {
         let mut dispatcher = Dispatcher::new(2, 3, 0);
         dispatcher.update([id(0)], 2, 3);
-        assert_eq!(dispatcher.arrive(0), Admission::Assigned(id(0)));
+        assert_eq!(dispatcher.arrive(0, None), Admission::Assigned(id(0)));
         assert_eq!(dispatcher.update([], 2, 3), []);
         assert!(!dispatcher.has_replica());
-        assert_eq!((dispatcher.arrive(1), dispatcher.ongoing()), (Admission::Queued, 1));
-        assert_eq!(dispatcher.release(&id(0)), []);
+        assert_eq!((dispatcher.arrive(1, None), dispatcher.ongoing()), (Admission::Queued, 1));
+        assert_eq!(dispatcher.release(&id(0), Instant::now(), None), []);
         assert_eq!(dispatcher.ongoing(), 0);
     }
 
@@ -282,8 +312,8 @@ mod tests {
     fn a_request_that_comes_back_goes_first_and_elsewhere() {
         let mut dispatcher = Dispatcher::new(1, 1, 0);
         dispatcher.update([id(0)], 1, 1);
-        assert_eq!(dispatcher.arrive(0), Admission::Assigned(id(0)));
-        assert_eq!(dispatcher.arrive(1), Admission::Queued);
+        assert_eq!(dispatcher.arrive(0, None), Admission::Assigned(id(0)));
+        assert_eq!(dispatcher.arrive(1, None), Admission::Queued);
         // It avoids the only replica, which the next in line can have.
         assert_eq!(dispatcher.come_back(0, &id(0), vec![id(0)]), [to(1, 0)]);
         assert_eq!(dispatcher.update([id(0), id(1)], 1, 1), [to(0, 1)]);
@@ -296,12 +326,12 @@ mod tests {
     fn a_replica_under_suspicion_gets_nothing_new() {
         let mut dispatcher = Dispatcher::new(1, 4, 0);
         dispatcher.update([id(0)], 1, 4);
-        assert_eq!(dispatcher.arrive(0), Admission::Assigned(id(0)));
-        assert_eq!(dispatcher.arrive(1), Admission::Queued);
+        assert_eq!(dispatcher.arrive(0, None), Admission::Assigned(id(0)));
+        assert_eq!(dispatcher.arrive(1, None), Admission::Queued);
         assert!(dispatcher.suspect(&id(0)) && !dispatcher.suspect(&id(0)));
-        assert_eq!(dispatcher.release(&id(0)), []);
+        assert_eq!(dispatcher.release(&id(0), Instant::now(), None), []);
         assert_eq!(dispatcher.update([id(0), id(1)], 1, 4), [to(1, 1)]);
-        assert_eq!(dispatcher.arrive(2), Admission::Queued);
+        assert_eq!(dispatcher.arrive(2, None), Admission::Queued);
         assert_eq!(dispatcher.trust(&id(0)), [to(2, 0)]);
         assert!(!dispatcher.suspect(&id(9)));
     }
@@ -310,11 +340,32 @@ mod tests {
     fn waiting_requests_can_be_cancelled_and_failed() {
         let mut dispatcher = Dispatcher::new(1, 4, 0);
         for ticket in 0..3 {
-            assert_eq!(dispatcher.arrive(ticket), Admission::Queued);
+            assert_eq!(dispatcher.arrive(ticket, None), Admission::Queued);
         }
         assert!(dispatcher.cancel(1) && !dispatcher.cancel(1));
         assert_eq!(dispatcher.fail_waiting(), [0, 2]);
         assert_eq!(dispatcher.queued(), 0);
+    }
+
+    #[test]
+    fn who_would_wait_too_long_is_told_at_once() {
+        let mut dispatcher = Dispatcher::new(1, 100, 0);
+        dispatcher.update([id(0)], 1, 100);
+        let (begin, second) = (Instant::now(), Duration::from_secs(1));
+        for ticket in 0..40 {
+            // Nothing is known yet.
+            assert!(!matches!(dispatcher.arrive(ticket, Some(second)), Admission::TooLate(_)));
+        }
+        for end in 0..20 {
+            dispatcher.release(&id(0), begin + second * end, Some(second));
+        }
+        assert_eq!(dispatcher.queued(), 19);
+        let soon = dispatcher.arrive(40, Some(second * 26));
+        let Admission::TooLate(expected) = soon else { panic!("{soon:?}") };
+        assert!((expected.as_secs_f64() - 21.0).abs() < 1e-6, "{expected:?}");
+        assert_eq!(dispatcher.queued(), 19);
+        assert_eq!(dispatcher.arrive(41, Some(second * 27)), Admission::Queued);
+        assert_eq!(dispatcher.arrive(42, None), Admission::Queued);
     }
 
     #[derive(Debug, Clone)]
@@ -381,11 +432,12 @@ mod tests {
                 let ticket = model.next;
                 model.next += 1;
                 model.waiting.push((ticket, Vec::new()));
-                match dispatcher.arrive(ticket) {
+                match dispatcher.arrive(ticket, None) {
                     Admission::Assigned(replica) => {
                         model.take(vec![Assignment { ticket, replica }])
                     }
                     Admission::Queued => assert!(model.waiting.len() <= model.next as usize),
+                    Admission::TooLate(_) => panic!("it has time"),
                     Admission::Refused => {
                         model.waiting.pop();
                         assert!(model.waiting.len() >= MAX_QUEUED as usize);
@@ -395,7 +447,7 @@ mod tests {
             Step::Release(n) => {
                 if let Some((ticket, replica)) = nth(n, model) {
                     model.running.remove(&ticket);
-                    model.take(dispatcher.release(&replica));
+                    model.take(dispatcher.release(&replica, Instant::now(), None));
                 }
             }
             Step::ComeBack(n) => {

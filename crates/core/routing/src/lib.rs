@@ -6,13 +6,16 @@
 //!
 //! - [`choose`]: power of two choices on exact in-flight counts.
 //! - [`Dispatcher`]: bounded FIFO queue, per-replica cap, counts.
+//! - [`Pace`]: how long a place in the queue will take.
 //! - [`retry`]: which failures may go to another replica.
 #![forbid(unsafe_code)]
 
 mod choice;
 mod dispatcher;
+mod pace;
 mod retry;
 
 pub use choice::choose;
 pub use dispatcher::{Admission, Assignment, Dispatcher, Ticket};
+pub use pace::Pace;
 pub use retry::{Failure, MAX_BROKEN_ATTEMPTS, Progress, Retry, retry};

@@ -67,7 +67,7 @@ pub(crate) async fn forward(
 ) -> Result<Response<Body>, Failed> {
     let model = model_id(deployment).unwrap_or_default();
     let limit = TimeLimit::of(&asked.headers, deployment.route().request_timeout_s);
-    match deployment.send(&asked.call(limit.duration())).await {
+    match deployment.send(&asked.call(limit.until_answer())).await {
         Ok(sent) => {
             let served = Served {
                 label: deployment.label(),
@@ -78,6 +78,6 @@ pub(crate) async fn forward(
             };
             Ok(answer(sent, served))
         }
-        Err(error) => Err(Failed::unsent(error, &model, limit)),
+        Err(error) => Err(Failed::unsent(error, &model, &limit)),
     }
 }

@@ -39,11 +39,11 @@ pub(crate) async fn forward(
     }
     let arrived = Instant::now();
     let limit = TimeLimit::of(&parts.headers, mount.ingress.route().request_timeout_s);
-    let deadline = limit.duration().map(|limit| arrived + limit);
+    let deadline = limit.until_answer().map(|limit| arrived + limit);
     let sent = async {
         let body = read(body).await?;
         let call = Call { deadline, ..call(parts, body, &mount.prefix, id) };
-        let failed = |error| Failed::unsent_to_program(error, id, limit);
+        let failed = |error| Failed::unsent_to_program(error, id, &limit);
         mount.ingress.send(&call).await.map_err(failed)
     };
     let sent = tokio::select! {
@@ -55,7 +55,9 @@ pub(crate) async fn forward(
         is_model: false,
         metrics: shared.metrics().clone(),
         is_cut: shared.cut_signal(),
-        limit: deadline.map_or(AnswerLimit::None, AnswerLimit::Whole),
+        limit: limit
+            .duration()
+            .map_or(AnswerLimit::None, |limit| AnswerLimit::Whole(arrived + limit)),
     };
     Ok(answer(sent, served))
 }

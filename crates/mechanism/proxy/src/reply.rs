@@ -4,6 +4,7 @@ use crate::headers::TimeLimit;
 use crate::timing::{SERVER_TIMING, server_timing};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
+use std::time::Duration;
 use tyndall_openai::ApiError;
 use tyndall_router::{Refusal, SendError, SendErrorKind, Waits};
 use tyndall_transport::{Body, BodyError, json as json_response, text};
@@ -39,18 +40,11 @@ impl From<ApiError> for Failed {
 
 impl Failed {
     /// A request for text that got no answer.
-    pub(crate) fn unsent(error: SendError, model: &str, limit: TimeLimit) -> Self {
+    pub(crate) fn unsent(error: SendError, model: &str, limit: &TimeLimit) -> Self {
         let failed = match error.kind {
-            SendErrorKind::Refused(refusal) => Self::refused(refusal, model),
+            SendErrorKind::Refused(refusal) => Self::refused(refusal, model, limit),
             SendErrorKind::TooLate(what) => {
-                let whose = if limit.is_requests_own {
-                    "this request's x-request-timeout-seconds"
-                } else {
-                    "this deployment's request_timeout_s"
-                };
-                let seconds = limit.seconds.unwrap_or_default();
-                ApiError::timeout(format!("no answer within {seconds} s, which is {whose}: {what}"))
-                    .into()
+                ApiError::timeout(format!("no answer within {limit}: {what}")).into()
             }
             // No `Retry-After`: a request that ends every replica it meets is better not sent
             // again.
@@ -64,7 +58,7 @@ impl Failed {
     }
 
     /// A request to a program that got no answer, in Ray Serve's words.
-    pub(crate) fn unsent_to_program(error: SendError, id: &HeaderValue, limit: TimeLimit) -> Self {
+    pub(crate) fn unsent_to_program(error: SendError, id: &HeaderValue, limit: &TimeLimit) -> Self {
         let id = String::from_utf8_lossy(id.as_bytes());
         let failed = match error.kind {
             SendErrorKind::Refused(Refusal::Full { max_queued, backpressure }) => {
@@ -74,10 +68,23 @@ impl Failed {
                 );
                 Self::full(message, backpressure)
             }
+            SendErrorKind::Refused(Refusal::TooLate {
+                expected,
+                queued,
+                max_queued,
+                backpressure,
+            }) => {
+                let message = format!(
+                    "Request dropped due to backpressure (num_queued_requests={queued}, \
+                     max_queued_requests={max_queued}): {}.",
+                    too_late(expected, limit)
+                );
+                Self::full(message, come_again(backpressure, expected, limit))
+            }
             SendErrorKind::Refused(Refusal::Unavailable(why)) => Self::unavailable(why),
             SendErrorKind::TooLate(_) => {
                 // As Python writes it: with a fraction, be it zero.
-                let seconds = limit.seconds.unwrap_or_default();
+                let seconds = limit.until_answer().unwrap_or_default().as_secs_f64();
                 ApiError::request_timeout(format!("Request {id} timed out after {seconds:?}s."))
                     .into()
             }
@@ -89,7 +96,7 @@ impl Failed {
         Self { waits: error.waits, ..failed }
     }
 
-    fn refused(refusal: Refusal, model: &str) -> Self {
+    fn refused(refusal: Refusal, model: &str, limit: &TimeLimit) -> Self {
         match refusal {
             Refusal::Full { max_queued, backpressure } => {
                 let message = format!(
@@ -97,6 +104,12 @@ impl Failed {
                      max_queued_requests allows; try again later"
                 );
                 Self::full(message, backpressure)
+            }
+            Refusal::TooLate { expected, queued, backpressure, .. } => {
+                let late = too_late(expected, limit);
+                let message =
+                    format!("{model} has {queued} requests waiting: {late}; try again later");
+                Self::full(message, come_again(backpressure, expected, limit))
             }
             Refusal::Unavailable(why) => Self::unavailable(why),
         }
@@ -135,6 +148,18 @@ impl Failed {
     }
 }
 
+fn too_late(expected: Duration, limit: &TimeLimit) -> String {
+    let expected = expected.as_secs_f64();
+    format!("an answer is expected after {expected:.1} s, too late for {limit}")
+}
+
+/// When as much work is done as would have been too much, unless the deployment has its own say.
+fn come_again(backpressure: Backpressure, expected: Duration, limit: &TimeLimit) -> Backpressure {
+    let beyond = expected.saturating_sub(limit.until_answer().unwrap_or_default()).as_secs_f64();
+    let retry_after_s = backpressure.retry_after_s.or(Some(beyond.max(1.0)));
+    Backpressure { retry_after_s, ..backpressure }
+}
+
 /// What a body that was not read means for the client.
 pub(crate) fn unread(error: &BodyError) -> ApiError {
     match error {
@@ -162,4 +187,44 @@ pub(crate) fn method_not_allowed(allowed: &Method) -> Response<Body> {
     let allowed = HeaderValue::from_str(allowed.as_str()).expect("a method is a header value");
     response.headers_mut().insert(header::ALLOW, allowed);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderMap;
+
+    #[test]
+    fn who_would_wait_too_long_is_told_when_to_come_again() {
+        let limit = TimeLimit::of(&HeaderMap::new(), 10.0);
+        let late = |backpressure| SendError {
+            kind: SendErrorKind::Refused(Refusal::TooLate {
+                expected: Duration::from_millis(17_500),
+                queued: 40,
+                max_queued: 100,
+                backpressure,
+            }),
+            waits: None,
+        };
+        let told = Failed::unsent(late(Backpressure::default()), "demo", &limit);
+        let expected = "demo has 40 requests waiting: an answer is expected after 17.5 s, too late \
+                        for 10 s, which is this deployment's request_timeout_s; try again later";
+        assert_eq!(told.error.message, expected);
+        let response = told.into_response(Dialect::OpenAi);
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["retry-after"]),
+            (503, &"8".parse().unwrap())
+        );
+        let own = Backpressure { status_code: 429, retry_after_s: Some(2.0) };
+        let id = HeaderValue::from_static("id");
+        let told = Failed::unsent_to_program(late(own), &id, &limit);
+        let begin = "Request dropped due to backpressure (num_queued_requests=40, \
+                     max_queued_requests=100): an answer is expected";
+        assert!(told.error.message.starts_with(begin), "{}", told.error.message);
+        let response = told.into_response(Dialect::Text);
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["retry-after"]),
+            (429, &"2".parse().unwrap())
+        );
+    }
 }

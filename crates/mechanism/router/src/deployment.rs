@@ -58,6 +58,18 @@ pub enum Refusal {
         /// How the caller shall learn it.
         backpressure: Backpressure,
     },
+    /// Its answer would come later than it can wait.
+    #[error("an answer is expected after {:.1} s, which is too late", .expected.as_secs_f64())]
+    TooLate {
+        /// When its answer would have begun.
+        expected: Duration,
+        /// How many wait.
+        queued: u32,
+        /// How many may.
+        max_queued: u32,
+        /// How the caller shall learn it, but for when to come again.
+        backpressure: Backpressure,
+    },
     /// No replica will come soon.
     #[error("{}", .0.reason)]
     Unavailable(Unavailable),
@@ -69,6 +81,7 @@ impl Refusal {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Full { .. } => "full",
+            Self::TooLate { .. } => "too_late",
             Self::Unavailable(_) => "no_replica",
         }
     }
@@ -276,12 +289,12 @@ impl Deployment {
         }
     }
 
-    /// Takes a place in the queue, or a permit at once.
-    pub(crate) fn enter(self: &Arc<Self>) -> Result<Waiting, Refusal> {
+    /// Takes a place in the queue, or a permit at once. Nobody waits longer than `patience`.
+    pub(crate) fn enter(self: &Arc<Self>, patience: Option<Duration>) -> Result<Waiting, Refusal> {
         let mut state = self.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        let place = match state.dispatcher.arrive(ticket) {
+        let place = match state.dispatcher.arrive(ticket, patience) {
             Admission::Assigned(replica) => Place::Found(Some(state.outcome(replica))),
             Admission::Queued => {
                 if let Some(unavailable) = state.route.unavailable.clone() {
@@ -292,6 +305,14 @@ impl Deployment {
             }
             Admission::Refused => {
                 return Err(Refusal::Full {
+                    max_queued: state.route.max_queued_requests,
+                    backpressure: state.route.backpressure,
+                });
+            }
+            Admission::TooLate(expected) => {
+                return Err(Refusal::TooLate {
+                    expected,
+                    queued: state.dispatcher.queued(),
                     max_queued: state.route.max_queued_requests,
                     backpressure: state.route.backpressure,
                 });
@@ -314,9 +335,10 @@ impl Deployment {
         }
     }
 
-    fn release(&self, replica: &ReplicaId) {
+    fn release(&self, replica: &ReplicaId, answered: Option<Duration>) {
+        let now = Instant::now().into_std();
         let mut state = self.lock();
-        let assigned = state.dispatcher.release(replica);
+        let assigned = state.dispatcher.release(replica, now, answered);
         state.deliver(assigned);
         self.changed(&mut state);
     }
@@ -435,6 +457,8 @@ impl Waiting {
                 ticket: self.ticket,
                 replica,
                 client,
+                since: Instant::now(),
+                answered: None,
                 returned: false,
             }),
         }
@@ -472,7 +496,7 @@ impl Drop for Waiting {
             Place::Queued(receiver) => receiver.try_recv().ok(),
         };
         if let Some(Outcome::Assigned(replica, _)) = outcome {
-            self.deployment.release(&replica);
+            self.deployment.release(&replica, None);
         }
     }
 }
@@ -502,6 +526,9 @@ pub(crate) struct Permit {
     ticket: Ticket,
     replica: ReplicaId,
     client: Client,
+    since: Instant,
+    /// After so long an answer began.
+    answered: Option<Duration>,
     returned: bool,
 }
 
@@ -512,6 +539,10 @@ impl Permit {
 
     pub(crate) fn replica(&self) -> &ReplicaId {
         &self.replica
+    }
+
+    pub(crate) fn is_answered(&mut self) {
+        self.answered = Some(self.since.elapsed());
     }
 
     pub(crate) fn deployment(&self) -> &Arc<Deployment> {
@@ -539,7 +570,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.returned {
-            self.deployment.release(&self.replica);
+            self.deployment.release(&self.replica, self.answered);
         }
     }
 }

@@ -309,16 +309,16 @@ mod tests {
         let router = unlinked();
         router.apply(table(vec![route("a")]));
         let old = find(&router, "a").unwrap();
-        let waiting = old.enter().unwrap();
+        let waiting = old.enter(None).unwrap();
         assert_eq!(router.demand().len(), 1);
         router.apply(delta(Vec::new(), &["a"]));
         assert_eq!(router.demand(), []);
         router.apply(delta(vec![route("a")], &[]));
         let next = find(&router, "a").unwrap();
-        let _waiting = next.enter().unwrap();
+        let _waiting = next.enter(None).unwrap();
         drop(waiting);
         assert_eq!(router.demand()[0].queued, 1);
-        assert!(old.enter().is_err());
+        assert!(old.enter(None).is_err());
     }
 
     #[test]
@@ -333,7 +333,7 @@ mod tests {
         router.apply(table(routes));
         let enter = |name: &str| {
             let id = DeploymentId::try_from(name.to_owned()).unwrap();
-            router.deployment(&id).unwrap().enter().unwrap()
+            router.deployment(&id).unwrap().enter(None).unwrap()
         };
         let waiting = ["a", "b", "c"].map(enter);
         let has = |model: &str| {

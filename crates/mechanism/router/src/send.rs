@@ -108,7 +108,8 @@ impl Deployment {
     /// replica, so that its work is cancelled.
     pub async fn send(self: &Arc<Self>, call: &Call) -> Result<Answer, SendError> {
         let mut sending = Sending::new(self, call);
-        let mut waiting = self.enter().map_err(|refusal| sending.refused(refusal, None))?;
+        let patience = call.deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        let mut waiting = self.enter(patience).map_err(|refusal| sending.refused(refusal, None))?;
         loop {
             let permit = sending.permit(&mut waiting).await?;
             match sending.attempt(permit).await? {
@@ -214,10 +215,13 @@ enum Tried {
     Failed(Failure, Permit, String),
 }
 
-async fn attempt(call: &Call, permit: Permit) -> Tried {
+async fn attempt(call: &Call, mut permit: Permit) -> Tried {
     match permit.client().exchange(call.outgoing()).await {
         Ok(response) => match response.headers().get(NOT_STARTED) {
-            None => Tried::Answered(response.map(|body| AnswerBody::new(body, permit))),
+            None => {
+                permit.is_answered();
+                Tried::Answered(response.map(|body| AnswerBody::new(body, permit)))
+            }
             Some(reason) => {
                 let reason = String::from_utf8_lossy(reason.as_bytes()).into_owned();
                 Tried::Failed(Failure::NotStarted, permit, reason)

@@ -139,6 +139,14 @@ fn unsent(
             status_code: backpressure.status_code,
             retry_after_s: backpressure.retry_after_s,
         },
+        SendErrorKind::Refused(Refusal::TooLate { queued, max_queued, backpressure, .. }) => {
+            Error::BackPressure {
+                num_queued_requests: queued,
+                max_queued_requests: max_queued,
+                status_code: backpressure.status_code,
+                retry_after_s: backpressure.retry_after_s,
+            }
+        }
         SendErrorKind::Refused(Refusal::Unavailable(unavailable)) => Error::DeploymentUnavailable {
             deployment: deployment.to_owned(),
             reason: unavailable.reason,
