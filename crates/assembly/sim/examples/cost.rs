@@ -136,10 +136,10 @@ fn dispatcher(replicas: u32) {
         (0..10).for_each(|_| drop(dispatcher.update(ids.clone(), 5, 1000)));
     });
     timed("Dispatcher::arrive", replicas, || {
-        (0..u64::from(replicas)).for_each(|ticket| drop(dispatcher.arrive(ticket)));
+        (0..u64::from(replicas)).for_each(|ticket| drop(dispatcher.arrive(ticket, None)));
     });
     timed("Dispatcher::release", replicas, || {
-        ids.iter().for_each(|id| drop(dispatcher.release(id)));
+        ids.iter().for_each(|id| drop(dispatcher.release(id, Duration::ZERO, None)));
     });
 }
 

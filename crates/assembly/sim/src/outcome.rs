@@ -46,7 +46,7 @@ pub struct DeploymentOutcome {
 
 /// Counts of requests and of what happened to replicas.
 ///
-/// Every request that was sent is in exactly one of `answered`, `refused_full`,
+/// Every request that was sent is in exactly one of `answered`, `refused_full`, `refused_late`,
 /// `refused_unavailable`, `late`, `given_up`, `interrupted`, `cut` and `lost`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Totals {
@@ -56,6 +56,8 @@ pub struct Totals {
     pub answered: u64,
     /// The queue was full.
     pub refused_full: u64,
+    /// The queue was too slow for the request's time.
+    pub refused_late: u64,
     /// No replica could be had.
     pub refused_unavailable: u64,
     /// The answer had not begun when the request's time was over.
@@ -88,6 +90,7 @@ impl Totals {
     pub fn ended(&self) -> u64 {
         self.answered
             + self.refused_full
+            + self.refused_late
             + self.refused_unavailable
             + self.late
             + self.given_up
@@ -100,6 +103,7 @@ impl Totals {
             (&mut self.sent, other.sent),
             (&mut self.answered, other.answered),
             (&mut self.refused_full, other.refused_full),
+            (&mut self.refused_late, other.refused_late),
             (&mut self.refused_unavailable, other.refused_unavailable),
             (&mut self.late, other.late),
             (&mut self.given_up, other.given_up),

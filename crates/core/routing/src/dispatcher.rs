@@ -11,7 +11,7 @@
 
 use crate::{Pace, choose};
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tyndall_types::ReplicaId;
 
 /// Names a request; later arrivals have larger ones.
@@ -159,11 +159,12 @@ impl Dispatcher {
         self.pump()
     }
 
-    /// A replica is done with a request, to which its answer began after `answered`.
+    /// A replica is done with a request, to which its answer began after `answered`; `now` counts from any one
+    /// moment.
     pub fn release(
         &mut self,
         replica: &ReplicaId,
-        now: Instant,
+        now: Duration,
         answered: Option<Duration>,
     ) -> Vec<Assignment> {
         let ongoing = self.ongoing();
@@ -291,8 +292,8 @@ mod tests {
         assert_eq!((dispatcher.queued(), dispatcher.ongoing()), (3, 0));
         assert_eq!(dispatcher.update([id(0)], 2, 3), [to(0, 0), to(1, 0)]);
         assert_eq!((dispatcher.queued(), dispatcher.ongoing()), (1, 2));
-        assert_eq!(dispatcher.release(&id(0), Instant::now(), None), [to(2, 0)]);
-        assert_eq!(dispatcher.release(&id(0), Instant::now(), None), []);
+        assert_eq!(dispatcher.release(&id(0), Duration::ZERO, None), [to(2, 0)]);
+        assert_eq!(dispatcher.release(&id(0), Duration::ZERO, None), []);
         assert_eq!(dispatcher.arrive(4, None), Admission::Assigned(id(0)));
     }
 
@@ -304,7 +305,7 @@ mod tests {
         assert_eq!(dispatcher.update([], 2, 3), []);
         assert!(!dispatcher.has_replica());
         assert_eq!((dispatcher.arrive(1, None), dispatcher.ongoing()), (Admission::Queued, 1));
-        assert_eq!(dispatcher.release(&id(0), Instant::now(), None), []);
+        assert_eq!(dispatcher.release(&id(0), Duration::ZERO, None), []);
         assert_eq!(dispatcher.ongoing(), 0);
     }
 
@@ -329,7 +330,7 @@ mod tests {
         assert_eq!(dispatcher.arrive(0, None), Admission::Assigned(id(0)));
         assert_eq!(dispatcher.arrive(1, None), Admission::Queued);
         assert!(dispatcher.suspect(&id(0)) && !dispatcher.suspect(&id(0)));
-        assert_eq!(dispatcher.release(&id(0), Instant::now(), None), []);
+        assert_eq!(dispatcher.release(&id(0), Duration::ZERO, None), []);
         assert_eq!(dispatcher.update([id(0), id(1)], 1, 4), [to(1, 1)]);
         assert_eq!(dispatcher.arrive(2, None), Admission::Queued);
         assert_eq!(dispatcher.trust(&id(0)), [to(2, 0)]);
@@ -351,13 +352,13 @@ mod tests {
     fn who_would_wait_too_long_is_told_at_once() {
         let mut dispatcher = Dispatcher::new(1, 100, 0);
         dispatcher.update([id(0)], 1, 100);
-        let (begin, second) = (Instant::now(), Duration::from_secs(1));
+        let second = Duration::from_secs(1);
         for ticket in 0..40 {
             // Nothing is known yet.
             assert!(!matches!(dispatcher.arrive(ticket, Some(second)), Admission::TooLate(_)));
         }
         for end in 0..20 {
-            dispatcher.release(&id(0), begin + second * end, Some(second));
+            dispatcher.release(&id(0), second * end, Some(second));
         }
         assert_eq!(dispatcher.queued(), 19);
         let soon = dispatcher.arrive(40, Some(second * 26));
@@ -447,7 +448,7 @@ mod tests {
             Step::Release(n) => {
                 if let Some((ticket, replica)) = nth(n, model) {
                     model.running.remove(&ticket);
-                    model.take(dispatcher.release(&replica, Instant::now(), None));
+                    model.take(dispatcher.release(&replica, Duration::ZERO, None));
                 }
             }
             Step::ComeBack(n) => {

@@ -1,7 +1,9 @@
-//! Names and ids as types, so that one cannot be taken for another.
+//! Names and ids as types, so that one cannot be taken for another. Copies share their text: a
+//! deployment's id stands in a dozen indexes.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 /// Why a string is not a usable name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +21,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks and takes a name.
@@ -27,9 +29,12 @@ macro_rules! name {
             /// # Errors
             /// [`IdError`] when it is empty, too long, or holds characters that would need quoting
             /// in a path, a URL or a metric label.
-            pub fn new(name: impl Into<String>) -> Result<Self, IdError> {
-                let name = name.into();
-                if is_usable(&name) { Ok(Self(name)) } else { Err(IdError { name }) }
+            pub fn new(name: impl AsRef<str>) -> Result<Self, IdError> {
+                let name = name.as_ref();
+                match is_usable(name) {
+                    true => Ok(Self(name.into())),
+                    false => Err(IdError { name: name.to_owned() }),
+                }
             }
 
             /// The name as text.
@@ -48,7 +53,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                name.0.to_string()
             }
         }
 
@@ -131,11 +136,11 @@ macro_rules! opaque_id {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Takes the id as it is.
-            pub fn new(id: impl Into<String>) -> Self {
+            pub fn new(id: impl Into<Arc<str>>) -> Self {
                 Self(id.into())
             }
 

@@ -130,6 +130,8 @@ pub struct Deployment {
     id: DeploymentId,
     changes: Arc<Changes>,
     load: Arc<Load>,
+    /// From when the dispatcher counts.
+    made: Instant,
     state: Mutex<State>,
 }
 
@@ -188,6 +190,7 @@ impl Deployment {
             id: route.deployment.clone(),
             changes,
             load: Arc::default(),
+            made: Instant::now(),
             state: Mutex::new(State {
                 route: route.clone(),
                 label: label(&route),
@@ -336,7 +339,7 @@ impl Deployment {
     }
 
     fn release(&self, replica: &ReplicaId, answered: Option<Duration>) {
-        let now = Instant::now().into_std();
+        let now = self.made.elapsed();
         let mut state = self.lock();
         let assigned = state.dispatcher.release(replica, now, answered);
         state.deliver(assigned);

@@ -96,7 +96,7 @@ fn counts(totals: &crate::Totals) -> [String; 7] {
     [
         totals.sent,
         totals.answered,
-        totals.refused_full + totals.refused_unavailable,
+        totals.refused_full + totals.refused_late + totals.refused_unavailable,
         totals.late,
         totals.interrupted + totals.given_up,
         totals.cut,

@@ -105,7 +105,8 @@ impl Run {
             self.recorders[deployment].totals.refused_unavailable += 1;
             return self.requests.end(ticket);
         };
-        match lane.dispatcher.arrive(ticket) {
+        let patience = self.deployments[deployment].request_timeout;
+        match lane.dispatcher.arrive(ticket, Some(patience)) {
             Admission::Assigned(replica) => {
                 self.dispatch(proxy, deployment, vec![Assignment { ticket, replica }]);
             }
@@ -115,6 +116,10 @@ impl Run {
             Admission::Queued => self.time(ticket),
             Admission::Refused => {
                 self.recorders[deployment].totals.refused_full += 1;
+                return self.requests.end(ticket);
+            }
+            Admission::TooLate(_) => {
+                self.recorders[deployment].totals.refused_late += 1;
                 return self.requests.end(ticket);
             }
         }
@@ -174,7 +179,7 @@ impl Run {
     /// A request that a replica has ends: its place is free.
     fn leave(&mut self, ticket: Ticket) {
         let Some(request) = self.requests.open.remove(&ticket) else { return };
-        let (proxy, deployment) = (request.proxy, request.deployment);
+        let (proxy, deployment, now) = (request.proxy, request.deployment, self.now);
         if let Some(process) = request.process {
             self.put_down(process, ticket);
         }
@@ -182,7 +187,8 @@ impl Run {
             return;
         };
         lane.ongoing -= 1;
-        let assigned = lane.dispatcher.release(&replica);
+        let answered = (request.begins <= now).then(|| request.begins - request.placed);
+        let assigned = lane.dispatcher.release(&replica, now, answered);
         self.dispatch(proxy, deployment, assigned);
         self.touch(proxy, deployment);
     }
