@@ -18,6 +18,7 @@
 mod body;
 mod deployment;
 mod links;
+mod models;
 mod mounts;
 mod router;
 mod send;
@@ -29,10 +30,10 @@ mod tests;
 
 pub use body::AnswerBody;
 pub use deployment::{Deployment, Refusal, Waits};
+pub use models::Models;
 pub use mounts::{Mount, Scope};
 pub use router::Router;
 pub use send::{Answer, Call, SendError, SendErrorKind, TooLate};
-pub use table::Models;
 
 /// Header that tells a program where its application is mounted; empty at the root.
 pub const HEADER_ROOT_PATH: &str = "x-tyndall-root-path";

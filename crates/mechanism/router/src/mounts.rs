@@ -1,7 +1,8 @@
 //! Applications by where they are mounted.
 
 use crate::deployment::Deployment;
-use crate::table::{Key, Models};
+use crate::models::Models;
+use crate::table::Key;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -28,12 +29,13 @@ pub enum Scope {
 #[derive(Debug, Default)]
 pub(crate) struct Mounts {
     /// By length first: a path is compared once for each length that occurs.
-    by_length: BTreeMap<usize, HashMap<String, Mounted>>,
+    by_length: BTreeMap<usize, HashMap<Arc<str>, Mounted>>,
 }
 
 #[derive(Debug, Default)]
 struct Mounted {
-    ingresses: BTreeMap<Key, Arc<Deployment>>,
+    /// By their keys; more than one only while one application replaces another.
+    ingresses: Vec<(Key, Arc<Deployment>)>,
     models: Models,
 }
 
@@ -69,28 +71,28 @@ impl Mounts {
         Some(&self.by_length.get(&prefix.len())?.get(prefix)?.models)
     }
 
-    pub(crate) fn insert(&mut self, prefix: &str, key: &Key, deployment: &Arc<Deployment>) {
-        let mounted = self.mounted(prefix);
-        mounted.ingresses.insert(key.clone(), deployment.clone());
+    pub(crate) fn insert(&mut self, prefix: &Arc<str>, key: &Key, deployment: &Arc<Deployment>) {
+        let ingresses = &mut self.mounted(prefix).ingresses;
+        let place = ingresses.partition_point(|(other, _)| other < key);
+        ingresses.reserve_exact(1);
+        ingresses.insert(place, (key.clone(), deployment.clone()));
     }
 
     pub(crate) fn insert_model(
         &mut self,
-        prefix: &str,
+        prefix: &Arc<str>,
         key: &Key,
-        model: &str,
+        model: &Arc<str>,
         deployment: &Arc<Deployment>,
     ) {
         self.mounted(prefix).models.insert(key, model, deployment);
     }
 
-    pub(crate) fn remove(&mut self, prefix: &str, key: &Key, model: Option<&str>) {
+    pub(crate) fn remove(&mut self, prefix: &str, key: &Key) {
         let Some(of_length) = self.by_length.get_mut(&prefix.len()) else { return };
         let Some(mounted) = of_length.get_mut(prefix) else { return };
-        mounted.ingresses.remove(key);
-        if let Some(model) = model {
-            mounted.models.remove(key, model);
-        }
+        mounted.ingresses.retain(|(other, _)| other != key);
+        mounted.models.remove(key);
         if mounted.ingresses.is_empty() && mounted.models.is_empty() {
             of_length.remove(prefix);
         }
@@ -99,15 +101,15 @@ impl Mounts {
         }
     }
 
-    fn mounted(&mut self, prefix: &str) -> &mut Mounted {
+    fn mounted(&mut self, prefix: &Arc<str>) -> &mut Mounted {
         let of_length = self.by_length.entry(prefix.len()).or_default();
-        of_length.entry(prefix.to_owned()).or_default()
+        of_length.entry(prefix.clone()).or_default()
     }
 }
 
 impl Mounted {
     fn mount(&self, prefix: &str) -> Option<Mount> {
-        let ingress = self.ingresses.values().next()?.clone();
-        Some(Mount { prefix: prefix.to_owned(), ingress })
+        let (_, ingress) = self.ingresses.first()?;
+        Some(Mount { prefix: prefix.to_owned(), ingress: ingress.clone() })
     }
 }

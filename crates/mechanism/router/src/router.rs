@@ -2,8 +2,9 @@
 
 use crate::deployment::{Changes, Deployment};
 use crate::links;
+use crate::models::Models;
 use crate::mounts::{Mount, Scope};
-use crate::table::{Models, Table};
+use crate::table::Table;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,8 +2,9 @@
 //! costs does not depend on how many deployments there are.
 
 use crate::deployment::Deployment;
+use crate::models::Models;
 use crate::mounts::Mounts;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use tyndall_types::DeploymentId;
 use tyndall_types::protocol::DeploymentRoute;
@@ -31,18 +32,18 @@ struct Listed {
 struct Place {
     order: u64,
     /// Absent where no request comes from outside.
-    prefix: Option<String>,
+    prefix: Option<Arc<str>>,
     is_ingress: bool,
-    model: Option<String>,
+    model: Option<Arc<str>>,
 }
 
 impl Place {
     fn of(route: &DeploymentRoute) -> Self {
         Self {
             order: route.order,
-            prefix: route.route_prefix.clone(),
+            prefix: route.route_prefix.as_deref().map(Arc::from),
             is_ingress: route.is_ingress,
-            model: route.model.as_ref().map(|model| model.id.clone()),
+            model: route.model.as_ref().map(|model| model.id.as_str().into()),
         }
     }
 }
@@ -94,68 +95,9 @@ impl Table {
         let Listed { deployment, place } = self.deployments.remove(id)?;
         let key = (place.order, id.clone());
         if let Some(prefix) = &place.prefix {
-            self.mounts.remove(prefix, &key, place.model.as_deref());
-            if let Some(model) = &place.model {
-                self.models.remove(&key, model);
-            }
+            self.mounts.remove(prefix, &key);
+            self.models.remove(&key);
         }
         Some(deployment)
-    }
-}
-
-/// Deployments of models, the oldest first.
-#[derive(Debug, Default)]
-pub struct Models {
-    in_order: BTreeMap<Key, Arc<Deployment>>,
-    by_model: HashMap<String, BTreeSet<Key>>,
-    by_name: HashMap<String, Key>,
-}
-
-impl Models {
-    /// The one that was deployed first.
-    #[must_use]
-    pub fn first(&self) -> Option<&Arc<Deployment>> {
-        self.in_order.values().next()
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.in_order.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.in_order.is_empty()
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Deployment>> {
-        self.in_order.values()
-    }
-
-    /// Finds a deployment by its model's id, else by its own; the oldest of several.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Arc<Deployment>> {
-        let by_model = self.by_model.get(name).and_then(|keys| keys.first());
-        self.in_order.get(by_model.or_else(|| self.by_name.get(name))?)
-    }
-
-    pub(crate) fn insert(&mut self, key: &Key, model: &str, deployment: &Arc<Deployment>) {
-        self.in_order.insert(key.clone(), deployment.clone());
-        self.by_model.entry(model.to_owned()).or_default().insert(key.clone());
-        self.by_name.insert(key.1.to_string(), key.clone());
-    }
-
-    pub(crate) fn remove(&mut self, key: &Key, model: &str) {
-        self.in_order.remove(key);
-        self.by_name.remove(&key.1.to_string());
-        if let Some(keys) = self.by_model.get_mut(model) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_model.remove(model);
-            }
-        }
     }
 }

@@ -1,13 +1,14 @@
 //! A router between a fake controller and fake replicas, over real sockets.
 
+use crate::deployment::{Changes, Deployment};
 use crate::{Answer, Call, Refusal, Router, Scope, SendErrorKind, TooLate};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
@@ -43,8 +44,20 @@ pub(crate) fn route(model: &str) -> DeploymentRoute {
     }
 }
 
-fn id(text: &str) -> DeploymentId {
+pub(crate) fn id(text: &str) -> DeploymentId {
     DeploymentId::try_from(text.to_owned()).unwrap()
+}
+
+/// A deployment that no table lists.
+pub(crate) fn made(id: &DeploymentId) -> Arc<Deployment> {
+    let route = DeploymentRoute { deployment: id.clone(), ..route("model") };
+    let changes = Changes {
+        demand: Notify::new(),
+        queued: Notify::new(),
+        busy: Mutex::default(),
+        metrics: Arc::default(),
+    };
+    Arc::new(Deployment::new(Arc::new(route), 0, Arc::new(changes)))
 }
 
 /// How a replica treats a call.
