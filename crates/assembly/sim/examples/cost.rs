@@ -73,7 +73,7 @@ fn deploy(
 ) -> Vec<(ReplicaId, Arc<DeploymentConfig>)> {
     let mut started = Vec::new();
     for i in 0..deployments {
-        let config = Box::new(application(&format!("d{i}"), replicas));
+        let config = Arc::new(application(&format!("d{i}"), replicas));
         let event = Event::Deploy { config, version: 1, deployed_at: NOW, fallback: None };
         for action in state.apply(event, NOW) {
             if let Action::Start { replica, config, .. } = action {
@@ -109,7 +109,7 @@ fn demand(state: &mut State, started: &[(ReplicaId, Arc<DeploymentConfig>)], dep
 fn recovery(started: &[(ReplicaId, Arc<DeploymentConfig>)], deployments: u32, replicas: u32) {
     let mut state = new_state(1 << 40);
     for i in 0..deployments {
-        let config = Box::new(application(&format!("d{i}"), replicas));
+        let config = Arc::new(application(&format!("d{i}"), replicas));
         let event = Event::Deploy { config, version: 1, deployed_at: NOW, fallback: None };
         state.apply(event, NOW);
     }

@@ -3,6 +3,7 @@
 use crate::{Capacity, Faults, LatencyModel, Outcome, SimConfig, SimError, Simulation, Trace};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_config::file::{ApplicationKind, ApplicationSpec, ConfigFile, DeploymentOptions};
 use tyndall_types::protocol::{
@@ -127,7 +128,7 @@ impl Scenario {
 
     /// The place of a deployment by what a trace calls it.
     fn find(&self, name: &str) -> Result<usize, String> {
-        let all: Vec<&DeploymentConfig> =
+        let all: Vec<&Arc<DeploymentConfig>> =
             self.applications.iter().flat_map(|app| &app.deployments).collect();
         let has_name = |one: &DeploymentConfig| one.id.deployment.as_str() == name;
         let has_id = |one: &DeploymentConfig| {
@@ -159,7 +160,7 @@ impl Scenario {
     }
 }
 
-fn hint(all: &[&DeploymentConfig]) -> String {
+fn hint(all: &[&Arc<DeploymentConfig>]) -> String {
     let ids: Vec<String> = all.iter().take(10).map(|one| one.id.to_string()).collect();
     format!("there are {}", ids.join(", "))
 }
@@ -197,7 +198,7 @@ fn application(spec: &ApplicationSpec, request_timeout_s: Option<f64>) -> Applic
         external_scaler_enabled: spec.external_scaler_enabled,
         autoscaling_policy: spec.autoscaling_policy.clone(),
         submitted: Default::default(),
-        deployments,
+        deployments: deployments.into_iter().map(Arc::new).collect(),
     }
 }
 

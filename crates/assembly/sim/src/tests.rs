@@ -2,6 +2,7 @@
 
 use crate::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{
     ApplicationConfig, ApplicationSource, AutoscalingConfig, DeploymentConfig, HealthCheck,
@@ -66,7 +67,7 @@ fn application(deployments: Vec<DeploymentConfig>) -> ApplicationConfig {
         external_scaler_enabled: false,
         autoscaling_policy: None,
         submitted: Default::default(),
-        deployments,
+        deployments: deployments.into_iter().map(Arc::new).collect(),
     }
 }
 

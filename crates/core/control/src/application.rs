@@ -1,6 +1,7 @@
 //! One application: the unit that is deployed, rolled back and deleted as a whole.
 
 use crate::Instant;
+use std::sync::Arc;
 use tyndall_types::protocol::{ApplicationConfig, ApplicationSource};
 use tyndall_types::{ApplicationName, ApplicationStatus, DeploymentId, DeploymentStatus};
 
@@ -21,13 +22,13 @@ pub struct Fallback {
     /// Its number.
     pub version: u64,
     /// What it was.
-    pub config: Box<ApplicationConfig>,
+    pub config: Arc<ApplicationConfig>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Application {
     /// What is carried out; without deployments until the first build is done.
-    pub(crate) config: ApplicationConfig,
+    pub(crate) config: Arc<ApplicationConfig>,
     pub(crate) version: u64,
     pub(crate) deployed_at: Instant,
     pub(crate) is_deleting: bool,
@@ -51,7 +52,7 @@ impl Application {
             deployments: Vec::new(),
         };
         Self {
-            config,
+            config: Arc::new(config),
             version: 0,
             deployed_at: at,
             is_deleting: false,

@@ -6,6 +6,7 @@ use crate::deployment::{Deployment, Mount};
 use crate::event::Action;
 use crate::state::{Outbox, State};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tyndall_autoscaling::{Bounds, share};
 use tyndall_types::protocol::{ApplicationConfig, ApplicationSource};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentStatus};
@@ -34,7 +35,7 @@ impl State {
     /// Takes an application's new configuration; deployments that it no longer has are deleted.
     pub(crate) fn deploy(
         &mut self,
-        config: ApplicationConfig,
+        config: Arc<ApplicationConfig>,
         version: u64,
         deployed_at: Instant,
         fallback: Option<Fallback>,
@@ -54,7 +55,7 @@ impl State {
 
     fn carry_out(
         &mut self,
-        config: ApplicationConfig,
+        config: Arc<ApplicationConfig>,
         deployed_at: Instant,
     ) -> BTreeSet<DeploymentId> {
         let (capacity, direction) = (self.target_capacity, self.direction);
@@ -152,7 +153,7 @@ impl State {
                     && deployment.status.0 == DeploymentStatus::Healthy
             });
         if is_proven && good_version != Some(version) {
-            let config = Box::new(application.config.clone());
+            let config = application.config.clone();
             let application = self.applications.get_mut(name).expect("it was just there");
             application.good = Some(Fallback { version, config });
             out.rest.push(Action::Proven { application: name.clone(), version });
@@ -183,7 +184,7 @@ impl State {
             config: good.config.clone(),
             reason,
         });
-        self.carry_out(*good.config, deployed_at)
+        self.carry_out(good.config, deployed_at)
     }
 
     /// Lets policies of applications share out replicas; returns all deployments that are to be

@@ -81,7 +81,7 @@ pub(crate) struct Mount {
 
 impl Deployment {
     pub(crate) fn new(
-        config: DeploymentConfig,
+        config: Arc<DeploymentConfig>,
         mount: Mount,
         order: u64,
         deployed_at: Instant,
@@ -89,7 +89,7 @@ impl Deployment {
     ) -> Self {
         Self {
             scaler: Autoscaler::new(&config.autoscaling, target_capacity),
-            config: Arc::new(config),
+            config,
             order,
             mount,
             version: 1,
@@ -125,7 +125,7 @@ impl Deployment {
     /// have makes them new again.
     pub(crate) fn configure(
         &mut self,
-        config: DeploymentConfig,
+        config: Arc<DeploymentConfig>,
         mount: Mount,
         deployed_at: Instant,
         scale: impl FnOnce(&mut Autoscaler, &DeploymentConfig),
@@ -136,7 +136,7 @@ impl Deployment {
         self.num_failures = 0;
         self.num_lost = 0;
         self.mount = mount;
-        if *self.config == config && !self.is_deleting {
+        if self.config == config && !self.is_deleting {
             return;
         }
         if !self.config.has_code_of(&config) {
@@ -156,7 +156,7 @@ impl Deployment {
         }
         let event = self.config_event(&config);
         self.is_deleting = false;
-        self.config = Arc::new(config);
+        self.config = config;
         // What is no code holds for replicas that run already.
         for replica in self.replicas.iter_mut().filter(|r| r.version == self.version) {
             replica.config = self.config.clone();

@@ -36,7 +36,7 @@ pub enum Event {
     /// the back-off of its deployments, which starts anew.
     Deploy {
         /// Complete and validated.
-        config: Box<ApplicationConfig>,
+        config: Arc<ApplicationConfig>,
         /// Its number in the history.
         version: u64,
         /// When it was deployed; earlier than now when it comes from storage.
@@ -205,7 +205,7 @@ pub enum Action {
         /// The older version's number.
         to: u64,
         /// What it is.
-        config: Box<ApplicationConfig>,
+        config: Arc<ApplicationConfig>,
         /// Why.
         reason: String,
     },

@@ -177,7 +177,7 @@ impl State {
                 BTreeSet::new()
             }
             Event::Deploy { config, version, deployed_at, fallback } => {
-                self.deploy(*config, version, deployed_at, fallback)
+                self.deploy(config, version, deployed_at, fallback)
             }
             Event::Delete(name) => self.delete(&name),
             Event::TargetCapacity { capacity, direction } => {

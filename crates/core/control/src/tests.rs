@@ -1,6 +1,7 @@
 //! Lives of deployments, told as events and the actions that follow.
 
 use super::*;
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{
     Aggregation, ApplicationConfig, ApplicationSource, AutoscalingConfig, ColdStartPhases, Demand,
@@ -17,15 +18,15 @@ pub(crate) fn name() -> DeploymentId {
 }
 
 /// An application of these deployments, mounted at the root.
-pub(crate) fn application(deployments: Vec<DeploymentConfig>) -> Box<ApplicationConfig> {
-    Box::new(ApplicationConfig {
+pub(crate) fn application(deployments: Vec<DeploymentConfig>) -> Arc<ApplicationConfig> {
+    Arc::new(ApplicationConfig {
         name: deployments[0].id.application.clone(),
         route_prefix: Some("/".into()),
         source: ApplicationSource::Imperative,
         external_scaler_enabled: false,
         autoscaling_policy: None,
         submitted: Default::default(),
-        deployments,
+        deployments: deployments.into_iter().map(Arc::new).collect(),
     })
 }
 

@@ -129,7 +129,7 @@ impl Api {
             let why = format!("the path names {name:?}, the body {:?}", config.name.as_str());
             return Err(text(StatusCode::BAD_REQUEST, why));
         }
-        let config = Box::new(config);
+        let config = Arc::new(config);
         self.try_ask(|reply| Message::Deploy { config, reply }).await?;
         Ok(empty(StatusCode::NO_CONTENT))
     }

@@ -63,7 +63,7 @@ pub(crate) enum Message {
     /// A config file is wanted.
     Submit { text: String, reply: Reply<Result<(), Refusal>> },
     /// An application is wanted that is built already.
-    Deploy { config: Box<ApplicationConfig>, reply: Reply<Result<(), Refusal>> },
+    Deploy { config: Arc<ApplicationConfig>, reply: Reply<Result<(), Refusal>> },
     /// A build is over.
     Built {
         application: ApplicationName,
@@ -210,7 +210,7 @@ impl Service {
         self.origins.insert(name.clone(), Origin { source, ..Origin::default() });
         if let Some((config, version, deployed_at)) = current {
             self.origins.insert(name.clone(), Origin { source, ..Origin::of(&config) });
-            let config = Box::new(config);
+            let config = Arc::new(config);
             self.apply(Event::Deploy { config, version, deployed_at, fallback });
         }
         for (deployment, target) in replica_counts {

@@ -19,6 +19,7 @@ use rusqlite::{Connection, ErrorCode, params};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_control::CapacityDirection;
 use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, DeploymentConfig};
@@ -438,7 +439,7 @@ fn forget_counts(
     let before = statement.query_map([name], |row| row.get::<_, String>(0))?.next().transpose()?;
     let before = before.and_then(|json| serde_json::from_str::<ApplicationConfig>(&json).ok());
     let before = before.map(|before| before.deployments).unwrap_or_default();
-    let now: BTreeMap<&DeploymentName, &DeploymentConfig> =
+    let now: BTreeMap<&DeploymentName, &Arc<DeploymentConfig>> =
         config.deployments.iter().map(|one| (&one.id.deployment, one)).collect();
     for changed in before.iter().filter(|one| now.get(&one.id.deployment) != Some(one)) {
         let sql = "DELETE FROM replica_counts WHERE application = ?1 AND deployment = ?2";

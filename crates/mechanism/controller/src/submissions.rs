@@ -6,6 +6,7 @@ use crate::store::{StoreError, StoredVersion, Submission};
 use http::StatusCode;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tyndall_config::file::{ApplicationSpec, ConfigFile, Severity};
 use tyndall_control::Event;
 use tyndall_types::protocol::{ApplicationConfig, ApplicationSource};
@@ -169,7 +170,7 @@ impl Service {
             config.source = ApplicationSource::Declarative;
             config.submitted = (&submitted).into();
             problem(&config).map_or(Ok(()), Err)?;
-            self.deploy(config, "").map_err(|refusal| refusal.reason)
+            self.deploy(config.into(), "").map_err(|refusal| refusal.reason)
         });
         if let Err(reason) = outcome {
             tracing::error!(application = %name, "failed to deploy: {reason}");
@@ -188,7 +189,7 @@ impl Service {
     }
 
     /// Carries out what was built elsewhere, in place of a build that goes on.
-    pub(crate) fn deploy_built(&mut self, config: Box<ApplicationConfig>) -> Result<(), Refusal> {
+    pub(crate) fn deploy_built(&mut self, config: Arc<ApplicationConfig>) -> Result<(), Refusal> {
         problem(&config).map_or(Ok(()), |problem| Err(Refusal::invalid(problem)))?;
         let own = Origin::of(&config);
         self.check_route(&config.name, own.route_prefix.as_deref(), |other| {
@@ -200,7 +201,7 @@ impl Service {
         Ok(())
     }
 
-    fn deploy(&mut self, config: Box<ApplicationConfig>, note: &str) -> Result<(), Refusal> {
+    fn deploy(&mut self, config: Arc<ApplicationConfig>, note: &str) -> Result<(), Refusal> {
         let deployed_at = self.clock.now();
         let name = config.name.clone();
         let version = match &mut self.store {
@@ -338,7 +339,7 @@ impl Service {
             ));
         };
         let note = format!(": back to version {}, as asked", found.version);
-        self.deploy(Box::new(found.config.clone()), &note)?;
+        self.deploy(Arc::new(found.config.clone()), &note)?;
         self.builds.cancel(name);
         Ok(found.version)
     }

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use tyndall_config::Environment;
 use tyndall_config::file::{
     ApplicationKind, ApplicationSpec, ConfigFile, DeploymentOverride, ModelSpec as FileModel,
@@ -78,7 +79,7 @@ fn application(
         external_scaler_enabled: spec.external_scaler_enabled,
         autoscaling_policy: spec.autoscaling_policy,
         submitted: (&spec.submitted).into(),
-        deployments,
+        deployments: deployments.into_iter().map(Arc::new).collect(),
     })
 }
 

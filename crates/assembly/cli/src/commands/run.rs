@@ -11,6 +11,7 @@ use http::{Method, Request};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_bench::table;
 use tyndall_config::file::{ConfigFile, HttpOptions};
@@ -55,7 +56,7 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
         external_scaler_enabled: false,
         autoscaling_policy: None,
         submitted: Default::default(),
-        deployments: vec![deployment],
+        deployments: vec![Arc::new(deployment)],
     };
     let public = node.public_address()?;
     node.supervise(&config, env, &ControllerExtras::default(), |runtime_dir| async move {

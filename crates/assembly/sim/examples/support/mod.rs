@@ -1,6 +1,7 @@
 //! What the examples deploy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tyndall_types::protocol::{
     ApplicationConfig, ApplicationSource, AutoscalingConfig, DeploymentConfig, HealthCheck,
     ProgramConfig, Workload,
@@ -53,6 +54,6 @@ pub(crate) fn application(name: &str, replicas: u32) -> ApplicationConfig {
         external_scaler_enabled: false,
         autoscaling_policy: None,
         submitted: Default::default(),
-        deployments: vec![deployment],
+        deployments: vec![Arc::new(deployment)],
     }
 }

@@ -2,6 +2,7 @@
 
 use super::processes::{Life, Process};
 use super::{Event, Run};
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_control::{Action, Event as ControlEvent, FoundReplica, Notice, State};
 use tyndall_types::protocol::{ReplicaStatus, RouteTable, RuntimeDir};
@@ -38,7 +39,7 @@ impl Run {
             self.decide(ControlEvent::TargetCapacity { capacity, direction: None });
         }
         for config in self.config.applications.clone() {
-            let config = Box::new(config);
+            let config = Arc::new(config);
             let deployed_at = Duration::ZERO;
             self.decide(ControlEvent::Deploy { config, version: 1, deployed_at, fallback: None });
         }

@@ -21,6 +21,7 @@ use processes::Processes;
 use proxies::Proxy;
 use requests::Requests;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_control::{Event as ControlEvent, seconds};
 use tyndall_routing::Ticket;
@@ -172,7 +173,7 @@ impl Run {
 
     /// How long idle replicas stay after the last arrival, and a little more.
     fn after(&self) -> Duration {
-        let stay_s = |config: &DeploymentConfig| {
+        let stay_s = |config: &Arc<DeploymentConfig>| {
             let scaling = &config.autoscaling;
             let fewer = scaling.look_back_period_s + scaling.downscale_delay_s;
             fewer.max(scaling.downscale_to_zero_delay_s).min(3600.0)

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// An application as the controller is asked to run it: built, every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +30,7 @@ pub struct ApplicationConfig {
     pub submitted: JsonText,
     /// In the order in which they call each other: the first takes requests from outside, and with
     /// it all others that serve models.
-    pub deployments: Vec<DeploymentConfig>,
+    pub deployments: Vec<Arc<DeploymentConfig>>,
 }
 
 /// By which way an application came, by Ray's words.

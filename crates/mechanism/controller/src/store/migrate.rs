@@ -1,6 +1,7 @@
 //! State of the releases before.
 
 use rusqlite::{Transaction, params};
+use std::sync::Arc;
 use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, DeploymentConfig};
 
 /// Format 1 had deployments, each an application of its own. Its tables stay as they are.
@@ -25,7 +26,7 @@ pub(super) fn from_1(change: &Transaction<'_>) -> rusqlite::Result<()> {
             external_scaler_enabled: false,
             autoscaling_policy: None,
             submitted: Default::default(),
-            deployments: vec![deployment],
+            deployments: vec![Arc::new(deployment)],
         };
         let name = config.name.as_str();
         change.execute(

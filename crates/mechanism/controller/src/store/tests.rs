@@ -1,4 +1,5 @@
 use super::*;
+use std::sync::Arc;
 use tyndall_types::protocol::{
     Aggregation, AutoscalingConfig, GenerateDefaults, HealthCheck, ModelConfig, ScalingPolicy,
     Workload,
@@ -71,7 +72,7 @@ fn config(application: &str, max_replicas: u32) -> ApplicationConfig {
         external_scaler_enabled: false,
         autoscaling_policy: None,
         submitted: Default::default(),
-        deployments: vec![deployment(id(application, "d"), max_replicas)],
+        deployments: vec![Arc::new(deployment(id(application, "d"), max_replicas))],
     }
 }
 
@@ -279,7 +280,7 @@ fn the_capacity_and_counts_that_were_set_survive() {
         Submission { applications: Vec::new(), gone: &[], target_capacity: up, shared };
     store.submit(&submission, at(1)).unwrap();
     let mut both = config("a", 1);
-    both.deployments.push(deployment(id("a", "e"), 1));
+    both.deployments.push(Arc::new(deployment(id("a", "e"), 1)));
     deploy(&mut store, &both, 1);
     for (of, target) in [("d", 3), ("e", 4), ("e", 5)] {
         store.scale(&id("a", of), target).unwrap();
@@ -294,7 +295,7 @@ fn the_capacity_and_counts_that_were_set_survive() {
     assert_eq!(counts(&store), [("d".to_owned(), 3), ("e".to_owned(), 5)]);
     deploy(&mut store, &both, 2);
     assert_eq!(counts(&store).len(), 2, "the same again changes nothing");
-    both.deployments[0].max_ongoing_requests += 1;
+    Arc::make_mut(&mut both.deployments[0]).max_ongoing_requests += 1;
     deploy(&mut store, &both, 3);
     assert_eq!(counts(&store), [("e".to_owned(), 5)], "a change of a deployment forgets its own");
     store.drop_target_capacity().unwrap();

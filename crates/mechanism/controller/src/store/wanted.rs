@@ -2,6 +2,7 @@
 
 use super::{Store, StoreError, from_ms};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_control::Fallback;
 use tyndall_types::protocol::{ApplicationConfig, ApplicationSource};
@@ -92,7 +93,7 @@ impl Store {
         )?;
         let proven = proven.into_iter().next().and_then(|(version, json)| {
             let config: ApplicationConfig = serde_json::from_str(&json).ok()?;
-            Some(Fallback { version, config: Box::new(config) })
+            Some(Fallback { version, config: Arc::new(config) })
         });
         Ok(proven.filter(|proven| proven.version == current || *proven.config != *config))
     }

@@ -106,7 +106,7 @@ pub(crate) fn application(name: &str, deployments: Vec<DeploymentConfig>) -> App
         external_scaler_enabled: false,
         autoscaling_policy: None,
         submitted: Default::default(),
-        deployments: deployments.into_iter().map(of).collect(),
+        deployments: deployments.into_iter().map(of).map(Arc::new).collect(),
         name,
     }
 }
