@@ -139,7 +139,7 @@ fn dispatcher(replicas: u32) {
         (0..u64::from(replicas)).for_each(|ticket| drop(dispatcher.arrive(ticket, None)));
     });
     timed("Dispatcher::release", replicas, || {
-        ids.iter().for_each(|id| drop(dispatcher.release(id, Duration::ZERO, None)));
+        ids.iter().for_each(|id| drop(dispatcher.release(id, None)));
     });
 }
 

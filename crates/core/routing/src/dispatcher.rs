@@ -29,6 +29,15 @@ pub struct Assignment {
     pub replica: ReplicaId,
 }
 
+/// For how long a request had its place at a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// All of it.
+    pub whole: Duration,
+    /// Until its answer began, if one did.
+    pub until_answer: Option<Duration>,
+}
+
 /// What becomes of an arriving request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
@@ -113,7 +122,6 @@ impl Dispatcher {
             }
         }
         self.replicas.retain(|replica| replica.listed || replica.ongoing > 0);
-        self.pace.interrupted();
         self.pump()
     }
 
@@ -143,8 +151,6 @@ impl Dispatcher {
         from: &ReplicaId,
         avoid: Vec<ReplicaId>,
     ) -> Vec<Assignment> {
-        // What failed says nothing of the pace.
-        self.pace.interrupted();
         self.end(from);
         let place = self.waiting.partition_point(|waiting| waiting.ticket < ticket);
         self.waiting.insert(place, Waiting { ticket, avoid });
@@ -159,19 +165,14 @@ impl Dispatcher {
         self.pump()
     }
 
-    /// A replica is done with a request, to which its answer began after `answered`; `now` counts from any one
-    /// moment.
-    pub fn release(
-        &mut self,
-        replica: &ReplicaId,
-        now: Duration,
-        answered: Option<Duration>,
-    ) -> Vec<Assignment> {
-        let ongoing = self.ongoing();
+    /// A replica is done with a request, or the request with it; `held` is absent for one that was
+    /// never sent there.
+    pub fn release(&mut self, replica: &ReplicaId, held: Option<Held>) -> Vec<Assignment> {
+        if let Some(Held { whole, until_answer }) = held {
+            self.pace.ended(self.ongoing(), whole, until_answer);
+        }
         self.end(replica);
-        let assigned = self.pump();
-        self.pace.ended(now, ongoing, answered, !self.waiting.is_empty());
-        assigned
+        self.pump()
     }
 
     /// A replica gets nothing new until [`Dispatcher::trust`]. True when it was not under suspicion
@@ -193,16 +194,11 @@ impl Dispatcher {
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
         // They stand in the order of their tickets.
         let found = self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket);
-        let is_found = found.is_ok_and(|place| self.waiting.remove(place).is_some());
-        if self.waiting.is_empty() {
-            self.pace.interrupted();
-        }
-        is_found
+        found.is_ok_and(|place| self.waiting.remove(place).is_some())
     }
 
     /// Ends the wait of all, because no replica will come.
     pub fn fail_waiting(&mut self) -> Vec<Ticket> {
-        self.pace.interrupted();
         self.waiting.drain(..).map(|waiting| waiting.ticket).collect()
     }
 
@@ -292,8 +288,8 @@ mod tests {
         assert_eq!((dispatcher.queued(), dispatcher.ongoing()), (3, 0));
         assert_eq!(dispatcher.update([id(0)], 2, 3), [to(0, 0), to(1, 0)]);
         assert_eq!((dispatcher.queued(), dispatcher.ongoing()), (1, 2));
-        assert_eq!(dispatcher.release(&id(0), Duration::ZERO, None), [to(2, 0)]);
-        assert_eq!(dispatcher.release(&id(0), Duration::ZERO, None), []);
+        assert_eq!(dispatcher.release(&id(0), None), [to(2, 0)]);
+        assert_eq!(dispatcher.release(&id(0), None), []);
         assert_eq!(dispatcher.arrive(4, None), Admission::Assigned(id(0)));
     }
 
@@ -305,7 +301,7 @@ mod tests {
         assert_eq!(dispatcher.update([], 2, 3), []);
         assert!(!dispatcher.has_replica());
         assert_eq!((dispatcher.arrive(1, None), dispatcher.ongoing()), (Admission::Queued, 1));
-        assert_eq!(dispatcher.release(&id(0), Duration::ZERO, None), []);
+        assert_eq!(dispatcher.release(&id(0), None), []);
         assert_eq!(dispatcher.ongoing(), 0);
     }
 
@@ -330,7 +326,7 @@ mod tests {
         assert_eq!(dispatcher.arrive(0, None), Admission::Assigned(id(0)));
         assert_eq!(dispatcher.arrive(1, None), Admission::Queued);
         assert!(dispatcher.suspect(&id(0)) && !dispatcher.suspect(&id(0)));
-        assert_eq!(dispatcher.release(&id(0), Duration::ZERO, None), []);
+        assert_eq!(dispatcher.release(&id(0), None), []);
         assert_eq!(dispatcher.update([id(0), id(1)], 1, 4), [to(1, 1)]);
         assert_eq!(dispatcher.arrive(2, None), Admission::Queued);
         assert_eq!(dispatcher.trust(&id(0)), [to(2, 0)]);
@@ -358,12 +354,12 @@ mod tests {
             assert!(!matches!(dispatcher.arrive(ticket, Some(second)), Admission::TooLate(_)));
         }
         for end in 0..20 {
-            dispatcher.release(&id(0), second * end, Some(second));
+            let held = Held { whole: second, until_answer: Some(second) };
+            assert_eq!(dispatcher.release(&id(0), Some(held)), [to(end + 1, 0)]);
         }
         assert_eq!(dispatcher.queued(), 19);
         let soon = dispatcher.arrive(40, Some(second * 26));
-        let Admission::TooLate(expected) = soon else { panic!("{soon:?}") };
-        assert!((expected.as_secs_f64() - 21.0).abs() < 1e-6, "{expected:?}");
+        assert_eq!(soon, Admission::TooLate(second * 21));
         assert_eq!(dispatcher.queued(), 19);
         assert_eq!(dispatcher.arrive(41, Some(second * 27)), Admission::Queued);
         assert_eq!(dispatcher.arrive(42, None), Admission::Queued);
@@ -448,7 +444,7 @@ mod tests {
             Step::Release(n) => {
                 if let Some((ticket, replica)) = nth(n, model) {
                     model.running.remove(&ticket);
-                    model.take(dispatcher.release(&replica, Duration::ZERO, None));
+                    model.take(dispatcher.release(&replica, None));
                 }
             }
             Step::ComeBack(n) => {

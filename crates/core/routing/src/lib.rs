@@ -16,6 +16,6 @@ mod pace;
 mod retry;
 
 pub use choice::choose;
-pub use dispatcher::{Admission, Assignment, Dispatcher, Ticket};
+pub use dispatcher::{Admission, Assignment, Dispatcher, Held, Ticket};
 pub use pace::Pace;
 pub use retry::{Failure, MAX_BROKEN_ATTEMPTS, Progress, Retry, retry};

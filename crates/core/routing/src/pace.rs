@@ -1,21 +1,21 @@
-//! How fast a queue moves, by what it did: when a request that comes now would have its answer.
+//! How fast a queue moves: when a request that comes now would have its answer.
 //!
-//! Two means: of the time between two ends while others wait, and of the time that a replica takes
-//! until an answer begins. Batches end together, so each mean is over about two rounds of all that
-//! run. Times count from any one moment.
+//! By Little's law: with `n` requests at work that hold their places for a mean time `t`, one place
+//! comes free every `t / n`. Means are over about two rounds of all that are at work, because
+//! batches end together.
 
 use std::time::Duration;
 
-/// Fewer say nothing.
-const MIN_SAMPLES: u32 = 16;
+/// Fewer ends say nothing.
+const MIN_SAMPLES: u32 = 8;
 
-/// What is known of one deployment's queue.
+/// What is known of one deployment's requests.
 #[derive(Debug, Default)]
 pub struct Pace {
-    between_ends: Mean,
+    /// For how long a request has its place.
+    held: Mean,
+    /// What a replica takes until an answer begins.
     until_answer: Mean,
-    /// The last end, if somebody has waited ever since.
-    last_end: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -25,40 +25,33 @@ struct Mean {
 }
 
 impl Mean {
-    fn add(&mut self, sample: Duration, rounds_of: u32) {
+    fn add(&mut self, sample: Duration, at_work: u32) {
         self.samples = self.samples.saturating_add(1);
-        let over = self.samples.min(MIN_SAMPLES.saturating_add(rounds_of.saturating_mul(2)));
+        let over = self.samples.min(at_work.saturating_mul(2).max(MIN_SAMPLES));
         self.seconds += (sample.as_secs_f64() - self.seconds) / f64::from(over);
     }
 }
 
 impl Pace {
-    /// A request ended while `ongoing` were at work, it among them. `answered` is what its replica
-    /// took until the answer began; `waits` says whether anybody waits now.
-    pub fn ended(&mut self, now: Duration, ongoing: u32, answered: Option<Duration>, waits: bool) {
-        if let Some(last) = self.last_end {
-            self.between_ends.add(now.saturating_sub(last), ongoing);
+    /// One of `at_work` requests ended, which had its place for so long; its answer began after
+    /// `answered`.
+    pub fn ended(&mut self, at_work: u32, held: Duration, answered: Option<Duration>) {
+        self.held.add(held, at_work);
+        // Of one that ended without an answer it is known only that it would have taken longer.
+        let is_longer = held.as_secs_f64() > self.until_answer.seconds;
+        if let Some(sample) = answered.or_else(|| is_longer.then_some(held)) {
+            self.until_answer.add(sample, at_work);
         }
-        if let Some(answered) = answered {
-            self.until_answer.add(answered, ongoing);
-        }
-        self.last_end = waits.then_some(now);
     }
 
-    /// Nobody waits, or other replicas work now: the time until the next end says nothing of this
-    /// queue.
-    pub fn interrupted(&mut self) {
-        self.last_end = None;
-    }
-
-    /// When a request behind `ahead` others would have its answer; nothing while too little is
-    /// known.
+    /// When a request behind `ahead` others would have its answer, with `at_work` requests at work;
+    /// nothing while too little is known.
     #[must_use]
-    pub fn expected(&self, ahead: u32, ongoing: u32) -> Option<Duration> {
-        if self.between_ends.samples < MIN_SAMPLES.max(ongoing) {
+    pub fn expected(&self, ahead: u32, at_work: u32) -> Option<Duration> {
+        if self.held.samples < MIN_SAMPLES || at_work == 0 {
             return None;
         }
-        let waits = self.between_ends.seconds * (f64::from(ahead) + 1.0);
+        let waits = self.held.seconds / f64::from(at_work) * (f64::from(ahead) + 1.0);
         Duration::try_from_secs_f64(waits + self.until_answer.seconds).ok()
     }
 }
@@ -71,47 +64,39 @@ mod tests {
         Duration::from_secs_f64(s)
     }
 
+    fn expected(pace: &Pace, ahead: u32, at_work: u32) -> f64 {
+        pace.expected(ahead, at_work).unwrap().as_secs_f64()
+    }
+
     #[test]
     fn a_steady_queue_is_foretold() {
         let mut pace = Pace::default();
         for end in 0..40_u32 {
-            assert_eq!(pace.expected(9, 2).is_some(), end > 16, "after {end}");
-            pace.ended(seconds(0.5) * end, 2, Some(seconds(1.0)), true);
+            assert_eq!(pace.expected(9, 2).is_some(), end >= 8, "after {end}");
+            pace.ended(2, seconds(4.0), Some(seconds(1.0)));
         }
-        let expected = pace.expected(9, 2).unwrap().as_secs_f64();
-        assert!((expected - 6.0).abs() < 1e-6, "ten ends and an answer: {expected}");
+        assert!((expected(&pace, 9, 2) - 21.0).abs() < 1e-6, "ten places and an answer");
+        assert!((expected(&pace, 9, 8) - 6.0).abs() < 1e-6, "with four times the replicas");
+        assert_eq!(pace.expected(9, 0), None);
     }
 
     #[test]
-    fn bursts_are_one_rate() {
+    fn a_change_of_speed_is_noticed() {
         let mut pace = Pace::default();
-        for round in 0..20_u32 {
-            for _ in 0..8 {
-                pace.ended(seconds(4.0) * round, 8, Some(seconds(4.0)), true);
-            }
-        }
-        let expected = pace.expected(15, 8).unwrap().as_secs_f64();
-        assert!((8.0..16.0).contains(&expected), "two rounds and an answer: {expected}");
+        (0..20).for_each(|_| pace.ended(8, seconds(1.0), Some(seconds(1.0))));
+        (0..50).for_each(|_| pace.ended(8, seconds(4.0), Some(seconds(4.0))));
+        assert!((8.0..16.1).contains(&expected(&pace, 15, 8)), "two rounds of 4 s and an answer");
+        (0..100).for_each(|_| pace.ended(8, seconds(0.1), Some(seconds(0.1))));
+        assert!(expected(&pace, 15, 8) < 0.5);
     }
 
     #[test]
-    fn a_change_of_speed_is_noticed_and_a_pause_is_not() {
-        let (mut pace, mut now) = (Pace::default(), Duration::ZERO);
-        let mut end = |pace: &mut Pace, after: f64, waits: bool| {
-            now += seconds(after);
-            pace.ended(now, 1, None, waits);
-        };
-        for _ in 0..20 {
-            end(&mut pace, 1.0, true);
-        }
-        end(&mut pace, 1.0, false);
-        end(&mut pace, 1000.0, true);
-        pace.interrupted();
-        end(&mut pace, 1000.0, true);
-        assert_eq!(pace.expected(0, 1), Some(seconds(1.0)));
-        for _ in 0..100 {
-            end(&mut pace, 0.1, true);
-        }
-        assert!(pace.expected(9, 1).unwrap() < seconds(1.2));
+    fn who_went_away_early_says_nothing_of_answers() {
+        let mut pace = Pace::default();
+        (0..20).for_each(|_| pace.ended(1, seconds(2.0), Some(seconds(2.0))));
+        (0..20).for_each(|_| pace.ended(1, seconds(0.0), None));
+        assert!((expected(&pace, 0, 1) - 2.0).abs() < 0.2);
+        (0..40).for_each(|_| pace.ended(1, seconds(10.0), None));
+        assert!(expected(&pace, 0, 1) > 19.0);
     }
 }

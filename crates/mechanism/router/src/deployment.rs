@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tyndall_routing::{Admission, Assignment, Dispatcher, Ticket};
+use tyndall_routing::{Admission, Assignment, Dispatcher, Held, Ticket};
 use tyndall_telemetry::ProxyMetrics;
 use tyndall_transport::Client;
 use tyndall_types::protocol::{Backpressure, Demand, DeploymentRoute, Unavailable};
@@ -130,8 +130,6 @@ pub struct Deployment {
     id: DeploymentId,
     changes: Arc<Changes>,
     load: Arc<Load>,
-    /// From when the dispatcher counts.
-    made: Instant,
     state: Mutex<State>,
 }
 
@@ -190,7 +188,6 @@ impl Deployment {
             id: route.deployment.clone(),
             changes,
             load: Arc::default(),
-            made: Instant::now(),
             state: Mutex::new(State {
                 route: route.clone(),
                 label: label(&route),
@@ -338,10 +335,9 @@ impl Deployment {
         }
     }
 
-    fn release(&self, replica: &ReplicaId, answered: Option<Duration>) {
-        let now = self.made.elapsed();
+    fn release(&self, replica: &ReplicaId, held: Option<Held>) {
         let mut state = self.lock();
-        let assigned = state.dispatcher.release(replica, now, answered);
+        let assigned = state.dispatcher.release(replica, held);
         state.deliver(assigned);
         self.changed(&mut state);
     }
@@ -573,7 +569,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.returned {
-            self.deployment.release(&self.replica, self.answered);
+            let held = Held { whole: self.since.elapsed(), until_answer: self.answered };
+            self.deployment.release(&self.replica, Some(held));
         }
     }
 }

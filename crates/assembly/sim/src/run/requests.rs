@@ -5,7 +5,7 @@ use crate::Arrival;
 use crate::random::Stream;
 use std::collections::HashMap;
 use std::time::Duration;
-use tyndall_routing::{Admission, Assignment, Failure, Progress, Retry, Ticket, retry};
+use tyndall_routing::{Admission, Assignment, Failure, Held, Progress, Retry, Ticket, retry};
 use tyndall_types::ReplicaId;
 
 /// How long a request avoids the replicas that failed it, as in the router.
@@ -187,8 +187,9 @@ impl Run {
             return;
         };
         lane.ongoing -= 1;
-        let answered = (request.begins <= now).then(|| request.begins - request.placed);
-        let assigned = lane.dispatcher.release(&replica, now, answered);
+        let until_answer = (request.begins <= now).then(|| request.begins - request.placed);
+        let held = Held { whole: now - request.placed, until_answer };
+        let assigned = lane.dispatcher.release(&replica, Some(held));
         self.dispatch(proxy, deployment, assigned);
         self.touch(proxy, deployment);
     }
