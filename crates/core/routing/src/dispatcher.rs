@@ -9,7 +9,7 @@
 //! - requests that avoid nothing are served in the order of their arrival;
 //! - every ticket is in exactly one place: waiting, assigned, or gone.
 
-use crate::{Pace, choose};
+use crate::{Ahead, Held, Pace, choose};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tyndall_types::ReplicaId;
@@ -27,15 +27,6 @@ pub struct Assignment {
     pub ticket: Ticket,
     /// Where to.
     pub replica: ReplicaId,
-}
-
-/// For how long a request had its place at a replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
-    /// All of it.
-    pub whole: Duration,
-    /// Until its answer began, if one did.
-    pub until_answer: Option<Duration>,
 }
 
 /// What becomes of an arriving request.
@@ -127,20 +118,24 @@ impl Dispatcher {
 
     /// A new request, which waits at most so long for its answer to begin.
     pub fn arrive(&mut self, ticket: Ticket, patience: Option<Duration>) -> Admission {
+        if let Some(expected) = patience.and_then(|patience| self.too_late(patience)) {
+            return Admission::TooLate(expected);
+        }
         if let Some(replica) = self.assign(&[]) {
             return Admission::Assigned(replica);
         }
         if self.waiting.len() >= self.max_queued {
             return Admission::Refused;
         }
-        let expected = self.pace.expected(self.queued(), self.ongoing());
-        if let (Some(patience), Some(expected)) = (patience, expected)
-            && expected > patience.mul_f64(OF_PATIENCE)
-        {
-            return Admission::TooLate(expected);
-        }
         self.waiting.push_back(Waiting { ticket, avoid: Vec::new() });
         Admission::Queued
+    }
+
+    /// When an answer would begin, if that is later than a request of such patience can wait.
+    fn too_late(&self, patience: Duration) -> Option<Duration> {
+        let waiting = (!self.has_room()).then(|| self.queued());
+        let ahead = Ahead { waiting, at_work: self.ongoing(), replicas: self.num_listed() };
+        self.pace.expected(ahead).filter(|expected| *expected > patience.mul_f64(OF_PATIENCE))
     }
 
     /// A request comes back from a replica that failed it, which is released. It takes
@@ -168,8 +163,8 @@ impl Dispatcher {
     /// A replica is done with a request, or the request with it; `held` is absent for one that was
     /// never sent there.
     pub fn release(&mut self, replica: &ReplicaId, held: Option<Held>) -> Vec<Assignment> {
-        if let Some(Held { whole, until_answer }) = held {
-            self.pace.ended(self.ongoing(), whole, until_answer);
+        if let Some(held) = held {
+            self.pace.ended(held, self.ongoing(), self.num_listed());
         }
         self.end(replica);
         self.pump()
@@ -241,6 +236,11 @@ impl Dispatcher {
         let replica = &mut self.replicas[pick];
         replica.ongoing += 1;
         Some(replica.id.clone())
+    }
+
+    fn num_listed(&self) -> u32 {
+        let listed = self.replicas.iter().filter(|replica| replica.listed).count();
+        u32::try_from(listed).unwrap_or(u32::MAX)
     }
 
     fn has_room(&self) -> bool {
@@ -354,7 +354,7 @@ mod tests {
             assert!(!matches!(dispatcher.arrive(ticket, Some(second)), Admission::TooLate(_)));
         }
         for end in 0..20 {
-            let held = Held { whole: second, until_answer: Some(second) };
+            let held = Held { whole: second, until_answer: Some(second), at_work: 1 };
             assert_eq!(dispatcher.release(&id(0), Some(held)), [to(end + 1, 0)]);
         }
         assert_eq!(dispatcher.queued(), 19);

@@ -6,7 +6,7 @@
 //!
 //! - [`choose`]: power of two choices on exact in-flight counts.
 //! - [`Dispatcher`]: bounded FIFO queue, per-replica cap, counts.
-//! - [`Pace`]: how long a place in the queue will take.
+//! - [`Pace`]: how long a request that comes now would take.
 //! - [`retry`]: which failures may go to another replica.
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,6 @@ mod pace;
 mod retry;
 
 pub use choice::choose;
-pub use dispatcher::{Admission, Assignment, Dispatcher, Held, Ticket};
-pub use pace::Pace;
+pub use dispatcher::{Admission, Assignment, Dispatcher, Ticket};
+pub use pace::{Ahead, Held, Pace};
 pub use retry::{Failure, MAX_BROKEN_ATTEMPTS, Progress, Retry, retry};

@@ -1,58 +1,101 @@
-//! How fast a queue moves: when a request that comes now would have its answer.
+//! How long a request that comes now would take, by what became of those before it.
 //!
-//! By Little's law: with `n` requests at work that hold their places for a mean time `t`, one place
-//! comes free every `t / n`. Means are over about two rounds of all that are at work, because
-//! batches end together.
+//! While a place is free, the time until an answer is what it lately was, and more or less by as
+//! much as it lately grew with the number of requests at work: a line through both, by least
+//! squares with weights that fade. A program that only waits for others has a flat line, one that
+//! computes a steep one, and an engine with a queue of its own a steep one too. Where no place is
+//! free, one comes free every `t / n`, with `n` requests at work that hold their places for a mean
+//! time `t` (Little's law). Batches end together, so that means are over about two rounds of all
+//! that are at work.
 
 use std::time::Duration;
 
 /// Fewer ends say nothing.
 const MIN_SAMPLES: u32 = 8;
+/// A line needs ends at several loads.
+const MIN_MEMORY: u32 = 64;
+/// Of the square of a number of requests: differences below are no slope.
+const FLAT: f64 = 0.25;
 
 /// What is known of one deployment's requests.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// For how long a request has its place.
-    held: Mean,
-    /// What a replica takes until an answer begins.
-    until_answer: Mean,
-}
-
-#[derive(Debug, Default)]
-struct Mean {
-    seconds: f64,
     samples: u32,
+    /// Means, in seconds and in requests at work at a replica.
+    held: f64,
+    answer: f64,
+    load: f64,
+    /// Of the load, and of the load and the time until the answer.
+    variance: f64,
+    covariance: f64,
 }
 
-impl Mean {
-    fn add(&mut self, sample: Duration, at_work: u32) {
-        self.samples = self.samples.saturating_add(1);
-        let over = self.samples.min(at_work.saturating_mul(2).max(MIN_SAMPLES));
-        self.seconds += (sample.as_secs_f64() - self.seconds) / f64::from(over);
-    }
+/// For how long a request had its place at a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// All of it.
+    pub whole: Duration,
+    /// Until its answer began, if one did.
+    pub until_answer: Option<Duration>,
+    /// Requests at work when it came, it among them.
+    pub at_work: u32,
+}
+
+/// What stands before a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// Requests that wait, where no place is free.
+    pub waiting: Option<u32>,
+    /// Requests at work.
+    pub at_work: u32,
+    /// Replicas that do it.
+    pub replicas: u32,
 }
 
 impl Pace {
-    /// One of `at_work` requests ended, which had its place for so long; its answer began after
-    /// `answered`.
-    pub fn ended(&mut self, at_work: u32, held: Duration, answered: Option<Duration>) {
-        self.held.add(held, at_work);
-        // Of one that ended without an answer it is known only that it would have taken longer.
-        let is_longer = held.as_secs_f64() > self.until_answer.seconds;
-        if let Some(sample) = answered.or_else(|| is_longer.then_some(held)) {
-            self.until_answer.add(sample, at_work);
-        }
+    /// A request ended, one of `at_work` at so many replicas.
+    pub fn ended(&mut self, held: Held, at_work: u32, replicas: u32) {
+        let share = |at_work: u32| f64::from(at_work) / f64::from(replicas.max(1));
+        let load = f64::midpoint(share(held.at_work), share(at_work));
+        self.samples = self.samples.saturating_add(1);
+        let weight = |over: u32| 1.0 / f64::from(self.samples.min(over.max(at_work * 2)));
+        let (new, slow) = (weight(MIN_SAMPLES), weight(MIN_MEMORY));
+        let whole = held.whole.as_secs_f64();
+        self.held += (whole - self.held) * new;
+        let answer = match held.until_answer {
+            Some(answer) => answer.as_secs_f64(),
+            // It is known only that it would have taken longer.
+            None if whole > self.answer => whole,
+            None => return,
+        };
+        let (by_load, by_answer) = (load - self.load, answer - self.answer);
+        self.load += by_load * new;
+        self.answer += by_answer * new;
+        self.variance = (1.0 - slow) * (self.variance + slow * by_load * by_load);
+        self.covariance = (1.0 - slow) * (self.covariance + slow * by_load * by_answer);
     }
 
-    /// When a request behind `ahead` others would have its answer, with `at_work` requests at work;
-    /// nothing while too little is known.
+    /// When the answer of a request would begin, where that is because of the others: nothing where
+    /// too little is known, or where it would take most of that time also alone.
     #[must_use]
-    pub fn expected(&self, ahead: u32, at_work: u32) -> Option<Duration> {
-        if self.held.samples < MIN_SAMPLES || at_work == 0 {
+    pub fn expected(&self, ahead: Ahead) -> Option<Duration> {
+        if self.samples < MIN_SAMPLES || ahead.at_work == 0 {
             return None;
         }
-        let waits = self.held.seconds / f64::from(at_work) * (f64::from(ahead) + 1.0);
-        Duration::try_from_secs_f64(waits + self.until_answer.seconds).ok()
+        let at_work = f64::from(ahead.at_work);
+        let (waits, beside) = match ahead.waiting {
+            Some(waiting) => (self.held / at_work * (f64::from(waiting) + 1.0), at_work - 1.0),
+            None => (0.0, at_work),
+        };
+        let slope = (self.covariance / (self.variance + FLAT)).max(0.0);
+        let load = (beside + 1.0) / f64::from(ahead.replicas.max(1));
+        let answer = (self.answer + slope * (load - self.load)).max(0.0);
+        let of_others = waits + slope * (load - 1.0).max(0.0);
+        let whole = waits + answer;
+        if of_others * 2.0 < whole {
+            return None;
+        }
+        Duration::try_from_secs_f64(whole).ok()
     }
 }
 
@@ -64,39 +107,71 @@ mod tests {
         Duration::from_secs_f64(s)
     }
 
-    fn expected(pace: &Pace, ahead: u32, at_work: u32) -> f64 {
-        pace.expected(ahead, at_work).unwrap().as_secs_f64()
+    /// Ends of requests that all hold their places until their answers, which begin after so long.
+    fn end(pace: &mut Pace, times: u32, at_work: u32, answer_s: f64) {
+        let answer = seconds(answer_s);
+        let held = Held { whole: answer, until_answer: Some(answer), at_work };
+        (0..times).for_each(|_| pace.ended(held, at_work, 1));
+    }
+
+    fn expected(pace: &Pace, waiting: impl Into<Option<u32>>, at_work: u32) -> Option<f64> {
+        let ahead = Ahead { waiting: waiting.into(), at_work, replicas: 1 };
+        pace.expected(ahead).map(|expected| expected.as_secs_f64())
     }
 
     #[test]
     fn a_steady_queue_is_foretold() {
         let mut pace = Pace::default();
-        for end in 0..40_u32 {
-            assert_eq!(pace.expected(9, 2).is_some(), end >= 8, "after {end}");
-            pace.ended(2, seconds(4.0), Some(seconds(1.0)));
+        let held = Held { whole: seconds(4.0), until_answer: Some(seconds(1.0)), at_work: 2 };
+        for ended in 0..40_u32 {
+            assert_eq!(expected(&pace, 9, 2).is_some(), ended >= 8, "after {ended}");
+            pace.ended(held, 2, 1);
         }
-        assert!((expected(&pace, 9, 2) - 21.0).abs() < 1e-6, "ten places and an answer");
-        assert!((expected(&pace, 9, 8) - 6.0).abs() < 1e-6, "with four times the replicas");
-        assert_eq!(pace.expected(9, 0), None);
+        assert!((expected(&pace, 9, 2).unwrap() - 21.0).abs() < 1e-6, "ten places and an answer");
+        let more = Ahead { waiting: Some(9), at_work: 8, replicas: 4 };
+        assert!((pace.expected(more).unwrap().as_secs_f64() - 6.0).abs() < 1e-6);
+        assert_eq!(expected(&pace, None, 0), None);
+    }
+
+    #[test]
+    fn what_computes_takes_longer_beside_others() {
+        let mut pace = Pace::default();
+        for at_work in [1, 8, 4, 16, 2, 32, 8] {
+            end(&mut pace, 20, at_work, 0.5 + 0.06 * f64::from(at_work));
+        }
+        let expected = expected(&pace, None, 99).unwrap();
+        assert!((5.5..7.5).contains(&expected), "0.5 + 100 * 0.06: {expected}");
+    }
+
+    #[test]
+    fn what_only_waits_takes_as_long_in_a_crowd() {
+        let mut pace = Pace::default();
+        for at_work in [1, 8, 4, 16, 2, 32, 8] {
+            end(&mut pace, 20, at_work, 25.0);
+        }
+        assert_eq!(expected(&pace, None, 99), None, "the time is not that of others");
+        // In a queue it is.
+        assert!((expected(&pace, 99, 50).unwrap() - 75.0).abs() < 1e-3);
     }
 
     #[test]
     fn a_change_of_speed_is_noticed() {
         let mut pace = Pace::default();
-        (0..20).for_each(|_| pace.ended(8, seconds(1.0), Some(seconds(1.0))));
-        (0..50).for_each(|_| pace.ended(8, seconds(4.0), Some(seconds(4.0))));
-        assert!((8.0..16.1).contains(&expected(&pace, 15, 8)), "two rounds of 4 s and an answer");
-        (0..100).for_each(|_| pace.ended(8, seconds(0.1), Some(seconds(0.1))));
-        assert!(expected(&pace, 15, 8) < 0.5);
+        end(&mut pace, 20, 8, 1.0);
+        end(&mut pace, 50, 8, 4.0);
+        assert!((8.0..12.1).contains(&expected(&pace, 15, 8).unwrap()), "two rounds and an answer");
+        end(&mut pace, 100, 8, 0.1);
+        assert!(expected(&pace, 15, 8).unwrap() < 0.5);
     }
 
     #[test]
     fn who_went_away_early_says_nothing_of_answers() {
         let mut pace = Pace::default();
-        (0..20).for_each(|_| pace.ended(1, seconds(2.0), Some(seconds(2.0))));
-        (0..20).for_each(|_| pace.ended(1, seconds(0.0), None));
-        assert!((expected(&pace, 0, 1) - 2.0).abs() < 0.2);
-        (0..40).for_each(|_| pace.ended(1, seconds(10.0), None));
-        assert!(expected(&pace, 0, 1) > 19.0);
+        end(&mut pace, 20, 1, 2.0);
+        let gone = |whole: f64| Held { whole: seconds(whole), until_answer: None, at_work: 1 };
+        (0..20).for_each(|_| pace.ended(gone(0.0), 1, 1));
+        assert!((pace.answer - 2.0).abs() < 1e-6);
+        (0..40).for_each(|_| pace.ended(gone(10.0), 1, 1));
+        assert!(pace.answer > 9.0);
     }
 }

@@ -152,7 +152,8 @@ struct State {
 
 #[derive(Debug)]
 enum Outcome {
-    Assigned(ReplicaId, Client),
+    /// With how many requests are at work then.
+    Assigned(ReplicaId, Client, u32),
     Failed(Unavailable),
 }
 
@@ -379,7 +380,7 @@ impl State {
 
     fn outcome(&self, replica: ReplicaId) -> Outcome {
         let client = self.clients.get(&replica).expect("only listed replicas are assigned");
-        Outcome::Assigned(replica, client.clone())
+        Outcome::Assigned(replica, client.clone(), self.dispatcher.ongoing())
     }
 
     fn deliver(&mut self, assigned: Vec<Assignment>) {
@@ -451,13 +452,14 @@ impl Waiting {
         self.settled = true;
         match outcome {
             Outcome::Failed(unavailable) => Err(Refusal::Unavailable(unavailable)),
-            Outcome::Assigned(replica, client) => Ok(Permit {
+            Outcome::Assigned(replica, client, at_work) => Ok(Permit {
                 deployment: self.deployment.clone(),
                 ticket: self.ticket,
                 replica,
                 client,
                 since: Instant::now(),
                 answered: None,
+                at_work,
                 returned: false,
             }),
         }
@@ -494,7 +496,7 @@ impl Drop for Waiting {
             Place::Found(outcome) => outcome.take(),
             Place::Queued(receiver) => receiver.try_recv().ok(),
         };
-        if let Some(Outcome::Assigned(replica, _)) = outcome {
+        if let Some(Outcome::Assigned(replica, ..)) = outcome {
             self.deployment.release(&replica, None);
         }
     }
@@ -528,6 +530,8 @@ pub(crate) struct Permit {
     since: Instant,
     /// After so long an answer began.
     answered: Option<Duration>,
+    /// Requests at work when it got it.
+    at_work: u32,
     returned: bool,
 }
 
@@ -569,7 +573,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.returned {
-            let held = Held { whole: self.since.elapsed(), until_answer: self.answered };
+            let (whole, until_answer) = (self.since.elapsed(), self.answered);
+            let held = Held { whole, until_answer, at_work: self.at_work };
             self.deployment.release(&self.replica, Some(held));
         }
     }

@@ -30,6 +30,8 @@ struct Request {
     /// The process that works on it; none while it waits or is on its way back.
     process: Option<usize>,
     placed: Duration,
+    /// Requests of its proxy and deployment at work then.
+    at_work: u32,
     begins: Duration,
     is_timed: bool,
 }
@@ -85,6 +87,7 @@ impl Run {
             replica: None,
             process: None,
             placed: self.now,
+            at_work: 0,
             begins: Duration::MAX,
             is_timed: false,
         };
@@ -149,6 +152,8 @@ impl Run {
         };
         request.process = Some(number);
         let (service_s, deployment) = (request.service_s, request.deployment);
+        let lane = self.proxies[request.proxy].lanes[deployment].as_ref();
+        let at_work = lane.map_or(1, |lane| lane.ongoing);
         let latency = self.deployments[deployment].latency;
         let alone_s = service_s
             .unwrap_or_else(|| latency.service.draw_s(self.random, Stream::Service, ticket));
@@ -156,6 +161,7 @@ impl Run {
         let (begin, end) = latency.times(alone_s, ongoing, self.processes.slowness(number));
         let Some(request) = self.requests.open.get_mut(&ticket) else { return };
         request.placed = self.now;
+        request.at_work = at_work;
         request.begins = self.now.saturating_add(begin);
         if request.begins > request.deadline {
             self.time(ticket);
@@ -188,7 +194,8 @@ impl Run {
         };
         lane.ongoing -= 1;
         let until_answer = (request.begins <= now).then(|| request.begins - request.placed);
-        let held = Held { whole: now - request.placed, until_answer };
+        let at_work = request.at_work;
+        let held = Held { whole: now - request.placed, until_answer, at_work };
         let assigned = lane.dispatcher.release(&replica, Some(held));
         self.dispatch(proxy, deployment, assigned);
         self.touch(proxy, deployment);
