@@ -45,7 +45,7 @@ impl Handler for App {
         let mut observer = target.observed().map(|handler| Observer {
             metrics: self.shared.metrics().clone(),
             handler,
-            method: request.method().to_string(),
+            method: request.method().clone(),
             started,
             status: 499,
         });

@@ -1,6 +1,7 @@
 //! The bodies of answers: what holds the permit, and what counts.
 
 use bytes::{Bytes, BytesMut};
+use http::Method;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -252,7 +253,7 @@ impl HttpBody for ReplicaBody {
 pub(crate) struct Observer {
     pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) handler: &'static str,
-    pub(crate) method: String,
+    pub(crate) method: Method,
     pub(crate) started: std::time::Instant,
     /// 499, as nginx says it, until there is an answer.
     pub(crate) status: u16,
@@ -261,7 +262,7 @@ pub(crate) struct Observer {
 impl Drop for Observer {
     fn drop(&mut self) {
         let after = self.started.elapsed();
-        self.metrics.answered(self.handler, &self.method, self.status, after);
+        self.metrics.answered(self.handler, self.method.as_str(), self.status, after);
     }
 }
 

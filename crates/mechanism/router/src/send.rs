@@ -184,7 +184,7 @@ impl<'a> Sending<'a> {
             tracing::warn!(label, reason, attempts = broken_attempts, "a request is given up");
             return Err(self.failed(SendErrorKind::Lost { broken_attempts, reason }));
         }
-        self.deployment.metrics().retried(label, word(failure));
+        self.deployment.metrics().retried(&self.label, word(failure));
         self.avoid.push(replica);
         let waiting = permit.come_back(self.avoid.clone());
         self.pause = (self.pause * 2).min(MAX_PAUSE);

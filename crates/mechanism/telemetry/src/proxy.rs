@@ -3,32 +3,65 @@
 use crate::Metric;
 use crate::exposition;
 use crate::names::{FIRST_TOKEN_SECONDS, REQUEST_SECONDS};
+use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use std::sync::{PoisonError, RwLock};
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+
+/// Methods that are counted by their names.
+const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"];
 
 /// What a request waits for in the proxy.
 const PHASES: [&str; 2] = ["queue", "wake"];
 
-type Labels = Vec<(&'static str, String)>;
+/// Labels of an answer. These two make no text of their own: they are made for every request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Answered {
+    handler: &'static str,
+    method: &'static str,
+    status: u16,
+}
+
+impl EncodeLabelSet for Answered {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("handler", self.handler).encode(encoder.encode_label())?;
+        ("method", self.method).encode(encoder.encode_label())?;
+        ("status", self.status).encode(encoder.encode_label())
+    }
+}
+
+/// Labels of what concerns a model, with another one where there is one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct OfModel {
+    model: Arc<str>,
+    of: Option<(&'static str, &'static str)>,
+}
+
+impl EncodeLabelSet for OfModel {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("model", self.model.as_ref()).encode(encoder.encode_label())?;
+        self.of.map_or(Ok(()), |label| label.encode(encoder.encode_label()))
+    }
+}
 
 /// A proxy's metrics. Label values are bounded: handlers and reasons are static, models are those
 /// of the route table, methods are known words.
 #[derive(Debug)]
 pub struct ProxyMetrics {
     registry: Registry,
-    requests: Family<Labels, Counter>,
-    duration: Family<Labels, Histogram, fn() -> Histogram>,
-    queued: Family<Labels, Gauge>,
-    ongoing: Family<Labels, Gauge>,
-    wait: Family<Labels, Histogram, fn() -> Histogram>,
-    retries: Family<Labels, Counter>,
-    refused: Family<Labels, Counter>,
-    broken: Family<Labels, Counter>,
+    requests: Family<Answered, Counter>,
+    duration: Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>,
+    queued: Family<OfModel, Gauge>,
+    ongoing: Family<OfModel, Gauge>,
+    wait: Family<OfModel, Histogram, fn() -> Histogram>,
+    retries: Family<OfModel, Counter>,
+    refused: Family<OfModel, Counter>,
+    broken: Family<OfModel, Counter>,
     /// Every reason of a retry or a refusal so far: with the models they are the label sets that
     /// exist, which a family does not list. As many as the words of the proxy.
     reasons: RwLock<Vec<&'static str>>,
@@ -78,56 +111,46 @@ impl ProxyMetrics {
     /// An answer went out to its last byte, or its client left. Methods that are no usual word
     /// are counted as one, so that clients cannot make up series.
     pub fn answered(&self, handler: &'static str, method: &str, status: u16, after: Duration) {
-        let method = match method {
-            "GET" | "POST" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "PATCH" => method,
-            _ => "other",
-        };
-        self.requests
-            .get_or_create(&vec![
-                ("handler", handler.to_owned()),
-                ("method", method.to_owned()),
-                ("status", status.to_string()),
-            ])
-            .inc();
-        self.duration
-            .get_or_create(&vec![("handler", handler.to_owned())])
-            .observe(after.as_secs_f64());
+        let known = METHODS.into_iter().find(|known| *known == method);
+        let method = known.unwrap_or("other");
+        self.requests.get_or_create(&Answered { handler, method, status }).inc();
+        self.duration.get_or_create(&[("handler", handler)]).observe(after.as_secs_f64());
     }
 
     /// The exact counts of a deployment now.
-    pub fn load(&self, model: &str, queued: u32, ongoing: u32) {
+    pub fn load(&self, model: &Arc<str>, queued: u32, ongoing: u32) {
         let labels = labels(model);
         self.queued.get_or_create(&labels).set(i64::from(queued));
         self.ongoing.get_or_create(&labels).set(i64::from(ongoing));
     }
 
     /// A request got its replica after so long.
-    pub fn waited(&self, model: &str, queue: Duration, wake: Duration) {
+    pub fn waited(&self, model: &Arc<str>, queue: Duration, wake: Duration) {
         for (phase, time) in PHASES.into_iter().zip([queue, wake]) {
             self.wait.get_or_create(&phased(model, phase)).observe(time.as_secs_f64());
         }
     }
 
     /// A request goes to another replica.
-    pub fn retried(&self, model: &str, reason: &'static str) {
+    pub fn retried(&self, model: &Arc<str>, reason: &'static str) {
         self.note_reason(reason);
         self.retries.get_or_create(&reasoned(model, reason)).inc();
     }
 
     /// A request was refused.
-    pub fn refused(&self, model: &str, reason: &'static str) {
+    pub fn refused(&self, model: &Arc<str>, reason: &'static str) {
         self.note_reason(reason);
         self.refused.get_or_create(&reasoned(model, reason)).inc();
     }
 
     /// An answer ended early.
-    pub fn stream_broken(&self, model: &str) {
+    pub fn stream_broken(&self, model: &Arc<str>) {
         self.broken.get_or_create(&labels(model)).inc();
     }
 
     /// Removes every series of a model, which is not served any more. An event that comes later
     /// makes its series anew, from zero.
-    pub fn forget(&self, model: &str) {
+    pub fn forget(&self, model: &Arc<str>) {
         let labels = labels(model);
         self.queued.remove(&labels);
         self.ongoing.remove(&labels);
@@ -160,16 +183,16 @@ impl ProxyMetrics {
     }
 }
 
-fn labels(model: &str) -> Labels {
-    vec![("model", model.to_owned())]
+fn labels(model: &Arc<str>) -> OfModel {
+    OfModel { model: model.clone(), of: None }
 }
 
-fn phased(model: &str, phase: &str) -> Labels {
-    vec![("model", model.to_owned()), ("phase", phase.to_owned())]
+fn phased(model: &Arc<str>, phase: &'static str) -> OfModel {
+    OfModel { of: Some(("phase", phase)), ..labels(model) }
 }
 
-fn reasoned(model: &str, reason: &str) -> Labels {
-    vec![("model", model.to_owned()), ("reason", reason.to_owned())]
+fn reasoned(model: &Arc<str>, reason: &'static str) -> OfModel {
+    OfModel { of: Some(("reason", reason)), ..labels(model) }
 }
 
 #[cfg(test)]
@@ -181,11 +204,11 @@ mod tests {
         let metrics = ProxyMetrics::new();
         metrics.answered("generate", "POST", 200, Duration::from_millis(1));
         metrics.answered("generate", "BREW", 405, Duration::from_millis(1));
-        metrics.load("m\"1", 3, 2);
-        metrics.waited("m", Duration::ZERO, Duration::from_secs(1));
-        metrics.retried("m", "broken");
-        metrics.refused("m", "full");
-        metrics.stream_broken("m");
+        metrics.load(&"m\"1".into(), 3, 2);
+        metrics.waited(&"m".into(), Duration::ZERO, Duration::from_secs(1));
+        metrics.retried(&"m".into(), "broken");
+        metrics.refused(&"m".into(), "full");
+        metrics.stream_broken(&"m".into());
         let page = metrics.render();
         for line in [
             "tyndall_http_requests_total{handler=\"generate\",method=\"POST\",status=\"200\"} 1",
@@ -202,6 +225,7 @@ mod tests {
         let metrics = ProxyMetrics::new();
         metrics.answered("generate", "POST", 200, Duration::from_millis(1));
         let count = |model: &str| {
+            let model = &Arc::from(model);
             metrics.load(model, 3, 2);
             metrics.waited(model, Duration::ZERO, Duration::from_secs(1));
             metrics.retried(model, "broken");
@@ -216,15 +240,15 @@ mod tests {
             metrics.render().matches("model=\"goes\"").count(),
             before.matches("stays").count()
         );
-        metrics.forget("goes");
-        metrics.forget("never was");
+        metrics.forget(&"goes".into());
+        metrics.forget(&"never was".into());
         let sorted = |page: &str| {
             let mut lines: Vec<String> = page.lines().map(str::to_owned).collect();
             lines.sort();
             lines
         };
         assert_eq!(sorted(&metrics.render()), sorted(&before));
-        metrics.refused("goes", "full");
+        metrics.refused(&"goes".into(), "full");
         let line = "tyndall_requests_refused_total{model=\"goes\",reason=\"full\"} 1";
         assert!(metrics.render().lines().any(|l| l == line));
     }
