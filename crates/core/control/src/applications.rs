@@ -73,7 +73,7 @@ impl State {
                     self.num_deployed += 1;
                     let order = self.num_deployed;
                     let new = Deployment::new(deployment, mount, order, deployed_at, capacity);
-                    self.deployments.insert(id.clone(), new);
+                    self.deployments.insert(id.clone(), Box::new(new));
                 }
             }
             touched.insert(id);

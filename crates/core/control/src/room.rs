@@ -137,7 +137,7 @@ impl State {
     }
 
     fn residents(&self) -> impl Iterator<Item = (&DeploymentId, &Deployment)> {
-        self.resident.iter().filter_map(|id| Some((id, self.deployments.get(id)?)))
+        self.resident.iter().filter_map(|id| Some((id, &**self.deployments.get(id)?)))
     }
 
     fn evict(&mut self, id: &DeploymentId, by: &DeploymentId, now: Instant, out: &mut Outbox) {

@@ -29,7 +29,8 @@ const MAX_UNROUTED: usize = 1024;
 pub struct State {
     pub(crate) runtime_dir: RuntimeDir,
     pub(crate) applications: BTreeMap<ApplicationName, Application>,
-    pub(crate) deployments: BTreeMap<DeploymentId, Deployment>,
+    /// Boxed, because a map keeps room for more than it has.
+    pub(crate) deployments: BTreeMap<DeploymentId, Box<Deployment>>,
     /// Which deployment a replica belongs to.
     pub(crate) homes: BTreeMap<ReplicaId, DeploymentId>,
     pub(crate) proxies: Proxies,
@@ -295,7 +296,7 @@ impl State {
             ledger: &mut self.ledger,
             out,
         };
-        (self.deployments.get_mut(id), cx)
+        (self.deployments.get_mut(id).map(Box::as_mut), cx)
     }
 
     fn snapshot(
@@ -418,7 +419,7 @@ impl State {
             again.extend(self.review(name, out));
         }
         for id in touched {
-            if self.deployments.get(id).is_some_and(Deployment::is_gone) {
+            if self.deployments.get(id).is_some_and(|deployment| deployment.is_gone()) {
                 self.deployments.remove(id);
                 self.deadlines.set(id, None);
                 self.waiting.remove(id);
