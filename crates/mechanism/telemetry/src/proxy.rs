@@ -19,6 +19,8 @@ const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "
 /// What a request waits for in the proxy.
 const PHASES: [&str; 2] = ["queue", "wake"];
 
+type Label = (&'static str, &'static str);
+
 /// Labels of an answer. These two make no text of their own: they are made for every request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Answered {
@@ -39,7 +41,7 @@ impl EncodeLabelSet for Answered {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct OfModel {
     model: Arc<str>,
-    of: Option<(&'static str, &'static str)>,
+    of: Option<Label>,
 }
 
 impl EncodeLabelSet for OfModel {
@@ -55,7 +57,7 @@ impl EncodeLabelSet for OfModel {
 pub struct ProxyMetrics {
     registry: Registry,
     requests: Family<Answered, Counter>,
-    duration: Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>,
+    duration: Family<[Label; 1], Histogram, fn() -> Histogram>,
     queued: Family<OfModel, Gauge>,
     ongoing: Family<OfModel, Gauge>,
     wait: Family<OfModel, Histogram, fn() -> Histogram>,
