@@ -2,11 +2,11 @@
 //!
 //! While a place is free, the time until an answer is what it lately was, and more or less by as
 //! much as it grew with the number of requests at work: a line through both, by least squares with
-//! weights that fade slowly, since it is a trait of what runs there. A program that only waits for others has a flat line, one that
-//! computes a steep one, and an engine with a queue of its own a steep one too. Where no place is
-//! free, one comes free every `t / n`, with `n` requests at work that hold their places for a mean
-//! time `t` (Little's law). Batches end together, so that means are over about two rounds of all
-//! that are at work.
+//! weights that fade slowly, since it is a trait of what runs there. A program that only waits for
+//! others has a flat line, one that computes a steep one, and an engine with a queue of its own a
+//! steep one too. Where no place is free, one comes free every `t / n`, with `n` requests at work
+//! that hold their places for a mean time `t` (Little's law). Batches end together, so that means
+//! are over about two rounds of all that are at work.
 
 use std::time::Duration;
 
@@ -116,12 +116,12 @@ impl Pace {
             return None;
         }
         let at_work = f64::from(ahead.at_work);
-        let (waits, beside) = match ahead.waiting {
-            Some(waiting) => (self.held / at_work * (f64::from(waiting) + 1.0), at_work - 1.0),
-            None => (0.0, at_work),
+        let (waits, with_it) = match ahead.waiting {
+            Some(waiting) => (self.held / at_work * (f64::from(waiting) + 1.0), at_work),
+            None => (0.0, at_work + 1.0),
         };
         let slope = self.line.slope();
-        let load = (beside + 1.0) / f64::from(ahead.replicas.max(1));
+        let load = with_it / f64::from(ahead.replicas.max(1));
         let answer = (self.lately.answer + slope * (load - self.lately.load)).max(0.0);
         let of_others = waits + slope * (load - 1.0).max(0.0);
         let whole = waits + answer;

@@ -290,7 +290,7 @@ impl Deployment {
         }
     }
 
-    /// Takes a place in the queue, or a permit at once. Nobody waits longer than `patience`.
+    /// Takes a place in the queue, or a permit at once, for a request that can wait for so long.
     pub(crate) fn enter(self: &Arc<Self>, patience: Option<Duration>) -> Result<Waiting, Refusal> {
         let mut state = self.lock();
         let ticket = state.next_ticket;

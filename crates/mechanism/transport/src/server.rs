@@ -243,6 +243,7 @@ impl<H: Handler> Server<H> {
         }
     }
 
+    /// Nobody connects any more; who is connected goes on.
     fn close(self) -> JoinSet<()> {
         self.connections
     }

@@ -194,8 +194,7 @@ impl Run {
         };
         lane.ongoing -= 1;
         let until_answer = (request.begins <= now).then(|| request.begins - request.placed);
-        let at_work = request.at_work;
-        let held = Held { whole: now - request.placed, until_answer, at_work };
+        let held = Held { whole: now - request.placed, until_answer, at_work: request.at_work };
         let assigned = lane.dispatcher.release(&replica, Some(held));
         self.dispatch(proxy, deployment, assigned);
         self.touch(proxy, deployment);
