@@ -5,12 +5,14 @@
 
 mod causes;
 mod ids;
+mod message;
 pub mod protocol;
 mod sampling;
 mod status;
 
 pub use causes::with_causes;
 pub use ids::{ApplicationName, DeploymentId, DeploymentName, IdError, ReplicaId, RequestId};
+pub use message::{MessageDelta, Structure, StructuredOutput, Tool, ToolChoice};
 pub use sampling::{FinishReason, SamplingParams, StopReason};
 pub use status::{ApplicationStatus, DeploymentStatus, ReplicaState};
 
