@@ -4,6 +4,7 @@
 use crate::error::ApiError;
 use crate::fields::{Bounds, Fields, Numbers, object, shown};
 use crate::{MAX_PROMPTS, Overrides, SamplingDefaults, overrides};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tyndall_types::SamplingParams;
 use tyndall_types::protocol::GenerateDefaults;
@@ -17,6 +18,19 @@ pub struct GenerateRequest {
     pub params: SamplingParams,
     /// `generation_kwargs` of the answer: the three effective values, then the extras as sent.
     pub echo: Map<String, Value>,
+}
+
+/// The answer of `/generate`; the order of the fields is part of the contract.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GenerateResponse {
+    /// The public model id.
+    pub model: String,
+    /// As sent.
+    pub prompts: Vec<String>,
+    /// One per prompt, in order.
+    pub completions: Vec<String>,
+    /// The effective values.
+    pub generation_kwargs: Map<String, Value>,
 }
 
 /// Reads and checks a `/generate` body.

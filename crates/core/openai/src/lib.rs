@@ -14,21 +14,32 @@
 mod chat;
 mod completion;
 mod error;
+mod extensions;
 mod fields;
 mod generate;
+mod message;
+mod models;
 mod overrides;
-mod response;
+mod structured;
+mod usage;
 
-pub use chat::{ChatRequest, parse_chat};
-pub use completion::{CompletionRequest, Prompt, parse_completion};
+pub use chat::{
+    CallIds, ChatHead, ChatLogprobs, ChatRequest, ChatResponse, ChatWriter, chat_response,
+    parse_chat,
+};
+pub use completion::{
+    CompletionChoice, CompletionHead, CompletionLogprobs, CompletionRequest, CompletionResponse,
+    CompletionWriter, Prompt, PromptDetails, completion_response, parse_completion,
+};
 pub use error::ApiError;
-pub use generate::{GenerateRequest, parse_generate};
+pub use extensions::{Extensions, Truncation, TruncationSide};
+pub use generate::{GenerateRequest, GenerateResponse, parse_generate};
+pub use message::{Event, EventWriter, Message, MessageEnd, MessagePiece, ToolCall};
+pub use models::{ModelCardView, ModelList};
 pub use overrides::{Overrides, SamplingDefaults, StreamOptions, fit_max_tokens};
-pub use response::{
-    AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs, ChatResponse,
-    ChatTokenLogprob, ChatTopLogprob, CompletionChoice, CompletionChunk, CompletionChunkChoice,
-    CompletionLogprobs, CompletionResponse, Delta, GenerateResponse, ModelCardView, ModelList,
-    Null, PromptTokensDetails, Usage, floor_logprob,
+pub use usage::{
+    CompletionTokensDetails, PromptLogprob, PromptTokensDetails, TokenLogprob, TopLogprob, Usage,
+    floor_logprob,
 };
 
 /// Prompts in one request.

@@ -3,13 +3,22 @@
 use crate::fields::{Bounds, Fields};
 use crate::{ApiError, MAX_LOGPROBS, MAX_N, MAX_STOP_STRINGS};
 use serde_json::Value;
-use tyndall_types::SamplingParams;
+use tyndall_types::{RepetitionDetection, SamplingParams};
 
 /// Below this temperature sampling is greedy.
 const GREEDY_BELOW: f32 = 1e-5;
 
 /// Smaller temperatures than this overflow logits; they are raised to it.
 const MIN_TEMPERATURE: f32 = 0.01;
+
+/// Strings of `bad_words`.
+const MAX_BAD_WORDS: usize = 128;
+
+/// Ids of `logprob_token_ids`.
+const MAX_LOGPROB_TOKEN_IDS: usize = 128;
+
+/// Tokens of the longest pattern that `repetition_detection` looks for.
+const MAX_PATTERN_SIZE: u32 = 1024;
 
 /// What a model's `generation_config.json` says; absent where it says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -71,9 +80,23 @@ pub struct Overrides {
     pub logprobs: Option<u32>,
     /// Special tokens are left out of the text.
     pub skip_special_tokens: bool,
+    /// All others are impossible.
+    pub allowed_token_ids: Option<Vec<u32>>,
+    /// Impossible in the text.
+    pub bad_words: Vec<String>,
+    /// Log-probabilities of these tokens with each token, in place of the most likely ones.
+    pub logprob_token_ids: Vec<u32>,
+    /// When the text goes round in circles.
+    pub repetition_detection: Option<RepetitionDetection>,
 }
 
 impl Overrides {
+    /// Nothing is said.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { n: 1, skip_special_tokens: true, ..Self::default() }
+    }
+
     /// Reads every sampling field except `max_tokens` and the log-probabilities, which the routes
     /// name differently.
     pub(crate) fn read(fields: &Fields<'_>) -> Result<Self, ApiError> {
@@ -101,6 +124,10 @@ impl Overrides {
             n: fields.count("n", 1, MAX_N)?.unwrap_or(1),
             logprobs: None,
             skip_special_tokens: fields.bool("skip_special_tokens")?.unwrap_or(true),
+            allowed_token_ids: allowed_token_ids(fields)?,
+            bad_words: bad_words(fields)?,
+            logprob_token_ids: logprob_token_ids(fields)?,
+            repetition_detection: repetition_detection(fields)?,
         };
         if fields.count("best_of", 1, u32::MAX)?.is_some_and(|best| best > overrides.n) {
             return Err(ApiError::invalid("best_of", "best_of must not be larger than n"));
@@ -162,6 +189,10 @@ impl Overrides {
             n: self.n,
             logprobs: self.logprobs,
             skip_special_tokens: self.skip_special_tokens,
+            allowed_token_ids: self.allowed_token_ids,
+            bad_words: self.bad_words,
+            logprob_token_ids: self.logprob_token_ids,
+            repetition_detection: self.repetition_detection,
         })
     }
 
@@ -300,34 +331,78 @@ pub(crate) fn num_logprobs(fields: &Fields<'_>, name: &str) -> Result<Option<u32
 
 /// Fields that would change the text if they were carried out.
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ApiError> {
-    const UNSUPPORTED: &[&str] = &[
-        "structured_outputs",
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "allowed_token_ids",
-        "prompt_logprobs",
-        "logprob_token_ids",
-        "truncate_prompt_tokens",
-        "prompt_embeds",
-        "repetition_detection",
-        "thinking_token_budget",
-    ];
-    if let Some(name) = UNSUPPORTED.iter().find(|name| fields.get(name).is_some()) {
-        return Err(ApiError::unsupported(name));
-    }
-    if fields.list("bad_words")?.is_some_and(|words| !words.is_empty()) {
-        return Err(ApiError::unsupported("bad_words"));
+    if fields.get("prompt_embeds").is_some() {
+        return Err(ApiError::unsupported("prompt_embeds"));
     }
     if fields.bool("use_beam_search")? == Some(true) {
         return Err(ApiError::unsupported("use_beam_search"));
     }
-    match fields.object("response_format")?.and_then(|format| format.get("type")) {
-        None => Ok(()),
-        Some(Value::String(kind)) if kind == "text" => Ok(()),
-        Some(_) => Err(ApiError::unsupported("response_format")),
+    Ok(())
+}
+
+fn allowed_token_ids(fields: &Fields<'_>) -> Result<Option<Vec<u32>>, ApiError> {
+    let ids = fields.token_ids("allowed_token_ids")?;
+    match fields.get("allowed_token_ids") {
+        None => Ok(None),
+        Some(_) if ids.is_empty() => Err(ApiError::invalid(
+            "allowed_token_ids",
+            "allowed_token_ids must not be empty; leave it out to allow all",
+        )),
+        Some(_) => Ok(Some(ids)),
     }
+}
+
+fn bad_words(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let Some(list) = fields.list("bad_words")? else { return Ok(Vec::new()) };
+    if list.len() > MAX_BAD_WORDS {
+        return Err(ApiError::invalid(
+            "bad_words",
+            format!("bad_words takes at most {MAX_BAD_WORDS} strings, got {}", list.len()),
+        ));
+    }
+    list.iter()
+        .map(|word| match word {
+            Value::String(word) if !word.is_empty() => Ok(word.clone()),
+            other => Err(fields.wrong("bad_words", "a list of strings, none empty", other)),
+        })
+        .collect()
+}
+
+fn logprob_token_ids(fields: &Fields<'_>) -> Result<Vec<u32>, ApiError> {
+    let ids = fields.token_ids("logprob_token_ids")?;
+    if ids.len() > MAX_LOGPROB_TOKEN_IDS {
+        return Err(ApiError::invalid(
+            "logprob_token_ids",
+            format!(
+                "logprob_token_ids takes at most {MAX_LOGPROB_TOKEN_IDS} ids, got {}",
+                ids.len()
+            ),
+        ));
+    }
+    Ok(ids)
+}
+
+fn repetition_detection(fields: &Fields<'_>) -> Result<Option<RepetitionDetection>, ApiError> {
+    let Some(object) = fields.object("repetition_detection")? else { return Ok(None) };
+    let nested = Fields::nested(object, "repetition_detection.", crate::fields::Numbers::Strict);
+    let max_pattern_size = nested.count("max_pattern_size", 0, MAX_PATTERN_SIZE)?;
+    let Some(max_pattern_size) = max_pattern_size.filter(|size| *size > 0) else { return Ok(None) };
+    let min_pattern_size = nested.count("min_pattern_size", 0, MAX_PATTERN_SIZE)?.unwrap_or(1);
+    if min_pattern_size > max_pattern_size {
+        return Err(ApiError::invalid(
+            "repetition_detection.min_pattern_size",
+            format!(
+                "repetition_detection.min_pattern_size must not be larger than max_pattern_size, \
+                 got {min_pattern_size} and {max_pattern_size}"
+            ),
+        ));
+    }
+    let min_count = nested.count("min_count", 2, u32::MAX)?.unwrap_or(2);
+    Ok(Some(RepetitionDetection {
+        min_pattern_size: min_pattern_size.max(1),
+        max_pattern_size,
+        min_count,
+    }))
 }
 
 #[cfg(test)]
@@ -373,10 +448,14 @@ mod tests {
             (r#"{"min_tokens": -1}"#, "min_tokens must be an integer of at least 0, got -1"),
             (r#"{"best_of": 3, "n": 2}"#, "best_of must not be larger than n"),
             (r#"{"ignore_eos": 1}"#, "ignore_eos must be true or false, got 1"),
-            (r#"{"guided_json": {}}"#, "guided_json is not supported yet; leave it out"),
             (
-                r#"{"response_format": {"type": "json_object"}}"#,
-                "response_format is not supported yet; leave it out",
+                r#"{"allowed_token_ids": []}"#,
+                "allowed_token_ids must not be empty; leave it out to allow all",
+            ),
+            (r#"{"bad_words": [""]}"#, "bad_words must be a list of strings, none empty, got \"\""),
+            (
+                r#"{"repetition_detection": {"max_pattern_size": 2, "min_count": 1}}"#,
+                "repetition_detection.min_count must be an integer of at least 2, got 1",
             ),
             (r#"{"use_beam_search": true}"#, "use_beam_search is not supported yet; leave it out"),
         ] {
@@ -388,7 +467,7 @@ mod tests {
     fn nulls_and_neutral_values_are_accepted() {
         let read = read(
             r#"{"temperature": null, "top_k": -1, "seed": -1, "stop": null, "best_of": 1,
-                "logit_bias": {"5": 300}, "response_format": {"type": "text"}, "bad_words": [],
+                "logit_bias": {"5": 300}, "bad_words": [], "repetition_detection": {},
                 "use_beam_search": false, "whatever": {"x": 1}}"#,
         )
         .unwrap();

@@ -13,7 +13,7 @@ mod status;
 pub use causes::with_causes;
 pub use ids::{ApplicationName, DeploymentId, DeploymentName, IdError, ReplicaId, RequestId};
 pub use message::{MessageDelta, Structure, StructuredOutput, Tool, ToolChoice};
-pub use sampling::{FinishReason, SamplingParams, StopReason};
+pub use sampling::{FinishReason, RepetitionDetection, SamplingParams, StopReason};
 pub use status::{ApplicationStatus, DeploymentStatus, ReplicaState};
 
 /// Header that carries the request's id on every hop and back to the client.

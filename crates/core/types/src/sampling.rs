@@ -41,6 +41,40 @@ pub struct SamplingParams {
     pub logprobs: Option<u32>,
     /// Special tokens do not appear in the text.
     pub skip_special_tokens: bool,
+    /// All other tokens are impossible; absent is no bound.
+    pub allowed_token_ids: Option<Vec<u32>>,
+    /// Impossible in the output, as text.
+    pub bad_words: Vec<String>,
+    /// Log-probabilities are reported of these tokens in place of the most likely ones.
+    pub logprob_token_ids: Vec<u32>,
+    /// When the output counts as going round in circles, which ends it.
+    pub repetition_detection: Option<RepetitionDetection>,
+}
+
+/// The output ends when its last tokens are some pattern so many times in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepetitionDetection {
+    /// Tokens of the shortest pattern, at least 1.
+    pub min_pattern_size: u32,
+    /// Tokens of the longest pattern.
+    pub max_pattern_size: u32,
+    /// Times in a row, at least 2.
+    pub min_count: u32,
+}
+
+impl RepetitionDetection {
+    /// Whether `output` ends in a pattern so many times.
+    #[must_use]
+    pub fn matches(&self, output: &[u32]) -> bool {
+        let count = self.min_count as usize;
+        (self.min_pattern_size as usize..=self.max_pattern_size as usize).any(|size| {
+            let Some(start) = output.len().checked_sub(size.saturating_mul(count)) else {
+                return false;
+            };
+            // Periodic: each token is that of one pattern later.
+            output[start..].iter().zip(&output[start + size..]).all(|(a, b)| a == b)
+        })
+    }
 }
 
 impl Default for SamplingParams {
@@ -65,6 +99,10 @@ impl Default for SamplingParams {
             n: 1,
             logprobs: None,
             skip_special_tokens: true,
+            allowed_token_ids: None,
+            bad_words: Vec::new(),
+            logprob_token_ids: Vec::new(),
+            repetition_detection: None,
         }
     }
 }
@@ -77,6 +115,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the end of the context.
     Length,
+    /// The output went round in circles and the request wants that to end it.
+    Repetition,
     /// The caller went away or the server is shutting down.
     Abort,
     /// The engine failed.
@@ -90,6 +130,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::Repetition => "repetition",
             Self::Abort => "abort",
             Self::Error => "error",
         }
@@ -104,4 +145,27 @@ pub enum StopReason {
     Token(u32),
     /// A stop string.
     Text(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circles_are_seen() {
+        let detection = |min_pattern_size, max_pattern_size, min_count| RepetitionDetection {
+            min_pattern_size,
+            max_pattern_size,
+            min_count,
+        };
+        let check = |detection: RepetitionDetection, output: &[u32], expected| {
+            assert_eq!(detection.matches(output), expected, "{detection:?} {output:?}");
+        };
+        check(detection(1, 1, 3), &[5, 1, 1, 1], true);
+        check(detection(1, 1, 3), &[1, 1, 1, 5], false);
+        check(detection(1, 1, 3), &[1, 1], false);
+        check(detection(2, 4, 2), &[9, 1, 2, 3, 1, 2, 3], true);
+        check(detection(2, 2, 2), &[9, 1, 2, 3, 1, 2, 3], false);
+        check(detection(1, u32::MAX, u32::MAX), &[1, 2], false);
+    }
 }

@@ -1,15 +1,16 @@
 //! `POST /v1/chat/completions`.
 
+use super::{messages, tools};
 use crate::completion::model;
-use crate::fields::{Fields, Numbers, object, shown};
+use crate::fields::{Fields, Numbers, object};
 use crate::overrides::num_logprobs;
-use crate::{ApiError, Overrides, StreamOptions};
+use crate::{ApiError, Extensions, Overrides, StreamOptions};
 use serde_json::{Map, Value};
+use tyndall_types::{Tool, ToolChoice};
 
-const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
-const TEXT_PARTS: [&str; 4] = ["text", "input_text", "output_text", "refusal"];
+const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
-/// A valid `/v1/chat/completions` request.
+/// A valid request of a conversation; those of other APIs become one too.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChatRequest {
     /// The model asked for; none is the served one.
@@ -17,10 +18,18 @@ pub struct ChatRequest {
     /// At least one, as sent: objects with a known role whose content is text. What a template
     /// wants otherwise is the template engine's matter.
     pub messages: Vec<Value>,
-    /// Shown to the template.
-    pub tools: Option<Value>,
+    /// What the model may call.
+    pub tools: Vec<Tool>,
+    /// The tools as the template shows them: a list of `{"type": "function", "function": …}`.
+    pub template_tools: Option<Value>,
+    /// What the model may and must call.
+    pub tool_choice: ToolChoice,
+    /// Several calls in one answer are wanted.
+    pub parallel_tool_calls: bool,
     /// Sampling.
     pub overrides: Overrides,
+    /// The rest of what is common to the routes for text.
+    pub extensions: Extensions,
     /// Answer as server-sent events.
     pub stream: bool,
     /// How a stream reports usage.
@@ -29,10 +38,42 @@ pub struct ChatRequest {
     pub add_generation_prompt: bool,
     /// The prompt ends inside the last message.
     pub continue_final_message: bool,
+    /// The answer begins with the last message, which it continues.
+    pub echo: bool,
     /// The tokenizer adds its special tokens to what the template wrote.
     pub add_special_tokens: bool,
     /// Further variables of the template.
     pub template_kwargs: Map<String, Value>,
+    /// The thoughts are told.
+    pub include_reasoning: bool,
+    /// After so many tokens of thoughts they are ended; absent is as many as it takes.
+    pub thinking_token_budget: Option<u32>,
+}
+
+impl ChatRequest {
+    /// A request with these messages and nothing else.
+    #[must_use]
+    pub fn new(messages: Vec<Value>) -> Self {
+        Self {
+            model: None,
+            messages,
+            tools: Vec::new(),
+            template_tools: None,
+            tool_choice: ToolChoice::None,
+            parallel_tool_calls: true,
+            overrides: Overrides::none(),
+            extensions: Extensions::default(),
+            stream: false,
+            stream_options: StreamOptions::default(),
+            add_generation_prompt: true,
+            continue_final_message: false,
+            echo: false,
+            add_special_tokens: false,
+            template_kwargs: Map::new(),
+            include_reasoning: true,
+            thinking_token_budget: None,
+        }
+    }
 }
 
 /// Reads and checks a `/v1/chat/completions` body.
@@ -43,8 +84,8 @@ pub fn parse_chat(body: &[u8]) -> Result<ChatRequest, ApiError> {
     let object = object(body)?;
     let fields = Fields::new(&object, Numbers::Strict);
     let model = model(&fields)?;
-    let messages = messages(&fields)?;
-    let tools = tools(&fields)?;
+    let messages = messages::read(&fields)?;
+    let tools = tools::read(&fields)?;
     let template_kwargs = template_kwargs(&fields)?;
 
     let mut overrides = Overrides::read(&fields)?;
@@ -54,6 +95,15 @@ pub fn parse_chat(body: &[u8]) -> Result<ChatRequest, ApiError> {
     overrides.logprobs = logprobs(&fields)?;
     overrides.check()?;
 
+    let (stream, stream_options) = StreamOptions::read(&fields)?;
+    let extensions = Extensions::read(&fields, stream)?;
+    let enforced = matches!(tools.choice, ToolChoice::Required | ToolChoice::Named(_));
+    if enforced && extensions.structured.is_some() {
+        return Err(ApiError::invalid(
+            "tool_choice",
+            "tool_choice asks for a call and response_format for other text; send one of them",
+        ));
+    }
     let continue_final_message = fields.bool("continue_final_message")?.unwrap_or_default();
     let add_generation_prompt = fields.bool("add_generation_prompt")?;
     if continue_final_message && add_generation_prompt == Some(true) {
@@ -62,21 +112,25 @@ pub fn parse_chat(body: &[u8]) -> Result<ChatRequest, ApiError> {
             "continue_final_message and add_generation_prompt cannot both be true",
         ));
     }
-    if fields.bool("echo")? == Some(true) {
-        return Err(ApiError::unsupported("echo"));
-    }
-    let (stream, stream_options) = StreamOptions::read(&fields)?;
+    let budget = fields.integer("thinking_token_budget", -1, i64::from(u32::MAX))?;
     Ok(ChatRequest {
         model,
-        messages,
-        tools,
+        tools: tools.tools,
+        template_tools: tools.shown,
+        tool_choice: tools.choice,
+        parallel_tool_calls: fields.bool("parallel_tool_calls")?.unwrap_or(true),
         overrides,
+        extensions,
         stream,
         stream_options,
         add_generation_prompt: add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,
+        echo: fields.bool("echo")?.unwrap_or_default() && continue_final_message,
         add_special_tokens: fields.bool("add_special_tokens")?.unwrap_or_default(),
         template_kwargs,
+        include_reasoning: fields.bool("include_reasoning")?.unwrap_or(true),
+        thinking_token_budget: budget.and_then(|budget| u32::try_from(budget).ok()),
+        ..ChatRequest::new(messages)
     })
 }
 
@@ -87,97 +141,6 @@ fn logprobs(fields: &Fields<'_>) -> Result<Option<u32>, ApiError> {
         return Err(ApiError::invalid("top_logprobs", "top_logprobs needs logprobs: true"));
     }
     Ok(wanted.then_some(top))
-}
-
-fn messages(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
-    let Some(list) = fields.list("messages")? else {
-        return Err(ApiError::malformed(
-            "messages",
-            "messages is missing; send a list of {\"role\": …, \"content\": …}",
-        ));
-    };
-    if list.is_empty() {
-        return Err(ApiError::invalid("messages", "messages must not be empty"));
-    }
-    for (index, item) in list.iter().enumerate() {
-        check_message(index, item)?;
-    }
-    Ok(list.to_vec())
-}
-
-fn check_message(index: usize, item: &Value) -> Result<(), ApiError> {
-    let path = format!("messages[{index}]");
-    let wrong = |path: &str, expected: &str, value: &Value| {
-        ApiError::malformed(path, format!("{path} must be {expected}, got {}", shown(value)))
-    };
-    let Value::Object(object) = item else {
-        return Err(wrong(&path, "an object with role and content", item));
-    };
-    let role = match object.get("role") {
-        Some(Value::String(role)) if ROLES.contains(&role.as_str()) => role.as_str(),
-        other => {
-            let expected = format!("one of {}", ROLES.join(", "));
-            return Err(wrong(&format!("{path}.role"), &expected, other.unwrap_or(&Value::Null)));
-        }
-    };
-    match object.get("content") {
-        None | Some(Value::Null) if role == "assistant" => Ok(()),
-        Some(Value::String(_)) => Ok(()),
-        Some(Value::Array(parts)) => check_parts(&path, parts),
-        other => {
-            let path = format!("{path}.content");
-            let value = other.unwrap_or(&Value::Null);
-            Err(wrong(&path, "a string or a list of text parts", value))
-        }
-    }
-}
-
-/// Every part is text.
-fn check_parts(path: &str, parts: &[Value]) -> Result<(), ApiError> {
-    for (i, part) in parts.iter().enumerate() {
-        let path = format!("{path}.content[{i}]");
-        let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
-        if !part.is_string() && !TEXT_PARTS.contains(&kind) {
-            return Err(ApiError::invalid(
-                &format!("{path}.type"),
-                format!(
-                    "{path}.type {} is not supported: the model takes text only",
-                    shown(&kind.into())
-                ),
-            ));
-        }
-        let text = match part {
-            Value::String(text) => Some(text.as_str()),
-            part => {
-                part.get(if kind == "refusal" { "refusal" } else { "text" }).and_then(Value::as_str)
-            }
-        };
-        if text.is_none() {
-            return Err(ApiError::malformed(
-                &path,
-                format!("{path} must be {{\"type\": \"text\", \"text\": …}}, got {}", shown(part)),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Tools can be shown to the template; calls are not parsed out of the answer yet.
-fn tools(fields: &Fields<'_>) -> Result<Option<Value>, ApiError> {
-    let tools = fields.list("tools")?;
-    let choice = fields.get("tool_choice");
-    let none = choice.is_none_or(|choice| choice == "none");
-    match tools {
-        Some([]) => Err(ApiError::invalid("tools", "tools must not be empty; leave it out")),
-        None if none || choice.is_some_and(|choice| choice == "auto") => Ok(None),
-        None => Err(ApiError::invalid("tool_choice", "tool_choice needs tools")),
-        Some(tools) if choice.is_some() && none => Ok(Some(Value::Array(tools.to_vec()))),
-        Some(_) => Err(ApiError::invalid(
-            "tools",
-            "tool calling is not supported yet: leave tools out, or send tool_choice \"none\" to \
-             show them to the model only",
-        )),
-    }
 }
 
 fn template_kwargs(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
@@ -200,6 +163,12 @@ fn template_kwargs(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> 
         kwargs.insert("documents".to_owned(), Value::Array(documents.to_vec()));
     }
     if let Some(effort) = fields.string("reasoning_effort")? {
+        if !EFFORTS.contains(&effort) {
+            return Err(ApiError::invalid(
+                "reasoning_effort",
+                format!("reasoning_effort must be one of {}, got {effort:?}", EFFORTS.join(", ")),
+            ));
+        }
         kwargs.insert("reasoning_effort".to_owned(), effort.into());
         kwargs.entry("enable_thinking").or_insert((effort != "none").into());
     }
@@ -249,8 +218,23 @@ mod tests {
             Value::Object(request.template_kwargs),
             json!({"a": 1, "reasoning_effort": "none", "enable_thinking": false})
         );
-        let shown = with(r#""tools": [{"type": "function"}], "tool_choice": "none""#).unwrap();
-        assert_eq!(shown.tools, Some(json!([{"type": "function"}])));
+        let tool = r#"{"type": "function", "function": {"name": "f", "x": 1}}"#;
+        let with_choice = |choice| with(&format!(r#""tools": [{tool}]{choice}"#)).unwrap();
+        for (choice, expected) in [
+            ("", ToolChoice::Auto),
+            (r#", "tool_choice": "none""#, ToolChoice::None),
+            (r#", "tool_choice": "required""#, ToolChoice::Required),
+            (
+                r#", "tool_choice": {"type": "function", "function": {"name": "f"}}"#,
+                ToolChoice::Named("f".to_owned()),
+            ),
+        ] {
+            let request = with_choice(choice);
+            assert_eq!(request.tool_choice, expected);
+            let shown = serde_json::from_str::<Value>(tool).unwrap();
+            assert_eq!(request.template_tools, Some(json!([shown])));
+            assert_eq!(request.tools[0].parameters, json!({"type": "object", "properties": {}}));
+        }
     }
 
     #[test]
@@ -286,7 +270,22 @@ mod tests {
             (r#""top_logprobs": 2"#, "top_logprobs needs logprobs: true"),
             (r#""logprobs": 3"#, "logprobs must be true or false, got 3"),
             (r#""tools": []"#, "tools must not be empty"),
-            (r#""tools": [{}]"#, "tool calling is not supported yet"),
+            (r#""tools": [{}]"#, "tools[0] must be {\"type\": \"function\""),
+            (r#""tools": [{"function": {}}]"#, "tools[0].function.name must be a name"),
+            (
+                r#""tools": [{"function": {"name": "f"}}], "tool_choice": {"function": {"name": "g"}}"#,
+                "tool_choice names \"g\"; tools has f",
+            ),
+            (
+                r#""tools": [{"function": {"name": "f"}}, {"function": {"name": "f"}}]"#,
+                "different names",
+            ),
+            (
+                r#""tools": [{"function": {"name": "f"}}], "tool_choice": "required",
+                   "response_format": {"type": "json_object"}"#,
+                "send one of them",
+            ),
+            (r#""reasoning_effort": "huge""#, "must be one of none, minimal"),
             (r#""tool_choice": "required""#, "tool_choice needs tools"),
             (r#""chat_template": "x""#, "chat_template is not accepted"),
             (r#""chat_template_kwargs": {"tokenize": true}"#, "must not hold tokenize"),

@@ -2,7 +2,7 @@
 
 use crate::fields::{Fields, Numbers, object, shown};
 use crate::overrides::num_logprobs;
-use crate::{ApiError, MAX_PROMPTS, Overrides, StreamOptions};
+use crate::{ApiError, Extensions, MAX_PROMPTS, Overrides, StreamOptions};
 use serde_json::Value;
 
 /// OpenAI's default of this route.
@@ -32,6 +32,12 @@ pub struct CompletionRequest {
     pub stream_options: StreamOptions,
     /// The tokenizer adds its special tokens to text prompts.
     pub add_special_tokens: bool,
+    /// The text of an answer begins with its prompt; without a completion if `max_tokens` is 0.
+    pub echo: bool,
+    /// The completion ends before this text; for models that learnt to fill gaps.
+    pub suffix: Option<String>,
+    /// The rest of what is common to the routes for text.
+    pub extensions: Extensions,
 }
 
 /// Reads and checks a `/v1/completions` body.
@@ -43,14 +49,16 @@ pub fn parse_completion(body: &[u8]) -> Result<CompletionRequest, ApiError> {
     let fields = Fields::new(&object, Numbers::Strict);
     let model = model(&fields)?;
     let prompts = prompts(&fields)?;
-    if fields.bool("echo")? == Some(true) {
-        return Err(ApiError::unsupported("echo"));
+    let echo = fields.bool("echo")?.unwrap_or_default();
+    let suffix = fields.string("suffix")?.filter(|suffix| !suffix.is_empty());
+    if suffix.is_some() && echo {
+        return Err(ApiError::invalid("suffix", "suffix excludes echo; send one of them"));
     }
-    if fields.string("suffix")?.is_some() {
-        return Err(ApiError::unsupported("suffix"));
+    if suffix.is_some() && prompts.iter().any(|prompt| matches!(prompt, Prompt::Tokens(_))) {
+        return Err(ApiError::invalid("suffix", "suffix needs text prompts, got token ids"));
     }
     let mut overrides = Overrides::read(&fields)?;
-    let max_tokens = fields.count("max_tokens", 1, u32::MAX)?;
+    let max_tokens = fields.count("max_tokens", u32::from(!echo), u32::MAX)?;
     overrides.max_tokens = Some(max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
     overrides.logprobs = num_logprobs(&fields, "logprobs")?;
     overrides.check()?;
@@ -62,8 +70,18 @@ pub fn parse_completion(body: &[u8]) -> Result<CompletionRequest, ApiError> {
         ));
     }
     let (stream, stream_options) = StreamOptions::read(&fields)?;
-    let add_special_tokens = fields.bool("add_special_tokens")?.unwrap_or(true);
-    Ok(CompletionRequest { model, prompts, overrides, stream, stream_options, add_special_tokens })
+    let extensions = Extensions::read(&fields, stream)?;
+    Ok(CompletionRequest {
+        model,
+        prompts,
+        overrides,
+        stream,
+        stream_options,
+        add_special_tokens: fields.bool("add_special_tokens")?.unwrap_or(true),
+        echo,
+        suffix: suffix.map(str::to_owned),
+        extensions,
+    })
 }
 
 /// The model's name; empty counts as absent.
@@ -157,7 +175,9 @@ mod tests {
     fn defaults_are_openais() {
         let request = parse(r#"{"prompt": "a", "model": ""}"#).unwrap();
         assert_eq!((request.model, request.overrides.max_tokens), (None, Some(16)));
-        assert!(!request.stream && request.add_special_tokens);
+        assert!(!request.stream && request.add_special_tokens && !request.echo);
+        let only_prompt = parse(r#"{"prompt": "a", "echo": true, "max_tokens": 0}"#).unwrap();
+        assert_eq!(only_prompt.overrides.max_tokens, Some(0));
         assert_eq!(request.overrides.logprobs, None);
     }
 
@@ -175,8 +195,8 @@ mod tests {
                 r#"{"prompt": "a", "max_tokens": 0}"#,
                 "max_tokens must be an integer of at least 1, got 0",
             ),
-            (r#"{"prompt": "a", "echo": true}"#, "echo is not supported yet"),
-            (r#"{"prompt": "a", "suffix": "b"}"#, "suffix is not supported yet"),
+            (r#"{"prompt": "a", "suffix": "b", "echo": true}"#, "suffix excludes echo"),
+            (r#"{"prompt": [1], "suffix": "b"}"#, "suffix needs text prompts"),
             (
                 r#"{"prompt": "a", "logprobs": 21}"#,
                 "logprobs must be an integer between 0 and 20, got 21",

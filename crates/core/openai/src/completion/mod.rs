@@ -1,0 +1,10 @@
+//! `POST /v1/completions`.
+
+mod request;
+mod response;
+mod writer;
+
+pub(crate) use request::model;
+pub use request::{CompletionRequest, Prompt, parse_completion};
+pub use response::{CompletionChoice, CompletionLogprobs, CompletionResponse};
+pub use writer::{CompletionHead, CompletionWriter, PromptDetails, completion_response};
