@@ -66,11 +66,10 @@ impl RepetitionDetection {
     /// Whether `output` ends in a pattern so many times.
     #[must_use]
     pub fn matches(&self, output: &[u32]) -> bool {
-        let count = self.min_count as usize;
-        (self.min_pattern_size as usize..=self.max_pattern_size as usize).any(|size| {
-            let Some(start) = output.len().checked_sub(size.saturating_mul(count)) else {
-                return false;
-            };
+        let count = self.min_count.max(1) as usize;
+        let longest = (self.max_pattern_size as usize).min(output.len() / count);
+        (self.min_pattern_size.max(1) as usize..=longest).any(|size| {
+            let start = output.len() - size * count;
             // Periodic: each token is that of one pattern later.
             output[start..].iter().zip(&output[start + size..]).all(|(a, b)| a == b)
         })
