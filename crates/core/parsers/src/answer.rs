@@ -157,12 +157,13 @@ impl Answer {
         let State::Calls(reader) = &mut self.state else {
             return Step::Go(0);
         };
+        let is_kept = reader.keeps();
         let step = reader.step(text, last, out);
         let (Step::Go(read) | Step::Wait(read) | Step::Done(read) | Step::Fail(read)) = step;
-        let is_fail = matches!(step, Step::Fail(_));
-        if is_fail && !self.kept.is_empty() || reader.keeps() {
+        if is_kept {
             self.kept.push_str(&text[..read]);
-        } else {
+        }
+        if !reader.keeps() {
             self.kept.clear();
         }
         match step {
@@ -205,6 +206,8 @@ impl Answer {
             return Step::Go(0);
         };
         if first != '{' {
+            // It is not what it had to be; none of it is taken for anything.
+            self.markers = Markers::default();
             self.state = State::Text;
             return Step::Go(0);
         }

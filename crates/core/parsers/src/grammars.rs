@@ -96,7 +96,7 @@ pub(crate) fn grammar(format: ToolFormat) -> Option<&'static Grammar> {
                 parameter_name_end: "\">",
                 value: "",
                 value_end: "</parameter>",
-                values: Values::BySchemaOrText,
+                values: Values::SchemaOrText,
             }),
         },
         F::DeepseekV32 => &Grammar {
@@ -110,7 +110,7 @@ pub(crate) fn grammar(format: ToolFormat) -> Option<&'static Grammar> {
                 parameter_name_end: ">",
                 value: "",
                 value_end: "</｜DSML｜parameter>",
-                values: Values::ByAttribute,
+                values: Values::Attribute,
             }),
         },
         F::Glm45 => &Grammar {
@@ -124,7 +124,7 @@ pub(crate) fn grammar(format: ToolFormat) -> Option<&'static Grammar> {
                 parameter_name_end: "</arg_key>",
                 value: "<arg_value>",
                 value_end: "</arg_value>",
-                values: Values::BySchemaOrText,
+                values: Values::SchemaOrText,
             }),
         },
         F::Pythonic => &Grammar { open: &[], close: &[], form: Form::Pythonic { is_bare: true } },
@@ -158,7 +158,7 @@ const QWEN_TAGS: Tags = Tags {
     parameter_name_end: ">",
     value: "",
     value_end: "</parameter>",
-    values: Values::BySchema,
+    values: Values::Schema,
 };
 
 /// `name[ARGS]`, `name[CALL_ID]id[ARGS]` or `name`.

@@ -136,7 +136,9 @@ impl Harmony {
     /// Words that were no header's are content. A header that was cut off is not.
     pub(crate) fn finish(&mut self, out: &mut Output) {
         let header = std::mem::take(&mut self.header);
-        if header.marker.is_none() {
+        let is_first = !self.is_answering && !self.reasoning.has_text;
+        let is_text = is_first || !header.raw.trim_start().is_empty();
+        if header.marker.is_none() && is_text {
             self.text(&header.raw, out);
         }
         self.answer.finish(out);
@@ -200,12 +202,12 @@ impl Harmony {
             Found::Nothing => {}
         }
         let end = text.find(|c: char| c.is_whitespace() || c == '<').unwrap_or(text.len());
-        let (word, is_whole) = (&text[..end], end < text.len() || last);
+        let (word, is_whole) = (&text[..end], end < text.len());
         if !self.header.takes(word, is_whole) {
             self.no_header(out);
             return Step::Go(0);
         }
-        if !is_whole {
+        if !is_whole && !last {
             return Step::Wait(0);
         }
         self.header.raw.push_str(word);

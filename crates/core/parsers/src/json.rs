@@ -349,7 +349,6 @@ mod tests {
         #[test]
         fn whatever_serde_accepts_it_accepts(value in any::<(Vec<String>, f64, bool, i64)>()) {
             let (texts, float, flag, int) = value;
-            let null = serde_json::Value::Null;
             let value = serde_json::json!({"a": texts, "f": float, "n": [flag, int, null]});
             let text = serde_json::to_string_pretty(&value).expect("writes");
             let (out, progress) = scan(&text);

@@ -41,14 +41,17 @@ pub struct MessageParser {
 
 #[derive(Debug)]
 enum Machine {
-    Plain {
-        /// None where there is no reasoning.
-        reasoner: Option<Reasoner>,
-        /// The answer has begun.
-        is_answering: bool,
-        answer: Answer,
-    },
+    Plain(Box<Plain>),
     Harmony(Box<Harmony>),
+}
+
+/// Reasoning, then the answer.
+#[derive(Debug)]
+struct Plain {
+    /// None where there is no reasoning.
+    reasoner: Option<Reasoner>,
+    is_answering: bool,
+    answer: Answer,
 }
 
 impl MessageParser {
@@ -94,8 +97,8 @@ impl MessageParser {
     #[must_use]
     pub fn is_reasoning(&self) -> bool {
         match &self.machine {
-            Machine::Plain { reasoner, is_answering, .. } => {
-                !is_answering && reasoner.as_ref().is_some_and(Reasoner::is_inside)
+            Machine::Plain(plain) => {
+                !plain.is_answering && plain.reasoner.as_ref().is_some_and(Reasoner::is_inside)
             }
             Machine::Harmony(harmony) => harmony.is_reasoning(),
         }
@@ -136,34 +139,40 @@ impl Machine {
             Reasoner::new(&marks, options.thinking, options.prompt_opens_reasoning)
         });
         let answer = Answer::new(&choice, format.and_then(grammar), tools, &around);
-        Self::Plain { is_answering: reasoner.is_none(), reasoner, answer }
+        Self::Plain(Box::new(Plain { is_answering: reasoner.is_none(), reasoner, answer }))
     }
 
     fn step(&mut self, text: &str, last: bool, out: &mut Output) -> Step {
         match self {
             Self::Harmony(harmony) => harmony.step(text, last, out),
-            Self::Plain {
-                reasoner: Some(reasoner), is_answering: is_answering @ false, ..
-            } => {
-                let step = reasoner.step(text, last, out);
-                *is_answering = matches!(step, Step::Done(_));
-                step
-            }
-            Self::Plain { reasoner, is_answering, answer } => {
-                let step = answer.step(text, last, out);
-                if let (Step::Done(_), Some(reasoner)) = (step, reasoner) {
-                    reasoner.reopen();
-                    *is_answering = false;
-                }
-                step
-            }
+            Self::Plain(plain) => plain.step(text, last, out),
         }
     }
 
     fn finish(&mut self, out: &mut Output) {
         match self {
             Self::Harmony(harmony) => harmony.finish(out),
-            Self::Plain { answer, .. } => answer.finish(out),
+            Self::Plain(plain) => plain.answer.finish(out),
+        }
+    }
+}
+
+impl Plain {
+    fn step(&mut self, text: &str, last: bool, out: &mut Output) -> Step {
+        match &mut self.reasoner {
+            Some(reasoner) if !self.is_answering => {
+                let step = reasoner.step(text, last, out);
+                self.is_answering = matches!(step, Step::Done(_));
+                step
+            }
+            reasoner => {
+                let step = self.answer.step(text, last, out);
+                if let (Step::Done(_), Some(reasoner)) = (step, reasoner) {
+                    reasoner.reopen();
+                    self.is_answering = false;
+                }
+                step
+            }
         }
     }
 }

@@ -97,6 +97,17 @@ impl Markers {
     }
 }
 
+/// The first place of one marker, as [`Markers::find`].
+pub(crate) fn find_one(marker: &str, text: &str, last: bool) -> Found {
+    if let Some(at) = text.find(marker) {
+        return Found::Marker { at, which: 0 };
+    }
+    let (marker, bytes) = (marker.as_bytes(), text.as_bytes());
+    let longest = if last { 0 } else { bytes.len().min(marker.len()) };
+    let begun = (1..=longest).rev().find(|len| bytes.ends_with(&marker[..*len]));
+    begun.map_or(Found::Nothing, |len| Found::Partial { at: bytes.len() - len })
+}
+
 /// Bytes of white space that the text begins with.
 pub(crate) fn leading_space(text: &str) -> usize {
     text.len() - text.trim_start().len()

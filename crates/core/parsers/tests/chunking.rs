@@ -1,9 +1,9 @@
 //! Any text is read without a panic, and how it is cut changes nothing.
 
-#[expect(dead_code, reason = "each test file uses a part of it")]
 mod common;
 
-use common::{options, parse};
+use common::transcripts::Transcript;
+use common::{options, parse, transcripts};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tyndall_parsers::{ParserOptions, ReasoningFormat, ToolFormat, markers};
@@ -107,6 +107,29 @@ fn options_and_text() -> impl Strategy<Value = (ParserOptions, String)> {
     )
 }
 
+/// A transcript in which pieces are moved, doubled or lost.
+fn damaged_transcript() -> impl Strategy<Value = (ParserOptions, String)> {
+    let cuts = proptest::collection::vec(any::<(u16, u16, u8)>(), 1..5);
+    (select(transcripts::all()), cuts, any::<[bool; 2]>()).prop_map(|(transcript, cuts, flags)| {
+        let Transcript { options, text, .. } = transcript;
+        let mut chars: Vec<char> = text.chars().collect();
+        for (at, len, kind) in cuts {
+            let at = usize::from(at) % (chars.len() + 1);
+            let end = (at + usize::from(len) % 16).min(chars.len());
+            let piece: Vec<char> = match kind % 3 {
+                0 => chars.drain(at..end).collect(),
+                1 => chars[at..end].to_vec(),
+                _ => PIECES[usize::from(len) % PIECES.len()].chars().collect(),
+            };
+            if kind % 3 > 0 {
+                chars.splice(at..at, piece);
+            }
+        }
+        let [thinking, parallel] = flags;
+        (ParserOptions { thinking, parallel, ..options }, chars.into_iter().collect())
+    })
+}
+
 /// Checks what holds for every text, and that no cut changes it.
 fn check(options: &ParserOptions, text: &str) -> Result<(), TestCaseError> {
     let whole = parse(options, [text]);
@@ -127,6 +150,8 @@ fn check(options: &ParserOptions, text: &str) -> Result<(), TestCaseError> {
             MessageDelta::Arguments { index, fragment } => {
                 prop_assert_eq!(*index + 1, begun);
                 prop_assert!(fragment.starts_with('{'), "{}", fragment);
+                let json = serde_json::from_str::<serde_json::Value>(fragment);
+                prop_assert!(json.is_ok() || json.is_err_and(|e| e.is_eof()), "{}", fragment);
             }
             MessageDelta::Content(text) | MessageDelta::Reasoning(text) => {
                 prop_assert!(!text.is_empty());
@@ -137,11 +162,31 @@ fn check(options: &ParserOptions, text: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Names of functions and parameters have bounds; cuts before, at and behind them make no difference.
+#[test]
+fn cuts_change_nothing_beyond_bounds() {
+    for format in ToolFormat::all() {
+        for open in markers(None, Some(format)) {
+            let long = "x".repeat(520);
+            let text = format!("{open}{long}{open}weather(city=1) {open}{long}");
+            let options = options(None, Some(format));
+            let whole = parse(&options, [text.as_str()]);
+            let pieces = text.split_inclusive(|_: char| true);
+            assert_eq!(parse(&options, pieces), whole, "{open}");
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn cuts_change_nothing_in_likely_texts((options, text) in options_and_text()) {
+        check(&options, &text)?;
+    }
+
+    #[test]
+    fn cuts_change_nothing_in_damaged_transcripts((options, text) in damaged_transcript()) {
         check(&options, &text)?;
     }
 

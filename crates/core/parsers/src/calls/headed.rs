@@ -35,6 +35,9 @@ pub(crate) struct Headed {
 #[derive(Debug)]
 enum At {
     Between,
+    /// Before the marker of a call.
+    Begin(usize),
+    /// Behind it.
     Begun,
     Header(String),
     Arguments(JsonScanner),
@@ -58,7 +61,7 @@ impl Headed {
 
     pub(crate) fn keeps(&self) -> bool {
         match &self.at {
-            At::Begun | At::Header(_) => true,
+            At::Begin(_) | At::Begun | At::Header(_) => true,
             At::Between => !self.has_called,
             At::List(list) => list.keeps(),
             At::Arguments(_) | At::Tail | At::Junk => false,
@@ -76,6 +79,11 @@ impl Headed {
     pub(crate) fn step(&mut self, text: &str, last: bool, out: &mut Output) -> Step {
         match &mut self.at {
             At::Between => self.between(text, last),
+            At::Begin(which) => {
+                let read = self.markers.len_of(*which);
+                self.at = At::Begun;
+                Step::Go(read)
+            }
             At::Begun => self.begun(text),
             At::Header(_) => self.header(text, last, out),
             At::Arguments(scanner) => {
@@ -114,7 +122,8 @@ impl Headed {
             Found::Marker { which, .. } => {
                 let read = space + self.markers.len_of(which);
                 if which < self.headers.num_call {
-                    self.at = At::Begun;
+                    self.at = At::Begin(which);
+                    return Step::Go(space);
                 }
                 let is_close = (num_open..num_open + self.grammar.close.len()).contains(&which);
                 if is_close { Step::Done(read) } else { Step::Go(read) }

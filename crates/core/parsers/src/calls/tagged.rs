@@ -4,7 +4,7 @@ use super::listed::junk;
 use super::{Grammar, add_name, is_name};
 use crate::json::escape_into;
 use crate::output::Output;
-use crate::scan::{Found, Markers, Step, leading_space};
+use crate::scan::{Found, Markers, Step, find_one, leading_space};
 use crate::values::{Types, guess};
 use std::sync::Arc;
 use tyndall_types::Tool;
@@ -37,11 +37,11 @@ pub(crate) struct Tags {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Values {
     /// The tool's schema says it; without it a value is a string.
-    BySchema,
-    /// As `BySchema`, but without it the text says it.
-    BySchemaOrText,
+    Schema,
+    /// As `Schema`, but without it the text says it.
+    SchemaOrText,
     /// An attribute after the name does: ` string="true"`.
-    ByAttribute,
+    Attribute,
 }
 
 /// Reads calls with tagged parameters until something ends them.
@@ -72,6 +72,8 @@ pub(crate) struct Tagged {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Between,
+    /// Before the tag of a call.
+    Begin,
     Name,
     Parameters,
     ParameterName,
@@ -111,7 +113,7 @@ impl Tagged {
     pub(crate) fn keeps(&self) -> bool {
         match self.at {
             At::Between => !self.has_called,
-            At::Name => true,
+            At::Begin | At::Name => true,
             _ => false,
         }
     }
@@ -124,6 +126,10 @@ impl Tagged {
     pub(crate) fn step(&mut self, text: &str, last: bool, out: &mut Output) -> Step {
         match self.at {
             At::Between => self.between(text, last),
+            At::Begin => {
+                self.text.clear();
+                self.go(At::Name, self.tags.call.len())
+            }
             At::Name => self.name(text, last, out),
             At::Parameters => self.parameter(text, last, out),
             At::ParameterName => self.parameter_name(text, last, out),
@@ -151,7 +157,7 @@ impl Tagged {
                 let read = space + self.around.len_of(which);
                 let open = self.grammar.open.get(which);
                 match open {
-                    Some(open) if *open == self.tags.call => self.begin_name(read),
+                    Some(open) if *open == self.tags.call => self.go(At::Begin, space),
                     Some(_) => Step::Go(read),
                     None => Step::Done(read),
                 }
@@ -160,11 +166,6 @@ impl Tagged {
             Found::Nothing if self.has_called => self.go(At::Junk, space),
             Found::Nothing => Step::Fail(space),
         }
-    }
-
-    fn begin_name(&mut self, read: usize) -> Step {
-        self.text.clear();
-        self.go(At::Name, read)
     }
 
     fn name(&mut self, text: &str, last: bool, out: &mut Output) -> Step {
@@ -232,7 +233,7 @@ impl Tagged {
 
     fn parameter_name(&mut self, text: &str, last: bool, out: &mut Output) -> Step {
         let end = self.tags.parameter_name_end;
-        let (read, is_complete) = match Markers::new([end]).find(text, last) {
+        let (read, is_complete) = match find_one(end, text, last) {
             Found::Marker { at, .. } => (at, true),
             Found::Partial { at } => (at, false),
             Found::Nothing => (text.len(), false),
@@ -257,16 +258,16 @@ impl Tagged {
     fn begin_parameter(&mut self) -> String {
         let tag = self.text.trim();
         let (name, attribute) = match tag.split_once('"') {
-            Some((name, attribute)) if self.tags.values == Values::ByAttribute => (name, attribute),
+            Some((name, attribute)) if self.tags.values == Values::Attribute => (name, attribute),
             _ => (tag, ""),
         };
         let name = name.trim().trim_matches('"').to_owned();
         let is_text = attribute.contains("true") || attribute.is_empty();
         self.types = match self.tags.values {
-            Values::ByAttribute if is_text => Types::TEXT,
-            Values::ByAttribute => Types::UNKNOWN,
+            Values::Attribute if is_text => Types::TEXT,
+            Values::Attribute => Types::UNKNOWN,
             _ => match Types::of(&self.tools, &self.function, &name) {
-                Types::UNKNOWN if self.tags.values == Values::BySchema => Types::TEXT,
+                Types::UNKNOWN if self.tags.values == Values::Schema => Types::TEXT,
                 types => types,
             },
         };
@@ -277,10 +278,11 @@ impl Tagged {
     fn value_tag(&mut self, text: &str, last: bool) -> Step {
         let space = leading_space(text);
         let rest = &text[space..];
-        match Markers::new([self.tags.value]).starts(rest, last) {
-            Found::Marker { .. } => self.go(At::ValueStart, space + self.tags.value.len()),
-            Found::Nothing if !rest.is_empty() => Step::Fail(space),
-            _ => Step::Wait(space),
+        match find_one(self.tags.value, rest, last) {
+            Found::Marker { at: 0, .. } => self.go(At::ValueStart, space + self.tags.value.len()),
+            Found::Partial { at: 0 } => Step::Wait(space),
+            _ if rest.is_empty() => Step::Wait(space),
+            _ => Step::Fail(space),
         }
     }
 

@@ -1,11 +1,13 @@
-//! What the tests share: tools, and deltas in a form that does not depend on cuts.
+//! What the tests share: tools, transcripts, and deltas in a form that does not depend on cuts.
+
+pub(crate) mod transcripts;
 
 use serde_json::json;
 use tyndall_parsers::{MessageParser, ParserOptions, ReasoningFormat, ToolFormat};
 use tyndall_types::{MessageDelta, Tool, ToolChoice};
 
 /// Tools with parameters of every type.
-pub fn tools() -> Vec<Tool> {
+pub(crate) fn tools() -> Vec<Tool> {
     let tool = |name: &str, properties: serde_json::Value| Tool {
         name: name.to_owned(),
         description: None,
@@ -27,7 +29,10 @@ pub fn tools() -> Vec<Tool> {
 }
 
 /// Options in which everything may happen.
-pub fn options(reasoning: Option<ReasoningFormat>, format: Option<ToolFormat>) -> ParserOptions {
+pub(crate) fn options(
+    reasoning: Option<ReasoningFormat>,
+    format: Option<ToolFormat>,
+) -> ParserOptions {
     ParserOptions {
         reasoning,
         thinking: true,
@@ -40,7 +45,7 @@ pub fn options(reasoning: Option<ReasoningFormat>, format: Option<ToolFormat>) -
 }
 
 /// Deltas of a text that comes in these pieces.
-pub fn parse<'a>(
+pub(crate) fn parse<'a>(
     options: &ParserOptions,
     pieces: impl IntoIterator<Item = &'a str>,
 ) -> Vec<MessageDelta> {
