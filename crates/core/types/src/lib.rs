@@ -12,7 +12,7 @@ mod status;
 
 pub use causes::with_causes;
 pub use ids::{ApplicationName, DeploymentId, DeploymentName, IdError, ReplicaId, RequestId};
-pub use message::{MessageDelta, Structure, StructuredOutput, Tool, ToolChoice};
+pub use message::{Format, MessageDelta, Structure, StructuredOutput, Tag, Tool, ToolChoice};
 pub use sampling::{FinishReason, RepetitionDetection, SamplingParams, StopReason};
 pub use status::{ApplicationStatus, DeploymentStatus, ReplicaState};
 

@@ -55,6 +55,8 @@ pub enum MessageDelta {
 }
 
 /// What text is possible at all.
+///
+/// It is compiled by `tyndall-structured-output`, which says what of it can be enforced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum StructuredOutput {
     /// JSON that a schema describes.
@@ -63,6 +65,8 @@ pub enum StructuredOutput {
         schema: Value,
         /// No white space between tokens of JSON.
         compact: bool,
+        /// Objects have only the properties that the schema names, where it says nothing of others.
+        closed: bool,
     },
     /// Any JSON object.
     JsonObject,
@@ -79,6 +83,67 @@ pub enum StructuredOutput {
         /// Each structure's `begin` starts with one of these.
         triggers: Vec<String>,
     },
+    /// What a format describes.
+    Format(Format),
+}
+
+/// Text of several parts, as in a structural tag of the newer form.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Format {
+    /// This text.
+    ConstString(String),
+    /// JSON that a schema describes.
+    JsonSchema(Value),
+    /// Any text, up to the end of the tag around it; without these strings.
+    AnyText {
+        /// They do not occur.
+        excludes: Vec<String>,
+    },
+    /// A context-free grammar, as in [`StructuredOutput::Grammar`].
+    Grammar(String),
+    /// A regular expression.
+    Regex(String),
+    /// One after the other.
+    Sequence(Vec<Format>),
+    /// One of them.
+    Or(Vec<Format>),
+    /// Text between a begin and an end.
+    Tag(Tag),
+    /// Free text in which a trigger begins a tag that must then be completed.
+    TriggeredTags {
+        /// Each tag's `begin` starts with one of these.
+        triggers: Vec<String>,
+        /// What can be begun.
+        tags: Vec<Tag>,
+        /// There is a tag.
+        at_least_one: bool,
+        /// The first tag is all.
+        stop_after_first: bool,
+        /// They do not occur in the free text.
+        excludes: Vec<String>,
+    },
+    /// Tags with a separator between them.
+    TagsWithSeparator {
+        /// Which tags.
+        tags: Vec<Tag>,
+        /// Between two of them.
+        separator: String,
+        /// There is a tag.
+        at_least_one: bool,
+        /// The first tag is all.
+        stop_after_first: bool,
+    },
+}
+
+/// Text between a begin and an end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tag {
+    /// Text before the content.
+    pub begin: String,
+    /// What is between.
+    pub content: Box<Format>,
+    /// Text behind it: one of these.
+    pub end: Vec<String>,
 }
 
 /// A piece of structured text inside of free text.

@@ -278,8 +278,33 @@ pub struct ModelConfig {
     /// What weights are rounded to.
     #[serde(default)]
     pub quantization: Quantization,
+    /// How conversations are written, where the model's files do not say it.
+    #[serde(default, skip_serializing_if = "ChatConfig::is_empty")]
+    pub chat: ChatConfig,
     /// `/generate`'s defaults, from the seed's environment variables.
     pub generate: GenerateDefaults,
+}
+
+/// How conversations are written for a model; what is absent is told from its files.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ChatConfig {
+    /// The form of calls, by the name of vLLM's parser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_parser: Option<String>,
+    /// The form of thoughts, by the name of vLLM's parser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_parser: Option<String>,
+    /// The source of the chat template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+}
+
+impl ChatConfig {
+    /// Everything is told from the model's files.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a record from before the field means.
