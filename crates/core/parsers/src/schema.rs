@@ -107,6 +107,22 @@ fn pointer_token(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
+/// A reference as it is before it was made fit for an address.
+fn percent_decoded(reference: &str) -> String {
+    let mut parts = reference.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let code = part.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok());
+        bytes.extend(code.or(Some(b'%')));
+        bytes.extend_from_slice(if code.is_some() {
+            &part.as_bytes()[2..]
+        } else {
+            part.as_bytes()
+        });
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| reference.to_owned())
+}
+
 fn has_ref(schema: &Value) -> bool {
     match schema {
         Value::Object(map) => map.iter().any(|(key, value)| key == "$ref" || has_ref(value)),
@@ -149,6 +165,8 @@ impl Refs {
     }
 
     fn target(&mut self, old: &str) -> String {
+        let decoded = percent_decoded(old);
+        let old = decoded.as_str();
         let Some(pointer) = old.strip_prefix('#') else {
             return old.to_owned();
         };
@@ -215,7 +233,7 @@ mod tests {
     fn references_lead_where_they_led() {
         let one = json!({
             "type": "object",
-            "properties": {"u": {"$ref": "#/$defs/Unit"}, "p/q": {"$ref": "#/$defs/p~1q"}},
+            "properties": {"u": {"$ref": "#/$defs/Unit"}, "p/q": {"$ref": "#/$defs/p%7E1q"}},
             "$defs": {"Unit": {"enum": ["C", {"$ref": "#/$defs/Unit"}]}, "p/q": {"type": "null"}},
         });
         let two = json!({

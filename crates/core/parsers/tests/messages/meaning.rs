@@ -1,8 +1,7 @@
 //! Transcripts of each family, whole and character by character.
 
-mod common;
-
-use common::{options, parse, transcripts};
+use crate::support::{options, parse};
+use crate::transcripts;
 use tyndall_parsers::{MessageParser, ParserOptions, ReasoningFormat, ToolFormat, markers};
 use tyndall_types::{MessageDelta, ToolChoice};
 

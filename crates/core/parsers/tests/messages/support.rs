@@ -1,6 +1,4 @@
-//! What the tests share: tools, transcripts, and deltas in a form that does not depend on cuts.
-
-pub(crate) mod transcripts;
+//! What the tests share: tools, and deltas in a form that does not depend on cuts.
 
 use serde_json::json;
 use tyndall_parsers::{MessageParser, ParserOptions, ReasoningFormat, ToolFormat};

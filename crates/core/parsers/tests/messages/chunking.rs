@@ -1,9 +1,7 @@
 //! Any text is read without a panic, and how it is cut changes nothing.
 
-mod common;
-
-use common::transcripts::Transcript;
-use common::{options, parse, transcripts};
+use crate::support::{options, parse};
+use crate::transcripts::{self, Transcript};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tyndall_parsers::{ParserOptions, ReasoningFormat, ToolFormat, markers};

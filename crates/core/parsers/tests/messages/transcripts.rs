@@ -1,6 +1,6 @@
 //! What models of each family write, and what it means.
 
-use super::options;
+use crate::support::options;
 use tyndall_parsers::{ParserOptions, ReasoningFormat as R, ToolFormat as T};
 use tyndall_types::ToolChoice;
 
@@ -32,7 +32,9 @@ fn chosen(choice: ToolChoice, transcript: Transcript) -> Transcript {
 
 /// All of them.
 pub(crate) fn all() -> Vec<Transcript> {
-    let mut all = json_families();
+    let mut all = hermes();
+    all.extend(llama());
+    all.extend(other_json_families());
     all.extend(header_families());
     all.extend(tag_families());
     all.extend(python_families());
@@ -42,7 +44,7 @@ pub(crate) fn all() -> Vec<Transcript> {
     all
 }
 
-fn json_families() -> Vec<Transcript> {
+fn hermes() -> Vec<Transcript> {
     vec![
         auto(
             Some(R::Qwen3),
@@ -85,6 +87,11 @@ fn json_families() -> Vec<Transcript> {
             "<tool_call>{\"name\": \"fly\", \"arguments\": {\"to\": \"Ro",
             &["Nfly", "A{\"to\": \"Ro"],
         ),
+    ]
+}
+
+fn llama() -> Vec<Transcript> {
+    vec![
         calls(
             T::Llama3Json,
             "<|python_tag|>{\"name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}}; \
@@ -104,6 +111,11 @@ fn json_families() -> Vec<Transcript> {
             ],
         ),
         calls(T::Llama3Json, "<|python_tag|>print(1)", &["C<|python_tag|>print(1)"]),
+    ]
+}
+
+fn other_json_families() -> Vec<Transcript> {
+    vec![
         calls(
             T::Granite,
             "<|tool_call|>[{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}, \
