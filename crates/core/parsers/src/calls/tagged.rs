@@ -135,8 +135,7 @@ impl Tagged {
             At::ParameterName => self.parameter_name(text, last, out),
             At::ValueTag => self.value_tag(text, last),
             At::ValueStart => self.value_start(text, out),
-            At::Text => self.value(text, last, out),
-            At::Typed => self.value(text, last, out),
+            At::Text | At::Typed => self.value(text, last, out),
             At::Junk => junk(&self.around, self.grammar.open.len(), text, last, out),
         }
     }
@@ -286,7 +285,6 @@ impl Tagged {
         }
     }
 
-    /// One line break before the value belongs to the form.
     fn value_start(&mut self, text: &str, out: &mut Output) -> Step {
         let Some(first) = text.chars().next() else {
             return Step::Wait(0);
@@ -297,8 +295,13 @@ impl Tagged {
             self.at = At::Text;
             out.arguments("\"");
         }
-        let has_form = self.tags.value.is_empty() && first == '\n';
-        Step::Go(usize::from(has_form))
+        Step::Go(usize::from(self.breaks_lines() && first == '\n'))
+    }
+
+    /// A line break right behind a value's begin and one before its end are the form's, not the
+    /// value's.
+    fn breaks_lines(&self) -> bool {
+        self.tags.value.is_empty() && self.tags.values != Values::Attribute
     }
 
     fn value(&mut self, text: &str, last: bool, out: &mut Output) -> Step {
@@ -312,7 +315,7 @@ impl Tagged {
             return Step::Wait(read);
         };
         if self.at == At::Text {
-            if self.has_line_break && !self.tags.value.is_empty() {
+            if self.has_line_break && !self.breaks_lines() {
                 out.arguments("\\n");
             }
             out.arguments("\"");

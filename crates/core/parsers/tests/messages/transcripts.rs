@@ -241,10 +241,10 @@ fn tag_families() -> Vec<Transcript> {
         calls(
             T::DeepseekV32,
             "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter \
-             name=\"city\" string=\"true\">杭州</｜DSML｜parameter>\n<｜DSML｜parameter \
+             name=\"city\" string=\"true\">\n杭州\n</｜DSML｜parameter>\n<｜DSML｜parameter \
              name=\"days\" string=\"false\">5</｜DSML｜parameter>\n</｜DSML｜invoke>\n\
              </｜DSML｜function_calls>",
-            &["Nweather", "A{\"city\": \"杭州\", \"days\": 5}"],
+            &["Nweather", "A{\"city\": \"\\n杭州\\n\", \"days\": 5}"],
         ),
         auto(
             Some(R::Qwen3),
