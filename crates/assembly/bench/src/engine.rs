@@ -278,7 +278,7 @@ impl Loaded {
             ignore_eos: true,
             ..SamplingParams::default()
         };
-        EngineRequest { id: RequestId::new(format!("bench-{index}")), prompt, params, seed: 0 }
+        EngineRequest::new(RequestId::new(format!("bench-{index}")), prompt, params, 0)
     }
 }
 

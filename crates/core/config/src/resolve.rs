@@ -7,8 +7,10 @@ use crate::role::isa;
 use crate::settings::setting;
 use core::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use tyndall_parsers::{ReasoningFormat, ToolFormat};
 use tyndall_types::protocol::{
-    AutoscalingConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization, Workload,
+    AutoscalingConfig, ChatConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization,
+    Workload,
 };
 use tyndall_types::{DeploymentId, DeploymentName};
 
@@ -88,7 +90,7 @@ pub struct Limits {
 }
 
 /// How a model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelSettings {
     /// Tokens; absent is what the checkpoint says.
     pub max_model_len: Option<u32>,
@@ -104,6 +106,8 @@ pub struct ModelSettings {
     pub speculation: bool,
     /// What weights are rounded to.
     pub quantization: Quantization,
+    /// How conversations are written.
+    pub chat: ChatConfig,
 }
 
 /// Form of the logs.
@@ -186,6 +190,7 @@ impl RunConfig {
                 num_threads: model.num_threads,
                 speculation: model.speculation,
                 quantization: model.quantization,
+                chat: model.chat.clone(),
                 generate: self.generate,
             }),
             autoscaling: AutoscalingConfig {
@@ -277,6 +282,10 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
     let threads = reader.read("threads", parse::number(0.0..=4096.0))?.value;
     let speculation = reader.read("speculation", parse::auto_or_off)?.value;
     let quantization = reader.read("quantization", str::parse::<Quantization>)?.value;
+    let chat = ChatConfig {
+        tool_call_parser: reader.read_optional("tool_call_parser", tool_call_parser)?,
+        reasoning_parser: reader.read_optional("reasoning_parser", reasoning_parser)?,
+    };
     let gpus = reader.read("num_gpus_per_replica", parse::number(0.0..=MAX_GPUS))?;
     if gpus.value > 0.0 {
         let from = from("num_gpus_per_replica", gpus.origin);
@@ -298,7 +307,18 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
         num_threads: (threads > 0.0).then_some(threads.ceil() as u32),
         speculation,
         quantization,
+        chat,
     })
+}
+
+fn tool_call_parser(name: &str) -> Result<String, String> {
+    let there = || ToolFormat::all().map(ToolFormat::name).collect::<Vec<_>>().join(", ");
+    ToolFormat::from_name(name).map(|_| name.to_owned()).map_err(|_| there())
+}
+
+fn reasoning_parser(name: &str) -> Result<String, String> {
+    let there = || ReasoningFormat::all().map(ReasoningFormat::name).collect::<Vec<_>>().join(", ");
+    ReasoningFormat::from_name(name).map(|_| name.to_owned()).map_err(|_| there())
 }
 
 fn generate(reader: &mut Reader<'_>) -> Result<GenerateDefaults, ConfigError> {

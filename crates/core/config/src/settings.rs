@@ -143,6 +143,10 @@ settings! {
             "Compute tokens that followed the same tokens before in advance, where measurements say that it pays: auto or off. The output is the same";
         quantization "--quantization" "TYNDALL_QUANTIZATION", "none" "TYPE",
             "Round weights to int8 or int4 at the first load and keep them beside the model: faster and smaller, a little less exact; none uses them as they are";
+        tool_call_parser "--tool-call-parser" "TYNDALL_TOOL_CALL_PARSER", "" "NAME",
+            "Form in which the model writes tool calls, by the name of vLLM's parser, such as hermes; else what its files tell";
+        reasoning_parser "--reasoning-parser" "TYNDALL_REASONING_PARSER", "" "NAME",
+            "Form in which the model writes reasoning, by the name of vLLM's parser, such as qwen3; else what its files tell";
         num_gpus_per_replica "--num-gpus-per-replica" "TYNDALL_NUM_GPUS_PER_REPLICA" = "NUM_GPUS_PER_REPLICA", "0" "N",
             "GPUs of a replica; this build runs on CPUs and takes only 0";
     }

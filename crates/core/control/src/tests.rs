@@ -56,6 +56,7 @@ pub(crate) fn config() -> DeploymentConfig {
             num_threads: None,
             speculation: true,
             quantization: Default::default(),
+            chat: Default::default(),
             generate: GenerateDefaults { max_new_tokens: 16, temperature: 0.0, top_p: 1.0 },
         }),
         code_version: String::new(),

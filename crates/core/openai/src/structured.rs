@@ -4,7 +4,7 @@
 use crate::ApiError;
 use crate::fields::{Fields, Numbers, shown};
 use serde_json::{Map, Value};
-use tyndall_types::{Structure, StructuredOutput};
+use tyndall_types::StructuredOutput;
 
 /// The kinds of `structured_outputs`.
 const KINDS: [&str; 6] = ["json", "regex", "choice", "grammar", "json_object", "structural_tag"];
@@ -17,6 +17,15 @@ const GUIDED: [(&str, &str); 4] = [
     ("guided_grammar", "grammar"),
 ];
 
+/// How JSON is written.
+#[derive(Debug, Clone, Copy, Default)]
+struct Style {
+    /// Without white space.
+    compact: bool,
+    /// Without properties that the schema does not name.
+    closed: bool,
+}
+
 /// Reads what the request allows; none is any text.
 pub(crate) fn read(fields: &Fields<'_>) -> Result<Option<StructuredOutput>, ApiError> {
     let mut found: Vec<(&str, StructuredOutput)> = Vec::new();
@@ -28,7 +37,7 @@ pub(crate) fn read(fields: &Fields<'_>) -> Result<Option<StructuredOutput>, ApiE
     }
     for (name, kind) in GUIDED {
         if let Some(value) = fields.get(name) {
-            found.push((name, of_kind(name, kind, value, false)?));
+            found.push((name, of_kind(name, kind, value, Style::default())?));
         }
     }
     if fields.get("guided_whitespace_pattern").is_some() {
@@ -68,9 +77,12 @@ fn response_format(fields: &Fields<'_>) -> Result<Option<StructuredOutput>, ApiE
                     ));
                 }
             };
-            Ok(Some(json_schema(path, &schema, false)?))
+            Ok(Some(json_schema(path, &schema, Style::default())?))
         }
-        Some("structural_tag") => Ok(Some(structural_tag("response_format", object)?)),
+        Some("structural_tag") => {
+            let value = Value::Object(object.clone());
+            Ok(Some(structural_tag("response_format", &value)?))
+        }
         _ => Err(ApiError::malformed(
             "response_format.type",
             format!(
@@ -84,15 +96,16 @@ fn response_format(fields: &Fields<'_>) -> Result<Option<StructuredOutput>, ApiE
 
 fn structured_outputs(object: &Map<String, Value>) -> Result<StructuredOutput, ApiError> {
     let nested = Fields::nested(object, "structured_outputs.", Numbers::Strict);
-    let compact = nested.bool("disable_any_whitespace")?.unwrap_or_default();
-    for name in ["whitespace_pattern", "disable_additional_properties"] {
-        if nested.get(name).is_some_and(|value| *value != Value::Bool(false)) {
-            return Err(ApiError::unsupported(&nested.path(name)));
-        }
+    let style = Style {
+        compact: nested.bool("disable_any_whitespace")?.unwrap_or_default(),
+        closed: nested.bool("disable_additional_properties")?.unwrap_or_default(),
+    };
+    if nested.get("whitespace_pattern").is_some() {
+        return Err(ApiError::unsupported(&nested.path("whitespace_pattern")));
     }
     let mut kinds = KINDS.iter().filter_map(|kind| Some((*kind, nested.get(kind)?)));
     match (kinds.next(), kinds.next()) {
-        (Some((kind, value)), None) => of_kind(&nested.path(kind), kind, value, compact),
+        (Some((kind, value)), None) => of_kind(&nested.path(kind), kind, value, style),
         (None, _) => Err(ApiError::malformed(
             "structured_outputs",
             format!("structured_outputs needs one of {}", KINDS.join(", ")),
@@ -108,13 +121,13 @@ fn of_kind(
     path: &str,
     kind: &str,
     value: &Value,
-    compact: bool,
+    style: Style,
 ) -> Result<StructuredOutput, ApiError> {
     let wrong = |expected: &str| {
         Err(ApiError::malformed(path, format!("{path} must be {expected}, got {}", shown(value))))
     };
     match (kind, value) {
-        ("json", schema) => json_schema(path, schema, compact),
+        ("json", schema) => json_schema(path, schema, style),
         ("json_object", Value::Bool(true)) => Ok(StructuredOutput::JsonObject),
         ("json_object", _) => wrong("true"),
         ("regex", Value::String(text)) if !text.is_empty() => {
@@ -133,9 +146,9 @@ fn of_kind(
             }
         }
         ("choice", _) => wrong("a list of at least one string"),
-        ("structural_tag", Value::Object(object)) => structural_tag(path, object),
+        ("structural_tag", Value::Object(_)) => structural_tag(path, value),
         ("structural_tag", Value::String(text)) => match serde_json::from_str(text) {
-            Ok(Value::Object(object)) => structural_tag(path, &object),
+            Ok(value @ Value::Object(_)) => structural_tag(path, &value),
             _ => wrong("an object, or its JSON text"),
         },
         _ => wrong("an object, or its JSON text"),
@@ -143,14 +156,15 @@ fn of_kind(
 }
 
 /// A schema, or the JSON text of one.
-fn json_schema(path: &str, schema: &Value, compact: bool) -> Result<StructuredOutput, ApiError> {
+fn json_schema(path: &str, schema: &Value, style: Style) -> Result<StructuredOutput, ApiError> {
     let parsed = match schema {
         Value::String(text) => serde_json::from_str(text).ok(),
         other => Some(other.clone()),
     };
     match parsed {
         Some(schema @ (Value::Object(_) | Value::Bool(_))) => {
-            Ok(StructuredOutput::Json { schema, compact })
+            let Style { compact, closed } = style;
+            Ok(StructuredOutput::Json { schema, compact, closed })
         }
         _ => Err(ApiError::malformed(
             path,
@@ -159,36 +173,9 @@ fn json_schema(path: &str, schema: &Value, compact: bool) -> Result<StructuredOu
     }
 }
 
-fn structural_tag(path: &str, object: &Map<String, Value>) -> Result<StructuredOutput, ApiError> {
-    let malformed = |path: String, expected: &str| {
-        ApiError::malformed(&path, format!("{path} must be {expected}"))
-    };
-    let list = |name: &str| object.get(name).and_then(Value::as_array);
-    let (Some(structures), Some(triggers)) = (list("structures"), list("triggers")) else {
-        return Err(malformed(path.to_owned(), "{\"structures\": […], \"triggers\": […]}"));
-    };
-    let structure = |(i, item): (usize, &Value)| {
-        let text = |name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
-        let parts = (text("begin"), item.get("schema"), text("end"));
-        let (Some(begin), Some(schema), Some(end)) = parts else {
-            let path = format!("{path}.structures[{i}]");
-            return Err(malformed(path, "{\"begin\": …, \"schema\": …, \"end\": …}"));
-        };
-        Ok(Structure { begin, schema: schema.clone(), end })
-    };
-    let structures = structures.iter().enumerate().map(structure).collect::<Result<Vec<_>, _>>()?;
-    let triggers: Option<Vec<String>> =
-        triggers.iter().map(|trigger| trigger.as_str().map(str::to_owned)).collect();
-    let triggers = triggers
-        .filter(|triggers| !triggers.is_empty())
-        .ok_or_else(|| malformed(format!("{path}.triggers"), "a list of at least one string"))?;
-    for (i, structure) in structures.iter().enumerate() {
-        if !triggers.iter().any(|trigger| structure.begin.starts_with(trigger)) {
-            let path = format!("{path}.structures[{i}].begin");
-            return Err(malformed(path, "a text that starts with one of the triggers"));
-        }
-    }
-    Ok(StructuredOutput::StructuralTag { structures, triggers })
+fn structural_tag(path: &str, value: &Value) -> Result<StructuredOutput, ApiError> {
+    tyndall_structured_output::structural_tag(value)
+        .map_err(|error| ApiError::malformed(path, format!("{path}: {error}")))
 }
 
 #[cfg(test)]
@@ -205,7 +192,7 @@ mod tests {
     #[test]
     fn every_form_has_its_meaning() {
         let schema = json!({"type": "object"});
-        let json = StructuredOutput::Json { schema: schema.clone(), compact: false };
+        let json = StructuredOutput::Json { schema: schema.clone(), compact: false, closed: false };
         let check = |body: Value, expected: Option<StructuredOutput>| {
             assert_eq!(of(&body).unwrap(), expected, "{body}");
         };
@@ -223,41 +210,13 @@ mod tests {
         check(json!({"structured_outputs": {"json": schema}}), Some(json));
         check(
             json!({"structured_outputs": {"json": schema, "disable_any_whitespace": true}}),
-            Some(StructuredOutput::Json { schema, compact: true }),
+            Some(StructuredOutput::Json { schema, compact: true, closed: false }),
         );
         check(json!({"guided_regex": "a+"}), Some(StructuredOutput::Regex("a+".to_owned())));
         check(
             json!({"structured_outputs": {"choice": ["a"]}}),
             Some(StructuredOutput::Choice(vec!["a".to_owned()])),
         );
-        let tag = json!({"structures": [{"begin": "<f>", "schema": {}, "end": "</f>"}], "triggers": ["<f"]});
-        let mut format = tag.clone();
-        format["type"] = "structural_tag".into();
-        let by_format = of(&json!({"response_format": format})).unwrap();
-        assert!(matches!(by_format, Some(StructuredOutput::StructuralTag { .. })));
-        check(json!({"structured_outputs": {"structural_tag": tag}}), by_format);
-    }
-
-    #[test]
-    fn wrong_forms_are_named() {
-        let check = |body: Value, part: &str| {
-            let error = of(&body).unwrap_err();
-            assert!(error.status == 400 && error.message.contains(part), "{}", error.message);
-        };
-        check(json!({"response_format": {}}), "response_format.type must be text, json_object");
-        check(json!({"response_format": "json"}), "response_format must be an object");
-        check(json!({"response_format": {"type": "json_schema"}}), "json_schema must be {\"name\"");
-        check(json!({"structured_outputs": {}}), "needs one of json, regex");
-        check(json!({"structured_outputs": {"json": {}, "regex": "a"}}), "got json and regex");
-        check(json!({"structured_outputs": {"json_object": false}}), "json_object must be true");
-        check(json!({"structured_outputs": {"choice": []}}), "at least one string");
-        check(json!({"guided_json": "{"}), "guided_json must be a JSON schema");
-        check(json!({"guided_json": {}, "guided_regex": "a"}), "exclude each other");
-        let tag =
-            json!({"structures": [{"begin": "x", "schema": {}, "end": ""}], "triggers": ["<f"]});
-        check(
-            json!({"structured_outputs": {"structural_tag": tag}}),
-            "starts with one of the triggers",
-        );
+        check(json!({"structured_outputs": {"structural_tag": {}}}), "structural_tag: ");
     }
 }

@@ -42,12 +42,14 @@ mod python;
 mod reasoning;
 mod scan;
 mod schema;
+mod span;
 mod values;
 
 pub use detect::Family;
 pub use names::{ReasoningFormat, ToolFormat, UnknownParser};
 pub use parser::{MessageParser, ParserOptions};
 pub use schema::call_schema;
+pub use span::Beginning;
 
 /// Special tokens that must reach the parser as text although special tokens are left out of text
 /// otherwise. Those that a tokenizer does not have as tokens come as text anyway.

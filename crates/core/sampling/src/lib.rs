@@ -20,6 +20,7 @@
 //! them in linear time, and a plain draw goes by sums over runs of the vocabulary.
 #![forbid(unsafe_code)]
 
+mod constraint;
 mod filter;
 mod history;
 mod logprobs;
@@ -28,6 +29,7 @@ mod philox;
 mod sampler;
 mod scan;
 
+pub use constraint::{Constraint, ConstraintError};
 pub use logprobs::TokenLogprobs;
 pub use philox::{philox4x32_10, random_u64};
-pub use sampler::{SampleError, Sampled, Sampler, Scratch};
+pub use sampler::{SampleError, Sampled, Sampler, SamplerOptions, Scratch};

@@ -1,7 +1,8 @@
 //! Log-probabilities of the raw logits.
 
+use crate::SampleError;
 use crate::math::sum_exp;
-use crate::scan::top_k;
+use crate::scan::{argmax, top_k};
 
 /// A token's log-probability and its most likely alternatives, from the logits before any
 /// processing.
@@ -18,13 +19,35 @@ pub struct TokenLogprobs {
 impl TokenLogprobs {
     /// Of `token`, with the `num_top` most likely ones. `max` is the largest of `logits`, finite.
     pub(crate) fn new(logits: &[f32], max: f32, token: u32, num_top: usize) -> Self {
+        Self::with(logits, max, token, top_k(logits, num_top))
+    }
+
+    /// The same with these tokens in place of the most likely ones; unknown ones are left out.
+    pub(crate) fn of_ids(logits: &[f32], max: f32, token: u32, ids: &[u32]) -> Self {
+        let known = ids.iter().filter_map(|&id| Some((id, *logits.get(id as usize)?)));
+        Self::with(logits, max, token, known.collect())
+    }
+
+    /// Of a token that is already there, from the logits of the token before it.
+    ///
+    /// # Errors
+    /// The logits are not finite, or there is no such token.
+    pub fn of_prompt(logits: &[f32], token: u32, num_top: usize) -> Result<Self, SampleError> {
+        let (_, max) = argmax(logits)?;
+        match logits.get(token as usize) {
+            Some(_) => Ok(Self::new(logits, max, token, num_top)),
+            None => Err(SampleError::NoToken),
+        }
+    }
+
+    fn with(logits: &[f32], max: f32, token: u32, top: Vec<(u32, f32)>) -> Self {
         let log_sum = f64::from(max) + sum_exp(logits, max).ln();
         let logprob = |logit: f32| (f64::from(logit) - log_sum) as f32;
         let own = logits[token as usize];
         let (before, after) = logits.split_at(token as usize);
         let better = before.iter().fold(0_u32, |n, &x| n + u32::from(x >= own));
         let better = after.iter().fold(better, |n, &x| n + u32::from(x > own));
-        let top = top_k(logits, num_top).into_iter().map(|(id, x)| (id, logprob(x))).collect();
+        let top = top.into_iter().map(|(id, x)| (id, logprob(x))).collect();
         Self { logprob: logprob(own), rank: better + 1, top }
     }
 }

@@ -16,13 +16,26 @@ pub struct Row {
     /// The last token of the sequence is computed: its logits give the next one, and those of
     /// each draft the one after it.
     pub wants_logits: bool,
+    /// The logits of all tokens of the row are wanted: they are of a prompt that is scored. The row
+    /// has no drafts then.
+    pub wants_prompt_logits: bool,
 }
 
 impl Row {
     /// Tokens, the last ones of the row, whose logits are wanted.
     #[must_use]
     pub fn num_logits(&self) -> u32 {
-        if self.wants_logits { 1 + self.num_drafts } else { 0 }
+        let sampled = if self.wants_logits { 1 + self.num_drafts } else { 0 };
+        self.num_prompt_logits() + sampled
+    }
+
+    /// Tokens, the first ones of the row, whose logits say how likely the prompt's next token was.
+    #[must_use]
+    pub fn num_prompt_logits(&self) -> u32 {
+        match self.wants_prompt_logits {
+            true => self.num_tokens - u32::from(self.wants_logits),
+            false => 0,
+        }
     }
 
     /// Tokens of the sequence itself that are computed when the step is done.

@@ -2,8 +2,8 @@
 
 use crate::budget::PrefillBudget;
 use crate::cost::StepWork;
-use crate::sequence::State;
-use crate::speculation::DraftBudget;
+use crate::sequence::{Sequence, State};
+use crate::speculation::{DraftBudget, MAX_STEP_DRAFTS};
 use crate::{Admission, Row, Scheduler, SchedulerOutput, SeqId, Speculation};
 use std::mem;
 
@@ -13,6 +13,8 @@ struct Budget {
     tokens: u32,
     prefill: PrefillBudget,
     drafts: DraftBudget,
+    /// Rows of logits of prompts. Drafts leave the rest of what memory is planned for.
+    prompt_logits: u32,
 }
 
 impl Scheduler {
@@ -62,9 +64,15 @@ impl Scheduler {
             Speculation::Auto => DraftBudget::beside(&decodes, &self.cost),
             Speculation::Always => DraftBudget::UNBOUNDED,
         };
+        let scored = |id: &SeqId| self.sequences.get(*id).is_some_and(Sequence::is_scored);
         // At most one row per sequence, and so many tokens there are at least.
         let tokens = self.config.max_num_batched_tokens - decodes.rows;
-        Budget { tokens, prefill, drafts }
+        let prompt_logits = match self.running.iter().chain(self.waiting.front()).any(scored) {
+            true => MAX_STEP_DRAFTS,
+            false => 0,
+        };
+        let drafts = if prompt_logits > 0 { DraftBudget::NONE } else { drafts };
+        Budget { tokens, prefill, drafts, prompt_logits }
     }
 
     fn schedule_running(&mut self, budget: &mut Budget) {
@@ -161,7 +169,11 @@ impl Scheduler {
         let sequence = self.sequences.expect_mut(id);
         let begin = sequence.num_computed;
         let allowed = budget.prefill.tokens(&self.cost, begin, sequence.prefill_len);
-        let num_tokens = sequence.num_uncomputed().min(budget.tokens).min(allowed);
+        let mut num_tokens = sequence.num_uncomputed().min(budget.tokens).min(allowed);
+        if sequence.is_scored() {
+            num_tokens = num_tokens.min(budget.prompt_logits);
+            budget.prompt_logits -= num_tokens;
+        }
         // Its blocks are its own since it was admitted.
         if num_tokens > 0 {
             budget.tokens -= num_tokens;
@@ -191,6 +203,7 @@ impl Scheduler {
         // The last token is computed in any case, so a block that ends with it is not shared.
         let sharable = ((num_tokens - 1) / block_size) as usize;
         let hashes = sequence.chain.hashes();
+        let sharable = if sequence.is_scored() { 0 } else { sharable };
         let hashes = &hashes[..sharable.min(hashes.len())];
         // What this very step computes can be shared in the next one: waiting one step is cheaper
         // than computing the same prompt twice. It cannot go on for ever, because each time the
@@ -201,7 +214,8 @@ impl Scheduler {
         }
         let num_cached = u32::try_from(num_hits).expect("block counts are u32") * block_size;
         let prefill_len = num_tokens - num_cached;
-        if budget.prefill.tokens(&self.cost, num_cached, prefill_len) == 0 {
+        let has_no_logits = sequence.is_scored() && budget.prompt_logits == 0;
+        if has_no_logits || budget.prefill.tokens(&self.cost, num_cached, prefill_len) == 0 {
             return None;
         }
         let num_blocks = num_tokens.div_ceil(block_size) as usize;
@@ -228,8 +242,17 @@ impl Scheduler {
         self.output.tokens.extend(&sequence.drafts);
         let num_drafts = u32::try_from(sequence.drafts.len()).expect("a draft is short");
         let wants_logits = end == sequence.len();
+        // Its last token says nothing of the prompt.
+        let wants_prompt_logits = sequence.is_scored() && begin + 1 < sequence.num_prompt;
         let (num_tokens, context_len) = (num_own + num_drafts, end + num_drafts);
-        self.output.rows.push(Row { id, num_tokens, context_len, num_drafts, wants_logits });
+        self.output.rows.push(Row {
+            id,
+            num_tokens,
+            context_len,
+            num_drafts,
+            wants_logits,
+            wants_prompt_logits,
+        });
         let filled = (begin / block_size) as usize..(end / block_size) as usize;
         self.in_flight.extend(sequence.chain.hashes().get(filled).unwrap_or_default());
         context_len

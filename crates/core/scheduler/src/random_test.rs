@@ -1,5 +1,6 @@
 //! Random traffic: limits hold, blocks hold the right tokens, everyone finishes in turn.
 
+use crate::speculation::MAX_STEP_DRAFTS;
 use crate::{AddError, Appended, NewSequence, Row, Scheduler, SchedulerConfig, SeqId, Speculation};
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -54,6 +55,8 @@ struct Run {
     admitted: Vec<usize>,
     finished: usize,
     num_outputs: Vec<u32>,
+    /// Leading tokens of each prompt whose next one was scored.
+    scored: Vec<u32>,
 }
 
 impl Run {
@@ -62,6 +65,7 @@ impl Run {
         Self {
             scheduler: Scheduler::new(config),
             num_outputs: vec![0; arrivals.len()],
+            scored: vec![0; arrivals.len()],
             arrivals,
             ids: HashMap::new(),
             kv: vec![None; slots],
@@ -76,6 +80,7 @@ impl Run {
             prompt: arrival.prompt.clone(),
             max_new_tokens: Some(arrival.outputs),
             cache_salt: Vec::new(),
+            scores_prompt: index.is_multiple_of(3),
         };
         match self.scheduler.add(new) {
             Ok(id) => assert_eq!(self.ids.insert(id, index), None),
@@ -110,7 +115,11 @@ impl Run {
             self.read_back(row);
         }
         self.scheduler.complete_step();
+        let prompt_logits: u32 = rows.iter().map(Row::num_prompt_logits).sum();
+        let drafts: u32 = rows.iter().map(|row| row.num_drafts).sum();
+        assert!(prompt_logits + drafts <= MAX_STEP_DRAFTS);
         for row in &rows {
+            self.score(row);
             self.append(row);
         }
         self.scheduler.observe_step(1.0 + 0.01 * tokens.len() as f64);
@@ -141,9 +150,19 @@ impl Run {
         assert!(row.num_drafts == 0 || row.wants_logits);
     }
 
+    /// Takes note of the tokens of a prompt that are scored; a preempted one begins anew.
+    fn score(&mut self, row: &Row) {
+        if row.wants_prompt_logits {
+            let begin = row.context_len - row.num_tokens;
+            let scored = &mut self.scored[self.ids[&row.id]];
+            assert!(begin == 0 || begin == *scored, "{begin} after {scored}");
+            *scored = begin + row.num_prompt_logits();
+        }
+    }
+
     /// Samples until a draft is wrong. The output is a loop that stumbles now and then.
     fn append(&mut self, row: &Row) {
-        for _ in 0..row.num_logits() {
+        for _ in row.num_prompt_logits()..row.num_logits() {
             let index = self.ids[&row.id];
             self.num_outputs[index] += 1;
             let outputs = self.num_outputs[index];
@@ -162,6 +181,9 @@ impl Run {
         let summary = self.scheduler.finish(id).unwrap();
         // Preemption never samples a token again.
         assert_eq!(summary.num_output_tokens, self.num_outputs[index]);
+        // The last token of a prompt says nothing of the prompt.
+        let to_score = if index.is_multiple_of(3) { summary.num_prompt_tokens - 1 } else { 0 };
+        assert!(self.scored[index] == to_score || summary.num_output_tokens == 0);
         let arrival = &self.arrivals[index];
         let room = self.scheduler.config().max_model_len - summary.num_prompt_tokens;
         if arrival.abort_after.is_none() {

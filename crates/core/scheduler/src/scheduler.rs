@@ -140,11 +140,18 @@ impl Scheduler {
             speculator: Speculator::default(),
             table: BlockTable::default(),
             chain: HashChain::new(self.config.block_size, &new.cache_salt),
+            scores_prompt: new.scores_prompt,
             num_cached: 0,
             num_preemptions: 0,
         });
         self.waiting.push_back(id);
         Ok(id)
+    }
+
+    /// Tokens of a sequence's prompt that were found in the prefix cache; 0 before its admission.
+    #[must_use]
+    pub fn num_cached_tokens(&self, id: SeqId) -> u32 {
+        self.sequences.get(id).map_or(0, |sequence| sequence.num_cached)
     }
 
     /// Takes note that the scheduled step is computed.

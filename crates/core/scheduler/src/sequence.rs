@@ -28,6 +28,9 @@ pub struct NewSequence {
     pub max_new_tokens: Option<u32>,
     /// Sequences share computed blocks only with those of the same salt.
     pub cache_salt: Vec<u8>,
+    /// The logits of every token of the prompt are wanted. It is then computed as a whole, whatever
+    /// the prefix cache has.
+    pub scores_prompt: bool,
 }
 
 /// What became of a sequence.
@@ -70,6 +73,7 @@ pub(crate) struct Sequence {
     pub(crate) speculator: Speculator,
     pub(crate) table: BlockTable,
     pub(crate) chain: HashChain,
+    pub(crate) scores_prompt: bool,
     pub(crate) num_cached: u32,
     pub(crate) num_preemptions: u32,
 }
@@ -81,6 +85,11 @@ impl Sequence {
 
     pub(crate) fn num_uncomputed(&self) -> u32 {
         self.len() - self.num_computed
+    }
+
+    /// Its prompt is still to be scored: after the first output that is done.
+    pub(crate) fn is_scored(&self) -> bool {
+        self.scores_prompt && self.len() == self.num_prompt
     }
 
     /// Hashes the blocks that its tokens have filled.

@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn schemas_in_a_grammar_are_checked_and_lowered() {
-        let lowered = checked("start: \"%json\" a\na: %json {\"type\": \"null\"} | \"x\"\n").unwrap();
+        let lowered =
+            checked("start: \"%json\" a\na: %json {\"type\": \"null\"} | \"x\"\n").unwrap();
         let (before, rest) = lowered.split_once("a: %json ").unwrap();
         assert_eq!(before, "start: \"%json\" a\n");
         assert!(rest.contains("x-guidance") && rest.ends_with(" | \"x\"\n"), "{rest}");
@@ -236,7 +237,8 @@ mod tests {
         check("%llguidance {\"allow_invalid_utf8\": true}", 1, 1, "utf8");
         check(&format!("start: {}", "(".repeat(100)), 1, 72, "brackets");
         check(&"a: \"b\"\n".repeat(3000), 2049, 2, "rules");
-        for grammar in ["start: \"<a>\" /<b>/ // <c>\n", "start: [stop] # [stop=1]\nstop: \"a\"\n"] {
+        for grammar in ["start: \"<a>\" /<b>/ // <c>\n", "start: [stop] # [stop=1]\nstop: \"a\"\n"]
+        {
             assert_eq!(checked(grammar).unwrap(), grammar);
         }
     }

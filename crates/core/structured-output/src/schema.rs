@@ -212,11 +212,17 @@ impl<'a> Lowering<'a> {
             }
             "items" | "prefixItems" | "additionalItems" | "unevaluatedItems" | "minItems"
             | "maxItems" | "uniqueItems" => self.array(node, key, value),
-            "properties" | "patternProperties" | "additionalProperties" | "required"
-            | "minProperties" | "maxProperties" | "propertyNames" | "unevaluatedProperties"
-            | "dependentRequired" | "dependentSchemas" | "dependencies" => {
-                self.object(node, key, value)
-            }
+            "properties"
+            | "patternProperties"
+            | "additionalProperties"
+            | "required"
+            | "minProperties"
+            | "maxProperties"
+            | "propertyNames"
+            | "unevaluatedProperties"
+            | "dependentRequired"
+            | "dependentSchemas"
+            | "dependencies" => self.object(node, key, value),
             "$schema" => keyword::dialect(value, &node.pointer(key)),
             _ => keyword::refuse(node, key, value),
         }
@@ -254,7 +260,12 @@ impl<'a> Lowering<'a> {
     }
 
     /// Schemas of a map, each below its own name.
-    fn schemas(&mut self, node: &Node<'a>, key: &str, value: &'a Value) -> Result<Map<String, Value>> {
+    fn schemas(
+        &mut self,
+        node: &Node<'a>,
+        key: &str,
+        value: &'a Value,
+    ) -> Result<Map<String, Value>> {
         let at = node.pointer(key);
         let Some(map) = value.as_object() else {
             return Err(error(&at, "this is no map of schemas", "use an object"));
@@ -270,7 +281,8 @@ impl<'a> Lowering<'a> {
 fn finished(node: Node) -> Value {
     let Node { mut plain, mut also, also_first, .. } = node;
     // Fewer intersections are fewer things to go wrong.
-    if plain.is_empty() && also.len() == 1
+    if plain.is_empty()
+        && also.len() == 1
         && let Some(only) = also.pop()
     {
         return only;

@@ -47,7 +47,8 @@ impl Tags {
     fn format(&mut self, format: &Format, behind: Behind, at: &str) -> Result<String> {
         self.level += 1;
         if self.level > limits::TAG_NESTING {
-            let cause = format!("there are more than {} formats in each other", limits::TAG_NESTING);
+            let cause =
+                format!("there are more than {} formats in each other", limits::TAG_NESTING);
             return Err(StructuredOutputError::keyword(at, cause, "use a flatter one"));
         }
         let body = self.body(format, behind, at)?;
@@ -58,15 +59,18 @@ impl Tags {
     fn body(&mut self, format: &Format, behind: Behind, at: &str) -> Result<String> {
         let alone = match format {
             Format::ConstString(value) => lark::text(value),
-            Format::JsonSchema(schema) => {
-                self.writer.json(schema, LAYOUT).map_err(|e| e.below(&format!("{at}/json_schema")))?
-            }
+            Format::JsonSchema(schema) => self
+                .writer
+                .json(schema, LAYOUT)
+                .map_err(|e| e.below(&format!("{at}/json_schema")))?,
             Format::Regex(pattern) => {
-                let pattern = regex::whole(pattern).map_err(|e| e.below(&format!("{at}/pattern")))?;
+                let pattern =
+                    regex::whole(pattern).map_err(|e| e.below(&format!("{at}/pattern")))?;
                 self.writer.terminal(&regex_terminal(&pattern))
             }
             Format::Grammar(grammar) => {
-                let grammar = client_grammar(grammar).map_err(|e| e.below(&format!("{at}/grammar")))?;
+                let grammar =
+                    client_grammar(grammar).map_err(|e| e.below(&format!("{at}/grammar")))?;
                 format!("%lark {{\n{grammar}\n}}")
             }
             Format::AnyText { excludes } => return self.any_text(excludes, behind, at),

@@ -14,11 +14,8 @@ const TOKEN_BYTES: usize = 1000;
 
 /// Sets of tokens for which one test may stand for a test of each: what strings of JSON and free
 /// text consist of. Each is a part of the next.
-const SLICES: [&str; 3] = [
-    r#"[^"\\\x00-\x1F\x7F<\[{]{1,10}"#,
-    r#"[^"\\\x00-\x1F\x7F<\[{]+"#,
-    r#"[^"\\\x00-\x1F\x7F]+"#,
-];
+const SLICES: [&str; 3] =
+    [r#"[^"\\\x00-\x1F\x7F<\[{]{1,10}"#, r#"[^"\\\x00-\x1F\x7F<\[{]+"#, r#"[^"\\\x00-\x1F\x7F]+"#];
 
 /// Tokens that make no vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -109,7 +109,7 @@ fn submit(
 ) -> Result<TokenStream, Failure> {
     let prompt = (0..u64::from(len)).map(|i| ((i * 7919 + seed * 104_729) % 30_000) as u32);
     let (prompt, id) = (prompt.collect(), RequestId::new("r"));
-    Ok(engine.submit(EngineRequest { id, prompt, params, seed })?)
+    Ok(engine.submit(EngineRequest::new(id, prompt, params, seed))?)
 }
 
 fn params(temperature: f32, max_tokens: u32) -> SamplingParams {
@@ -119,10 +119,13 @@ fn params(temperature: f32, max_tokens: u32) -> SamplingParams {
 /// When each token came.
 async fn times(mut stream: TokenStream) -> Vec<Instant> {
     let mut times = Vec::new();
-    while let Some(TokenEvent::Token(_)) = stream.next().await {
-        times.push(Instant::now());
+    loop {
+        match stream.next().await {
+            Some(TokenEvent::Prompt(_)) => {}
+            Some(TokenEvent::Token(_)) => times.push(Instant::now()),
+            Some(TokenEvent::Finished(_)) | None => return times,
+        }
     }
-    times
 }
 
 /// Tokens after each stream's first one, over the time from the last first token to the last.
@@ -153,8 +156,9 @@ async fn gaps_of(
             loop {
                 tokio::select! {
                     event = stream.next() => match event {
+                        Some(TokenEvent::Prompt(_)) => {}
                         Some(TokenEvent::Token(_)) => times.push(Instant::now()),
-                        _ => return times,
+                        Some(TokenEvent::Finished(_)) | None => return times,
                     },
                     _ = done.changed() => return times,
                 }

@@ -1,11 +1,11 @@
 //! A request as the engine's thread knows it.
 
-use crate::{Finished, TokenEvent};
+use crate::{ComputedPrompt, Finished, TokenEvent};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::mpsc;
-use tyndall_sampling::Sampler;
+use tyndall_sampling::{SampleError, Sampler, TokenLogprobs};
 use tyndall_scheduler::{NewSequence, SeqId, SequenceSummary};
 use tyndall_types::{FinishReason, RequestId, SamplingParams};
 
@@ -62,6 +62,36 @@ pub(crate) struct NewRequest {
     pub(crate) active: Active,
 }
 
+/// How likely the tokens of a prompt are, each after those before it.
+#[derive(Debug)]
+pub(crate) struct PromptScores {
+    prompt: Vec<u32>,
+    num_top: u32,
+    /// Of the second token and those after it, as far as computed.
+    scores: Vec<TokenLogprobs>,
+}
+
+impl PromptScores {
+    pub(crate) fn new(prompt: &[u32], num_top: u32) -> Self {
+        Self { prompt: prompt.to_vec(), num_top, scores: Vec::with_capacity(prompt.len()) }
+    }
+
+    /// Takes the `logits` of the prompt's tokens from `begin` on, `[N, V]`.
+    pub(crate) fn add(
+        &mut self,
+        begin: usize,
+        logits: &[f32],
+        vocab_size: usize,
+    ) -> Result<(), SampleError> {
+        // A preempted prompt is computed anew.
+        self.scores.truncate(begin);
+        for (logits, &token) in logits.chunks_exact(vocab_size).zip(&self.prompt[begin + 1..]) {
+            self.scores.push(TokenLogprobs::of_prompt(logits, token, self.num_top as usize)?);
+        }
+        Ok(())
+    }
+}
+
 /// Everything about a request that the scheduler does not know.
 #[derive(Debug)]
 pub(crate) struct Active {
@@ -69,6 +99,8 @@ pub(crate) struct Active {
     /// Set when the scheduler has it.
     pub(crate) seq: Option<SeqId>,
     pub(crate) sampler: Sampler,
+    /// Until they are told.
+    pub(crate) prompt: Option<PromptScores>,
     pub(crate) stop_tokens: StopTokens,
     pub(crate) events: mpsc::Sender<TokenEvent>,
     pub(crate) cancelled: Arc<AtomicBool>,
@@ -86,6 +118,12 @@ impl Active {
     pub(crate) fn end_by(&self, token: u32) -> Option<End> {
         let stop_token = self.stop_tokens.matched(token, self.sampler.num_output())?;
         Some(End::Stop { stop_token })
+    }
+
+    /// Tells how the prompt was computed.
+    pub(crate) fn send_prompt(&mut self, num_cached_tokens: u32) {
+        let logprobs = self.prompt.take().map(|prompt| prompt.scores);
+        self.send(TokenEvent::Prompt(ComputedPrompt { num_cached_tokens, logprobs }));
     }
 
     /// Hands an event over. A reader that is gone has set the flag, so the loss does not matter,

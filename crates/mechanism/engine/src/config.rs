@@ -1,5 +1,6 @@
 //! What an engine and a request are made of.
 
+use tyndall_sampling::Constraint;
 use tyndall_scheduler::{SchedulerConfig, Speculation};
 use tyndall_types::{RequestId, SamplingParams};
 
@@ -61,7 +62,7 @@ impl EngineConfig {
 }
 
 /// One sequence to generate.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct EngineRequest {
     /// For logs.
     pub id: RequestId,
@@ -71,4 +72,28 @@ pub struct EngineRequest {
     pub params: SamplingParams,
     /// The same seed, prompt and parameters give the same tokens.
     pub seed: u64,
+    /// What the parameters ask for and only the caller can make.
+    pub extras: RequestExtras,
+}
+
+impl EngineRequest {
+    /// A request without extras.
+    #[must_use]
+    pub fn new(id: RequestId, prompt: Vec<u32>, params: SamplingParams, seed: u64) -> Self {
+        Self { id, prompt, params, seed, extras: RequestExtras::default() }
+    }
+}
+
+/// What not every request has.
+#[derive(Debug, Default)]
+pub struct RequestExtras {
+    /// The tokens of each of the parameters' `bad_words`, in every way that they can be written.
+    pub bad_words: Vec<Vec<u32>>,
+    /// Which tokens are possible.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// Log-probabilities of the prompt's tokens, each with so many most likely ones. The prompt is
+    /// then computed as a whole, whatever the prefix cache has.
+    pub prompt_logprobs: Option<u32>,
+    /// Computed blocks are shared only with requests of the same salt.
+    pub cache_salt: Vec<u8>,
 }

@@ -6,10 +6,22 @@ use tyndall_types::FinishReason;
 /// A piece of a request's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TokenEvent {
+    /// The prompt is computed; once, before the first token.
+    Prompt(ComputedPrompt),
     /// The next token.
     Token(GeneratedToken),
     /// The end; nothing follows.
     Finished(Finished),
+}
+
+/// How a prompt was computed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ComputedPrompt {
+    /// Tokens that were found in the prefix cache.
+    pub num_cached_tokens: u32,
+    /// How likely each token is after those before it, from the second one on; where the request
+    /// asks for it.
+    pub logprobs: Option<Vec<TokenLogprobs>>,
 }
 
 /// A token of the output.

@@ -1,18 +1,20 @@
 //! The side that the rest of the process sees.
 
-use crate::active::{Active, NewRequest, StopTokens, Times};
+use crate::active::{Active, NewRequest, PromptScores, StopTokens, Times};
 use crate::observer::NoObserver;
 use crate::shared::Shared;
 use crate::step_loop::StepLoop;
 use crate::thread::{self, Command};
-use crate::{EngineConfig, EngineObserver, EngineRequest, EngineStats, StopCause, TokenStream};
+use crate::{
+    EngineConfig, EngineObserver, EngineRequest, EngineStats, RequestExtras, StopCause, TokenStream,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 use tokio::sync::mpsc;
 use tyndall_model::Runner;
-use tyndall_sampling::Sampler;
+use tyndall_sampling::{Sampler, SamplerOptions};
 use tyndall_scheduler::{AddError, NewSequence};
 
 /// Why a request was not accepted.
@@ -99,16 +101,23 @@ impl Engine {
         let num_tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
         let full = |waiting| AddError::QueueFull { waiting, max };
         inner.shared.take_place(max, num_tokens).map_err(full)?;
-        // Room for every token and the end: the thread never finds the channel full.
-        let (events, receiver) = mpsc::channel(max_new_tokens as usize + 1);
+        // Room for the prompt, every token and the end: the thread never finds the channel full.
+        let (events, receiver) = mpsc::channel(max_new_tokens as usize + 2);
         let cancelled = Arc::new(AtomicBool::new(false));
         let stop_tokens = StopTokens::new(&request.params, &inner.eos_token_ids);
-        let sampler =
-            Sampler::new(&request.params, request.seed, stop_tokens.all(), &request.prompt);
+        let RequestExtras { bad_words, constraint, prompt_logprobs, cache_salt } = request.extras;
+        let options = SamplerOptions {
+            seed: request.seed,
+            end_tokens: stop_tokens.all(),
+            bad_words,
+            constraint,
+        };
+        let sampler = Sampler::new(&request.params, options, &request.prompt);
         let active = Active {
             id: request.id,
             seq: None,
             sampler,
+            prompt: prompt_logprobs.map(|top| PromptScores::new(&request.prompt, top)),
             stop_tokens,
             events,
             cancelled: Arc::clone(&cancelled),
@@ -118,7 +127,8 @@ impl Engine {
         let sequence = NewSequence {
             prompt: request.prompt,
             max_new_tokens: Some(max_new_tokens),
-            cache_salt: Vec::new(),
+            cache_salt,
+            scores_prompt: prompt_logprobs.is_some(),
         };
         let command = Command::Add(Box::new(NewRequest { sequence, active }));
         match inner.commands.try_send(command) {

@@ -38,11 +38,11 @@ mod step_loop;
 mod stream;
 mod thread;
 
-pub use config::{DEFAULT_MAX_PREFILL_PERCENT, EngineConfig, EngineRequest};
-pub use event::{Finished, GeneratedToken, TokenEvent};
+pub use config::{DEFAULT_MAX_PREFILL_PERCENT, EngineConfig, EngineRequest, RequestExtras};
+pub use event::{ComputedPrompt, Finished, GeneratedToken, TokenEvent};
 pub use handle::{Engine, SubmitError};
 pub use observer::{EngineObserver, StepReport};
 pub use shared::{EngineStats, StopCause};
 pub use stream::TokenStream;
-pub use tyndall_sampling::TokenLogprobs;
+pub use tyndall_sampling::{Constraint, ConstraintError, TokenLogprobs};
 pub use tyndall_scheduler::{AddError, Speculation};

@@ -5,13 +5,17 @@ use tyndall_model::{Job, Runner};
 use tyndall_sampling::{SampleError, Sampled, Scratch};
 use tyndall_scheduler::SeqId;
 
-/// One sequence's rows of logits and what is sampled from them.
+/// One sequence's rows of logits, and what is scored and sampled with them.
 pub(crate) struct Sampling<'a> {
     pub(crate) id: SeqId,
     pub(crate) active: Active,
+    /// Index in the sequence of the row's first token.
+    pub(crate) begin: usize,
+    /// Of tokens of the prompt that is scored, `[P, V]`.
+    pub(crate) prompt_logits: &'a [f32],
     /// Index in the sequence of the first token to sample.
     pub(crate) position: u64,
-    /// `[1 + D, V]`
+    /// `[1 + D, V]`, or none.
     pub(crate) logits: &'a [f32],
     /// Tokens computed in advance, `[D]`: each one's logits are valid if all tokens up to it are
     /// sampled.
@@ -24,6 +28,11 @@ pub(crate) struct Sampling<'a> {
 
 impl Sampling<'_> {
     fn run(&mut self, vocab_size: usize, scratch: &mut Scratch) {
+        if let Some(prompt) = &mut self.active.prompt
+            && let Err(error) = prompt.add(self.begin, self.prompt_logits, vocab_size)
+        {
+            return self.error = Some(error);
+        }
         for (index, logits) in self.logits.chunks_exact(vocab_size).enumerate() {
             let position = self.position + index as u64;
             let sampled = match self.active.sampler.sample(logits, position, scratch) {

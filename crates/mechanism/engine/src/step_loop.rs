@@ -182,12 +182,15 @@ impl StepLoop {
         for row in &output.rows {
             token += row.num_tokens as usize;
             let end = logit + row.num_logits() as usize * *vocab_size;
-            let wanted = requests[row.id.slot()].take_if(|_| row.wants_logits);
+            let sampled = logit + row.num_prompt_logits() as usize * *vocab_size;
+            let wanted = requests[row.id.slot()].take_if(|_| end > logit);
             samplings.extend(wanted.map(|active| Sampling {
                 id: row.id,
                 active,
+                begin: (row.context_len - row.num_tokens) as usize,
+                prompt_logits: &logits[logit..sampled],
                 position: u64::from(row.own_len()),
-                logits: &logits[logit..end],
+                logits: &logits[sampled..end],
                 drafts: &output.tokens[token - row.num_drafts as usize..token],
                 sampled: Vec::new(),
                 error: None,
@@ -214,6 +217,9 @@ impl StepLoop {
     fn deliver(&mut self, id: SeqId, sampled: Vec<Sampled>, now: Instant) {
         let Some(active) = &mut self.requests[id.slot()] else { return };
         let num_tokens = sampled.len();
+        if num_tokens > 0 && active.sampler.num_output() as usize == num_tokens {
+            active.send_prompt(self.scheduler.num_cached_tokens(id));
+        }
         let mut end = None;
         for (index, sampled) in sampled.into_iter().enumerate() {
             self.shared.generation_tokens.fetch_add(1, Relaxed);

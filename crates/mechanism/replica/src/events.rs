@@ -1,45 +1,25 @@
 //! Answers as server-sent events.
 //!
 //! The head is sent with the first piece, so that what fails before it has a real status. After
-//! it an error is one event; either way the stream ends with exactly one `[DONE]`, and with the
-//! time of decoding as a trailer.
+//! it an error is one event; either way the stream ends with exactly one terminal event of its API,
+//! and with the time of decoding as a trailer.
 
+use crate::answering::Answering;
 use crate::app::{Asked, Failure, Ongoing};
-use crate::job::Job;
-use crate::text_stream::Piece;
 use crate::timing;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::{HeaderValue, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use serde::Serialize;
 use std::collections::VecDeque;
 use std::time::Instant;
-use tyndall_openai::{StreamOptions, Usage};
+use tyndall_openai::{Event, EventWriter, MessagePiece, Usage};
 use tyndall_transport::{Body, BoxError};
 
-/// How a route writes its events.
-pub(crate) trait Chunks: Send + 'static {
-    /// Before the first piece of a sequence.
-    fn begin(&mut self, index: usize) -> Option<Bytes>;
-    /// A piece of a sequence.
-    fn piece(&mut self, index: usize, piece: Piece, usage: Option<Usage>) -> Vec<Bytes>;
-    /// After all pieces, when asked for.
-    fn usage(&mut self, usage: Usage) -> Bytes;
-}
-
-/// One event of a JSON value.
-pub(crate) fn event<T: Serialize>(value: &T) -> Bytes {
-    let json = serde_json::to_string(value).expect("wire types have string keys only");
-    format!("data: {json}\n\n").into()
-}
-
-struct Events<C> {
-    job: Job,
-    chunks: C,
-    options: StreamOptions,
-    usage_so_far: Usage,
+struct Events<W> {
+    answering: Answering,
+    writer: W,
     first_token: Instant,
     ready: VecDeque<Frame<Bytes>>,
     is_over: bool,
@@ -50,31 +30,25 @@ struct Events<C> {
 ///
 /// # Errors
 /// When the first thing that comes is a failure.
-pub(crate) async fn answer<C: Chunks>(
-    mut job: Job,
-    chunks: C,
-    options: StreamOptions,
+pub(crate) async fn answer<W: EventWriter + 'static>(
+    mut answering: Answering,
+    mut writer: W,
     asked: Asked,
 ) -> Result<Response<Body>, Failure> {
-    let first = job.next().await?;
-    let waited = job.submitted().elapsed().as_secs_f64();
-    let timing = asked.submitted(&job).first_token(waited);
-    let usage_so_far = Usage { prompt_tokens_details: None, ..job.usage() };
+    let first = answering.next().await?;
+    let usage = answering.usage();
+    let begin = Usage::new(usage.prompt_tokens, 0, usage.cached_tokens());
+    let waited = answering.job.submitted().elapsed().as_secs_f64();
+    let timing = asked.submitted(&answering.job).first_token(waited);
+    let ready = wire(writer.begin(&begin)).collect();
     let mut events = Events {
-        job,
-        chunks,
-        options,
-        usage_so_far,
+        answering,
+        writer,
         first_token: Instant::now(),
-        ready: VecDeque::new(),
+        ready,
         is_over: false,
         _ongoing: asked.ongoing,
     };
-    for index in 0..events.job.num_sequences() {
-        if let Some(begin) = events.chunks.begin(index) {
-            events.ready.push_back(Frame::data(begin));
-        }
-    }
     events.take(first);
     let frames = unfold(events, |mut events| async {
         let frame = events.next().await?;
@@ -89,7 +63,11 @@ pub(crate) async fn answer<C: Chunks>(
     Ok(response)
 }
 
-impl<C: Chunks> Events<C> {
+fn wire(events: Vec<Event>) -> impl Iterator<Item = Frame<Bytes>> {
+    events.into_iter().map(|event| Frame::data(event.to_wire().into()))
+}
+
+impl<W: EventWriter> Events<W> {
     async fn next(&mut self) -> Option<Frame<Bytes>> {
         loop {
             if let Some(frame) = self.ready.pop_front() {
@@ -98,34 +76,34 @@ impl<C: Chunks> Events<C> {
             if self.is_over {
                 return None;
             }
-            match self.job.next().await {
+            match self.answering.next().await {
                 Ok(piece) => self.take(piece),
                 Err(error) => {
                     tracing::error!(%error, "a stream failed");
-                    self.end(Some(event(&error.openai_body())));
+                    let last = self.writer.fail(&error);
+                    self.end(last);
                 }
             }
         }
     }
 
-    fn take(&mut self, piece: Option<(usize, Piece)>) {
-        let Some((index, piece)) = piece else {
-            let usage = self.job.usage();
-            let usage = self.options.include_usage.then(|| self.chunks.usage(usage));
-            self.end(usage);
-            return;
-        };
-        self.usage_so_far.completion_tokens += piece.num_tokens;
-        self.usage_so_far.total_tokens += piece.num_tokens;
-        let usage = self.options.continuous_usage_stats.then_some(self.usage_so_far);
-        let events = self.chunks.piece(index, piece, usage);
-        self.ready.extend(events.into_iter().map(Frame::data));
+    fn take(&mut self, piece: Option<(usize, MessagePiece)>) {
+        let usage = self.answering.usage();
+        match piece {
+            Some((index, piece)) => {
+                let events = self.writer.piece(index, piece, &usage);
+                self.ready.extend(wire(events));
+            }
+            None => {
+                let last = self.writer.end(&usage);
+                self.end(last);
+            }
+        }
     }
 
-    fn end(&mut self, last: Option<Bytes>) {
+    fn end(&mut self, last: Vec<Event>) {
         self.is_over = true;
-        self.ready.extend(last.map(Frame::data));
-        self.ready.push_back(Frame::data(Bytes::from_static(b"data: [DONE]\n\n")));
+        self.ready.extend(wire(last));
         let decode_s = self.first_token.elapsed().as_secs_f64();
         self.ready.push_back(Frame::trailers(timing::trailer(decode_s)));
     }

@@ -1,10 +1,10 @@
 //! The sequences of one request together.
 
-use crate::text_stream::{End, Piece, Sequence, Times};
+use crate::text_stream::{Piece, Sequence, Times};
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, SelectAll, select_all, unfold};
 use std::time::Instant;
-use tyndall_openai::{ApiError, Usage};
+use tyndall_openai::{ApiError, PromptTokensDetails, Usage};
 use tyndall_types::FinishReason;
 
 /// Why a request was not taken.
@@ -30,14 +30,6 @@ pub(crate) struct Job {
     usage: Usage,
     /// Of the sequence that took longest.
     times: Times,
-}
-
-/// A whole sequence.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Whole {
-    pub(crate) text: String,
-    pub(crate) tokens: Vec<(u32, tyndall_engine::TokenLogprobs)>,
-    pub(crate) end: End,
 }
 
 impl Job {
@@ -67,37 +59,27 @@ impl Job {
     /// Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Option<(usize, Piece)>, ApiError> {
         let Some((index, piece)) = self.pieces.next().await else { return Ok(None) };
+        if let Some(prompt) = &piece.prompt {
+            // Of several completions of one prompt all but the first find it in the cache.
+            let cached = self.usage.cached_tokens() + prompt.num_cached_tokens;
+            let cached_tokens = cached.min(self.usage.prompt_tokens);
+            self.usage.prompt_tokens_details = Some(PromptTokensDetails { cached_tokens });
+        }
+        self.usage.completion_tokens += piece.num_tokens;
+        self.usage.total_tokens += piece.num_tokens;
         if let Some(end) = &piece.end {
             if end.reason == FinishReason::Error {
                 let reason = end.error.as_deref().unwrap_or("the engine failed");
                 return Err(ApiError::internal(reason.to_owned()));
             }
-            self.count(end);
+            if end.times.total_s() >= self.times.total_s() {
+                self.times = end.times;
+            }
         }
         Ok(Some((index, piece)))
     }
 
-    /// Every sequence to its end, by index.
-    ///
-    /// # Errors
-    /// When the engine fails.
-    pub(crate) async fn collect(&mut self) -> Result<Vec<Whole>, ApiError> {
-        let mut parts: Vec<Piece> = vec![Piece::default(); self.num_sequences];
-        while let Some((index, piece)) = self.next().await? {
-            let part = &mut parts[index];
-            part.text.push_str(&piece.text);
-            part.tokens.extend(piece.tokens);
-            part.end = piece.end;
-        }
-        let whole = |part: Piece| Whole {
-            text: part.text,
-            tokens: part.tokens,
-            end: part.end.expect("a sequence ends before its stream does"),
-        };
-        Ok(parts.into_iter().map(whole).collect())
-    }
-
-    /// Of the sequences that have ended.
+    /// So far; tokens of the prompt that were cached are known when it is computed.
     pub(crate) fn usage(&self) -> Usage {
         self.usage
     }
@@ -113,18 +95,5 @@ impl Job {
 
     pub(crate) fn num_sequences(&self) -> usize {
         self.num_sequences
-    }
-
-    fn count(&mut self, end: &End) {
-        let cached = self.usage.prompt_tokens_details.map_or(0, |details| details.cached_tokens);
-        self.usage = Usage::new(
-            self.usage.prompt_tokens,
-            self.usage.completion_tokens + end.num_output_tokens,
-            // Of several completions of one prompt all but the first find it in the cache.
-            (cached + end.num_cached_tokens).min(self.usage.prompt_tokens),
-        );
-        if end.times.total_s() >= self.times.total_s() {
-            self.times = end.times;
-        }
     }
 }

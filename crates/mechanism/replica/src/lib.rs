@@ -12,20 +12,25 @@
 //! which the engine forgets before its next step.
 #![forbid(unsafe_code)]
 
+mod answering;
 mod app;
 mod chat;
 mod completion;
 mod engine_load;
 mod error;
 mod events;
+mod family;
 mod generate;
+mod infill;
 mod job;
 mod life;
 mod load;
 mod logprobs;
+mod message;
 mod phases;
 mod ready;
 mod report;
+mod structure;
 mod text_stream;
 mod timing;
 

@@ -2,10 +2,11 @@
 
 use crate::ReplicaOptions;
 use crate::engine_load::LoadSignal;
+use crate::family::{Family, ParserNames};
 use crate::phases::PhaseClock;
 use crate::ready::{FirstToken, Ready};
 use std::error::Error;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Instant;
 use tokio::sync::{oneshot, watch};
@@ -95,7 +96,12 @@ fn load_now(
     clock.end("tokenizer");
 
     let loaded = LoadedModel { memory, generation, runner, vocab_size, prefault };
-    let ready = start_engine(options, model, loaded, tokenizer);
+    let names = ParserNames {
+        tools: model.chat.tool_call_parser.as_deref(),
+        reasoning: model.chat.reasoning_parser.as_deref(),
+    };
+    let family = Family::of(&model.path, &tokenizer.0, names).map_err(|error| one_line(&error))?;
+    let ready = start_engine(options, model, loaded, (tokenizer, family));
     clock.end("engine");
     Ok((ready, clock))
 }
@@ -163,9 +169,11 @@ fn start_engine(
     options: &ReplicaOptions,
     model: &ModelConfig,
     loaded: LoadedModel,
-    (tokenizer, unsaved): LoadedTokenizer,
+    ((tokenizer, unsaved), family): (LoadedTokenizer, Family),
 ) -> Ready {
     let LoadedModel { memory, generation, runner, vocab_size, prefault } = loaded;
+    let eos_token_ids = eos_token_ids(tokenizer.eos_token_ids(), &generation.eos_token_ids);
+    let output_ends = Arc::new(eos_token_ids.iter().copied().collect());
     let config = EngineConfig {
         block_size: memory.block_size,
         num_blocks: memory.num_kv_blocks,
@@ -173,7 +181,7 @@ fn start_engine(
         max_num_seqs: memory.max_num_seqs,
         max_num_batched_tokens: memory.max_num_batched_tokens,
         max_waiting: MAX_WAITING,
-        eos_token_ids: eos_token_ids(tokenizer.eos_token_ids(), &generation.eos_token_ids),
+        eos_token_ids,
         enable_prefix_cache: true,
         max_prefill_percent: Some(DEFAULT_MAX_PREFILL_PERCENT),
         speculation: match model.speculation {
@@ -198,9 +206,12 @@ fn start_engine(
         },
         engine,
         tokenizer,
+        family,
         generate: model.generate,
         defaults: sampling_defaults(&generation),
         vocab_size,
+        output_ends,
+        compiler: OnceLock::new(),
         metrics,
         first_token,
         load_signal,

@@ -1,51 +1,62 @@
-//! Log-probabilities in the words of both routes.
+//! Log-probabilities with the names of their tokens.
 
-use serde_json::{Map, Value};
+use serde_json::json;
 use tyndall_engine::TokenLogprobs;
-use tyndall_openai::{
-    ChatLogprobs, ChatTokenLogprob, ChatTopLogprob, CompletionLogprobs, floor_logprob,
-};
+use tyndall_openai::{PromptLogprob, TokenLogprob, TopLogprob, floor_logprob};
 use tyndall_text::Tokenizer;
 
-/// In the form of `/v1/chat/completions`.
-pub(crate) fn chat(tokenizer: &Tokenizer, tokens: &[(u32, TokenLogprobs)]) -> ChatLogprobs {
-    let bytes = |id| tokenizer.token_bytes(id).unwrap_or_default();
-    let content = tokens.iter().map(|(id, found)| ChatTokenLogprob {
-        token: tokenizer.token_text(*id),
-        logprob: floor_logprob(found.logprob),
-        bytes: bytes(*id),
-        top_logprobs: found
-            .top
-            .iter()
-            .map(|(id, logprob)| ChatTopLogprob {
-                token: tokenizer.token_text(*id),
-                logprob: floor_logprob(*logprob),
-                bytes: bytes(*id),
-            })
-            .collect(),
-    });
-    ChatLogprobs { content: content.collect() }
+/// How tokens are named.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenNames {
+    pub(crate) tokenizer: Tokenizer,
+    /// As `token_id:N` instead of text.
+    pub(crate) as_ids: bool,
 }
 
-/// In the form of `/v1/completions`. `offset` is where the first token begins, in characters, and
-/// moves on to where the next one will.
-pub(crate) fn completion(
-    tokenizer: &Tokenizer,
-    tokens: &[(u32, TokenLogprobs)],
-    offset: &mut u32,
-) -> CompletionLogprobs {
-    let mut logprobs = CompletionLogprobs::default();
-    for (id, found) in tokens {
-        let text = tokenizer.token_text(*id);
-        logprobs.text_offset.push(*offset);
-        *offset += u32::try_from(text.chars().count()).unwrap_or(u32::MAX);
-        let mut top: Map<String, Value> = Map::new();
-        for (id, logprob) in found.top.iter().chain([&(*id, found.logprob)]) {
-            top.insert(tokenizer.token_text(*id), floor_logprob(*logprob).into());
-        }
-        logprobs.tokens.push(text);
-        logprobs.token_logprobs.push(floor_logprob(found.logprob));
-        logprobs.top_logprobs.push(top);
+impl TokenNames {
+    /// A token and its most likely rivals.
+    pub(crate) fn scored(&self, id: u32, found: &TokenLogprobs) -> TokenLogprob {
+        let top = found.top.iter().map(|&(id, logprob)| TopLogprob {
+            token: self.name(id),
+            logprob: floor_logprob(logprob),
+            bytes: self.bytes(id),
+        });
+        let logprob = Some(floor_logprob(found.logprob));
+        TokenLogprob { logprob, top_logprobs: top.collect(), ..self.unscored(id) }
     }
-    logprobs
+
+    /// A token of which nothing is known.
+    pub(crate) fn unscored(&self, id: u32) -> TokenLogprob {
+        let (token, bytes) = (self.name(id), self.bytes(id));
+        TokenLogprob { token, logprob: None, bytes, top_logprobs: Vec::new() }
+    }
+
+    /// The tokens of a prompt, of which `scores` are those of the second one and those after it.
+    pub(crate) fn prompt(&self, prompt: &[u32], scores: &[TokenLogprobs]) -> Vec<PromptLogprob> {
+        let entry = |id: u32, logprob: f32, rank: usize| {
+            let logprob = floor_logprob(logprob);
+            let token = self.tokenizer.token_text(id);
+            let value = json!({"logprob": logprob, "rank": rank, "decoded_token": token});
+            (id.to_string(), value)
+        };
+        let of = |(id, found): (&u32, &TokenLogprobs)| {
+            let own = entry(*id, found.logprob, found.rank as usize);
+            let top = found.top.iter().zip(1..).filter(|((other, _), _)| other != id);
+            let top = top.map(|((id, logprob), rank)| entry(*id, *logprob, rank));
+            Some([own].into_iter().chain(top).collect())
+        };
+        let scored = prompt.iter().skip(1).zip(scores).map(of);
+        prompt.first().map(|_| None).into_iter().chain(scored).collect()
+    }
+
+    fn name(&self, id: u32) -> String {
+        match self.as_ids {
+            true => format!("token_id:{id}"),
+            false => self.tokenizer.token_text(id),
+        }
+    }
+
+    fn bytes(&self, id: u32) -> Vec<u8> {
+        self.tokenizer.token_bytes(id).unwrap_or_default()
+    }
 }

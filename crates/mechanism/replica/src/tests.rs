@@ -3,6 +3,7 @@
 
 mod alphabet;
 mod process;
+mod scripted;
 mod tokenizer_files;
 
 use alphabet::{Alphabet, Replica};

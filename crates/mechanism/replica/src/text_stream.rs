@@ -6,22 +6,49 @@
 
 use std::sync::Arc;
 use std::time::Instant;
-use tyndall_engine::{Finished, GeneratedToken, TokenEvent, TokenLogprobs, TokenStream};
+use tyndall_engine::{
+    ComputedPrompt, Finished, GeneratedToken, TokenEvent, TokenLogprobs, TokenStream,
+};
 use tyndall_telemetry::EngineMetrics;
 use tyndall_text::{Detokenizer, StopMatcher, Tokenizer};
-use tyndall_types::{FinishReason, SamplingParams, StopReason};
+use tyndall_types::{FinishReason, RepetitionDetection, SamplingParams, StopReason};
 
 /// What is new in a sequence.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Piece {
     /// May be empty.
     pub(crate) text: String,
-    /// Tokens since the last piece, when log-probabilities were asked for.
-    pub(crate) tokens: Vec<(u32, TokenLogprobs)>,
-    /// How many tokens that is, whether or not they are listed.
+    /// Tokens since the last piece that are part of the text, when they were asked for.
+    pub(crate) tokens: Vec<TextToken>,
+    /// How many tokens there were since the last piece, whether or not they are listed.
     pub(crate) num_tokens: u32,
+    /// How the prompt was computed, in the first piece of a sequence with a token.
+    pub(crate) prompt: Option<ComputedPrompt>,
     /// In the last piece.
     pub(crate) end: Option<End>,
+}
+
+impl Piece {
+    fn has_news(&self) -> bool {
+        self.end.is_some() || !self.text.is_empty() || !self.tokens.is_empty()
+    }
+}
+
+/// A token of the text.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TextToken {
+    pub(crate) id: u32,
+    /// When log-probabilities were asked for.
+    pub(crate) logprobs: Option<TokenLogprobs>,
+}
+
+/// What is told of a sequence beside its text.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TextOptions {
+    /// Special tokens that are shown although others are skipped.
+    pub(crate) shown: Arc<[u32]>,
+    /// Tokens are listed.
+    pub(crate) lists_tokens: bool,
 }
 
 /// How a sequence ended.
@@ -31,8 +58,6 @@ pub(crate) struct End {
     pub(crate) stop: Option<StopReason>,
     /// What failed, when the reason is an error.
     pub(crate) error: Option<String>,
-    pub(crate) num_output_tokens: u32,
-    pub(crate) num_cached_tokens: u32,
     pub(crate) times: Times,
 }
 
@@ -57,6 +82,10 @@ pub(crate) struct TextStream {
     stops: StopMatcher,
     min_tokens: u32,
     includes_stop: bool,
+    lists_tokens: bool,
+    repetition: Option<RepetitionDetection>,
+    /// The output, where repetitions end it.
+    output: Vec<u32>,
     metrics: Arc<EngineMetrics>,
 }
 
@@ -65,14 +94,19 @@ impl TextStream {
         tokenizer: &Tokenizer,
         prompt: &[u32],
         params: &SamplingParams,
+        options: &TextOptions,
         metrics: Arc<EngineMetrics>,
     ) -> Self {
+        let detokenizer = Detokenizer::new(tokenizer, prompt, params.skip_special_tokens);
         Self {
             tokenizer: tokenizer.clone(),
-            detokenizer: Detokenizer::new(tokenizer, prompt, params.skip_special_tokens),
+            detokenizer: detokenizer.showing(options.shown.clone()),
             stops: StopMatcher::new(&params.stop, params.include_stop_str_in_output),
             min_tokens: params.min_tokens,
             includes_stop: params.include_stop_str_in_output,
+            lists_tokens: options.lists_tokens,
+            repetition: params.repetition_detection,
+            output: Vec::new(),
             metrics,
         }
     }
@@ -84,6 +118,7 @@ impl TextStream {
             tokens: Some(tokens),
             submitted: Instant::now(),
             first_token: None,
+            prompt: None,
             num_output_tokens: 0,
             num_reported: 0,
         }
@@ -108,6 +143,13 @@ impl TextStream {
         (out.emit, out.matched)
     }
 
+    /// Whether a token closes a circle.
+    fn repeats(&mut self, token: u32) -> bool {
+        let Some(repetition) = self.repetition else { return false };
+        self.output.push(token);
+        repetition.matches(&self.output)
+    }
+
     /// The text that the end settles.
     fn finish(&mut self) -> (String, Option<String>) {
         let rest = self.detokenizer.finish();
@@ -126,6 +168,8 @@ pub(crate) struct Sequence {
     tokens: Option<TokenStream>,
     submitted: Instant,
     first_token: Option<Instant>,
+    /// Until it is told.
+    prompt: Option<ComputedPrompt>,
     num_output_tokens: u32,
     /// Those that earlier pieces counted.
     num_reported: u32,
@@ -139,10 +183,15 @@ impl Sequence {
     pub(crate) async fn next(&mut self) -> Option<Piece> {
         loop {
             let mut piece = match self.tokens.as_mut()?.next().await? {
+                TokenEvent::Prompt(computed) => {
+                    self.prompt = Some(computed);
+                    continue;
+                }
                 TokenEvent::Token(token) => self.on_token(token),
                 TokenEvent::Finished(finished) => self.on_finished(finished),
             };
-            if piece.end.is_some() || !piece.text.is_empty() || !piece.tokens.is_empty() {
+            if piece.has_news() {
+                piece.prompt = self.prompt.take();
                 piece.num_tokens = self.num_output_tokens - self.num_reported;
                 self.num_reported = self.num_output_tokens;
                 return Some(piece);
@@ -153,15 +202,22 @@ impl Sequence {
     fn on_token(&mut self, token: GeneratedToken) -> Piece {
         self.first_token.get_or_insert_with(Instant::now);
         self.num_output_tokens += 1;
-        let (text, matched) = self.text.push(&token, self.num_output_tokens);
-        let hidden = token.is_stop && !self.text.includes_stop;
-        let logprob = token.logprob.filter(|_| !hidden).map(|logprob| (token.id, logprob));
-        let end = matched.map(|matched| self.stopped_by(matched));
-        Piece { text, tokens: logprob.into_iter().collect(), num_tokens: 0, end }
+        let (mut text, matched) = self.text.push(&token, self.num_output_tokens);
+        let is_listed = self.text.lists_tokens && (!token.is_stop || self.text.includes_stop);
+        let listed = is_listed.then_some(TextToken { id: token.id, logprobs: token.logprob });
+        let end = match matched {
+            Some(matched) => Some(self.stopped_by(FinishReason::Stop, matched)),
+            None if !token.is_last && self.text.repeats(token.id) => {
+                text.push_str(&self.text.finish().0);
+                Some(self.stopped_by(FinishReason::Repetition, "repetition_detected".to_owned()))
+            }
+            None => None,
+        };
+        Piece { text, tokens: listed.into_iter().collect(), end, ..Piece::default() }
     }
 
-    /// A stop string: the engine need not go on, and says nothing more.
-    fn stopped_by(&mut self, matched: String) -> End {
+    /// The text ends it: the engine need not go on, and says nothing more.
+    fn stopped_by(&mut self, reason: FinishReason, matched: String) -> End {
         self.tokens = None;
         let first = self.first_token.unwrap_or(self.submitted);
         let times = Times {
@@ -169,14 +225,7 @@ impl Sequence {
             prefill_s: (first - self.submitted).as_secs_f64(),
             decode_s: first.elapsed().as_secs_f64(),
         };
-        self.end(End {
-            reason: FinishReason::Stop,
-            stop: Some(StopReason::Text(matched)),
-            error: None,
-            num_output_tokens: self.num_output_tokens,
-            num_cached_tokens: 0,
-            times,
-        })
+        self.end(End { reason, stop: Some(StopReason::Text(matched)), error: None, times })
     }
 
     fn on_finished(&mut self, finished: Finished) -> Piece {
@@ -191,8 +240,6 @@ impl Sequence {
             reason: if is_text { FinishReason::Stop } else { finished.reason },
             stop,
             error: finished.error,
-            num_output_tokens: finished.num_output_tokens,
-            num_cached_tokens: finished.num_cached_tokens,
             times: Times {
                 queue_s: finished.queue_s,
                 prefill_s: finished.prefill_s,

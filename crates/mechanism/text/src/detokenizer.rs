@@ -13,6 +13,7 @@
 use crate::Tokenizer;
 use crate::pieces::Pieces;
 use crate::tokenizer::TextStart;
+use std::sync::Arc;
 
 /// The tail of a prompt that can still hold an incomplete character or decides about spaces.
 const CONTEXT_TOKENS: usize = 8;
@@ -27,6 +28,8 @@ const MAX_WAITING_TOKENS: usize = 16;
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special: bool,
+    /// Special tokens that are shown all the same.
+    shown: Arc<[u32]>,
     state: State,
 }
 
@@ -62,7 +65,18 @@ impl Detokenizer {
             utf8.push(&bytes, &mut String::new());
             State::Stream { start, utf8, bytes }
         };
-        Self { tokenizer: tokenizer.clone(), skip_special, state }
+        Self { tokenizer: tokenizer.clone(), skip_special, shown: Arc::default(), state }
+    }
+
+    /// Shows these special tokens although others are skipped. Vocabularies whose tokens do not
+    /// stand for bytes of their own then show all of them.
+    #[must_use]
+    pub fn showing(mut self, ids: Arc<[u32]>) -> Self {
+        if matches!(self.state, State::Window { .. }) && !ids.is_empty() {
+            self.skip_special = false;
+        }
+        self.shown = ids;
+        self
     }
 
     /// Takes the next token and gives the text that it completes, maybe empty.
@@ -71,7 +85,8 @@ impl Detokenizer {
         match &mut self.state {
             State::Stream { start, utf8, bytes } => {
                 bytes.clear();
-                self.tokenizer.append_piece(id, self.skip_special, start, bytes);
+                let skip_special = self.skip_special && !self.shown.contains(&id);
+                self.tokenizer.append_piece(id, skip_special, start, bytes);
                 utf8.push(bytes, &mut out);
             }
             State::Window { ids, read, text } => {

@@ -93,9 +93,7 @@ impl Emitter {
                 let all: Vec<String> = all.iter().map(|one| self.terminal(one)).collect();
                 all.join(" | ")
             }
-            Expression::Repeat(inner, min, max) => {
-                repeated(&self.terminal_atom(inner), *min, *max)
-            }
+            Expression::Repeat(inner, min, max) => repeated(&self.terminal_atom(inner), *min, *max),
         }
     }
 

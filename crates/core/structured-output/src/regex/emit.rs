@@ -26,7 +26,8 @@ pub(super) fn anywhere(node: &Node) -> Result<String> {
 fn write(node: &Node, ends: Ends) -> Result<String> {
     match node {
         Node::Alternatives(all) => {
-            let all: Vec<String> = all.iter().map(|node| write(node, ends)).collect::<Result<_>>()?;
+            let all: Vec<String> =
+                all.iter().map(|node| write(node, ends)).collect::<Result<_>>()?;
             Ok(all.join("|"))
         }
         Node::Sequence(items) => sequence(items, ends),

@@ -315,8 +315,8 @@ impl Parser {
         loop {
             let item = self.next;
             let (Some(low), low_at) = (self.class_item(at)?, item) else { break };
-            let range = self.peek() == Some('-')
-                && self.text.get(self.next + 1).is_some_and(|c| *c != ']');
+            let range =
+                self.peek() == Some('-') && self.text.get(self.next + 1).is_some_and(|c| *c != ']');
             match low {
                 Escape::Char(low) if range => {
                     self.next += 1;

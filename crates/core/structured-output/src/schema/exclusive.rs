@@ -165,6 +165,7 @@ fn properties_apart(
 /// The schema of a property, if it is certain which one that is.
 fn property<'v>(schema: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
     let named = schema.get("properties").and_then(|properties| properties.get(name));
-    let rest = || schema.get("additionalProperties").filter(|_| !schema.contains_key("patternProperties"));
+    let rest =
+        || schema.get("additionalProperties").filter(|_| !schema.contains_key("patternProperties"));
     named.or_else(rest)
 }

@@ -8,7 +8,12 @@ use super::{Lowering, Node, Result, count, error, lower_count, upper_count};
 use crate::regex;
 
 impl<'a> Lowering<'a> {
-    pub(super) fn object(&mut self, node: &mut Node<'a>, key: &str, value: &'a Value) -> Result<()> {
+    pub(super) fn object(
+        &mut self,
+        node: &mut Node<'a>,
+        key: &str,
+        value: &'a Value,
+    ) -> Result<()> {
         if !node.may_be(Kind::Object) {
             return Ok(());
         }

@@ -49,7 +49,8 @@ fn literal(at: &str, value: &Value) -> Result<()> {
 }
 
 fn text_literal(at: &str, text: &str) -> Result<()> {
-    let unwritable = |c: char| c.is_ascii_control() && !matches!(c, '\n' | '\r' | '\t' | '\x08' | '\x0c');
+    let unwritable =
+        |c: char| c.is_ascii_control() && !matches!(c, '\n' | '\r' | '\t' | '\x08' | '\x0c');
     match text.chars().find(|c| unwritable(*c)) {
         None => Ok(()),
         Some(c) => {

@@ -294,9 +294,6 @@ pub struct ChatConfig {
     /// The form of thoughts, by the name of vLLM's parser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_parser: Option<String>,
-    /// The source of the chat template.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chat_template: Option<String>,
 }
 
 impl ChatConfig {

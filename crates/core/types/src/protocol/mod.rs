@@ -30,9 +30,9 @@ mod routes;
 pub use autoscaling::{Aggregation, AutoscalingConfig, ScalingPolicy};
 pub use demand::{Demand, DemandReport};
 pub use deployment::{
-    ApplicationConfig, ApplicationPolicy, ApplicationSource, Backpressure, DeploymentConfig,
-    GenerateDefaults, HealthCheck, ModelConfig, ProgramConfig, Quantization, Residency, Resources,
-    Rollout, Workload,
+    ApplicationConfig, ApplicationPolicy, ApplicationSource, Backpressure, ChatConfig,
+    DeploymentConfig, GenerateDefaults, HealthCheck, ModelConfig, ProgramConfig, Quantization,
+    Residency, Resources, Rollout, Workload,
 };
 pub use details::{
     ApplicationDetails, DeadReplica, DeploymentDetails, InstanceDetails, ReplicaDetails,

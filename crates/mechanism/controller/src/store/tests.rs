@@ -16,6 +16,7 @@ fn deployment(id: DeploymentId, max_replicas: u32) -> DeploymentConfig {
         num_threads: None,
         speculation: true,
         quantization: Default::default(),
+        chat: Default::default(),
         generate: GenerateDefaults { max_new_tokens: 16, temperature: 0.7, top_p: 0.95 },
     };
     DeploymentConfig {

@@ -48,6 +48,7 @@ pub(crate) fn config(name: &str) -> DeploymentConfig {
         num_threads: None,
         speculation: true,
         quantization: Default::default(),
+        chat: Default::default(),
         generate: GenerateDefaults { max_new_tokens: 16, temperature: 0.7, top_p: 0.95 },
     };
     DeploymentConfig {

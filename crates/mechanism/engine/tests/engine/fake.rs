@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 use tyndall_engine::{Engine, EngineConfig, EngineRequest, Finished, GeneratedToken};
-use tyndall_engine::{Speculation, TokenEvent, TokenStream};
+use tyndall_engine::{Speculation, TokenEvent, TokenLogprobs, TokenStream};
 use tyndall_model::{Runner, StepBatch, StepError};
 use tyndall_sampling::philox4x32_10;
 use tyndall_types::{RequestId, SamplingParams};
@@ -174,15 +174,28 @@ pub(crate) fn params(max_tokens: u32) -> SamplingParams {
 }
 
 pub(crate) fn request(prompt: &[u32], params: SamplingParams) -> EngineRequest {
-    EngineRequest { id: RequestId::new("r"), prompt: prompt.to_vec(), params, seed: 11 }
+    EngineRequest::new(RequestId::new("r"), prompt.to_vec(), params, 11)
 }
 
 /// The whole answer.
-pub(crate) async fn read(mut stream: TokenStream) -> (Vec<GeneratedToken>, Finished) {
+pub(crate) async fn read(stream: TokenStream) -> (Vec<GeneratedToken>, Finished) {
+    let (prompt, tokens, finished) = read_scored(stream).await;
+    assert_eq!(prompt, None);
+    (tokens, finished)
+}
+
+/// The whole answer, and how likely the prompt was.
+pub(crate) async fn read_scored(
+    mut stream: TokenStream,
+) -> (Option<Vec<TokenLogprobs>>, Vec<GeneratedToken>, Finished) {
+    let mut prompt = None;
     let mut tokens = Vec::new();
     let all = async {
         loop {
             match stream.next().await.expect("no end before Finished") {
+                TokenEvent::Prompt(computed) => {
+                    assert!(tokens.is_empty() && prompt.replace(computed).is_none());
+                }
                 TokenEvent::Token(token) => tokens.push(token),
                 TokenEvent::Finished(finished) => return finished,
             }
@@ -195,7 +208,10 @@ pub(crate) async fn read(mut stream: TokenStream) -> (Vec<GeneratedToken>, Finis
         let complete = matches!(finished.reason.as_str(), "stop" | "length");
         assert!(last.is_last || !complete);
     }
-    (tokens, finished)
+    assert_eq!(prompt.is_some(), !tokens.is_empty());
+    let cached = prompt.as_ref().map_or(0, |prompt| prompt.num_cached_tokens);
+    assert!(cached == finished.num_cached_tokens || prompt.is_none());
+    (prompt.and_then(|prompt| prompt.logprobs), tokens, finished)
 }
 
 pub(crate) fn ids(tokens: &[GeneratedToken]) -> Vec<u32> {

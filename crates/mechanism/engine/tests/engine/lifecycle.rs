@@ -367,6 +367,7 @@ async fn many_clients_at_once() {
                 let request = EngineRequest { seed: client, ..request(&prompt, params(8)) };
                 let mut stream = engine.submit(request).unwrap();
                 if (client + turn) % 3 == 0 {
+                    assert!(matches!(stream.next().await, Some(TokenEvent::Prompt(_))));
                     assert!(matches!(stream.next().await, Some(TokenEvent::Token(_))));
                 } else {
                     assert_eq!(read(stream).await.0.len(), 8);

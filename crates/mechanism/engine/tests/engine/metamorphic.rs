@@ -2,11 +2,11 @@
 //! preemptions and aborts of others change neither a token nor a bit of its log-probability.
 
 use crate::fake::{FakeRunner, Logits, VOCAB, config, eventually, habitual_logits_after, ids};
-use crate::fake::{logits_after, params, read, request, start};
+use crate::fake::{logits_after, params, read, read_scored, request, start};
 use proptest::prelude::*;
 use tyndall_engine::{Engine, EngineConfig, EngineRequest, GeneratedToken};
-use tyndall_engine::{Speculation, TokenLogprobs};
-use tyndall_sampling::{Sampler, Scratch};
+use tyndall_engine::{RequestExtras, Speculation, TokenLogprobs};
+use tyndall_sampling::{Sampler, SamplerOptions, Scratch};
 use tyndall_types::{FinishReason, SamplingParams};
 
 /// A token and its log-probabilities, to be compared bit by bit.
@@ -24,7 +24,12 @@ fn answer(tokens: &[GeneratedToken]) -> Answer {
 fn expected(request: &EngineRequest, config: &EngineConfig, logits_after: Logits) -> Answer {
     let eos = if request.params.ignore_eos { &[] } else { &config.eos_token_ids[..] };
     let ends: Vec<u32> = eos.iter().chain(&request.params.stop_token_ids).copied().collect();
-    let mut sampler = Sampler::new(&request.params, request.seed, ends.clone(), &request.prompt);
+    let options = SamplerOptions {
+        seed: request.seed,
+        end_tokens: ends.clone(),
+        ..SamplerOptions::default()
+    };
+    let mut sampler = Sampler::new(&request.params, options, &request.prompt);
     let mut tokens = request.prompt.clone();
     let mut answer = Vec::new();
     let max_model_len = config.max_model_len.min(config.num_blocks * config.block_size) as usize;
@@ -40,6 +45,28 @@ fn expected(request: &EngineRequest, config: &EngineConfig, logits_after: Logits
         }
     }
     answer
+}
+
+/// How likely each token of the prompt is after those before it.
+fn expected_prompt(request: &EngineRequest, logits_after: Logits) -> Option<Vec<TokenLogprobs>> {
+    let num_top = request.extras.prompt_logprobs? as usize;
+    let score = |i: usize| {
+        let logits = logits_after(&request.prompt[..i]);
+        TokenLogprobs::of_prompt(&logits, request.prompt[i], num_top).unwrap()
+    };
+    Some((1..request.prompt.len()).map(score).collect())
+}
+
+fn copy(request: &EngineRequest) -> EngineRequest {
+    let EngineRequest { id, prompt, params, seed, extras } = request;
+    EngineRequest {
+        extras: scored(extras.prompt_logprobs),
+        ..EngineRequest::new(id.clone(), prompt.clone(), params.clone(), *seed)
+    }
+}
+
+fn scored(prompt_logprobs: Option<u32>) -> RequestExtras {
+    RequestExtras { prompt_logprobs, ..RequestExtras::default() }
 }
 
 fn any_params() -> impl Strategy<Value = SamplingParams> {
@@ -76,10 +103,12 @@ fn any_request() -> impl Strategy<Value = EngineRequest> {
     // A few long common beginnings, so that prefixes are shared.
     let beginning = (0..3u32, 0..30usize)
         .prop_map(|(which, len)| (0..len as u32).map(|i| (i * 7 + which) % 50).collect::<Vec<_>>());
-    (beginning, prop::collection::vec(0..VOCAB as u32, 1..6), any_params(), any::<u64>()).prop_map(
-        |(mut prompt, end, params, seed)| {
+    let end = prop::collection::vec(0..VOCAB as u32, 1..6);
+    let scores = prop::option::weighted(0.2, 0..3u32);
+    (beginning, end, any_params(), any::<u64>(), scores).prop_map(
+        |(mut prompt, end, params, seed, scores)| {
             prompt.extend(end);
-            EngineRequest { seed, ..request(&prompt, params) }
+            EngineRequest { seed, extras: scored(scores), ..request(&prompt, params) }
         },
     )
 }
@@ -117,7 +146,7 @@ async fn run_all_of(
 ) {
     let mut streams = Vec::new();
     for (request, leaves) in requests {
-        let mut stream = engine.submit(request.clone()).unwrap();
+        let mut stream = engine.submit(copy(request)).unwrap();
         if *leaves {
             stream.next().await.unwrap();
             drop(stream);
@@ -126,8 +155,9 @@ async fn run_all_of(
         }
     }
     for (request, stream) in streams {
-        let (tokens, finished) = read(stream).await;
+        let (prompt, tokens, finished) = read_scored(stream).await;
         assert_eq!(answer(&tokens), expected(request, config, logits_after), "{finished:?}");
+        assert_eq!(prompt, expected_prompt(request, logits_after));
         assert_eq!(finished.num_output_tokens as usize, tokens.len());
         assert_eq!(finished.num_prompt_tokens as usize, request.prompt.len());
         assert!(finished.num_cached_tokens < finished.num_prompt_tokens);

@@ -3,10 +3,12 @@
 use super::tokenizer_files::{self, FIRST_BYTE};
 use crate::app::App;
 use crate::engine_load::LoadSignal;
+use crate::family::{Family, ParserNames};
 use crate::load::Observer;
 use crate::phases::PhaseClock;
 use crate::ready::Ready;
-use std::sync::{Arc, Condvar, Mutex};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,8 +24,8 @@ use tyndall_types::protocol::{GenerateDefaults, ModelCard};
 pub(super) const CONTEXT: usize = 64;
 pub(super) const MAX_WAITING: u32 = 16;
 pub(super) const MAX_NUM_SEQS: u32 = 8;
-const VOCAB: usize = 304;
-const END: u32 = 2;
+pub(super) const VOCAB: usize = 304;
+pub(super) const END: u32 = 2;
 
 pub(super) fn id(letter: char) -> u32 {
     FIRST_BYTE + letter as u32
@@ -134,10 +136,7 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) fn start(runner: Alphabet) -> Self {
-        let replica = Self::starting_with(runner);
-        let clock = PhaseClock::since(Instant::now());
-        replica.app.set_running(replica.ready.clone(), clock);
-        replica
+        Self::serving(|tokenizer| ready(runner, tokenizer))
     }
 
     /// One whose model never comes.
@@ -145,10 +144,22 @@ impl Replica {
         Self::starting_with(Alphabet::open())
     }
 
+    /// One that serves what is made of its tokenizer.
+    pub(super) fn serving(make: impl FnOnce(Tokenizer) -> Ready) -> Self {
+        let replica = Self::made(make);
+        let clock = PhaseClock::since(Instant::now());
+        replica.app.set_running(replica.ready.clone(), clock);
+        replica
+    }
+
     fn starting_with(runner: Alphabet) -> Self {
+        Self::made(|tokenizer| ready(runner, tokenizer))
+    }
+
+    fn made(make: impl FnOnce(Tokenizer) -> Ready) -> Self {
         let dir = tempfile::tempdir().unwrap();
         tokenizer_files::write(dir.path());
-        let ready = Arc::new(ready(runner, Tokenizer::load(dir.path()).unwrap()));
+        let ready = Arc::new(make(Tokenizer::load(dir.path()).unwrap()));
         let app = App::new(ReplicaId::new("r0"));
         let socket = dir.path().join("r0.sock");
         let listener = Listener::bind_unix(&socket).unwrap();
@@ -164,14 +175,27 @@ impl Drop for Replica {
     }
 }
 
-pub(super) fn ready(runner: Alphabet, tokenizer: Tokenizer) -> Ready {
+pub(super) fn ready(runner: impl Runner + 'static, tokenizer: Tokenizer) -> Ready {
+    ready_for(runner, tokenizer, CONTEXT as u32, PLAIN)
+}
+
+/// A family that neither thinks nor calls.
+const PLAIN: ParserNames<'static> = ParserNames { tools: None, reasoning: None };
+
+/// The same for a context and a family of one's own.
+pub(super) fn ready_for(
+    runner: impl Runner + 'static,
+    tokenizer: Tokenizer,
+    max_model_len: u32,
+    names: ParserNames<'_>,
+) -> Ready {
     let labels = EngineLabels { model: "org/alphabet".into(), replica: "r0".into() };
     let metrics = Arc::new(EngineMetrics::new(labels));
     let (first, first_token) = watch::channel(None);
     let config = EngineConfig {
         block_size: 4,
         num_blocks: 256,
-        max_model_len: CONTEXT as u32,
+        max_model_len,
         max_num_seqs: MAX_NUM_SEQS,
         max_num_batched_tokens: 64,
         max_waiting: MAX_WAITING,
@@ -184,12 +208,15 @@ pub(super) fn ready(runner: Alphabet, tokenizer: Tokenizer) -> Ready {
     let observer = Observer { metrics: metrics.clone(), first, load_signal: load_signal.clone() };
     Ready {
         model_id: "org/alphabet".to_owned(),
-        card: ModelCard { max_model_len: CONTEXT as u32, num_kv_blocks: 256, block_size: 4 },
+        card: ModelCard { max_model_len, num_kv_blocks: 256, block_size: 4 },
         engine: Engine::start_observed(Box::new(runner), config, Box::new(observer)),
+        family: Family::of(Path::new("/nowhere"), &tokenizer, names).unwrap(),
         tokenizer,
         generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
         defaults: SamplingDefaults::default(),
         vocab_size: VOCAB,
+        output_ends: Arc::new([END].into()),
+        compiler: OnceLock::new(),
         metrics,
         first_token,
         load_signal,

@@ -68,6 +68,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
             num_threads: Some(1),
             speculation: true,
             quantization: Default::default(),
+            chat: Default::default(),
             generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
         }),
         code_version: String::new(),

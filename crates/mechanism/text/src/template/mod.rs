@@ -73,6 +73,12 @@ impl ChatTemplate {
         self.select(false).map_or(ContentFormat::String, |template| template.format)
     }
 
+    /// The source of the template that is taken when there are tools.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        self.select(true).map_or("", |template| &template.source)
+    }
+
     /// Whether the template mentions `word`, for example a variable like `enable_thinking`.
     #[must_use]
     pub fn mentions(&self, word: &str) -> bool {

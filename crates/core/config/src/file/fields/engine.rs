@@ -5,7 +5,7 @@
 //!
 //! Source: vLLM `vllm/engine/arg_utils.py`, `vllm/entrypoints/openai/cli_args.py`.
 
-use crate::file::kind::Kind::{Any, Bool, Bytes, Either, Object as Map, Tokens, Whole, Word};
+use crate::file::kind::Kind::{Any, Bool, Bytes, Either, Object as Map, Text, Tokens, Whole, Word};
 use crate::file::kind::{Fate, Fate::Ignored, Fate::Refused, Fate::Used, Field, Kind, Object};
 
 const NO_GPU: Fate = Ignored("models run on CPUs in this build");
@@ -14,7 +14,8 @@ const OWN_TYPES: Fate = Ignored("the engine takes the types that are fastest on 
 const OWN_CACHE: Fate = Ignored("prefixes are always cached, in blocks of a fixed size");
 const NO_REMOTE_CODE: Fate = Ignored("no code of a model is ever run");
 const OWN_LOGS: Fate = Ignored("logs and metrics are not vLLM's");
-const NO_PARSERS: Fate = Ignored("tool calls and reasoning are not parsed yet");
+const OWN_PARSERS: Fate = Ignored("tool calls and reasoning are read by the parsers inside");
+const ALWAYS_ON: Fate = Ignored("requests with tools are always taken");
 const NO_MEDIA: Fate = Ignored("models take texts only");
 const BY_REQUEST: Fate = Ignored("requests say it themselves");
 const ONE_BACKEND: Fate = Ignored("there is no choice of backends");
@@ -66,6 +67,8 @@ pub(super) static ENGINE: Object = Object {
             speculative_config Map(&SPECULATIVE), "{\"method\": \"ngram\"}"
                 "tokens computed in advance where that pays; null: never";
             kv_cache_memory_bytes Bytes, "null" "of the KV cache; else what the weights leave";
+            tool_call_parser Text, "null" "form of tool calls, by the name of vLLM's parser; else what the model's files tell";
+            reasoning_parser Text, "null" "form of reasoning, by the name of vLLM's parser; else what the model's files tell";
             load_format Word(&["auto", "safetensors"]), "\"auto\"" "form of the weights";
             task Word(&["auto", "generate"]), "\"auto\"" "what the model is for";
             runner Word(&["auto", "generate"]), "\"auto\"" "what the model is for";
@@ -202,13 +205,13 @@ pub(super) static ENGINE: Object = Object {
             enable_mfu_metrics Any, "false" "figures of the device";
             profiler_config Any, "null" "of a profiler";
         }
-        NO_PARSERS {
-            tool_call_parser Any, "null" "form of tool calls";
+        ALWAYS_ON {
+            enable_auto_tool_choice Bool, "false" "tools where the model chooses";
+        }
+        OWN_PARSERS {
             tool_parser_plugin Any, "null" "code of a parser";
             tool_server Any, "null" "built-in tools";
-            enable_auto_tool_choice Bool, "false" "tools where the model chooses";
             exclude_tools_when_tool_choice_none Any, "false" "of the prompt";
-            reasoning_parser Any, "\"\"" "form of reasoning";
             reasoning_parser_plugin Any, "null" "code of a parser";
             reasoning_config Any, "null" "of reasoning";
             enable_reasoning Any, "false" "old name of a reasoning parser";

@@ -7,6 +7,7 @@ use crate::file::kind::NAME_ACCEPTED;
 use crate::file::node::{Node, Value};
 use crate::file::problem::{Problem, inside};
 use tree::ModelNode;
+use tyndall_parsers::{ReasoningFormat, ToolFormat, UnknownParser};
 use tyndall_types::DeploymentName;
 
 /// Arguments of what builds an application of models.
@@ -46,6 +47,7 @@ pub(super) fn check(app: &Node, path: &str, models: &[ModelNode], problems: &mut
             deployment(options, &inside(&model.path, "deployment_config"), OF_MODELS, problems);
         }
         engine(model, problems);
+        parsers(model, problems);
         placement(model, problems);
         if let Some(actor) = options.and_then(|options| options.get("ray_actor_options")) {
             gpus(actor, &inside(&model.path, "deployment_config.ray_actor_options"), problems);
@@ -54,6 +56,20 @@ pub(super) fn check(app: &Node, path: &str, models: &[ModelNode], problems: &mut
     if !models.is_empty() {
         overrides(app, path, models, problems);
     }
+}
+
+/// Names of parsers.
+fn parsers(model: &ModelNode, problems: &mut Vec<Problem>) {
+    let Some(kwargs) = model.config.get("engine_kwargs") else { return };
+    let mut check = |field: &str, known: fn(&str) -> Result<(), UnknownParser>| {
+        let Some(node) = kwargs.get(field) else { return };
+        if let Some(Err(error)) = node.text().map(known) {
+            let path = inside(&model.path, &format!("engine_kwargs.{field}"));
+            problems.push(Problem::error(node, &path, error.to_string()));
+        }
+    };
+    check("tool_call_parser", |name| ToolFormat::from_name(name).map(drop));
+    check("reasoning_parser", |name| ReasoningFormat::from_name(name).map(drop));
 }
 
 /// Names of deployments, which may be the same for other ids.

@@ -80,9 +80,9 @@ fn arguments_that_only_tune_vllm_are_ignored() {
             ".trust_remote_code: trust_remote_code has no effect: no code",
         ),
         (
-            "reasoning_parser: qwen3",
-            "rea",
-            ".reasoning_parser: reasoning_parser has no effect: tool calls",
+            "enable_auto_tool_choice: true",
+            "ena",
+            ".enable_auto_tool_choice: enable_auto_tool_choice has no effect: requests with",
         ),
         (
             "enable_prefix_caching: false",

@@ -9,7 +9,7 @@ use crate::file::node::{Node, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tyndall_types::protocol::{
-    DeploymentConfig, GenerateDefaults, ModelConfig, Quantization, Workload,
+    ChatConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization, Workload,
 };
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName};
 
@@ -30,6 +30,8 @@ pub struct ModelSpec {
     pub options: DeploymentOptions,
     /// How it runs.
     pub engine: EngineOptions,
+    /// How conversations are written.
+    pub chat: ChatConfig,
     /// Variables of its replicas: those of `logging_config`, then the application's, those of
     /// `ray_actor_options` and those of its own `runtime_env`, the later ones winning.
     pub env_vars: BTreeMap<String, String>,
@@ -80,6 +82,7 @@ impl ModelSpec {
             name: DeploymentName::new(name).expect("names are checked"),
             options,
             engine: EngineOptions::read(model.config.get("engine_kwargs")),
+            chat: chat(model.config.get("engine_kwargs")),
             env_vars,
         }
     }
@@ -121,6 +124,7 @@ impl ModelSpec {
             num_threads: (threads > 0).then_some(threads),
             speculation: engine.speculation,
             quantization: engine.quantization,
+            chat: self.chat.clone(),
             generate: generate(),
         };
         let max_ongoing_requests = read::default_of("max_ongoing_requests");
@@ -187,6 +191,14 @@ impl EngineOptions {
     /// adds a replica.
     fn target_ongoing_requests(self, max_ongoing_requests: u32) -> f64 {
         (f64::from(self.max_num_seqs.min(max_ongoing_requests)) / 2.0).max(1.0)
+    }
+}
+
+fn chat(node: Option<&Node>) -> ChatConfig {
+    let text = |name| read::text(node?, name).map(str::to_owned);
+    ChatConfig {
+        tool_call_parser: text("tool_call_parser"),
+        reasoning_parser: text("reasoning_parser"),
     }
 }
 
