@@ -93,6 +93,12 @@ pub(crate) fn shown(value: &Value) -> String {
     }
 }
 
+/// A value of the wrong type, somewhere in the body.
+pub(crate) fn wrong(path: &str, expected: &str, value: Option<&Value>) -> ApiError {
+    let value = shown(value.unwrap_or(&Value::Null));
+    ApiError::malformed(path, format!("{path} must be {expected}, got {value}"))
+}
+
 impl<'a> Fields<'a> {
     pub(crate) fn new(object: &'a Map<String, Value>, numbers: Numbers) -> Self {
         Self { object, prefix: "", numbers }
@@ -112,8 +118,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn wrong(&self, name: &str, expected: &str, value: &Value) -> ApiError {
-        let path = self.path(name);
-        ApiError::malformed(&path, format!("{path} must be {expected}, got {}", shown(value)))
+        wrong(&self.path(name), expected, Some(value))
     }
 
     fn outside(&self, name: &str, expected: &str, value: &Value) -> ApiError {

@@ -67,7 +67,7 @@ pub fn parse_generate(
         top_k: top_k.map(|k| u32::try_from(k).unwrap_or_default()),
         repetition_penalty: repetition_penalty.map(|value| value as f32),
         seed: overrides::seed(&kwargs)?,
-        stop: overrides::stop(&kwargs)?,
+        stop: overrides::stop(&kwargs, "stop")?,
         min_tokens: kwargs.count("min_new_tokens", 0, u32::MAX)?.unwrap_or_default(),
         max_tokens: Some(max_new_tokens),
         n: 1,

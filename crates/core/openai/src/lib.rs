@@ -17,15 +17,17 @@ mod error;
 mod extensions;
 mod fields;
 mod generate;
+mod ids;
 mod message;
 mod models;
 mod overrides;
 mod structured;
+mod system;
+mod tools;
 mod usage;
 
 pub use chat::{
-    CallIds, ChatHead, ChatLogprobs, ChatRequest, ChatResponse, ChatWriter, chat_response,
-    parse_chat,
+    ChatHead, ChatLogprobs, ChatRequest, ChatResponse, ChatWriter, chat_response, parse_chat,
 };
 pub use completion::{
     CompletionChoice, CompletionHead, CompletionLogprobs, CompletionRequest, CompletionResponse,
@@ -34,9 +36,11 @@ pub use completion::{
 pub use error::ApiError;
 pub use extensions::{Extensions, Truncation, TruncationSide};
 pub use generate::{GenerateRequest, GenerateResponse, parse_generate};
+pub use ids::CallIds;
 pub use message::{Event, EventWriter, Message, MessageEnd, MessagePiece, ToolCall};
 pub use models::{ModelCardView, ModelList};
 pub use overrides::{Overrides, SamplingDefaults, StreamOptions, fit_max_tokens};
+pub use system::without_billing_header;
 pub use usage::{
     CompletionTokensDetails, PromptLogprob, PromptTokensDetails, TokenLogprob, TopLogprob, Usage,
     floor_logprob,

@@ -113,7 +113,7 @@ impl Overrides {
             frequency_penalty: float("frequency_penalty", Bounds::closed(-2.0, 2.0))?,
             logit_bias: logit_bias(fields)?,
             seed: seed(fields)?,
-            stop: stop(fields)?,
+            stop: stop(fields, "stop")?,
             stop_token_ids: fields.token_ids("stop_token_ids")?,
             include_stop_str_in_output: fields
                 .bool("include_stop_str_in_output")?
@@ -281,9 +281,9 @@ pub(crate) fn seed(fields: &Fields<'_>) -> Result<Option<u64>, ApiError> {
 }
 
 /// One stop string or up to four.
-pub(crate) fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
-    let wrong = |value| fields.wrong("stop", "a string or a list of strings", value);
-    let stop = match fields.get("stop") {
+pub(crate) fn stop(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
+    let wrong = |value| fields.wrong(name, "a string or a list of strings", value);
+    let stop = match fields.get(name) {
         None => Vec::new(),
         Some(Value::String(text)) => vec![text.clone()],
         Some(Value::Array(items)) => items
@@ -292,7 +292,7 @@ pub(crate) fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
             .collect::<Result<_, _>>()?,
         Some(other) => return Err(wrong(other)),
     };
-    let path = fields.path("stop");
+    let path = fields.path(name);
     if stop.iter().any(String::is_empty) {
         return Err(ApiError::invalid(&path, format!("{path} must not hold an empty string")));
     }

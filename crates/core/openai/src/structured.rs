@@ -19,11 +19,11 @@ const GUIDED: [(&str, &str); 4] = [
 
 /// How JSON is written.
 #[derive(Debug, Clone, Copy, Default)]
-struct Style {
+pub(crate) struct Style {
     /// Without white space.
-    compact: bool,
+    pub(crate) compact: bool,
     /// Without properties that the schema does not name.
-    closed: bool,
+    pub(crate) closed: bool,
 }
 
 /// Reads what the request allows; none is any text.
@@ -156,7 +156,11 @@ fn of_kind(
 }
 
 /// A schema, or the JSON text of one.
-fn json_schema(path: &str, schema: &Value, style: Style) -> Result<StructuredOutput, ApiError> {
+pub(crate) fn json_schema(
+    path: &str,
+    schema: &Value,
+    style: Style,
+) -> Result<StructuredOutput, ApiError> {
     let parsed = match schema {
         Value::String(text) => serde_json::from_str(text).ok(),
         other => Some(other.clone()),

@@ -6,6 +6,8 @@ mod response;
 mod tools;
 mod writer;
 
+pub(crate) use messages::{part_text, text_only};
 pub use request::{ChatRequest, parse_chat};
+pub(crate) use request::{reasoning_effort, template_kwargs};
 pub use response::{ChatLogprobs, ChatResponse};
-pub use writer::{CallIds, ChatHead, ChatWriter, chat_response};
+pub use writer::{ChatHead, ChatWriter, chat_response};

@@ -74,6 +74,44 @@ impl ChatRequest {
             thinking_token_budget: None,
         }
     }
+
+    /// Reads what a template needs, which all routes that take conversations share.
+    pub(crate) fn conversation(fields: &Fields<'_>, generate: bool) -> Result<Self, ApiError> {
+        let messages = messages::read(fields)?;
+        let tools = tools::read(fields)?;
+        let continue_final_message = fields.bool("continue_final_message")?.unwrap_or_default();
+        let add_generation_prompt = fields.bool("add_generation_prompt")?;
+        if continue_final_message && add_generation_prompt == Some(true) {
+            return Err(ApiError::invalid(
+                "continue_final_message",
+                "continue_final_message and add_generation_prompt cannot both be true",
+            ));
+        }
+        Ok(Self {
+            model: model(fields)?,
+            tools: tools.tools,
+            template_tools: tools.shown,
+            tool_choice: tools.choice,
+            add_generation_prompt: add_generation_prompt
+                .unwrap_or(generate && !continue_final_message),
+            continue_final_message,
+            add_special_tokens: fields.bool("add_special_tokens")?.unwrap_or_default(),
+            template_kwargs: template_kwargs(fields)?,
+            ..Self::new(messages)
+        })
+    }
+
+    /// A call that must be made leaves no room for text of another form, which `field` asks for.
+    pub(crate) fn check_choice(&self, field: &str) -> Result<(), ApiError> {
+        let enforced = matches!(self.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
+        if enforced && self.extensions.structured.is_some() {
+            return Err(ApiError::invalid(
+                "tool_choice",
+                format!("tool_choice asks for a call and {field} for other text; send one of them"),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Reads and checks a `/v1/chat/completions` body.
@@ -83,10 +121,7 @@ impl ChatRequest {
 pub fn parse_chat(body: &[u8]) -> Result<ChatRequest, ApiError> {
     let object = object(body)?;
     let fields = Fields::new(&object, Numbers::Strict);
-    let model = model(&fields)?;
-    let messages = messages::read(&fields)?;
-    let tools = tools::read(&fields)?;
-    let template_kwargs = template_kwargs(&fields)?;
+    let request = ChatRequest::conversation(&fields, true)?;
 
     let mut overrides = Overrides::read(&fields)?;
     let max_completion = fields.count("max_completion_tokens", 1, u32::MAX)?;
@@ -96,42 +131,20 @@ pub fn parse_chat(body: &[u8]) -> Result<ChatRequest, ApiError> {
     overrides.check()?;
 
     let (stream, stream_options) = StreamOptions::read(&fields)?;
-    let extensions = Extensions::read(&fields, stream)?;
-    let enforced = matches!(tools.choice, ToolChoice::Required | ToolChoice::Named(_));
-    if enforced && extensions.structured.is_some() {
-        return Err(ApiError::invalid(
-            "tool_choice",
-            "tool_choice asks for a call and response_format for other text; send one of them",
-        ));
-    }
-    let continue_final_message = fields.bool("continue_final_message")?.unwrap_or_default();
-    let add_generation_prompt = fields.bool("add_generation_prompt")?;
-    if continue_final_message && add_generation_prompt == Some(true) {
-        return Err(ApiError::invalid(
-            "continue_final_message",
-            "continue_final_message and add_generation_prompt cannot both be true",
-        ));
-    }
     let budget = fields.integer("thinking_token_budget", -1, i64::from(u32::MAX))?;
-    Ok(ChatRequest {
-        model,
-        tools: tools.tools,
-        template_tools: tools.shown,
-        tool_choice: tools.choice,
+    let request = ChatRequest {
         parallel_tool_calls: fields.bool("parallel_tool_calls")?.unwrap_or(true),
         overrides,
-        extensions,
+        extensions: Extensions::read(&fields, stream)?,
         stream,
         stream_options,
-        add_generation_prompt: add_generation_prompt.unwrap_or(!continue_final_message),
-        continue_final_message,
-        echo: fields.bool("echo")?.unwrap_or_default() && continue_final_message,
-        add_special_tokens: fields.bool("add_special_tokens")?.unwrap_or_default(),
-        template_kwargs,
+        echo: fields.bool("echo")?.unwrap_or_default() && request.continue_final_message,
         include_reasoning: fields.bool("include_reasoning")?.unwrap_or(true),
         thinking_token_budget: budget.and_then(|budget| u32::try_from(budget).ok()),
-        ..ChatRequest::new(messages)
-    })
+        ..request
+    };
+    request.check_choice("response_format")?;
+    Ok(request)
 }
 
 fn logprobs(fields: &Fields<'_>) -> Result<Option<u32>, ApiError> {
@@ -143,7 +156,8 @@ fn logprobs(fields: &Fields<'_>) -> Result<Option<u32>, ApiError> {
     Ok(wanted.then_some(top))
 }
 
-fn template_kwargs(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
+/// Reads the variables of the template.
+pub(crate) fn template_kwargs(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> {
     if fields.get("chat_template").is_some() {
         return Err(ApiError::invalid(
             "chat_template",
@@ -162,17 +176,27 @@ fn template_kwargs(fields: &Fields<'_>) -> Result<Map<String, Value>, ApiError> 
     if let Some(documents) = fields.list("documents")? {
         kwargs.insert("documents".to_owned(), Value::Array(documents.to_vec()));
     }
-    if let Some(effort) = fields.string("reasoning_effort")? {
-        if !EFFORTS.contains(&effort) {
-            return Err(ApiError::invalid(
-                "reasoning_effort",
-                format!("reasoning_effort must be one of {}, got {effort:?}", EFFORTS.join(", ")),
-            ));
-        }
-        kwargs.insert("reasoning_effort".to_owned(), effort.into());
-        kwargs.entry("enable_thinking").or_insert((effort != "none").into());
-    }
+    reasoning_effort(fields, "reasoning_effort", &mut kwargs)?;
     Ok(kwargs)
+}
+
+/// Reads how much to think, a variable of the template too.
+pub(crate) fn reasoning_effort(
+    fields: &Fields<'_>,
+    name: &str,
+    kwargs: &mut Map<String, Value>,
+) -> Result<(), ApiError> {
+    let Some(effort) = fields.string(name)? else { return Ok(()) };
+    if !EFFORTS.contains(&effort) {
+        let path = fields.path(name);
+        return Err(ApiError::invalid(
+            &path,
+            format!("{path} must be one of {}, got {effort:?}", EFFORTS.join(", ")),
+        ));
+    }
+    kwargs.insert("reasoning_effort".to_owned(), effort.into());
+    kwargs.entry("enable_thinking").or_insert((effort != "none").into());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! `tools` and `tool_choice`.
 
-use crate::ApiError;
-use crate::fields::{Fields, shown};
-use serde_json::{Map, Value, json};
+use crate::fields::{Fields, shown, wrong};
+use crate::{ApiError, tools};
+use serde_json::{Map, Value};
 use tyndall_types::{Tool, ToolChoice};
 
 /// What a request says of tools.
@@ -20,7 +20,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Tools, ApiError> {
     let Some(list) = fields.list("tools")? else {
         let asks = sent.is_some_and(|choice| choice != "none" && choice != "auto");
         return match asks {
-            true => Err(ApiError::invalid("tool_choice", "tool_choice needs tools; send tools")),
+            true => Err(tools::missing()),
             false => Ok(Tools::default()),
         };
     };
@@ -29,14 +29,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Tools, ApiError> {
     }
     let tools: Vec<Tool> =
         list.iter().enumerate().map(|(i, item)| tool(i, item)).collect::<Result<_, _>>()?;
-    for (i, tool) in tools.iter().enumerate() {
-        if tools[..i].iter().any(|other| other.name == tool.name) {
-            return Err(ApiError::invalid(
-                &format!("tools[{i}].function.name"),
-                format!("tools must have different names, got {:?} twice", tool.name),
-            ));
-        }
-    }
+    tools::check_distinct(&tools)?;
     let choice = match sent {
         None => ToolChoice::Auto,
         Some(sent) => choice(sent, &tools)?,
@@ -46,43 +39,15 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Tools, ApiError> {
 
 fn tool(index: usize, item: &Value) -> Result<Tool, ApiError> {
     let path = format!("tools[{index}]");
-    let wrong = |path: &str, expected: &str, value: Option<&Value>| {
-        let value = shown(value.unwrap_or(&Value::Null));
-        ApiError::malformed(path, format!("{path} must be {expected}, got {value}"))
-    };
     let kind = item.get("type");
     if kind.is_some_and(|kind| kind != "function") {
-        let path = format!("{path}.type");
-        return Err(wrong(&path, "\"function\"", kind));
+        return Err(wrong(&format!("{path}.type"), "\"function\"", kind));
     }
     let Some(Value::Object(function)) = item.get("function") else {
         let expected = "{\"type\": \"function\", \"function\": {\"name\": …, \"parameters\": …}}";
         return Err(wrong(&path, expected, Some(item)));
     };
-    let path = format!("{path}.function");
-    let name = match function.get("name") {
-        Some(Value::String(name)) if !name.is_empty() => name.clone(),
-        other => return Err(wrong(&format!("{path}.name"), "a name", other)),
-    };
-    let description = match function.get("description") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) => Some(text.clone()),
-        other => return Err(wrong(&format!("{path}.description"), "a string", other)),
-    };
-    let parameters = match function.get("parameters") {
-        None | Some(Value::Null) => no_parameters(),
-        Some(Value::Object(schema)) if schema.is_empty() => no_parameters(),
-        Some(schema @ Value::Object(_)) => schema.clone(),
-        other => {
-            return Err(wrong(&format!("{path}.parameters"), "a JSON schema of an object", other));
-        }
-    };
-    let strict = function.get("strict").and_then(Value::as_bool).unwrap_or_default();
-    Ok(Tool { name, description, parameters, strict })
-}
-
-fn no_parameters() -> Value {
-    json!({"type": "object", "properties": {}})
+    tools::function(&format!("{path}.function"), function, "parameters")
 }
 
 fn choice(sent: &Value, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
@@ -99,14 +64,7 @@ fn choice(sent: &Value, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
         },
         Value::Object(object) => {
             if let Some(name) = named(object) {
-                if tools.iter().any(|tool| tool.name == name) {
-                    return Ok(ToolChoice::Named(name));
-                }
-                let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
-                return Err(ApiError::invalid(
-                    "tool_choice",
-                    format!("tool_choice names {name:?}; tools has {}", names.join(", ")),
-                ));
+                return tools::named(&name, tools);
             }
         }
         _ => {}

@@ -5,44 +5,8 @@ use super::response::{
     FunctionDelta, FunctionView, ToolCallDelta, ToolCallView,
 };
 use crate::message::{Event, EventWriter, Message, MessageEnd, MessagePiece};
-use crate::{ApiError, PromptDetails, StreamOptions, TokenLogprob, Usage};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use crate::{ApiError, CallIds, PromptDetails, StreamOptions, TokenLogprob, Usage};
 use tyndall_types::{FinishReason, MessageDelta};
-
-/// How the ids of calls look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CallIds {
-    /// `chatcmpl-tool-` and 32 hexadecimal digits, as of vLLM.
-    #[default]
-    Long,
-    /// Nine letters and digits: the templates of Mistral's models refuse all others.
-    Mistral,
-}
-
-impl CallIds {
-    /// The same for the same arguments, so that a stream and a whole answer agree.
-    #[must_use]
-    pub fn id(self, answer: &str, choice: usize, call: usize) -> String {
-        let hash = |salt: u8| {
-            let mut hasher = DefaultHasher::new();
-            (answer, choice, call, salt).hash(&mut hasher);
-            hasher.finish()
-        };
-        match self {
-            Self::Long => format!("chatcmpl-tool-{:016x}{:016x}", hash(0), hash(1)),
-            Self::Mistral => {
-                let digits = b"abcdefghijklmnopqrstuvwxyz0123456789";
-                let mut left = hash(0);
-                let mut next = || {
-                    let digit = digits[(left % 36) as usize];
-                    left /= 36;
-                    char::from(digit)
-                };
-                (0..9).map(|_| next()).collect()
-            }
-        }
-    }
-}
 
 /// What all parts of one answer have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]

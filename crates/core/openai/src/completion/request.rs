@@ -1,6 +1,6 @@
 //! `POST /v1/completions`.
 
-use crate::fields::{Fields, Numbers, object, shown};
+use crate::fields::{Fields, Numbers, object, shown, wrong};
 use crate::overrides::num_logprobs;
 use crate::{ApiError, Extensions, MAX_PROMPTS, Overrides, StreamOptions};
 use serde_json::Value;
@@ -48,7 +48,7 @@ pub fn parse_completion(body: &[u8]) -> Result<CompletionRequest, ApiError> {
     let object = object(body)?;
     let fields = Fields::new(&object, Numbers::Strict);
     let model = model(&fields)?;
-    let prompts = prompts(&fields)?;
+    let prompts = prompts(&fields, "prompt")?;
     let echo = fields.bool("echo")?.unwrap_or_default();
     let suffix = fields.string("suffix")?.filter(|suffix| !suffix.is_empty());
     if suffix.is_some() && echo {
@@ -89,32 +89,22 @@ pub(crate) fn model(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
     Ok(fields.string("model")?.filter(|model| !model.is_empty()).map(str::to_owned))
 }
 
-fn prompts(fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
+/// Reads one prompt or several.
+pub(crate) fn prompts(fields: &Fields<'_>, name: &str) -> Result<Vec<Prompt>, ApiError> {
     const KINDS: &str = "a string, a list of strings, a list of token ids, or a list of such lists";
-    let prompts = match fields.get("prompt") {
+    let prompts = match fields.get(name) {
         None => {
-            return Err(ApiError::malformed("prompt", format!("prompt is missing; send {KINDS}")));
+            return Err(ApiError::malformed(name, format!("{name} is missing; send {KINDS}")));
         }
         Some(Value::String(text)) => vec![Prompt::Text(text.clone())],
         Some(Value::Array(items)) if items.first().is_some_and(Value::is_number) => {
-            vec![Prompt::Tokens(token_ids("prompt", items)?)]
+            vec![Prompt::Tokens(token_ids(name, items)?)]
         }
-        Some(Value::Array(items)) => items
-            .iter()
-            .enumerate()
-            .map(|(i, item)| match item {
-                Value::String(text) => Ok(Prompt::Text(text.clone())),
-                Value::Array(ids) => Ok(Prompt::Tokens(token_ids(&format!("prompt[{i}]"), ids)?)),
-                other => Err(ApiError::malformed(
-                    &format!("prompt[{i}]"),
-                    format!(
-                        "prompt[{i}] must be a string or a list of token ids, got {}",
-                        shown(other)
-                    ),
-                )),
-            })
-            .collect::<Result<_, _>>()?,
-        Some(other) => return Err(fields.wrong("prompt", KINDS, other)),
+        Some(Value::Array(items)) => {
+            let prompt = |(i, item)| prompt(&format!("{name}[{i}]"), item);
+            items.iter().enumerate().map(prompt).collect::<Result<_, _>>()?
+        }
+        Some(other) => return Err(fields.wrong(name, KINDS, other)),
     };
     let has_empty = prompts.iter().any(|prompt| match prompt {
         // What an empty text becomes is the tokenizer's to say.
@@ -122,13 +112,23 @@ fn prompts(fields: &Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
         Prompt::Tokens(ids) => ids.is_empty(),
     });
     match prompts.len() {
-        0 => Err(ApiError::invalid("prompt", "prompt must not be empty")),
-        _ if has_empty => Err(ApiError::invalid("prompt", "prompt must not hold an empty list")),
+        0 => Err(ApiError::invalid(name, format!("{name} must not be empty"))),
+        _ if has_empty => {
+            Err(ApiError::invalid(name, format!("{name} must not hold an empty list")))
+        }
         len if len > MAX_PROMPTS => Err(ApiError::invalid(
-            "prompt",
-            format!("prompt takes at most {MAX_PROMPTS} prompts, got {len}"),
+            name,
+            format!("{name} takes at most {MAX_PROMPTS} prompts, got {len}"),
         )),
         _ => Ok(prompts),
+    }
+}
+
+fn prompt(path: &str, item: &Value) -> Result<Prompt, ApiError> {
+    match item {
+        Value::String(text) => Ok(Prompt::Text(text.clone())),
+        Value::Array(ids) => Ok(Prompt::Tokens(token_ids(path, ids)?)),
+        other => Err(wrong(path, "a string or a list of token ids", Some(other))),
     }
 }
 
