@@ -1,4 +1,4 @@
-//! The one error that clients see, in the shapes of both dialects.
+//! The one error that clients see, in the shapes of all dialects.
 
 use serde_json::{Value, json};
 
@@ -98,6 +98,22 @@ impl ApiError {
         }})
     }
 
+    /// Anthropic's `{"type": "error", "error": {type, message}}`.
+    #[must_use]
+    pub fn anthropic_body(&self) -> Value {
+        let kind = match self.status {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        };
+        json!({"type": "error", "error": {"type": kind, "message": self.message}})
+    }
+
     /// `/generate`'s `{"error": "…"}`.
     #[must_use]
     pub fn generate_body(&self) -> Value {
@@ -174,6 +190,13 @@ mod tests {
         );
         assert_eq!(error.generate_body().to_string(), r#"{"error":"n must be 1"}"#);
         assert_eq!(ApiError::malformed("", "x").param.as_deref(), Some("body"));
+        let kind = |error: ApiError| error.anthropic_body()["error"]["type"].clone();
+        assert_eq!(kind(error), "invalid_request_error");
+        assert_eq!(kind(ApiError::missing_model(&["m"])), "invalid_request_error");
+        assert_eq!(kind(ApiError::unknown_model("m", &["m"])), "not_found_error");
+        assert_eq!(kind(ApiError::too_large("x")), "request_too_large");
+        assert_eq!(kind(ApiError::unavailable("x")), "overloaded_error");
+        assert_eq!(kind(ApiError::timeout("x")), "api_error");
     }
 
     #[test]

@@ -102,7 +102,8 @@ pub(crate) fn truncation(fields: &Fields<'_>) -> Result<Option<Truncation>, ApiE
     }
 }
 
-fn cache_salt(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+/// Reads `cache_salt`.
+pub(crate) fn cache_salt(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
     let Some(salt) = fields.string("cache_salt")? else { return Ok(None) };
     if salt.is_empty() || salt.len() > MAX_SALT_BYTES || salt.contains(['@', '/', '\\', '\0']) {
         return Err(ApiError::invalid(

@@ -6,11 +6,13 @@
 //!
 //! - [`parse_generate`]: `POST /generate`, the seeds' own route.
 //! - [`parse_completion`], [`parse_chat`]: OpenAI's routes with the common extra sampling fields.
+//! - [`parse_messages`], [`parse_count_tokens`]: Anthropic's.
 //!
 //! Unknown fields are ignored, as OpenAI clients expect. Fields that are known, would change the
 //! text, and are not carried out are refused: silence would be a wrong answer.
 #![forbid(unsafe_code)]
 
+mod anthropic;
 mod chat;
 mod completion;
 mod error;
@@ -26,6 +28,10 @@ mod system;
 mod tools;
 mod usage;
 
+pub use anthropic::{
+    ContentBlock, CountTokensResponse, MessagesHead, MessagesResponse, MessagesUsage,
+    MessagesWriter, messages_response, parse_count_tokens, parse_messages,
+};
 pub use chat::{
     ChatHead, ChatLogprobs, ChatRequest, ChatResponse, ChatWriter, chat_response, parse_chat,
 };
