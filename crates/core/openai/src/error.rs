@@ -54,6 +54,18 @@ impl ApiError {
         Self { status: 404, kind: "NotFoundError", message, param: Some("model".to_owned()) }
     }
 
+    /// No answer with this id is kept.
+    #[must_use]
+    pub fn unknown_response(id: &str) -> Self {
+        let shown: String = id.chars().take(100).collect();
+        let message = format!(
+            "the response {shown:?} is not kept here; send its items as input, and store: true to \
+             have answers kept"
+        );
+        let param = Some("response_id".to_owned());
+        Self { status: 404, kind: "NotFoundError", message, param }
+    }
+
     /// The request names no model and there are several.
     #[must_use]
     pub fn missing_model<S: AsRef<str>>(known: &[S]) -> Self {

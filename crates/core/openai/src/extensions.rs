@@ -19,7 +19,7 @@ pub enum TruncationSide {
 }
 
 /// How a prompt that is too long is cut. Without it the request is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Truncation {
     /// Tokens that stay; absent is all that the model takes.
     pub max_tokens: Option<u32>,

@@ -7,6 +7,7 @@
 //! - [`parse_generate`]: `POST /generate`, the seeds' own route.
 //! - [`parse_completion`], [`parse_chat`]: OpenAI's routes with the common extra sampling fields.
 //! - [`parse_messages`], [`parse_count_tokens`]: Anthropic's.
+//! - [`parse_responses`]: OpenAI's newer route, and a [`ResponseStore`] for its conversations.
 //!
 //! Unknown fields are ignored, as OpenAI clients expect. Fields that are known, would change the
 //! text, and are not carried out are refused: silence would be a wrong answer.
@@ -23,6 +24,7 @@ mod ids;
 mod message;
 mod models;
 mod overrides;
+mod responses;
 mod structured;
 mod system;
 mod tools;
@@ -46,6 +48,10 @@ pub use ids::CallIds;
 pub use message::{Event, EventWriter, Message, MessageEnd, MessagePiece, ToolCall};
 pub use models::{ModelCardView, ModelList};
 pub use overrides::{Overrides, SamplingDefaults, StreamOptions, fit_max_tokens};
+pub use responses::{
+    ItemOrder, ResponseShape, ResponseStore, ResponsesHead, ResponsesRequest, ResponsesWriter,
+    StoredResponse, expand_input, finished_response, parse_responses, responses_response,
+};
 pub use system::without_billing_header;
 pub use usage::{
     CompletionTokensDetails, PromptLogprob, PromptTokensDetails, TokenLogprob, TopLogprob, Usage,
