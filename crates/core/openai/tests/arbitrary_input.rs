@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value};
-use tyndall_openai::{ApiError, parse_chat, parse_completion, parse_generate};
+use tyndall_openai::{
+    ApiError, parse_chat, parse_completion, parse_count_tokens, parse_generate, parse_messages,
+    parse_responses,
+};
 use tyndall_types::protocol::GenerateDefaults;
 
 const FIELDS: &[&str] = &[
@@ -41,6 +44,41 @@ const FIELDS: &[&str] = &[
     "function",
     "arguments",
     "reasoning_effort",
+    "system",
+    "tool_use_id",
+    "thinking",
+    "budget_tokens",
+    "input_schema",
+    "input",
+    "instructions",
+    "call_id",
+    "output",
+    "name",
+    "namespace",
+    "format",
+    "reasoning",
+    "include",
+    "truncation",
+];
+
+const WORDS: &[&str] = &[
+    "user",
+    "assistant",
+    "system",
+    "text",
+    "none",
+    "auto",
+    "a",
+    "tool_use",
+    "tool_result",
+    "enabled",
+    "message",
+    "function",
+    "custom",
+    "function_call",
+    "reasoning",
+    "json_schema",
+    "allowed_tools",
 ];
 
 fn json() -> impl Strategy<Value = Value> {
@@ -52,8 +90,7 @@ fn json() -> impl Strategy<Value = Value> {
         any::<f64>().prop_map(Value::from),
         (-3i64..3).prop_map(Value::from),
         ".{0,8}".prop_map(Value::from),
-        prop::sample::select(&["user", "assistant", "text", "none", "auto", "a"][..])
-            .prop_map(Value::from),
+        prop::sample::select(WORDS).prop_map(Value::from),
     ];
     scalar.prop_recursive(4, 48, 6, |inner| {
         prop_oneof![
@@ -72,9 +109,16 @@ fn object(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Value> {
         .prop_map(|fields| Value::Object(fields.into_iter().collect::<Map<_, _>>()))
 }
 
-fn parse_all(body: &[u8]) -> [Option<ApiError>; 3] {
+fn parse_all(body: &[u8]) -> Vec<Option<ApiError>> {
     let defaults = GenerateDefaults { max_new_tokens: 16, temperature: 0.7, top_p: 0.9 };
-    [parse_generate(body, &defaults).err(), parse_completion(body).err(), parse_chat(body).err()]
+    vec![
+        parse_generate(body, &defaults).err(),
+        parse_completion(body).err(),
+        parse_chat(body).err(),
+        parse_messages(body).err(),
+        parse_count_tokens(body).err(),
+        parse_responses(body).err(),
+    ]
 }
 
 fn check(body: &[u8]) {
@@ -96,9 +140,12 @@ proptest! {
     }
 
     #[test]
-    fn any_cut_of_a_valid_body(cut in 0usize..200) {
-        let body = br#"{"messages":[{"role":"user","content":"h\u00e9"}],"prompt":"a","stop":["x"],"n":2,"seed":-5,"logit_bias":{"1":2.5},"stream":true}"#;
+    fn any_cut_of_a_valid_body(cut in 0usize..250) {
+        let body = br#"{"messages":[{"role":"user","content":"h\u00e9"}],"prompt":"a","stop":["x"],"n":2,"seed":-5,"logit_bias":{"1":2.5},"stream":true,"max_tokens":9}"#;
         check(&body[..cut.min(body.len())]);
-        prop_assert!(parse_all(body).iter().all(Option::is_none));
+        prop_assert_eq!(&parse_all(body)[..5], &vec![None; 5]);
+        let body = br#"{"input":[{"type":"reasoning","content":[{"text":"h"}]},{"role":"user","content":[{"type":"input_text","text":"h\u00e9"}]}],"tools":[{"type":"custom","name":"p"}],"text":{"format":{"type":"text"}}}"#;
+        check(&body[..cut.min(body.len())]);
+        prop_assert_eq!(&parse_all(body)[5], &None);
     }
 }
