@@ -8,6 +8,9 @@
 //! - [`parse_completion`], [`parse_chat`]: OpenAI's routes with the common extra sampling fields.
 //! - [`parse_messages`], [`parse_count_tokens`]: Anthropic's.
 //! - [`parse_responses`]: OpenAI's newer route, and a [`ResponseStore`] for its conversations.
+//! - [`parse_embeddings`], [`parse_score`], [`parse_rerank`], [`parse_classify`]: routes of models
+//!   that do not generate.
+//! - [`parse_tokenize`], [`parse_detokenize`].
 //!
 //! Unknown fields are ignored, as OpenAI clients expect. Fields that are known, would change the
 //! text, and are not carried out are refused: silence would be a wrong answer.
@@ -24,9 +27,11 @@ mod ids;
 mod message;
 mod models;
 mod overrides;
+mod pooling;
 mod responses;
 mod structured;
 mod system;
+mod tokenize;
 mod tools;
 mod usage;
 
@@ -48,11 +53,22 @@ pub use ids::CallIds;
 pub use message::{Event, EventWriter, Message, MessageEnd, MessagePiece, ToolCall};
 pub use models::{ModelCardView, ModelList};
 pub use overrides::{Overrides, SamplingDefaults, StreamOptions, fit_max_tokens};
+pub use pooling::{
+    Classification, ClassifyRequest, ClassifyResponse, Embedding, EmbeddingEncoding,
+    EmbeddingInput, EmbeddingView, EmbeddingsRequest, EmbeddingsResponse, PoolingHead,
+    PoolingOptions, RerankDocument, RerankRequest, RerankResponse, RerankResult, Score,
+    ScoreRequest, ScoreResponse, classify_response, embeddings_response, parse_classify,
+    parse_embeddings, parse_rerank, parse_score, rerank_response, score_response,
+};
 pub use responses::{
     ItemOrder, ResponseShape, ResponseStore, ResponsesHead, ResponsesRequest, ResponsesWriter,
     StoredResponse, expand_input, finished_response, parse_responses, responses_response,
 };
 pub use system::without_billing_header;
+pub use tokenize::{
+    DetokenizeRequest, DetokenizeResponse, TokenizeInput, TokenizeRequest, TokenizeResponse,
+    parse_detokenize, parse_tokenize,
+};
 pub use usage::{
     CompletionTokensDetails, PromptLogprob, PromptTokensDetails, TokenLogprob, TopLogprob, Usage,
     floor_logprob,

@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 use tyndall_openai::{
-    ApiError, parse_chat, parse_completion, parse_count_tokens, parse_generate, parse_messages,
-    parse_responses,
+    ApiError, parse_chat, parse_classify, parse_completion, parse_count_tokens, parse_detokenize,
+    parse_embeddings, parse_generate, parse_messages, parse_rerank, parse_responses, parse_score,
+    parse_tokenize,
 };
 use tyndall_types::protocol::GenerateDefaults;
 
@@ -59,6 +60,12 @@ const FIELDS: &[&str] = &[
     "reasoning",
     "include",
     "truncation",
+    "queries",
+    "documents",
+    "query",
+    "tokens",
+    "truncate_prompt_tokens",
+    "encoding_format",
 ];
 
 const WORDS: &[&str] = &[
@@ -118,6 +125,12 @@ fn parse_all(body: &[u8]) -> Vec<Option<ApiError>> {
         parse_messages(body).err(),
         parse_count_tokens(body).err(),
         parse_responses(body).err(),
+        parse_embeddings(body).err(),
+        parse_score(body).err(),
+        parse_rerank(body).err(),
+        parse_classify(body).err(),
+        parse_tokenize(body).err(),
+        parse_detokenize(body).err(),
     ]
 }
 

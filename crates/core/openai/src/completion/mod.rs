@@ -4,7 +4,7 @@ mod request;
 mod response;
 mod writer;
 
-pub(crate) use request::model;
 pub use request::{CompletionRequest, Prompt, parse_completion};
+pub(crate) use request::{model, prompts};
 pub use response::{CompletionChoice, CompletionLogprobs, CompletionResponse};
 pub use writer::{CompletionHead, CompletionWriter, PromptDetails, completion_response};

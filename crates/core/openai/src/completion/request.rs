@@ -90,7 +90,7 @@ pub(crate) fn model(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
 }
 
 /// Reads one prompt or several.
-fn prompts(fields: &Fields<'_>, name: &str) -> Result<Vec<Prompt>, ApiError> {
+pub(crate) fn prompts(fields: &Fields<'_>, name: &str) -> Result<Vec<Prompt>, ApiError> {
     const KINDS: &str = "a string, a list of strings, a list of token ids, or a list of such lists";
     let prompts = match fields.get(name) {
         None => {
