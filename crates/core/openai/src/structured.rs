@@ -221,6 +221,29 @@ mod tests {
             json!({"structured_outputs": {"choice": ["a"]}}),
             Some(StructuredOutput::Choice(vec!["a".to_owned()])),
         );
+        let tag = json!({"structures": [{"begin": "<f>", "schema": {}, "end": "</f>"}], "triggers": ["<f"]});
+        let mut format = tag.clone();
+        format["type"] = "structural_tag".into();
+        let by_format = of(&json!({"response_format": format})).unwrap();
+        assert!(matches!(by_format, Some(StructuredOutput::StructuralTag { .. })));
+        check(json!({"structured_outputs": {"structural_tag": tag}}), by_format);
+    }
+
+    #[test]
+    fn wrong_forms_are_named() {
+        let check = |body: Value, part: &str| {
+            let error = of(&body).unwrap_err();
+            assert!(error.status == 400 && error.message.contains(part), "{}", error.message);
+        };
+        check(json!({"response_format": {}}), "response_format.type must be text, json_object");
+        check(json!({"response_format": "json"}), "response_format must be an object");
+        check(json!({"response_format": {"type": "json_schema"}}), "json_schema must be {\"name\"");
+        check(json!({"structured_outputs": {}}), "needs one of json, regex");
+        check(json!({"structured_outputs": {"json": {}, "regex": "a"}}), "got json and regex");
+        check(json!({"structured_outputs": {"json_object": false}}), "json_object must be true");
+        check(json!({"structured_outputs": {"choice": []}}), "at least one string");
+        check(json!({"guided_json": "{"}), "guided_json must be a JSON schema");
+        check(json!({"guided_json": {}, "guided_regex": "a"}), "exclude each other");
         check(json!({"structured_outputs": {"structural_tag": {}}}), "structural_tag: ");
     }
 }

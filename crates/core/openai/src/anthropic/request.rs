@@ -4,7 +4,7 @@ use super::messages;
 use crate::chat::{reasoning_effort, template_kwargs};
 use crate::completion::model;
 use crate::fields::{Fields, Numbers, object, shown, wrong};
-use crate::structured::json_schema;
+use crate::structured::{Style, json_schema};
 use crate::{ApiError, ChatRequest, Extensions, Overrides, overrides, tools};
 use serde_json::{Map, Value};
 use tyndall_types::{StructuredOutput, Tool, ToolChoice};
@@ -201,7 +201,7 @@ fn structured(fields: &Fields<'_>) -> Result<Option<StructuredOutput>, ApiError>
             return Err(wrong(&format!("{path}.type"), "\"json_schema\"", kind));
         }
         let schema = object.get("schema").unwrap_or(&Value::Null);
-        json_schema(&format!("{path}.schema"), schema, false).map(Some)
+        json_schema(&format!("{path}.schema"), schema, Style::default()).map(Some)
     };
     let nested = config.map(|config| Fields::nested(config, "output_config.", Numbers::Strict));
     let new = nested.map(|nested| nested.object("format")).transpose()?.flatten();
@@ -323,7 +323,7 @@ mod tests {
             Value::from(request.template_kwargs),
             json!({"enable_thinking": true, "reasoning_effort": "high"})
         );
-        let schema = StructuredOutput::Json { schema: json!({}), compact: false };
+        let schema = StructuredOutput::Json { schema: json!({}), compact: false, closed: false };
         assert_eq!(request.extensions.structured, Some(schema.clone()));
         let older = with(json!({"output_format": {"type": "json_schema", "schema": {}}})).unwrap();
         assert_eq!(older.extensions.structured, Some(schema));

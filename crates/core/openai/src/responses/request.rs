@@ -7,7 +7,7 @@ use crate::chat::{reasoning_effort, template_kwargs};
 use crate::completion::model;
 use crate::fields::{Fields, Numbers, object, wrong};
 use crate::overrides::num_logprobs;
-use crate::structured::json_schema;
+use crate::structured::{Style, json_schema};
 use crate::{ApiError, ChatRequest, Extensions, Overrides, StreamOptions, Truncation};
 use serde_json::{Map, Value, json};
 use tyndall_types::StructuredOutput;
@@ -155,7 +155,7 @@ fn text_format(fields: &Fields<'_>) -> Result<Option<StructuredOutput>, ApiError
         Some("json_object") => Ok(Some(StructuredOutput::JsonObject)),
         Some("json_schema") => {
             let schema = format.get("schema").unwrap_or(&Value::Null);
-            json_schema("text.format.schema", schema, false).map(Some)
+            json_schema("text.format.schema", schema, Style::default()).map(Some)
         }
         _ => {
             let kind = format.get("type");
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!((overrides.n, overrides.seed), (1, Some(3)));
         assert_eq!((&chat.tool_choice, chat.parallel_tool_calls), (&ToolChoice::Auto, false));
         assert_eq!(chat.extensions.truncation, Some(Truncation::default()));
-        let schema = StructuredOutput::Json { schema: json!({}), compact: false };
+        let schema = StructuredOutput::Json { schema: json!({}), compact: false, closed: false };
         assert_eq!(
             (&chat.extensions.structured, chat.extensions.token_ids),
             (&Some(schema), false)
