@@ -4,7 +4,7 @@ use crate::job::Job;
 use crate::phases::{Awaited, PhaseClock};
 use crate::ready::Ready;
 use crate::timing::{SERVER_TIMING, Submitted};
-use crate::{chat, completion, generate};
+use crate::{chat, completion, generate, messages, responses, tokenize};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -18,6 +18,35 @@ use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaSta
 
 /// Largest request body; the proxy's bound is the same.
 const MAX_BODY_BYTES: usize = 32 << 20;
+
+/// What a model is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Generate,
+    Completions,
+    Chat,
+    Responses,
+    Messages,
+    CountTokens,
+    Tokenize,
+    Detokenize,
+}
+
+impl Route {
+    fn of(path: &str) -> Option<Self> {
+        Some(match path {
+            "/generate" => Self::Generate,
+            "/v1/completions" => Self::Completions,
+            "/v1/chat/completions" => Self::Chat,
+            "/v1/responses" => Self::Responses,
+            "/v1/messages" => Self::Messages,
+            "/v1/messages/count_tokens" => Self::CountTokens,
+            "/tokenize" => Self::Tokenize,
+            "/detokenize" => Self::Detokenize,
+            _ => return None,
+        })
+    }
+}
 
 /// Where the replica is in its life.
 #[derive(Clone)]
@@ -98,9 +127,13 @@ impl Handler for App {
             (&Method::GET, ALIVE_PATH) => empty(StatusCode::NO_CONTENT),
             (&Method::GET, "/-/metrics") => self.metrics(),
             (&Method::POST, "/-/reconfigure") => reconfigured(request).await,
-            (&Method::POST, "/generate" | "/v1/completions" | "/v1/chat/completions") => {
-                self.answer(&path, request).await.unwrap_or_else(|failure| refused(&path, failure))
-            }
+            (&Method::POST, path) => match Route::of(path) {
+                Some(route) => {
+                    let answered = self.answer(route, request).await;
+                    answered.unwrap_or_else(|failure| refused(route, failure))
+                }
+                None => empty(StatusCode::NOT_FOUND),
+            },
             _ => empty(StatusCode::NOT_FOUND),
         }
     }
@@ -160,7 +193,7 @@ impl App {
 
     async fn answer(
         &self,
-        path: &str,
+        route: Route,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Failure> {
         let running = match &*self.phase.borrow() {
@@ -177,10 +210,15 @@ impl App {
             BodyError::Broken(_) => ApiError::malformed("", e.to_string()),
         })?;
         let asked = Asked { id, body, ongoing, awaited };
-        match path {
-            "/generate" => generate::answer(&ready, asked).await,
-            "/v1/completions" => completion::answer(&ready, asked).await,
-            _ => chat::answer(&ready, asked).await,
+        match route {
+            Route::Generate => generate::answer(&ready, asked).await,
+            Route::Completions => completion::answer(&ready, asked).await,
+            Route::Chat => chat::answer(&ready, asked).await,
+            Route::Responses => responses::answer(&ready, asked).await,
+            Route::Messages => messages::answer(&ready, asked).await,
+            Route::CountTokens => messages::count(&ready, asked).await,
+            Route::Tokenize => tokenize::tokenize(&ready, asked).await,
+            Route::Detokenize => tokenize::detokenize(&ready, asked).await,
         }
     }
 }
@@ -199,7 +237,7 @@ fn request_id(request: &Request<Incoming>) -> RequestId {
     RequestId::new(sent.unwrap_or("unnamed"))
 }
 
-fn refused(path: &str, failure: Failure) -> Response<Body> {
+fn refused(route: Route, failure: Failure) -> Response<Body> {
     let (error, not_started) = match failure {
         Failure::Api(error) => (error, None),
         Failure::NotStarted(reason) => {
@@ -208,10 +246,14 @@ fn refused(path: &str, failure: Failure) -> Response<Body> {
         }
     };
     if error.status >= 500 && not_started.is_none() {
-        tracing::error!(path, %error, "a request failed");
+        tracing::error!(?route, %error, "a request failed");
     }
     let status = StatusCode::from_u16(error.status).expect("api errors have statuses");
-    let body = if path == "/generate" { error.generate_body() } else { error.openai_body() };
+    let body = match route {
+        Route::Generate => error.generate_body(),
+        Route::Messages | Route::CountTokens => error.anthropic_body(),
+        _ => error.openai_body(),
+    };
     let mut response = json_response(status, &body);
     if let Some(reason) = not_started {
         response.headers_mut().insert(HEADER_NOT_STARTED, HeaderValue::from_static(reason));

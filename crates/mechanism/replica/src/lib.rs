@@ -27,12 +27,15 @@ mod life;
 mod load;
 mod logprobs;
 mod message;
+mod messages;
 mod phases;
 mod ready;
 mod report;
+mod responses;
 mod structure;
 mod text_stream;
 mod timing;
+mod tokenize;
 
 #[cfg(test)]
 mod tests;
