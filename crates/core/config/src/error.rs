@@ -27,6 +27,14 @@ pub enum ConfigError {
         /// The address.
         host: String,
     },
+    /// Any site could do what its visitors may.
+    #[error(
+        "{from} with every origin let in would let any site act with the logins of its visitors"
+    )]
+    CredentialsForAll {
+        /// The flag or variable.
+        from: &'static str,
+    },
     /// Two listeners want one port.
     #[error("the public and the admin listener both want port {port}")]
     SamePort {
@@ -67,6 +75,9 @@ impl ConfigError {
             Self::UnknownSetting { .. } => Some("see `tyndall run --help`"),
             Self::Exposed { .. } => {
                 Some("keep 127.0.0.1, or add --insecure if the network is trusted")
+            }
+            Self::CredentialsForAll { .. } => {
+                Some("name the sites in --cors-origins, or leave --cors-credentials out")
             }
             Self::SamePort { .. } => Some("choose another --port or --admin-port; 0 takes any"),
             Self::NoGpu { .. } => Some("unset NUM_GPUS_PER_REPLICA, or set it to 0"),

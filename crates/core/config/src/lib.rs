@@ -8,6 +8,7 @@
 //! handed in.
 #![forbid(unsafe_code)]
 
+mod cors;
 mod error;
 pub mod file;
 mod origin;

@@ -1,5 +1,6 @@
 //! Raw values to a complete, checked configuration of `tyndall run`.
 
+use crate::cors::cors;
 use crate::error::ConfigError;
 use crate::origin::{Effective, Environment, Origin, RawSettings, Reader, Sourced};
 use crate::parse;
@@ -12,7 +13,7 @@ use tyndall_types::protocol::{
     AutoscalingConfig, ChatConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization,
     Workload,
 };
-use tyndall_types::{DeploymentId, DeploymentName};
+use tyndall_types::{CorsConfig, DeploymentId, DeploymentName};
 
 /// Replicas on one machine beyond which a number is a typing error.
 const MAX_REPLICAS: u32 = 1000;
@@ -30,6 +31,8 @@ pub struct RunConfig {
     pub name: Option<DeploymentName>,
     /// Where it listens.
     pub network: Network,
+    /// Which pages of other origins may use it; absent is none.
+    pub cors: Option<CorsConfig>,
     /// How many replicas, when.
     pub scaling: Scaling,
     /// How much may wait, how long.
@@ -130,6 +133,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
     let name = reader.read_optional("name", |text| {
         DeploymentName::new(text).map_err(|_| NAME_ACCEPTED.to_owned())
     })?;
+    let cors = cors(&mut reader)?;
     let (mut scaling, is_auto) = scaling(&mut reader)?;
     let limits = limits(&mut reader)?;
     let model = model(&mut reader)?;
@@ -146,6 +150,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
         target,
         name,
         network,
+        cors,
         scaling,
         limits,
         model,
@@ -341,7 +346,7 @@ pub(crate) fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-fn from(key: &str, origin: Origin) -> &'static str {
+pub(crate) fn from(key: &str, origin: Origin) -> &'static str {
     crate::origin::from(setting(key).expect("keys in this crate are in the table"), origin)
 }
 

@@ -5,6 +5,8 @@
 pub enum Group {
     /// Where it listens, what it is called.
     Serving,
+    /// Which pages of other origins may use it.
+    Browsers,
     /// How many replicas, when.
     Scaling,
     /// How much may wait, how long.
@@ -23,6 +25,7 @@ impl Group {
     pub fn heading(self) -> &'static str {
         match self {
             Self::Serving => "Serving",
+            Self::Browsers => "Pages of other origins",
             Self::Scaling => "Scaling",
             Self::Limits => "Limits",
             Self::Model => "Model",
@@ -103,6 +106,18 @@ settings! {
             "Public model id; else the Hugging Face id or the directory's name";
         insecure "--insecure" "TYNDALL_INSECURE", "" "",
             "Allow addresses that other machines can reach";
+    }
+    Browsers: {
+        cors_origins "--cors-origins" "TYNDALL_CORS_ORIGINS", "" "ORIGINS",
+            "Origins whose pages may use the routes of models, such as https://a.example,http://localhost:3000; * is every one. None by default: any page that somebody opens could otherwise use a server on loopback";
+        cors_methods "--cors-methods" "TYNDALL_CORS_METHODS", "*" "METHODS",
+            "Methods that they may use, such as GET,POST; * is every one";
+        cors_headers "--cors-headers" "TYNDALL_CORS_HEADERS", "*" "HEADERS",
+            "Headers that they may send, such as authorization,content-type; * is every one";
+        cors_credentials "--cors-credentials" "TYNDALL_CORS_CREDENTIALS", "" "",
+            "Let their requests carry cookies and logins of the browser; wants origins by name";
+        cors_max_age "--cors-max-age" "TYNDALL_CORS_MAX_AGE", "600" "SECONDS",
+            "How long a browser may keep what it was told before a request; browsers have bounds of their own, such as 2 h";
     }
     Scaling: {
         min_replicas "--min-replicas" "TYNDALL_MIN_REPLICAS" = "MIN_REPLICAS", "0" "N",

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod causes;
+mod cors;
 mod ids;
 mod message;
 pub mod protocol;
@@ -11,6 +12,7 @@ mod sampling;
 mod status;
 
 pub use causes::with_causes;
+pub use cors::{Allowed, CorsConfig};
 pub use ids::{ApplicationName, DeploymentId, DeploymentName, IdError, ReplicaId, RequestId};
 pub use message::{Format, MessageDelta, Structure, StructuredOutput, Tag, Tool, ToolChoice};
 pub use sampling::{FinishReason, RepetitionDetection, SamplingParams, StopReason};
