@@ -321,6 +321,9 @@ pub(crate) enum RoleArgs {
         /// Seconds for running requests after SIGTERM
         #[arg(long, default_value_t = 20.0)]
         drain_s: f64,
+        /// Which pages of other origins may use it, as JSON
+        #[arg(long)]
+        cors: Option<String>,
     },
     /// Runs a model
     Replica {
@@ -388,7 +391,9 @@ impl Scope for Hosting {
     fn has(row: &Setting) -> bool {
         let network = ["host", "port", "admin_host", "admin_port", "insecure"];
         let limits = ["request_timeout", "graceful_timeout"];
-        row.group == Group::Process || network.contains(&row.key) || limits.contains(&row.key)
+        [Group::Browsers, Group::Process].contains(&row.group)
+            || network.contains(&row.key)
+            || limits.contains(&row.key)
     }
 }
 
@@ -457,10 +462,14 @@ fn arg(row: &'static Setting) -> Arg {
         return arg.value_name(row.value_name).help_heading(None);
     }
     let arg = arg.long(row.flag.trim_start_matches('-'));
-    // Ray's names of the same.
+    // Ray's and vLLM's names of the same.
     let arg = match row.key {
         "host" => arg.alias("http-host"),
         "port" => arg.alias("http-port"),
+        "cors_origins" => arg.alias("allowed-origins"),
+        "cors_methods" => arg.alias("allowed-methods"),
+        "cors_headers" => arg.alias("allowed-headers"),
+        "cors_credentials" => arg.alias("allow-credentials"),
         _ => arg,
     };
     if row.is_switch() {

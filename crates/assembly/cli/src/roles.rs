@@ -45,14 +45,20 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
             let memory_bytes = memory_bytes.or_else(available_memory_bytes).unwrap_or(0);
             commands::build::role(Machine { memory_bytes, request_timeout_s }, env)
         }
-        RoleArgs::Proxy { common, id, drain_s } => {
+        RoleArgs::Proxy { common, id, drain_s, cors } => {
             prepare(&id, &common, &config)?;
+            let cors = cors
+                .as_deref()
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|error| Failure::new(format!("--cors is not as expected: {error}")))?;
             block_on(&mut proxy_threads(), async {
                 let options = ProxyOptions {
                     runtime_dir: RuntimeDir(common.runtime_dir),
                     id,
                     listener: listener()?,
                     drain: Duration::try_from_secs_f64(drain_s).map_err(|error| log(&error))?,
+                    cors,
                 };
                 tyndall_proxy::run(options).await.map_err(|error| log(&error))
             })

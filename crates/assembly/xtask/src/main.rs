@@ -24,12 +24,14 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Everything: the checks, every Rust test, the Python clients, the code blocks of the README and the guide.
+    /// Everything: the checks, every Rust test, the Python clients, the chat page in a browser, the code blocks of the README and the guide.
     Test,
     /// Format, lints, and the repository's own rules. Runs no test and needs no Python.
     Check,
     /// The end-to-end tests with unmodified Python clients.
     Python,
+    /// The tests of the chat page in headless Chromium; skipped where there is none.
+    Browser,
     /// Runs the code blocks of the README and the guide.
     Readme,
 }
@@ -43,16 +45,18 @@ fn main() -> Result<()> {
         Step::new("licences", || none(licences::check())),
         Step::new("lints", || none(cargo(LINTS))),
     ];
-    let python = Step::new("python clients", python::test);
+    let python = Step::new("python clients", python::clients);
+    let browser = Step::new("browser", python::browser);
     let readme = Step::new("readme", || none(readme::run()));
     match Args::parse().task {
         Task::Check => run_all(checks),
         Task::Python => run_all([python]),
+        Task::Browser => run_all([browser]),
         Task::Readme => run_all([readme]),
         Task::Test => {
             let rust =
                 Step::new("rust tests", || tests(Command::new(env!("CARGO")).args(RUST_TESTS)));
-            run_all(checks.into_iter().chain([rust, python, readme]))
+            run_all(checks.into_iter().chain([rust, python, browser, readme]))
         }
     }
 }

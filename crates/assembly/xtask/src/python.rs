@@ -1,19 +1,36 @@
-//! Tests with unmodified Python clients, in an environment of their own under `target/`.
+//! Tests in Python, with unmodified clients and with a browser, in an environment of their own under
+//! `target/`.
 
 use crate::metadata;
-use crate::steps::{cargo, command, tests};
+use crate::steps::{cargo, command, say, tests};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::Command;
 
+/// The client tests.
+pub(crate) fn clients() -> Result<usize> {
+    pytest("tests/python")
+}
+
+/// The tests of the chat page, where there is a Chromium to open it with.
+pub(crate) fn browser() -> Result<usize> {
+    let found = Command::new(environment()?).arg("tests/browser/chromium.py").output()?;
+    if !found.status.success() {
+        let why = String::from_utf8_lossy(&found.stderr);
+        say(&format!("SKIPPED the tests of the chat page: {}", why.trim()));
+        return Ok(0);
+    }
+    pytest("tests/browser")
+}
+
 /// Builds the binary, makes the environment, runs pytest.
-pub(crate) fn test() -> Result<usize> {
+fn pytest(folder: &str) -> Result<usize> {
     cargo(&["build", "--quiet", "--package", "tyndall-cli"])?;
     let root = metadata::root();
     let binary = root.join("target/debug/tyndall");
     tests(
         Command::new(environment()?)
-            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/python"])
+            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", folder])
             .env("TYNDALL_BIN", binary)
             .env("PYTHONDONTWRITEBYTECODE", "1"),
     )

@@ -62,8 +62,9 @@ fn passed_in(line: &str) -> usize {
     count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
+/// Prints a line of a task's output.
 #[expect(clippy::print_stdout, reason = "the output of tests is what the task is for")]
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     println!("{line}");
 }
 

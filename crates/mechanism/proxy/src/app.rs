@@ -1,6 +1,8 @@
 //! Requests to their answers.
 
 use crate::body::{ObservedBody, Observer};
+use crate::chat;
+use crate::cors::Cors;
 use crate::forward::{Asked, forward};
 use crate::pages;
 use crate::program;
@@ -29,6 +31,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(crate) struct App {
     shared: Arc<Shared>,
+    cors: Arc<Cors>,
 }
 
 impl Handler for App {
@@ -49,10 +52,14 @@ impl Handler for App {
             started,
             status: 499,
         });
-        let mut response = match early {
-            Some(error) => Failed::from(error).into_response(target.dialect()),
-            None => self.answer(target, request, &id).await,
+        let judge = |_| self.cors.judge(request.method(), request.headers());
+        let verdict = target.is_of_models().then_some(()).map(judge).unwrap_or_default();
+        let mut response = match (early, verdict.preflight) {
+            (_, Some(answer)) => answer,
+            (Some(error), None) => Failed::from(error).into_response(target.dialect()),
+            (None, None) => self.answer(target, request, &id).await,
         };
+        response.headers_mut().extend(verdict.headers);
         response.headers_mut().insert(REQUEST_ID, id);
         if let Some(observer) = &mut observer {
             observer.status = response.status().as_u16();
@@ -62,8 +69,8 @@ impl Handler for App {
 }
 
 impl App {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(crate) fn new(shared: Arc<Shared>, cors: Cors) -> Self {
+        Self { shared, cors: Arc::new(cors) }
     }
 
     async fn answer(
@@ -83,6 +90,10 @@ impl App {
             Target::Program(mount) => program::forward(&self.shared, &mount, request, id)
                 .await
                 .unwrap_or_else(|failed| failed.into_response(Dialect::Text)),
+            Target::ChatPage if !allows(&chat::METHOD, request.method()) => {
+                method_not_allowed(&chat::METHOD)
+            }
+            Target::ChatPage => chat::page(),
             Target::UnknownRoute => not_found(),
             Target::Nowhere => no_path(request.uri().path()),
         }

@@ -10,6 +10,8 @@
 mod answer;
 mod app;
 mod body;
+mod chat;
+mod cors;
 mod forward;
 mod headers;
 mod pages;
@@ -24,12 +26,14 @@ mod timing;
 mod tests;
 
 use app::App;
+use cors::Cors;
 use shared::Shared;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tyndall_transport::{Client, Listener, ServeOptions, serve};
+use tyndall_types::CorsConfig;
 use tyndall_types::protocol::RuntimeDir;
 
 /// When the drain time is over, what is left is told so; clients have it by then.
@@ -46,6 +50,8 @@ pub struct ProxyOptions {
     pub listener: Listener,
     /// How long requests may go on after SIGTERM.
     pub drain: Duration,
+    /// Which pages of other origins may use the routes of models; absent is none.
+    pub cors: Option<CorsConfig>,
 }
 
 /// Why a proxy does not run.
@@ -88,7 +94,7 @@ pub async fn run(options: ProxyOptions) -> Result<(), ProxyError> {
 pub async fn run_until(options: ProxyOptions, shutdown: impl Future<Output = ()>) {
     let controller = Client::unix(options.runtime_dir.controller_socket());
     let shared = Arc::new(Shared::new(controller, options.id));
-    let app = App::new(shared.clone());
+    let app = App::new(shared.clone(), Cors(options.cors));
     let drain = options.drain.saturating_add(LAST_WORDS);
     let serve_options = ServeOptions { drain, ..ServeOptions::default() };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -5,7 +5,9 @@
 //! 3. A path belongs to the application with the longest route prefix that matches. A program gets
 //!    the request as it is; for models their routes lie below the prefix.
 //! 4. Where no application is mounted, the routes of all models are found at the root.
+//! 5. `/` itself is the chat page, where there is a model and no program has the root.
 
+use crate::chat;
 use crate::reply::Dialect;
 use http::Method;
 use tyndall_router::{Mount, Router, Scope};
@@ -19,6 +21,8 @@ pub(crate) enum Target<'a> {
     Models(Route<'a>, Scope),
     /// A program.
     Program(Mount),
+    /// The chat page.
+    ChatPage,
     /// Nothing, among the routes of models.
     UnknownRoute,
     /// Nothing.
@@ -54,6 +58,9 @@ impl<'a> Target<'a> {
         if path.starts_with("/-/") {
             return NodePage::of(path).map_or(Self::Nowhere, Self::Node);
         }
+        if chat::is_shown(path, router) {
+            return Self::ChatPage;
+        }
         let route = Route::of(path);
         let is_program = |mount: &Mount| mount.ingress.route().model.is_none();
         if let Some(page) = route.filter(|route| route.is_of_node())
@@ -81,10 +88,15 @@ impl<'a> Target<'a> {
     /// Whether it may be another one when the first route table has come.
     pub(crate) fn needs_table(&self) -> bool {
         match self {
-            Self::Node(_) => false,
+            Self::Node(_) | Self::ChatPage => false,
             Self::Models(route, _) => !(route.is_of_node() || *route == Route::Healthz),
             Self::Program(_) | Self::UnknownRoute | Self::Nowhere => true,
         }
+    }
+
+    /// Whether it is a route of models, were it one that there is not.
+    pub(crate) fn is_of_models(&self) -> bool {
+        matches!(self, Self::Models(..) | Self::UnknownRoute)
     }
 
     /// In whose words errors are told.
@@ -92,14 +104,14 @@ impl<'a> Target<'a> {
         match self {
             Self::Models(route, _) => route.dialect(),
             Self::UnknownRoute => Dialect::OpenAi,
-            Self::Node(_) | Self::Program(_) | Self::Nowhere => Dialect::Text,
+            Self::Node(_) | Self::Program(_) | Self::ChatPage | Self::Nowhere => Dialect::Text,
         }
     }
 
     /// The name that metrics use; none for what monitors ask all the time.
     pub(crate) fn observed(&self) -> Option<&'static str> {
         match self {
-            Self::Node(_) => None,
+            Self::Node(_) | Self::ChatPage => None,
             Self::Models(route, _) => route.observed(),
             Self::Program(_) => Some("application"),
             Self::UnknownRoute | Self::Nowhere => Some("unknown"),
@@ -207,6 +219,7 @@ mod tests {
                 Target::Models(route, Scope::Everywhere) => format!("{route:?}"),
                 Target::Models(route, Scope::Prefix(prefix)) => format!("{route:?} of {prefix}"),
                 Target::Program(mount) => format!("program {}", mount.prefix),
+                Target::ChatPage => "chat page".to_owned(),
                 Target::UnknownRoute => "unknown".to_owned(),
                 Target::Nowhere => "nowhere".to_owned(),
             };
@@ -239,7 +252,7 @@ mod tests {
                 ("/generate", "Generate of /"),
                 ("/v1/models/org/name", "Model(\"org/name\") of /"),
                 ("/healthz", "Healthz of /"),
-                ("/", "unknown"),
+                ("/", "chat page"),
                 ("/v1/models/", "unknown"),
                 ("/generate/", "unknown"),
                 ("/v1", "unknown"),
@@ -287,10 +300,14 @@ mod tests {
                 ("/v1/x", "unknown"),
                 ("/v1", "nowhere"),
                 ("/x", "nowhere"),
-                ("/", "nowhere"),
+                ("/", "chat page"),
             ],
         );
+        check(&mounted[1..], &[("/", "nowhere")]);
         check(&[], &NODE);
-        check(&[], &[("/generate", "Generate"), ("*", "nowhere"), ("", "nowhere")]);
+        check(
+            &[],
+            &[("/generate", "Generate"), ("/", "nowhere"), ("*", "nowhere"), ("", "nowhere")],
+        );
     }
 }

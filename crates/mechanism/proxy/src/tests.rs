@@ -1,5 +1,6 @@
 //! A whole proxy over real sockets, between a fake controller and fake replicas.
 
+mod browsers;
 mod fakes;
 mod programs;
 

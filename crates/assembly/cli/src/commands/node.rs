@@ -86,7 +86,7 @@ impl Node {
             state_dir: config.state_dir.clone(),
             drain: Duration::from_secs_f64(drain_s),
             controller_args: self.controller_args(config, extras)?,
-            proxy_args: vec!["--drain-s".to_owned(), drain_s.to_string()],
+            proxy_args: proxy_args(config),
             public: self.public,
             admin: self.admin,
         };
@@ -142,6 +142,15 @@ impl Node {
         }
         Ok(args)
     }
+}
+
+fn proxy_args(config: &RunConfig) -> Vec<String> {
+    let mut args = vec!["--drain-s".to_owned(), config.limits.graceful_timeout_s.to_string()];
+    if let Some(cors) = &config.cors {
+        let cors = serde_json::to_string(cors).expect("texts and numbers are JSON");
+        args.extend(["--cors".to_owned(), cors]);
+    }
+    args
 }
 
 /// The server's processes read their log settings in the environment; these are those that flags gave.

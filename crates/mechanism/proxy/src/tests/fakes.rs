@@ -23,7 +23,7 @@ use tyndall_types::protocol::{
     Backpressure, DemandReport, DeploymentRoute, GenerateDefaults, ModelRoute, ReplicaRoute,
     RouteTable, RuntimeDir,
 };
-use tyndall_types::{DeploymentId, HEADER_NOT_STARTED, ReplicaId};
+use tyndall_types::{CorsConfig, DeploymentId, HEADER_NOT_STARTED, ReplicaId};
 
 /// No wait of a test is longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -124,6 +124,10 @@ impl Node {
     }
 
     pub(super) async fn start_with_drain(drain: Duration) -> Self {
+        Self::start_with(drain, None).await
+    }
+
+    pub(super) async fn start_with(drain: Duration, cors: Option<CorsConfig>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -133,6 +137,7 @@ impl Node {
             id: "proxy-0".to_owned(),
             listener: Listener::Tcp(listener),
             drain,
+            cors,
         };
         let proxy = tokio::spawn(run_until(options, async { drop(stopped.await) }));
         let mut node = Self {
