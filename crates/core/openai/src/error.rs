@@ -1,6 +1,7 @@
 //! The one error that clients see, in the shapes of all dialects.
 
 use serde_json::{Value, json};
+use tyndall_structured_output::StructuredOutputError;
 
 /// Why a request is not answered with text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,12 @@ impl ApiError {
     #[must_use]
     pub fn unsupported(field: &str) -> Self {
         Self::invalid(field, format!("{field} is not supported yet; leave it out"))
+    }
+
+    /// What the text must be cannot be held to.
+    #[must_use]
+    pub fn structure(error: &StructuredOutputError) -> Self {
+        Self::invalid("structured_outputs", error.to_string())
     }
 
     /// No deployment serves the model; names those there are and the one nearest in spelling.

@@ -2,6 +2,7 @@
 
 use crate::body::{ObservedBody, Observer};
 use crate::chat;
+use crate::checked::checked;
 use crate::cors::Cors;
 use crate::forward::{Asked, forward};
 use crate::pages;
@@ -17,8 +18,8 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tyndall_openai::{ApiError, parse_chat, parse_completion, parse_generate};
-use tyndall_router::Scope;
+use tyndall_openai::{ApiError, parse_generate};
+use tyndall_router::{Deployment, Scope};
 use tyndall_transport::{Body, BoxError, Handler, read_body};
 
 /// Largest request body.
@@ -83,15 +84,15 @@ impl App {
             Target::Node(NodePage::Healthz) => pages::node_health(&self.shared),
             Target::Node(NodePage::Routes) => pages::routes(&self.shared),
             Target::Node(NodePage::Metrics) => pages::metrics(&self.shared).await,
-            Target::Models(route, _) if !allows(&route.method(), request.method()) => {
-                method_not_allowed(&route.method())
+            Target::Models(route, _) if !allows(route.methods(), request.method()) => {
+                method_not_allowed(route.methods())
             }
             Target::Models(route, scope) => self.models(route, &scope, request, id).await,
             Target::Program(mount) => program::forward(&self.shared, &mount, request, id)
                 .await
                 .unwrap_or_else(|failed| failed.into_response(Dialect::Text)),
-            Target::ChatPage if !allows(&chat::METHOD, request.method()) => {
-                method_not_allowed(&chat::METHOD)
+            Target::ChatPage if !allows(&[chat::METHOD], request.method()) => {
+                method_not_allowed(&[chat::METHOD])
             }
             Target::ChatPage => chat::page(),
             Target::UnknownRoute => not_found(),
@@ -107,9 +108,16 @@ impl App {
         id: &HeaderValue,
     ) -> Response<Body> {
         match route {
-            Route::Generate | Route::Completions | Route::Chat => {
-                self.call(route, scope, request, id).await
-            }
+            Route::Generate
+            | Route::Completions
+            | Route::Chat
+            | Route::Responses
+            | Route::Messages
+            | Route::CountTokens
+            | Route::Tokenize
+            | Route::Detokenize => self.call(route, scope, request, id).await,
+            Route::Response(id) => self.shared.kept.answer(id, false, &request),
+            Route::InputItems(id) => self.shared.kept.answer(id, true, &request),
             Route::Models => pages::models(&self.shared, scope),
             Route::Model(model) => pages::model(&self.shared, scope, model),
             Route::Healthz => pages::healthz(&self.shared, scope),
@@ -134,28 +142,25 @@ impl App {
             let (parts, body) = request.into_parts();
             let body = read(body).await?;
             // Checked here, before anything wakes; the replica reads it again.
-            let (deployment, path) = match route {
-                Route::Generate => {
-                    let first = self.shared.first(scope)?;
-                    let route = first.route();
-                    let model = route.model.as_ref().ok_or_else(no_model)?;
-                    parse_generate(&body, &model.generate)?;
-                    (first, "/generate")
-                }
-                Route::Completions => {
-                    let model = parse_completion(&body)?.model;
-                    (self.shared.find(scope, model.as_deref())?, "/v1/completions")
+            let (deployment, body, keep) = match route {
+                Route::Generate => (self.of_generate(scope, &body)?, body, None),
+                Route::Responses => {
+                    let (body, keep) = self.shared.kept.expand(body)?.into_parts();
+                    let model = checked(route, &body).await?;
+                    (self.shared.find(scope, model.as_deref())?, body, keep)
                 }
                 _ => {
-                    let model = parse_chat(&body)?.model;
-                    (self.shared.find(scope, model.as_deref())?, "/v1/chat/completions")
+                    let model = checked(route, &body).await?;
+                    (self.shared.find(scope, model.as_deref())?, body, None)
                 }
             };
             // As a model's replica has it, wherever the model is mounted.
-            let path = Uri::from_static(path);
+            let path = Uri::from_static(route.path());
             let request_id = id.clone();
-            let asked = Asked { path, headers: parts.headers, request_id, body, arrived };
-            forward(&self.shared, &deployment, asked).await
+            let stream = route.stream();
+            let asked = Asked { path, headers: parts.headers, request_id, body, arrived, stream };
+            let response = forward(&self.shared, &deployment, asked).await?;
+            Ok(self.shared.kept.keeping(keep, response))
         };
         let cut = async {
             self.shared.is_cut().await;
@@ -169,9 +174,21 @@ impl App {
     }
 }
 
-fn allows(allowed: &Method, method: &Method) -> bool {
+impl App {
+    /// The model that a request of `/generate` means.
+    fn of_generate(&self, scope: &Scope, body: &Bytes) -> Result<Arc<Deployment>, ApiError> {
+        let first = self.shared.first(scope)?;
+        let route = first.route();
+        let model = route.model.as_ref().ok_or_else(no_model)?;
+        parse_generate(body, &model.generate)?;
+        drop(route);
+        Ok(first)
+    }
+}
+
+fn allows(allowed: &[Method], method: &Method) -> bool {
     // HEAD is GET without the body, which the server leaves out.
-    method == allowed || (allowed == Method::GET && method == Method::HEAD)
+    allowed.contains(if method == Method::HEAD { &Method::GET } else { method })
 }
 
 /// Reads the body of a request.

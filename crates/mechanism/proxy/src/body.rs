@@ -1,5 +1,6 @@
 //! The bodies of answers: what holds the permit, and what counts.
 
+use crate::stream::EventStream;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -16,21 +17,19 @@ use tyndall_router::AnswerBody;
 use tyndall_telemetry::ProxyMetrics;
 use tyndall_transport::{Body, BoxError};
 
-/// The last event of every stream.
-const DONE: &str = "data: [DONE]\n\n";
-
 /// A replica's answer on its way to the client.
 ///
 /// The permit ends with the last byte, or when the client goes away and the body is dropped, which
 /// also closes the connection to the replica and so cancels its work.
 ///
 /// When the replica is lost midway or silent for too long, or the drain time is over, a model's
-/// event stream ends with an error event and `[DONE]`, since its status is spent; any other body is cut,
-/// so that the client cannot take it for whole. Events are passed on whole only: a torn one would spoil the error event after it.
+/// event stream ends as its API ends failed ones, since its status is spent; any other body is cut,
+/// so that the client cannot take it for whole. Events are passed on whole only: a torn one would
+/// spoil the error event after it.
 pub(crate) struct ReplicaBody {
     /// Gone when it is over, and with it the permit.
     inner: Option<AnswerBody>,
-    events: Option<BytesMut>,
+    events: Option<Events>,
     ready: VecDeque<Frame<Bytes>>,
     /// The stream's last event was passed on.
     is_done: bool,
@@ -40,12 +39,19 @@ pub(crate) struct ReplicaBody {
     served: Served,
 }
 
+/// Events on their way.
+struct Events {
+    stream: EventStream,
+    /// The beginning of an event.
+    tail: BytesMut,
+}
+
 /// Whose answer a body is, and what may end it.
 pub(crate) struct Served {
     /// What metrics call the deployment.
     pub(crate) label: Arc<str>,
-    /// Its event streams end as clients of models expect.
-    pub(crate) is_model: bool,
+    /// How its event streams end; none passes them on as they are.
+    pub(crate) stream: Option<EventStream>,
     pub(crate) metrics: Arc<ProxyMetrics>,
     /// True when everything ends.
     pub(crate) is_cut: watch::Receiver<bool>,
@@ -126,7 +132,10 @@ impl ReplicaBody {
     pub(crate) fn new(inner: AnswerBody, served: Served, is_event_stream: bool) -> Self {
         Self {
             inner: Some(inner),
-            events: (is_event_stream && served.is_model).then(BytesMut::new),
+            events: served
+                .stream
+                .filter(|_| is_event_stream)
+                .map(|stream| Events { stream, tail: BytesMut::new() }),
             ready: VecDeque::new(),
             is_done: false,
             clock: Clock::new(served.limit),
@@ -146,7 +155,7 @@ impl ReplicaBody {
     }
 
     fn data(&mut self, data: Bytes) {
-        let Some(tail) = &mut self.events else {
+        let Some(Events { stream, tail }) = &mut self.events else {
             self.ready.push_back(Frame::data(data));
             return;
         };
@@ -158,13 +167,13 @@ impl ReplicaBody {
             let Some(end) = end else { return };
             tail.split_to(end + 2).freeze()
         };
-        self.is_done |= whole.ends_with(DONE.as_bytes());
+        self.is_done |= stream.pass(&whole);
         self.ready.push_back(Frame::data(whole));
     }
 
     fn flush(&mut self) {
-        if let Some(tail) = self.events.as_mut().filter(|tail| !tail.is_empty()) {
-            let rest = tail.split();
+        if let Some(events) = self.events.as_mut().filter(|events| !events.tail.is_empty()) {
+            let rest = events.tail.split();
             self.ready.push_back(Frame::data(rest.freeze()));
         }
     }
@@ -187,12 +196,9 @@ impl ReplicaBody {
         }
         tracing::warn!(deployment = &*self.served.label, replica, "{why}");
         self.served.metrics.stream_broken(&self.served.label);
-        if self.events.is_none() {
-            return Some(why);
-        }
+        let Some(Events { stream, .. }) = &self.events else { return Some(why) };
         let error = ApiError::replica_lost(why.to_string());
-        let events = format!("data: {}\n\n{DONE}", error.openai_body());
-        self.ready.push_back(Frame::data(events.into()));
+        self.ready.push_back(Frame::data(stream.failed(&error).into()));
         None
     }
 }
@@ -221,6 +227,7 @@ impl HttpBody for ReplicaBody {
                         this.frame(frame);
                         continue;
                     }
+                    Poll::Ready(None) if this.events.is_some() && !this.is_done => Lost::Broken,
                     Poll::Ready(None) => {
                         this.inner = None;
                         this.flush();

@@ -6,6 +6,7 @@ use crate::headers::{TE_TRAILERS, TimeLimit};
 use crate::reply::Failed;
 use crate::request_id::REQUEST_ID;
 use crate::shared::{Shared, model_id};
+use crate::stream::EventStream;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, header};
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub(crate) struct Asked {
     pub(crate) request_id: HeaderValue,
     pub(crate) body: Bytes,
     pub(crate) arrived: Instant,
+    /// How the answer ends where it is a stream.
+    pub(crate) stream: EventStream,
 }
 
 impl Asked {
@@ -67,11 +70,12 @@ pub(crate) async fn forward(
 ) -> Result<Response<Body>, Failed> {
     let model = model_id(deployment).unwrap_or_default();
     let limit = TimeLimit::of(&asked.headers, deployment.route().request_timeout_s);
+    let stream = asked.stream;
     match deployment.send(&asked.call(limit.until_answer())).await {
         Ok(sent) => {
             let served = Served {
                 label: deployment.label(),
-                is_model: true,
+                stream: Some(stream),
                 metrics: shared.metrics().clone(),
                 is_cut: shared.cut_signal(),
                 limit: limit.duration().map_or(AnswerLimit::None, AnswerLimit::Silence),

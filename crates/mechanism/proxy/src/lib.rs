@@ -11,14 +11,17 @@ mod answer;
 mod app;
 mod body;
 mod chat;
+mod checked;
 mod cors;
 mod forward;
 mod headers;
+mod kept;
 mod pages;
 mod program;
 mod reply;
 mod request_id;
 mod shared;
+mod stream;
 mod target;
 mod timing;
 

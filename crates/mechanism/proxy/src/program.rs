@@ -52,7 +52,7 @@ pub(crate) async fn forward(
     };
     let served = Served {
         label: mount.ingress.label(),
-        is_model: false,
+        stream: None,
         metrics: shared.metrics().clone(),
         is_cut: shared.cut_signal(),
         limit: limit

@@ -17,6 +17,8 @@ pub(crate) enum Dialect {
     Generate,
     /// `{"error": {…}}`.
     OpenAi,
+    /// `{"type": "error", "error": {…}}`.
+    Anthropic,
     /// The message alone.
     Text,
 }
@@ -134,6 +136,7 @@ impl Failed {
         let mut response = match dialect {
             Dialect::Generate => json_response(status, &self.error.generate_body()),
             Dialect::OpenAi => json_response(status, &self.error.openai_body()),
+            Dialect::Anthropic => json_response(status, &self.error.anthropic_body()),
             Dialect::Text => text(status, self.error.message),
         };
         if let Some(seconds) = self.retry_after_s {
@@ -180,11 +183,12 @@ pub(crate) fn not_found() -> Response<Body> {
     json_response(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}))
 }
 
-/// 405 with the method that would do.
-pub(crate) fn method_not_allowed(allowed: &Method) -> Response<Body> {
+/// 405 with the methods that would do.
+pub(crate) fn method_not_allowed(allowed: &[Method]) -> Response<Body> {
     let mut response =
         json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({"detail": "Method Not Allowed"}));
-    let allowed = HeaderValue::from_str(allowed.as_str()).expect("a method is a header value");
+    let allowed: Vec<&str> = allowed.iter().map(Method::as_str).collect();
+    let allowed = HeaderValue::from_str(&allowed.join(", ")).expect("methods are a header value");
     response.headers_mut().insert(header::ALLOW, allowed);
     response
 }

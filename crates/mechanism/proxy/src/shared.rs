@@ -1,5 +1,6 @@
 //! What requests share: the router, and how far the proxy's end has come.
 
+use crate::kept::Kept;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,6 +17,8 @@ const FIRST_TABLE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) router: Router,
+    /// Answers that later requests can go on from.
+    pub(crate) kept: Kept,
     /// True when the drain time is over: everything ends.
     is_cut: watch::Sender<bool>,
     is_draining: AtomicBool,
@@ -25,6 +28,7 @@ impl Shared {
     pub(crate) fn new(controller: Client, id: String) -> Self {
         Self {
             router: Router::new(controller, id),
+            kept: Kept::default(),
             is_cut: watch::Sender::new(false),
             is_draining: AtomicBool::new(false),
         }

@@ -9,6 +9,7 @@
 
 use crate::chat;
 use crate::reply::Dialect;
+use crate::stream::EventStream;
 use http::Method;
 use tyndall_router::{Mount, Router, Scope};
 
@@ -43,6 +44,15 @@ pub(crate) enum Route<'a> {
     Generate,
     Completions,
     Chat,
+    Responses,
+    /// An answer that is kept.
+    Response(&'a str),
+    /// The input of an answer that is kept.
+    InputItems(&'a str),
+    Messages,
+    CountTokens,
+    Tokenize,
+    Detokenize,
     Models,
     Model(&'a str),
     Healthz,
@@ -136,6 +146,11 @@ impl<'a> Route<'a> {
             "/generate" => Self::Generate,
             "/v1/completions" => Self::Completions,
             "/v1/chat/completions" => Self::Chat,
+            "/v1/responses" => Self::Responses,
+            "/v1/messages" => Self::Messages,
+            "/v1/messages/count_tokens" => Self::CountTokens,
+            "/tokenize" => Self::Tokenize,
+            "/detokenize" => Self::Detokenize,
             "/v1/models" => Self::Models,
             "/healthz" => Self::Healthz,
             "/livez" => Self::Livez,
@@ -143,11 +158,22 @@ impl<'a> Route<'a> {
             "/health" => Self::Health,
             "/version" => Self::Version,
             "/metrics" => Self::Metrics,
-            _ => match path.strip_prefix("/v1/models/") {
-                Some(id) if !id.is_empty() => Self::Model(id),
-                _ => return None,
-            },
+            _ => return Self::of_one(path),
         })
+    }
+
+    /// A route that names something.
+    fn of_one(path: &'a str) -> Option<Self> {
+        let named = |prefix| path.strip_prefix(prefix).filter(|id: &&str| !id.is_empty());
+        if let Some(id) = named("/v1/models/") {
+            return Some(Self::Model(id));
+        }
+        let id = named("/v1/responses/")?;
+        match id.split_once('/') {
+            None => Some(Self::Response(id)),
+            Some((id, "input_items")) if !id.is_empty() => Some(Self::InputItems(id)),
+            Some(_) => None,
+        }
     }
 
     /// Whether its page does not depend on any application.
@@ -160,17 +186,50 @@ impl<'a> Route<'a> {
         matches!(self, Self::Livez | Self::Readyz | Self::Metrics)
     }
 
-    pub(crate) fn method(self) -> Method {
+    pub(crate) fn methods(self) -> &'static [Method] {
         match self {
-            Self::Generate | Self::Completions | Self::Chat => Method::POST,
-            Self::Models
+            Self::Generate
+            | Self::Completions
+            | Self::Chat
+            | Self::Responses
+            | Self::Messages
+            | Self::CountTokens
+            | Self::Tokenize
+            | Self::Detokenize => &[Method::POST],
+            Self::Response(_) => &[Method::GET, Method::DELETE],
+            Self::InputItems(_)
+            | Self::Models
             | Self::Model(_)
             | Self::Healthz
             | Self::Livez
             | Self::Readyz
             | Self::Health
             | Self::Version
-            | Self::Metrics => Method::GET,
+            | Self::Metrics => &[Method::GET],
+        }
+    }
+
+    /// Where a model's replica has it; `/` for what no replica answers.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Generate => "/generate",
+            Self::Completions => "/v1/completions",
+            Self::Chat => "/v1/chat/completions",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+            Self::CountTokens => "/v1/messages/count_tokens",
+            Self::Tokenize => "/tokenize",
+            Self::Detokenize => "/detokenize",
+            _ => "/",
+        }
+    }
+
+    /// How its event streams end.
+    pub(crate) fn stream(self) -> EventStream {
+        match self {
+            Self::Messages => EventStream::Messages,
+            Self::Responses => EventStream::RESPONSES,
+            _ => EventStream::OpenAi,
         }
     }
 
@@ -178,6 +237,7 @@ impl<'a> Route<'a> {
     pub(crate) fn dialect(self) -> Dialect {
         match self {
             Self::Generate => Dialect::Generate,
+            Self::Messages | Self::CountTokens => Dialect::Anthropic,
             _ => Dialect::OpenAi,
         }
     }
@@ -187,6 +247,10 @@ impl<'a> Route<'a> {
             Self::Generate => Some("generate"),
             Self::Completions => Some("completions"),
             Self::Chat => Some("chat_completions"),
+            Self::Responses | Self::Response(_) | Self::InputItems(_) => Some("responses"),
+            Self::Messages => Some("messages"),
+            Self::CountTokens => Some("count_tokens"),
+            Self::Tokenize | Self::Detokenize => Some("tokenize"),
             Self::Models | Self::Model(_) => Some("models"),
             Self::Healthz
             | Self::Livez

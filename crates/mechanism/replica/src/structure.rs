@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tyndall_engine::{Constraint, ConstraintError};
 use tyndall_openai::ApiError;
 use tyndall_parsers::{Beginning, ReasoningFormat};
-use tyndall_structured_output::{Compiler, Matcher, StructuredOutputError};
+use tyndall_structured_output::{Compiler, Matcher};
 use tyndall_text::Tokenizer;
 use tyndall_types::StructuredOutput;
 
@@ -258,7 +258,5 @@ fn failed(error: impl std::fmt::Display) -> ConstraintError {
 }
 
 fn compile(compiler: &Compiler, output: &StructuredOutput) -> Result<Matcher, ApiError> {
-    let refused =
-        |error: StructuredOutputError| ApiError::invalid("structured_outputs", error.to_string());
-    compiler.compile(output).map_err(refused)
+    compiler.compile(output).map_err(|error| ApiError::structure(&error))
 }
