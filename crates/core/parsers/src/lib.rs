@@ -48,7 +48,7 @@ mod values;
 pub use detect::Family;
 pub use names::{ReasoningFormat, ToolFormat, UnknownParser};
 pub use parser::{MessageParser, ParserOptions};
-pub use schema::call_schema;
+pub use schema::{call_schema, call_structure};
 pub use span::Beginning;
 
 /// Special tokens that must reach the parser as text although special tokens are left out of text

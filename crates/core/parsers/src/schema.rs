@@ -1,7 +1,7 @@
 //! The JSON schema of the text of calls that must be made.
 
 use serde_json::{Map, Value, json};
-use tyndall_types::{Tool, ToolChoice};
+use tyndall_types::{StructuredOutput, Tool, ToolChoice};
 
 /// Keys under which a schema keeps named schemas for others to refer to.
 const DEFINITIONS: &[&str] = &["$defs", "definitions"];
@@ -12,6 +12,18 @@ const DATA: &[&str] = &["const", "enum", "default", "examples"];
 /// Keys whose values are schemas by name.
 const NAMED_SCHEMAS: &[&str] =
     &["properties", "patternProperties", "dependentSchemas", "$defs", "definitions"];
+
+/// What the text of [`ToolChoice::Required`] and [`ToolChoice::Named`] must be: JSON without white
+/// space, which small models would go on and on with.
+#[must_use]
+pub fn call_structure(
+    tools: &[Tool],
+    choice: &ToolChoice,
+    parallel: bool,
+) -> Option<StructuredOutput> {
+    let schema = call_schema(tools, choice, parallel)?;
+    Some(StructuredOutput::Json { schema, compact: true, closed: false })
+}
 
 /// The JSON schema that the text of required or named calls must follow; none where the model is
 /// free, or where the tools do not have what is asked for.

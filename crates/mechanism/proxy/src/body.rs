@@ -148,6 +148,8 @@ impl ReplicaBody {
         match frame.into_data() {
             Ok(data) => self.data(data),
             Err(trailers) => {
+                // Whoever sends them has come to its end.
+                self.is_done = true;
                 self.flush();
                 self.ready.push_back(trailers);
             }

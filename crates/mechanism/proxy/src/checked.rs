@@ -6,7 +6,7 @@ use tyndall_openai::{
     ApiError, ChatRequest, parse_chat, parse_completion, parse_count_tokens, parse_detokenize,
     parse_messages, parse_responses, parse_tokenize,
 };
-use tyndall_parsers::call_schema;
+use tyndall_parsers::call_structure;
 use tyndall_types::StructuredOutput;
 
 /// Longer bodies are read beside the runtime's threads, so that they hold up nobody.
@@ -66,8 +66,6 @@ fn parser(route: Route<'_>) -> fn(&[u8]) -> Result<Wish, ApiError> {
 }
 
 fn of_chat(chat: ChatRequest) -> Wish {
-    let calls = call_schema(&chat.tools, &chat.tool_choice, chat.parallel_tool_calls);
-    let calls =
-        calls.map(|schema| StructuredOutput::Json { schema, compact: false, closed: false });
+    let calls = call_structure(&chat.tools, &chat.tool_choice, chat.parallel_tool_calls);
     Wish { model: chat.model, structured: calls.or(chat.extensions.structured) }
 }

@@ -1,6 +1,7 @@
 //! A whole proxy over real sockets, between a fake controller and fake replicas.
 
 mod browsers;
+mod dialects;
 mod fakes;
 mod programs;
 

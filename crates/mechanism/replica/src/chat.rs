@@ -11,10 +11,10 @@ use http::Response;
 use serde_json::Value;
 use std::sync::Arc;
 use tyndall_openai::{ApiError, ChatHead, ChatRequest, ChatWriter, chat_response, parse_chat};
-use tyndall_parsers::{MessageParser, ReasoningFormat, call_schema};
+use tyndall_parsers::{MessageParser, ReasoningFormat, call_structure};
 use tyndall_text::{ChatInput, TemplateError};
 use tyndall_transport::Body;
-use tyndall_types::{SamplingParams, StructuredOutput, ToolChoice};
+use tyndall_types::{SamplingParams, ToolChoice};
 
 pub(crate) async fn answer(ready: &Arc<Ready>, asked: Asked) -> Result<Response<Body>, Failure> {
     let body = asked.body.clone();
@@ -121,13 +121,8 @@ impl Prepared {
             ..Details::of_text(&ready.tokenizer)
         }
         .named_by_id(extensions.tokens_as_ids);
-        let call_schema =
-            call_schema(&request.tools, &request.tool_choice, request.parallel_tool_calls);
-        let calls = call_schema.map(|schema| StructuredOutput::Json {
-            schema,
-            compact: false,
-            closed: false,
-        });
+        let calls =
+            call_structure(&request.tools, &request.tool_choice, request.parallel_tool_calls);
         let thinking = Thinking {
             format: ready.family.reasoning,
             is_on: ready.family.thinks(&request.template_kwargs),
