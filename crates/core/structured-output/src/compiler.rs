@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use llguidance::api::{StopReason, TopLevelGrammar};
+use llguidance::api::TopLevelGrammar;
+use serde_json::Value;
 use tyndall_types::StructuredOutput;
 
 use crate::error::{Place, StructuredOutputError};
-use crate::matcher::{Matcher, one_line};
+use crate::matcher::{Matcher, NO_TOKEN, one_line};
 use crate::vocabulary::Vocabulary;
-use crate::{gbnf, grammar, limits};
+use crate::{gbnf, grammar, limits, schema};
 
 /// Compiled grammars that are kept for the next request with the same.
 const CACHED: usize = 64;
@@ -127,8 +128,8 @@ fn build(vocabulary: &Vocabulary, text: &str) -> Result<llguidance::Matcher, Str
         }
         match matcher.compute_mask() {
             Ok(_) => Ok(matcher),
-            Err(_) if matcher.stop_reason() == StopReason::NoExtensionBias => {
-                Err("Unsatisfiable: no text fits".to_owned())
+            Err(error) if error.to_string().starts_with(NO_TOKEN) => {
+                Err("unsatisfiable: no text fits".to_owned())
             }
             Err(error) => Err(error.to_string()),
         }
@@ -137,16 +138,21 @@ fn build(vocabulary: &Vocabulary, text: &str) -> Result<llguidance::Matcher, Str
 
 /// A library's message as an error of ours.
 fn explained(output: &StructuredOutput, message: &str) -> StructuredOutputError {
-    let is_schema = matches!(output, StructuredOutput::Json { .. });
     let is_lark = matches!(output, StructuredOutput::Grammar(text) if !gbnf::is_gbnf(text));
     let message = one_line(message);
     let (place, cause) = position(&message);
     let place = match place {
         Some(place) if is_lark => place,
-        _ if is_schema => Place::Pointer(String::new()),
-        _ => Place::Whole,
+        _ => match output {
+            StructuredOutput::Json { schema, .. } => Place::Pointer(suspect(schema, cause)),
+            _ => Place::Whole,
+        },
     };
     let cause = cause.trim_start_matches("failed to compile JSON schema: ");
+    if cause.contains("patternProperty") {
+        let cure = "use patterns that match no common name";
+        return StructuredOutputError::new(place, "a name may match two patternProperties", cure);
+    }
     let cure = if cause.contains("nsatisfiable") {
         "allow something"
     } else if ["fuel", "too large", "limit", "too complex"].iter().any(|w| cause.contains(w)) {
@@ -155,6 +161,32 @@ fn explained(output: &StructuredOutput, message: &str) -> StructuredOutputError 
         "write it in another way"
     };
     StructuredOutputError::new(place, cause, cure)
+}
+
+/// The pointer of the keyword that a message is about, where it can be found.
+fn suspect(schema: &Value, message: &str) -> String {
+    if !message.contains("patternProperty") {
+        return String::new();
+    }
+    let mut todo = vec![(String::new(), schema)];
+    while let Some((at, schema)) = todo.pop() {
+        match schema {
+            Value::Object(map) => {
+                let patterns = map.get("patternProperties").and_then(Value::as_object);
+                if patterns.is_some_and(|patterns| patterns.len() > 1) {
+                    return format!("{at}/patternProperties");
+                }
+                let inner = map.iter().map(|(key, value)| (schema::below(&at, key), value));
+                todo.extend(inner);
+            }
+            Value::Array(items) => {
+                let inner = items.iter().enumerate();
+                todo.extend(inner.map(|(i, item)| (format!("{at}/{i}"), item)));
+            }
+            _ => {}
+        }
+    }
+    String::new()
 }
 
 /// Splits off `12(3): ` or `at 12(3): `, a line and a column.

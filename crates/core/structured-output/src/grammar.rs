@@ -3,7 +3,7 @@
 use serde_json::json;
 use tyndall_types::{Format, StructuredOutput, Tag};
 
-use crate::error::StructuredOutputError;
+use crate::error::{Place, StructuredOutputError};
 use crate::lark::{self, Writer};
 use crate::schema::{self, Layout};
 use crate::{limits, regex, tags};
@@ -60,9 +60,19 @@ pub(crate) fn lark(output: &StructuredOutput) -> Result<String> {
                 stop_after_first: false,
                 excludes: Vec::new(),
             })
+            .map_err(in_structures)
         }
         StructuredOutput::Format(format) => tags::to_lark(format).map_err(|e| e.below("/format")),
     }
+}
+
+/// The error of a format, in the words of the older form.
+fn in_structures(mut error: StructuredOutputError) -> StructuredOutputError {
+    if let Place::Pointer(pointer) = &mut error.place {
+        *pointer = pointer.replacen("/tags/", "/structures/", 1);
+        *pointer = pointer.replacen("/content/json_schema", "/schema", 1);
+    }
+    error
 }
 
 /// How much text a wish has, at most; the value is only compared.

@@ -150,12 +150,15 @@ impl Matcher {
     }
 
     fn failure(&self, error: &dyn fmt::Display) -> MatchError {
-        match self.inner.stop_reason() {
-            StopReason::NoExtensionBias => MatchError::NoToken,
-            _ => MatchError::TooComplex(one_line(&error.to_string())),
+        match one_line(&error.to_string()) {
+            message if message.starts_with(NO_TOKEN) => MatchError::NoToken,
+            message => MatchError::TooComplex(message),
         }
     }
 }
+
+/// How llguidance says that no token leads on.
+pub(crate) const NO_TOKEN: &str = "NoExtensionBias";
 
 fn bit(mask: &[u32], token: u32) -> bool {
     mask.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)

@@ -31,7 +31,8 @@ use serde_json::{Map, Value, json};
 use crate::error::StructuredOutputError;
 use crate::limits;
 use keyword::Kind;
-use reference::{References, below};
+use reference::References;
+pub(crate) use reference::below;
 
 type Result<T> = std::result::Result<T, StructuredOutputError>;
 
@@ -322,6 +323,3 @@ fn lower_count(at: &str, value: &Value) -> Result<u64> {
 fn upper_count(at: &str, value: &Value) -> Result<u64> {
     Ok(count(at, value)?.min(limits::COUNT))
 }
-
-#[cfg(test)]
-mod tests;

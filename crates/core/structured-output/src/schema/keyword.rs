@@ -146,7 +146,7 @@ pub(super) fn refuse(node: &Node, key: &str, value: &Value) -> Result<()> {
     let silent = match key {
         "if" => !has("then") && !has("else"),
         "then" | "else" => !has("if"),
-        "minContains" | "maxContains" => !has("contains"),
+        "minContains" | "maxContains" => !has("contains") || !node.may_be(Kind::Array),
         "not" => *value == Value::Bool(false),
         "contains" | "uniqueItems" => !node.may_be(Kind::Array),
         "contentMediaType" | "contentSchema" => !node.may_be(Kind::String),

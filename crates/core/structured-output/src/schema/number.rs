@@ -5,8 +5,18 @@ use serde_json::{Number, Value};
 use super::keyword::Kind;
 use super::{Node, Result, error};
 
-/// Beyond it, whole numbers are not exact.
-pub(super) const EXACT: f64 = 9_007_199_254_740_992.0;
+/// 2^53: beyond it, whole numbers are not exact.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Whether a number is beyond [`EXACT`], also where it would be rounded to that.
+pub(super) fn is_beyond_exact(number: &Number) -> bool {
+    match (number.as_u64(), number.as_i64(), number.as_f64()) {
+        (Some(whole), ..) => whole > EXACT as u64,
+        (_, Some(whole), _) => whole.unsigned_abs() > EXACT as u64,
+        (_, _, Some(number)) => number.abs() > EXACT,
+        _ => true,
+    }
+}
 
 /// What numeric keywords anywhere in a document ask for. Schemas can be merged, so that keywords
 /// of one place meet those of another; what llguidance gets wrong then is refused here.
@@ -59,7 +69,7 @@ pub(super) fn keyword(
     value: &Value,
 ) -> Result<()> {
     let at = node.pointer(key);
-    let Some(number) = value.as_f64() else {
+    let (Some(number), Value::Number(exact)) = (value.as_f64(), value) else {
         return Err(error(&at, format!("{value} is no number"), "use a number"));
     };
     if !node.may_be(Kind::Number) && !node.may_be(Kind::Integer) {
@@ -69,7 +79,12 @@ pub(super) fn keyword(
         return divisor(bounds, node, number, value);
     }
     let is_lower = matches!(key, "minimum" | "exclusiveMinimum");
-    let (number, changed) = clamped(number, is_lower, &at)?;
+    let changed = is_beyond_exact(exact);
+    if changed && (number > 0.0) == is_lower {
+        let cause = format!("{value} is beyond 2^53, up to where numbers are exact");
+        return Err(error(&at, cause, "use a bound nearer to 0"));
+    }
+    let number = if changed { EXACT.copysign(number) } else { number };
     let fraction = number.fract() != 0.0;
     if fraction {
         bounds.fractions.push((number, is_lower));
@@ -81,17 +96,6 @@ pub(super) fn keyword(
         _ => node.set(key, value.clone()),
     }
     Ok(())
-}
-
-/// A bound within the numbers that are exact, and whether that changed it.
-fn clamped(number: f64, is_lower: bool, at: &str) -> Result<(f64, bool)> {
-    let (inner, outer) = if is_lower { (-EXACT, EXACT) } else { (EXACT, -EXACT) };
-    let beyond = |limit: f64| if limit < 0.0 { number < limit } else { number > limit };
-    if beyond(outer) {
-        let cause = format!("{number} is beyond 2^53, up to where numbers are exact");
-        return Err(error(at, cause, "use a bound nearer to 0"));
-    }
-    Ok(if beyond(inner) { (inner, true) } else { (number, false) })
 }
 
 fn divisor(bounds: &mut Bounds, node: &mut Node, number: f64, value: &Value) -> Result<()> {

@@ -108,7 +108,7 @@ impl<'a> References<'a> {
 }
 
 /// Appends a step to a JSON pointer.
-pub(super) fn below(at: &str, key: &str) -> String {
+pub(crate) fn below(at: &str, key: &str) -> String {
     format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::formats::{Format, format};
 use super::keyword::Kind;
-use super::number::{Bounds, EXACT};
+use super::number::Bounds;
 use super::reference::below;
 use super::{Node, Result, error, keyword, lower_count, number, upper_count};
 use crate::regex;
@@ -30,13 +30,11 @@ pub(super) fn literals(node: &mut Node, key: &str, value: &Value) -> Result<()> 
 fn literal(at: &str, value: &Value) -> Result<()> {
     match value {
         Value::Null | Value::Bool(_) => Ok(()),
-        Value::Number(number) => match number.as_f64() {
-            Some(number) if number.abs() <= EXACT => Ok(()),
-            _ => {
-                let cause = format!("{number} is beyond 2^53, up to where numbers are exact");
-                Err(error(at, cause, "use a string"))
-            }
-        },
+        Value::Number(number) if number::is_beyond_exact(number) => {
+            let cause = format!("{number} is beyond 2^53, up to where numbers are exact");
+            Err(error(at, cause, "use a string"))
+        }
+        Value::Number(_) => Ok(()),
         Value::String(text) => text_literal(at, text),
         Value::Array(items) => {
             let mut items = items.iter().enumerate();
