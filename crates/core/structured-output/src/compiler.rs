@@ -1,34 +1,38 @@
 //! Wishes → matchers, with those of late at hand.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use llguidance::api::TopLevelGrammar;
 use serde_json::Value;
 use tyndall_types::StructuredOutput;
 
 use crate::error::{Place, StructuredOutputError};
-use crate::matcher::{Matcher, NO_TOKEN, one_line};
+use crate::matcher::Matcher;
+use crate::parser::Parser;
 use crate::vocabulary::Vocabulary;
-use crate::{gbnf, grammar, limits, schema};
+use crate::{gbnf, grammar, schema};
 
 /// Compiled grammars that are kept for the next request with the same.
 const CACHED: usize = 64;
+/// Memory of all of them, in bytes.
+const CACHED_BYTES: usize = 256 << 20;
+/// States of automata that a new text starts with, which is far from a sequence's limit.
+const CACHED_STATES: usize = 10_000;
 
-static BYTES: LazyLock<Option<Arc<Vocabulary>>> =
-    LazyLock::new(|| Vocabulary::bytes().ok().map(Arc::new));
+static BYTES: LazyLock<Option<Vocabulary>> = LazyLock::new(|| Vocabulary::bytes().ok());
 
 /// Whether a wish can be honoured, without any model's vocabulary.
 ///
-/// It takes about a millisecond for a usual schema and some tens for the largest, so it belongs on
-/// a thread that may block.
+/// It takes some milliseconds for a usual schema and some tens for the largest, so it belongs on a
+/// thread that may block.
 ///
 /// # Errors
 /// What of the wish cannot be honoured, for the client.
 pub fn check(output: &StructuredOutput) -> Result<(), StructuredOutputError> {
     let text = grammar::lark(output)?;
     match BYTES.as_ref() {
-        Some(bytes) => build(bytes, &text).map_err(|message| explained(output, &message)).map(drop),
+        Some(bytes) => Parser::new(bytes, &text).map_err(|m| explained(output, &m)).map(drop),
         None => Err(StructuredOutputError::whole("bytes make no vocabulary", "report this")),
     }
 }
@@ -36,24 +40,33 @@ pub fn check(output: &StructuredOutput) -> Result<(), StructuredOutputError> {
 /// Compiles wishes for one vocabulary. Shared by all sequences of a model.
 #[derive(Debug)]
 pub struct Compiler {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     vocabulary: Arc<Vocabulary>,
     cache: Mutex<Cache>,
 }
 
+/// By a grammar's text.
 #[derive(Default)]
 struct Cache {
-    entries: HashMap<String, Entry>,
+    entries: HashMap<Arc<str>, Entry>,
     /// Counts uses.
     now: u64,
 }
 
+/// A parser at the start of a text. It is replaced by one that has learned more: the automata grow
+/// as texts are written, which is most of the time that masks take.
 struct Entry {
-    matcher: llguidance::Matcher,
+    parser: Arc<Parser>,
+    num_bytes: usize,
     last_use: u64,
 }
 
-impl std::fmt::Debug for Cache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache").field("entries", &self.entries.len()).finish_non_exhaustive()
     }
 }
@@ -62,85 +75,108 @@ impl Compiler {
     /// A compiler with nothing in its cache.
     #[must_use]
     pub fn new(vocabulary: Arc<Vocabulary>) -> Self {
-        Self { vocabulary, cache: Mutex::default() }
+        Self { shared: Arc::new(Shared { vocabulary, cache: Mutex::default() }) }
     }
 
     /// The vocabulary of all matchers.
     #[must_use]
     pub fn vocabulary(&self) -> &Arc<Vocabulary> {
-        &self.vocabulary
+        &self.shared.vocabulary
     }
 
-    /// A matcher at the start of a text. The first of a wish takes about a millisecond and some
-    /// tens at worst, a later one tens of microseconds; call it off the threads that serve I/O,
-    /// and before the request holds anything.
+    /// A matcher at the start of a text. The first of a wish takes some milliseconds and some tens
+    /// at worst, a later one well below one; call it off the threads that serve I/O, and before
+    /// the request holds anything.
     ///
     /// # Errors
     /// What of the wish cannot be honoured, for the client.
     pub fn compile(&self, output: &StructuredOutput) -> Result<Matcher, StructuredOutputError> {
-        let text = grammar::lark(output)?;
-        if let Some(matcher) = self.cache().take(&text) {
-            return Ok(Matcher::new(matcher, self.vocabulary.clone()));
-        }
-        let compiled = build(&self.vocabulary, &text).map_err(|m| explained(output, &m))?;
-        let matcher = compiled.deep_clone();
-        self.cache().put(text, compiled);
-        Ok(Matcher::new(matcher, self.vocabulary.clone()))
+        let text: Arc<str> = grammar::lark(output)?.into();
+        let cached = self.shared.cache().get(&text);
+        let parser = match cached {
+            Some(parser) => parser,
+            None => {
+                let parser = Parser::new(&self.shared.vocabulary, &text);
+                let parser = Arc::new(parser.map_err(|m| explained(output, &m))?);
+                self.shared.cache().put(text.clone(), parser.clone());
+                parser
+            }
+        };
+        // With automata of its own, no sequence waits for another's lock or finds its states used.
+        let parser = parser.deep_clone();
+        Ok(Matcher::new(parser, Origin { shared: self.shared.clone(), text }))
     }
+}
 
+impl Shared {
     fn cache(&self) -> MutexGuard<'_, Cache> {
         // Each change of the cache is complete in itself.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Cache {
-    fn take(&mut self, text: &str) -> Option<llguidance::Matcher> {
-        self.now += 1;
-        let entry = self.entries.get_mut(text)?;
-        entry.last_use = self.now;
-        // Automata grow as they are used. With one of its own, no sequence waits for another's
-        // lock, or finds its states used up.
-        Some(entry.matcher.deep_clone())
+/// Where a matcher comes from.
+pub(crate) struct Origin {
+    shared: Arc<Shared>,
+    text: Arc<str>,
+}
+
+impl Origin {
+    pub(crate) fn vocabulary(&self) -> &Vocabulary {
+        &self.shared.vocabulary
     }
 
-    fn put(&mut self, text: String, matcher: llguidance::Matcher) {
-        self.now += 1;
-        if self.entries.len() >= CACHED
-            && let Some(oldest) = self.entries.iter().min_by_key(|(_, entry)| entry.last_use)
-        {
-            let oldest = oldest.0.clone();
-            self.entries.remove(&oldest);
+    /// Keeps what a parser has learned for the next text of the same grammar.
+    pub(crate) fn learn(&self, parser: Parser) {
+        if let Some(parser) = parser.at_start(CACHED_STATES) {
+            self.shared.cache().improve(&self.text, parser);
         }
-        self.entries.insert(text, Entry { matcher, last_use: self.now });
     }
 }
 
-/// The matcher of a grammar, whose first mask is known to be there.
-fn build(vocabulary: &Vocabulary, text: &str) -> Result<llguidance::Matcher, String> {
-    // Grammars are read recursively; the caller's stack may be a small one.
-    stacker::grow(limits::STACK_BYTES, || {
-        let grammar = TopLevelGrammar::from_lark(text.to_owned());
-        let parser = vocabulary.factory.create_parser(grammar);
-        let mut matcher = llguidance::Matcher::new(Ok(parser.map_err(|e| format!("{e:#}"))?));
-        if let Some(warning) = matcher.grammar_warnings().into_iter().next() {
-            return Err(warning);
+impl Cache {
+    fn get(&mut self, text: &str) -> Option<Arc<Parser>> {
+        self.now += 1;
+        let entry = self.entries.get_mut(text)?;
+        entry.last_use = self.now;
+        Some(entry.parser.clone())
+    }
+
+    fn put(&mut self, text: Arc<str>, parser: Arc<Parser>) {
+        self.now += 1;
+        let num_bytes = parser.num_bytes();
+        self.entries.insert(text, Entry { parser, num_bytes, last_use: self.now });
+        self.evict();
+    }
+
+    /// Takes a parser in place of one that knows clearly less.
+    fn improve(&mut self, text: &str, parser: Parser) {
+        let num_bytes = parser.num_bytes();
+        if let Some(entry) = self.entries.get_mut(text)
+            && num_bytes > entry.num_bytes + entry.num_bytes / 8
+        {
+            *entry = Entry { parser: Arc::new(parser), num_bytes, last_use: entry.last_use };
+            self.evict();
         }
-        match matcher.compute_mask() {
-            Ok(_) => Ok(matcher),
-            Err(error) if error.to_string().starts_with(NO_TOKEN) => {
-                Err("unsatisfiable: no text fits".to_owned())
-            }
-            Err(error) => Err(error.to_string()),
+    }
+
+    fn num_bytes(&self) -> usize {
+        self.entries.values().map(|entry| entry.num_bytes).sum()
+    }
+
+    fn evict(&mut self) {
+        while self.entries.len() > CACHED || self.num_bytes() > CACHED_BYTES {
+            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_use);
+            let Some(oldest) = oldest.map(|(text, _)| text.clone()) else { break };
+            self.entries.remove(&oldest);
         }
-    })
+    }
 }
 
 /// A library's message as an error of ours.
 fn explained(output: &StructuredOutput, message: &str) -> StructuredOutputError {
     let is_lark = matches!(output, StructuredOutput::Grammar(text) if !gbnf::is_gbnf(text));
-    let message = one_line(message);
-    let (place, cause) = position(&message);
+    let (place, cause) = position(message);
     let place = match place {
         Some(place) if is_lark => place,
         _ => match output {

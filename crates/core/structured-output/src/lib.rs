@@ -22,6 +22,7 @@ mod grammar;
 mod lark;
 pub mod limits;
 mod matcher;
+mod parser;
 mod read;
 mod regex;
 mod schema;

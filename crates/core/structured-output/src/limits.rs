@@ -28,14 +28,14 @@ pub const CHOICES: usize = 10_000;
 /// Stack for compiling, in bytes; reserved, and in use only as far as a wish needs it.
 pub(crate) const STACK_BYTES: usize = 64 << 20;
 
-/// Bounds of llguidance. At the default speeds, a compilation ends within some tens of
-/// milliseconds and a step within some milliseconds.
+/// Bounds of llguidance. The worst compilation ends within about a second and the worst step within
+/// some tens of milliseconds; usual ones take a hundredth of that.
 pub(crate) fn parser_limits() -> ParserLimits {
     ParserLimits {
         // Alternatives that are open at once.
         max_items_in_row: 2000,
-        // Fuel of a compilation, at about 50 for a microsecond.
-        initial_lexer_fuel: 1_000_000,
+        // Fuel of a compilation. The largest schemas in practice need nearly all of it.
+        initial_lexer_fuel: 500_000,
         // Fuel of a step, at about 14 for a microsecond.
         step_lexer_fuel: 200_000,
         // Parser items of a step, at about 20 for a microsecond.

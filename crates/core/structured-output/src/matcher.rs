@@ -1,12 +1,10 @@
 //! The constraint of one sequence.
 
 use std::fmt;
-use std::sync::Arc;
 
-use llguidance::api::StopReason;
-
+use crate::compiler::Origin;
 use crate::error::MatchError;
-use crate::vocabulary::Vocabulary;
+use crate::parser::Parser;
 
 /// Follows a sequence and says which tokens are possible next.
 ///
@@ -14,8 +12,9 @@ use crate::vocabulary::Vocabulary;
 /// constraint: what cannot be followed any more is an error. Both calls are work for the thread
 /// that samples; they take some ten microseconds as a rule and a few milliseconds at worst.
 pub struct Matcher {
-    inner: llguidance::Matcher,
-    vocabulary: Arc<Vocabulary>,
+    /// There until it is dropped.
+    parser: Option<Parser>,
+    origin: Origin,
     mask: Vec<u32>,
     /// `mask` is that of the text so far.
     is_current: bool,
@@ -34,18 +33,27 @@ enum End {
 
 impl fmt::Debug for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Matcher").field("vocabulary", &self.vocabulary).finish_non_exhaustive()
+        f.debug_struct("Matcher").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Matcher {
+    fn drop(&mut self) {
+        if let Some(parser) = self.parser.take() {
+            self.origin.learn(parser);
+        }
     }
 }
 
 impl Matcher {
-    pub(crate) fn new(inner: llguidance::Matcher, vocabulary: Arc<Vocabulary>) -> Self {
-        Self { inner, vocabulary, mask: Vec::new(), is_current: false, end: End::Open }
+    pub(crate) fn new(parser: Parser, origin: Origin) -> Self {
+        let parser = Some(parser);
+        Self { parser, origin, mask: Vec::new(), is_current: false, end: End::Open }
     }
 
     /// The tokens that are possible next: bit `i % 32` of word `i / 32` for token `i`, in
-    /// [`Vocabulary::mask_words`] words. At least one is set. End tokens are possible where the
-    /// text may end, and only they where it must.
+    /// [`Vocabulary::mask_words`](crate::Vocabulary::mask_words) words. At least one is set. End
+    /// tokens are possible where the text may end, and only they where it must.
     ///
     /// # Errors
     /// The text has ended, no token leads on, or a step's limits do not suffice.
@@ -54,10 +62,11 @@ impl Matcher {
             return Err(MatchError::Ended);
         }
         if !self.is_current {
-            let computed = self.inner.compute_mask_or_eos();
-            self.mask = computed.map_err(|error| self.failure(&error))?.into();
-            self.mask.resize(self.vocabulary.mask_words(), 0);
-            for (alias, first) in &self.vocabulary.aliases {
+            let vocabulary = self.origin.vocabulary();
+            let parser = self.parser.as_mut().ok_or(MatchError::Ended)?;
+            self.mask = parser.mask()?.into();
+            self.mask.resize(vocabulary.mask_words(), 0);
+            for (alias, first) in &vocabulary.aliases {
                 if bit(&self.mask, *first) {
                     self.mask[*alias as usize / 32] |= 1 << (alias % 32);
                 }
@@ -79,20 +88,19 @@ impl Matcher {
         if self.end != End::Open {
             return Err(MatchError::Ended);
         }
-        if self.vocabulary.end_tokens.contains(&token) {
+        if self.origin.vocabulary().end_tokens.contains(&token) {
             return self.accept_end(token);
         }
-        let first = self.vocabulary.aliases.get(&token).copied().unwrap_or(token);
-        let possible = self.vocabulary.is_text(first)
-            && match self.is_current {
-                true => bit(&self.mask, token),
-                false => self.valid_prefix(&[first])? == 1,
-            };
+        let first = self.first(token);
+        let possible = match self.is_current {
+            true => bit(&self.mask, token),
+            false => self.valid_prefix(&[first])? == 1,
+        };
         if !possible {
             return Err(MatchError::Impossible(token));
         }
         self.is_current = false;
-        self.inner.consume_token(first).map_err(|error| self.failure(&error))
+        self.parser()?.consume(first)
     }
 
     fn accept_end(&mut self, token: u32) -> Result<(), MatchError> {
@@ -100,8 +108,8 @@ impl Matcher {
             return Err(MatchError::Impossible(token));
         }
         self.end = End::Uncounted;
-        if !self.inner.is_stopped() {
-            self.inner.consume_token(token).map_err(|error| self.failure(&error))?;
+        if !self.parser()?.is_complete() {
+            self.parser()?.consume(token)?;
             self.end = End::Counted;
         }
         Ok(())
@@ -112,12 +120,15 @@ impl Matcher {
     /// # Errors
     /// A step's limits do not suffice.
     pub fn valid_prefix(&mut self, tokens: &[u32]) -> Result<usize, MatchError> {
-        let known = |token: &&u32| self.vocabulary.is_text(self.first(**token));
-        let firsts: Vec<u32> = tokens.iter().take_while(known).map(|t| self.first(*t)).collect();
-        if self.end != End::Open || self.inner.is_stopped() {
+        if self.is_complete() {
             return Ok(0);
         }
-        self.inner.validate_tokens(&firsts).map_err(|error| self.failure(&error))
+        let firsts: Vec<u32> = tokens
+            .iter()
+            .map(|token| self.first(*token))
+            .take_while(|token| self.origin.vocabulary().is_text(*token))
+            .collect();
+        self.parser()?.num_valid(&firsts)
     }
 
     /// Takes back the last tokens, at most all.
@@ -131,40 +142,29 @@ impl Matcher {
         let counted = num_tokens - usize::from(self.end == End::Uncounted);
         self.end = End::Open;
         self.is_current = false;
-        self.inner.rollback(counted).map_err(|error| self.failure(&error))
+        self.parser()?.rollback(counted)
     }
 
     /// Whether the text is complete as it is, so that an end token is possible.
     pub fn can_end(&mut self) -> bool {
-        self.is_complete() || self.inner.is_accepting().unwrap_or(false)
+        self.is_complete() || self.parser().and_then(Parser::is_accepting).unwrap_or(false)
     }
 
     /// Whether no text can follow: an end token was accepted, or is all that is possible.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.end != End::Open || self.inner.stop_reason() == StopReason::NoExtension
+        self.end != End::Open || self.parser.as_ref().is_none_or(Parser::is_complete)
     }
 
     fn first(&self, token: u32) -> u32 {
-        self.vocabulary.aliases.get(&token).copied().unwrap_or(token)
+        self.origin.vocabulary().aliases.get(&token).copied().unwrap_or(token)
     }
 
-    fn failure(&self, error: &dyn fmt::Display) -> MatchError {
-        match one_line(&error.to_string()) {
-            message if message.starts_with(NO_TOKEN) => MatchError::NoToken,
-            message => MatchError::TooComplex(message),
-        }
+    fn parser(&mut self) -> Result<&mut Parser, MatchError> {
+        self.parser.as_mut().ok_or(MatchError::Ended)
     }
 }
-
-/// How llguidance says that no token leads on.
-pub(crate) const NO_TOKEN: &str = "NoExtensionBias";
 
 fn bit(mask: &[u32], token: u32) -> bool {
     mask.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
-}
-
-/// The first line of a library's message, which may go on with its state.
-pub(crate) fn one_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().chars().take(300).collect()
 }

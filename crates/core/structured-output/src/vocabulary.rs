@@ -12,10 +12,15 @@ use crate::limits;
 /// The trie cannot hold longer tokens. The longest of known tokenizers are runs of blanks.
 const TOKEN_BYTES: usize = 1000;
 
-/// Sets of tokens for which one test may stand for a test of each: what strings of JSON and free
-/// text consist of. Each is a part of the next.
-const SLICES: [&str; 3] =
-    [r#"[^"\\\x00-\x1F\x7F<\[{]{1,10}"#, r#"[^"\\\x00-\x1F\x7F<\[{]+"#, r#"[^"\\\x00-\x1F\x7F]+"#];
+/// Sets of tokens for which one test may stand for a test of each: words, and what free text and
+/// strings of JSON consist of. Each is a part of the next.
+const SLICES: [&str; 5] = [
+    "[a-z]{1,9}",
+    " ?[a-z]{1,9}",
+    r#"[^"\\\x00-\x1F\x7F<\[{]{1,10}"#,
+    r#"[^"\\\x00-\x1F\x7F<\[{]{1,30}"#,
+    r#"[^"\\\x00-\x1F\x7F]+"#,
+];
 
 /// Tokens that make no vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

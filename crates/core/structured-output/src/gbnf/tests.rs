@@ -129,7 +129,9 @@ fn body(first: usize) -> impl Strategy<Value = Expression> {
 /// Checks a grammar against what its texts are; they are all of them if no rule recurs.
 fn compare(bodies: &[Expression], exact: bool) -> Result<(), TestCaseError> {
     let rules = bodies.iter().enumerate();
-    let lines: Vec<String> = rules.map(|(i, body)| format!("{} ::= {}\n", written(&Expression::Rule(i)), written(body))).collect();
+    let lines: Vec<String> = rules
+        .map(|(i, body)| format!("{} ::= {}\n", written(&Expression::Rule(i)), written(body)))
+        .collect();
     let grammar = lines.concat();
     let mut known = vec![BTreeSet::new(); bodies.len()];
     loop {
@@ -146,8 +148,10 @@ fn compare(bodies: &[Expression], exact: bool) -> Result<(), TestCaseError> {
     }
     for length in 0..=LETTERS {
         for bits in 0..1 << length {
-            let text: String = (0..length).map(|i| if bits >> i & 1 == 1 { 'a' } else { 'b' }).collect();
-            let (expected, found) = (known[0].contains(&text), crate::tests::possible(&output, &text));
+            let text: String =
+                (0..length).map(|i| if bits >> i & 1 == 1 { 'a' } else { 'b' }).collect();
+            let (expected, found) =
+                (known[0].contains(&text), crate::tests::possible(&output, &text));
             prop_assert!(expected || !found, "{text:?} of {grammar}");
             prop_assert!(!(exact && expected) || found, "{text:?} is missing of {grammar}");
         }

@@ -68,15 +68,24 @@ fn numbers() {
 
 #[test]
 fn arrays_and_objects() {
-    let list = json(json!({"type": "array", "items": {"type": "null"}, "minItems": 1, "maxItems": 2}));
+    let list =
+        json(json!({"type": "array", "items": {"type": "null"}, "minItems": 1, "maxItems": 2}));
     check(&list, &["[null]", "[null, null]"], &["[]", "[null,null,null]", "[1]"]);
-    let pair = json(json!({"type": "array", "items": [{"type": "null"}], "additionalItems": false}));
+    let pair =
+        json(json!({"type": "array", "items": [{"type": "null"}], "additionalItems": false}));
     check(&pair, &["[]", "[null]"], &["[1]", "[null, null]"]);
-    let object = json(json!({"type": "object", "required": ["a", "c"], "additionalProperties": false,
+    let object =
+        json(json!({"type": "object", "required": ["a", "c"], "additionalProperties": false,
         "properties": {"a": {"type": "null"}, "b": {"type": "null"}, "c": true}}));
     let yes = [r#"{"a": null, "c": 1}"#, r#"{"a": null, "b": null, "c": []}"#];
-    check(&object, &yes, &[r#"{"a": null}"#, r#"{"c": 1, "a": null}"#, r#"{"a":null,"c":1,"d":1}"#]);
-    let some = json(json!({"type": "object", "additionalProperties": {"type": "null"}, "minProperties": 1}));
+    check(
+        &object,
+        &yes,
+        &[r#"{"a": null}"#, r#"{"c": 1, "a": null}"#, r#"{"a":null,"c":1,"d":1}"#],
+    );
+    let some = json(
+        json!({"type": "object", "additionalProperties": {"type": "null"}, "minProperties": 1}),
+    );
     check(&some, &[r#"{"x": null}"#], &["{}", r#"{"x": 1}"#]);
     let named = json(json!({"type": "object", "propertyNames": {"enum": ["x", "y"]},
         "additionalProperties": {"type": "integer"}}));

@@ -12,9 +12,8 @@ fn walk(output: &StructuredOutput, choices: &mut impl FnMut(usize) -> usize) -> 
         let mask = matcher.mask().unwrap();
         let is_set = |id: &u32| mask[*id as usize / 32] >> (id % 32) & 1 == 1;
         // An exponent may be beyond what a parser takes.
-        let is_exponent = |id: &u32| {
-            matches!(id, 69 | 101) && text.last().is_some_and(u8::is_ascii_digit)
-        };
+        let is_exponent =
+            |id: &u32| matches!(id, 69 | 101) && text.last().is_some_and(u8::is_ascii_digit);
         let mut all: Vec<u32> = (0..=END).filter(is_set).filter(|id| !is_exponent(id)).collect();
         let closing: Vec<u32> = b"\"}],".iter().map(|byte| u32::from(*byte)).chain([END]).collect();
         let closing: Vec<u32> = all.iter().copied().filter(|id| closing.contains(id)).collect();
@@ -47,7 +46,9 @@ fn fits(schema: &Value, root: &Value, value: &Value) -> bool {
         },
         ("enum", _) => rule.as_array().unwrap().contains(value),
         ("const", _) => rule == value,
-        ("anyOf" | "oneOf", _) => rule.as_array().unwrap().iter().any(|rule| fits(rule, root, value)),
+        ("anyOf" | "oneOf", _) => {
+            rule.as_array().unwrap().iter().any(|rule| fits(rule, root, value))
+        }
         ("minimum", Value::Number(n)) => n.as_f64() >= rule.as_f64(),
         ("exclusiveMaximum", Value::Number(n)) => n.as_f64() < rule.as_f64(),
         ("minLength", Value::String(s)) => s.chars().count() as u64 >= rule.as_u64().unwrap(),
@@ -58,12 +59,14 @@ fn fits(schema: &Value, root: &Value, value: &Value) -> bool {
         ("required", Value::Object(o)) => {
             rule.as_array().unwrap().iter().all(|name| o.contains_key(name.as_str().unwrap()))
         }
-        ("properties", Value::Object(o)) => rule.as_object().unwrap().iter().all(|(name, rule)| {
-            o.get(name).is_none_or(|value| fits(rule, root, value))
-        }),
-        ("additionalProperties", Value::Object(o)) => o.iter().all(|(name, value)| {
-            map["properties"].get(name).is_some() || fits(rule, root, value)
-        }),
+        ("properties", Value::Object(o)) => rule
+            .as_object()
+            .unwrap()
+            .iter()
+            .all(|(name, rule)| o.get(name).is_none_or(|value| fits(rule, root, value))),
+        ("additionalProperties", Value::Object(o)) => o
+            .iter()
+            .all(|(name, value)| map["properties"].get(name).is_some() || fits(rule, root, value)),
         _ => true,
     })
 }

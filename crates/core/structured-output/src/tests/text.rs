@@ -15,7 +15,8 @@ fn patterns_choices_and_grammars() {
     let lark = "start: sum\nsum: NUMBER (\"+\" sum)?\nNUMBER: /[0-9]+/\n%ignore / /\n";
     let lark = StructuredOutput::Grammar(lark.to_owned());
     check(&lark, &["1", "1+2", "12 + 3"], &["", "1+", "+1"]);
-    let gbnf = "root ::= expr # all\nexpr ::= [0-9]+ | \"(\" expr (op expr)* \")\"\nop ::= [-+*/]\n";
+    let gbnf =
+        "root ::= expr # all\nexpr ::= [0-9]+ | \"(\" expr (op expr)* \")\"\nop ::= [-+*/]\n";
     let gbnf = StructuredOutput::Grammar(gbnf.to_owned());
     check(&gbnf, &["1", "(1)", "((12-3)*4)"], &["", "1+1", "(1", "()"]);
 }
@@ -63,8 +64,11 @@ fn calls() -> StructuredOutput {
     };
     StructuredOutput::StructuralTag {
         structures: vec![
-            structure("a", json!({"type": "object", "required": ["x"], "additionalProperties": false,
-                "properties": {"x": {"type": "integer"}}})),
+            structure(
+                "a",
+                json!({"type": "object", "required": ["x"], "additionalProperties": false,
+                "properties": {"x": {"type": "integer"}}}),
+            ),
             structure("b", json!({"type": "null"})),
         ],
         triggers: vec!["<f=".to_owned()],
@@ -93,7 +97,9 @@ fn a_trigger_begins_what_must_be_completed() {
 
 #[test]
 fn formats_of_a_structural_tag() {
-    let of = |format: Value| structural_tag(&json!({"type": "structural_tag", "format": format})).unwrap();
+    let of = |format: Value| {
+        structural_tag(&json!({"type": "structural_tag", "format": format})).unwrap()
+    };
     let think = json!({"type": "tag", "begin": "<think>", "content": {"type": "any_text"}, "end": "</think>"});
     let call = json!({"type": "tag", "begin": "<c>", "end": ["</c>", "<e>"],
         "content": {"type": "json_schema", "json_schema": {"type": "integer"}}});
@@ -101,7 +107,8 @@ fn formats_of_a_structural_tag() {
         "excludes": ["!"]});
     let sequence = of(json!({"type": "sequence", "elements": [think, tags]}));
     let yes = ["<think></think><c>1</c>", "<think>a </think b</think>x <c>12<e> y"];
-    let no = ["<think></think>", "<c>1</c>", "<think>a</think>! <c>1</c>", "<think>a</think><c>x</c>"];
+    let no =
+        ["<think></think>", "<c>1</c>", "<think>a</think>! <c>1</c>", "<think>a</think><c>x</c>"];
     check(&sequence, &yes, &no);
 
     let list = of(json!({"type": "tags_with_separator", "tags": [call], "separator": ", "}));
@@ -116,7 +123,8 @@ fn formats_of_a_structural_tag() {
     check(&first, &["", "text", "text <c>1</c>"], &["<c>1</c> text", "<c>1</c><c>2</c>"]);
     let nested = of(json!({"type": "tag", "begin": "(", "end": ")", "content": tags}));
     check(&nested, &["(<c>1</c>)", "(a <c>1</c> b)"], &["()", "(<c>1</c>", "(<c>1</c>) b)"]);
-    let older = structural_tag(&json!({"structures": [{"begin": "<f=a>", "schema": true, "end": "</f>"}],
+    let older =
+        structural_tag(&json!({"structures": [{"begin": "<f=a>", "schema": true, "end": "</f>"}],
         "triggers": ["<f="]}));
     assert!(matches!(older.unwrap(), StructuredOutput::StructuralTag { .. }));
 }
@@ -133,7 +141,10 @@ fn wrong_tags_name_their_part() {
     check(format(json!({"type": "const_string"})), "/format/value");
     check(format(json!({"type": "any_text", "exclude": []})), "/format/exclude");
     let schema = json!({"type": "json_schema", "json_schema": {"not": {}}});
-    check(format(json!({"type": "sequence", "elements": [schema]})), "/format/elements/0/json_schema/not");
+    check(
+        format(json!({"type": "sequence", "elements": [schema]})),
+        "/format/elements/0/json_schema/not",
+    );
     let text = json!({"type": "any_text"});
     check(format(json!({"type": "sequence", "elements": [text, text]})), "/format/elements/0");
     check(format(json!({"type": "regex", "pattern": "(?=a)"})), "/format/pattern");

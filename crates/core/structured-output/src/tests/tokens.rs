@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use serde_json::json;
 use tyndall_types::StructuredOutput;
 
 use super::{END, compile, json};
-use crate::{Compiler, MatchError, Vocabulary};
+use crate::{Compiler, MatchError, Vocabulary, structural_tag};
 
 fn allowed(mask: &[u32]) -> Vec<u32> {
     (0..mask.len() as u32 * 32).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect()
@@ -97,4 +98,53 @@ fn matchers_cross_threads() {
     fn is_shared<T: Send + Sync>() {}
     is_send::<crate::Matcher>();
     is_shared::<Compiler>();
+}
+
+/// Words and marks, with and without blanks, as tokenizers have them.
+fn words() -> Vocabulary {
+    let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    let parts =
+        ["a", "the", "tool", "call", "é", "long and longer", "{", "\"", "\\", "<", ">", "/"];
+    let glue = ["", " ", "\n", "\": ", "_", "1", "</"];
+    for first in parts {
+        for between in glue {
+            tokens.extend(parts.map(|second| format!("{first}{between}{second}").into_bytes()));
+            tokens.push(format!("{between}{first}").into_bytes());
+        }
+    }
+    tokens.extend((1..100).map(|n| vec![b' '; n]));
+    let num_tokens = tokens.len();
+    Vocabulary::new(tokens, &[num_tokens as u32], num_tokens + 1).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// The mask is made by shortcuts over sets of tokens; it is what trying each would give.
+    #[test]
+    fn a_mask_has_exactly_the_tokens_that_are_accepted(choices in prop::collection::vec(any::<u32>(), 12)) {
+        let compiler = Compiler::new(Arc::new(words()));
+        let end = compiler.vocabulary().vocab_size() as u32 - 1;
+        let schema = json!({"type": "object", "required": ["the", "a"], "properties": {
+            "the": {"type": "string", "maxLength": 12}, "a": {"enum": ["a tool", "tool\"", 1]}}});
+        let tag = structural_tag(&json!({"triggers": ["<tool", "</"], "structures": [
+            {"begin": "<tool_call>", "schema": &schema, "end": "</a>"},
+            {"begin": "</", "schema": true, "end": ""}]})).unwrap();
+        let pattern = StructuredOutput::Regex(r"[a-z]+( [a-z]+){2,9}[^a-y]*!".to_owned());
+        for output in [json(schema.clone()), StructuredOutput::JsonObject, tag, pattern] {
+            let mut matcher = compiler.compile(&output).unwrap();
+            for choice in &choices {
+                let Ok(mask) = matcher.mask() else { break };
+                let found = allowed(mask);
+                for token in 0..end {
+                    let possible = matcher.valid_prefix(&[token]).unwrap() == 1;
+                    let in_mask = found.binary_search(&token).is_ok();
+                    prop_assert_eq!(possible, in_mask, "token {} of {:?}", token, output);
+                }
+                prop_assert_eq!(matcher.can_end(), found.last() == Some(&end));
+                let token = found[*choice as usize % found.len()];
+                matcher.accept(token).unwrap();
+            }
+        }
+    }
 }
