@@ -113,7 +113,7 @@ impl Kept {
         let stored = self.get(id)?;
         let value = |name: &str| {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).last()
+            pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next_back()
         };
         let order = match value("order") {
             None | Some("desc") => ItemOrder::Descending,

@@ -264,8 +264,7 @@ fn a_model_of_pydantic() {
                 {"type": "string"}], "title": "Pair", "type": "array"},
             "url": {"format": "uri", "maxLength": 2083, "minLength": 1, "title": "Url", "type": "string"},
             "tree": {"anyOf": [{"$ref": "#/$defs/Tree"}, {"type": "null"}]}},
-        "required": ["age", "score", "color", "pet", "homes", "at", "id", "secret", "counts", "pair",
-            "url", "tree"],
+        "required": ["age", "color", "pet", "homes", "at", "id", "counts", "pair", "url", "tree"],
         "title": "Person", "type": "object"});
     let value = json!({
         "age": 42, "score": 0.25, "color": "red", "pet": {"kind": "dog", "good": true},
