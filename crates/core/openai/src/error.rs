@@ -79,6 +79,30 @@ impl ApiError {
         Self::invalid("model", format!("model is missing; this server has {}", listed(known)))
     }
 
+    /// The request brings no key that is known.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        let message = "this server wants an API key that it knows; send it as Authorization: \
+                       Bearer KEY or as x-api-key: KEY";
+        Self { status: 401, kind: "AuthenticationError", message: message.into(), param: None }
+    }
+
+    /// The key may not use the model.
+    #[must_use]
+    pub fn forbidden_model(key: &str, model: &str) -> Self {
+        let shown: String = model.chars().take(100).collect();
+        let message = format!(
+            "the key {key} may not use the model {shown:?}; use another model or another key"
+        );
+        let param = Some("model".to_owned());
+        Self { status: 403, kind: "PermissionDeniedError", message, param }
+    }
+
+    /// The caller sent too much; the same request succeeds later.
+    pub fn rate_limited(message: impl Into<String>) -> Self {
+        Self { status: 429, kind: "RateLimitError", message: message.into(), param: None }
+    }
+
     /// The request body is larger than allowed.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self { status: 413, kind: "RequestTooLargeError", message: message.into(), param: None }

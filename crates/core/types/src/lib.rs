@@ -10,6 +10,7 @@ mod message;
 pub mod protocol;
 mod sampling;
 mod status;
+mod usage;
 
 pub use causes::with_causes;
 pub use cors::{Allowed, CorsConfig};
@@ -17,6 +18,7 @@ pub use ids::{ApplicationName, DeploymentId, DeploymentName, IdError, ReplicaId,
 pub use message::{Format, MessageDelta, Structure, StructuredOutput, Tag, Tool, ToolChoice};
 pub use sampling::{FinishReason, RepetitionDetection, SamplingParams, StopReason};
 pub use status::{ApplicationStatus, DeploymentStatus, ReplicaState};
+pub use usage::{HEADER_USAGE, TokenUsage, TokenUsageError, USAGE_NOTE};
 
 /// Header that carries the request's id on every hop and back to the client.
 pub const HEADER_REQUEST_ID: &str = "x-request-id";

@@ -113,6 +113,19 @@ metrics! {
         "Requests refused by the proxy, by reason",
     StreamsBroken = Counter "tyndall_streams_broken_total"
         "Answers that ended early because their replica was lost",
+    // Proxy, by API key.
+    ApiKeyRequests = Counter "tyndall_api_key_requests_total"
+        "Requests that were taken, by API key",
+    ApiKeyPromptTokens = Counter "tyndall_api_key_prompt_tokens_total"
+        "Tokens of prompts, by API key",
+    ApiKeyCachedTokens = Counter "tyndall_api_key_cached_tokens_total"
+        "Tokens of prompts that were found in the prefix cache, by API key",
+    ApiKeyCompletionTokens = Counter "tyndall_api_key_completion_tokens_total"
+        "Tokens of completions, by API key",
+    ApiKeyRefused = Counter "tyndall_api_key_requests_refused_total"
+        "Requests that were refused, by API key and reason",
+    RequestsUnauthorized = Counter "tyndall_requests_unauthorized_total"
+        "Requests without an API key that is known",
     // Controller.
     Replicas = Gauge "tyndall_replicas"
         "Replicas by state",

@@ -1,5 +1,6 @@
 //! What a proxy counts.
 
+use crate::KeyMetrics;
 use crate::Metric;
 use crate::exposition;
 use crate::names::{FIRST_TOKEN_SECONDS, REQUEST_SECONDS};
@@ -64,6 +65,7 @@ pub struct ProxyMetrics {
     retries: Family<OfModel, Counter>,
     refused: Family<OfModel, Counter>,
     broken: Family<OfModel, Counter>,
+    keys: KeyMetrics,
     /// Every reason of a retry or a refusal so far: with the models they are the label sets that
     /// exist, which a family does not list. As many as the words of the proxy.
     reasons: RwLock<Vec<&'static str>>,
@@ -95,6 +97,7 @@ impl ProxyMetrics {
         Metric::RequestRetries.register(&mut registry, Family::clone(&retries));
         Metric::RequestsRefused.register(&mut registry, Family::clone(&refused));
         Metric::StreamsBroken.register(&mut registry, Family::clone(&broken));
+        let keys = KeyMetrics::new(&mut registry);
         let reasons = RwLock::default();
         Self {
             registry,
@@ -106,6 +109,7 @@ impl ProxyMetrics {
             retries,
             refused,
             broken,
+            keys,
             reasons,
         }
     }
@@ -148,6 +152,12 @@ impl ProxyMetrics {
     /// An answer ended early.
     pub fn stream_broken(&self, model: &Arc<str>) {
         self.broken.get_or_create(&labels(model)).inc();
+    }
+
+    /// Those of API keys.
+    #[must_use]
+    pub fn keys(&self) -> &KeyMetrics {
+        &self.keys
     }
 
     /// Removes every series of a model, which is not served any more. An event that comes later

@@ -10,6 +10,7 @@
 //! | | `POST /-/shutdown` | → 202: as if the supervisor had got SIGTERM |
 //! | proxy → controller | `GET /-/proxies/{id}/routes` | → one [`RouteTable`] per line at every change, never ending; the proxy is alive as long as it reads |
 //! | | `POST /-/proxies/{id}/demand` | [`DemandReport`] → 204 |
+//! | | `POST /-/proxies/{id}/usage` | [`KeyUsageReport`] → 204 when it is kept |
 //! | replica → controller | `POST /-/replicas/{id}/report` | [`ReplicaReport`] → 204 |
 //! | cli → controller | `PUT /-/applications/{name}` | [`ApplicationConfig`] → 204 |
 //! | controller → replica | `GET /-/status` | → [`ReplicaStatus`] |
@@ -26,6 +27,7 @@ mod json;
 mod process;
 mod replica;
 mod routes;
+mod usage;
 
 pub use autoscaling::{Aggregation, AutoscalingConfig, ScalingPolicy};
 pub use demand::{Demand, DemandReport};
@@ -41,6 +43,7 @@ pub use json::JsonText;
 pub use process::{ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
 pub use replica::{ColdStartPhases, EngineLoad, ModelCard, ReplicaReport, ReplicaStatus};
 pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};
+pub use usage::{KeyUsage, KeyUsageOfDay, KeyUsageReport};
 
 use crate::ReplicaId;
 use serde::{Deserialize, Serialize};
