@@ -4,7 +4,7 @@ use crate::job::Job;
 use crate::phases::{Awaited, PhaseClock};
 use crate::ready::Ready;
 use crate::timing::{SERVER_TIMING, Submitted};
-use crate::{chat, completion, generate, messages, responses, tokenize};
+use crate::{chat, completion, generate, messages, responses, timing, tokenize};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -88,6 +88,8 @@ pub(crate) struct Asked {
     pub(crate) ongoing: Ongoing,
     /// The wake, if it arrived before the first token.
     pub(crate) awaited: Option<Awaited>,
+    /// A stream tells what was used with each event.
+    pub(crate) notes_usage: bool,
 }
 
 impl Asked {
@@ -205,11 +207,12 @@ impl App {
         let awaited = ready.first_token.borrow().is_none().then(|| clock.awaited());
         let ongoing = Ongoing::begin(&self.ongoing);
         let id = request_id(&request);
+        let notes_usage = request.headers().contains_key(timing::USAGE);
         let body = read_body(request.into_body(), MAX_BODY_BYTES).await.map_err(|e| match e {
             BodyError::TooLarge { .. } => ApiError::too_large(e.to_string()),
             BodyError::Broken(_) => ApiError::malformed("", e.to_string()),
         })?;
-        let asked = Asked { id, body, ongoing, awaited };
+        let asked = Asked { id, body, ongoing, awaited, notes_usage };
         match route {
             Route::Generate => generate::answer(&ready, asked).await,
             Route::Completions => completion::answer(&ready, asked).await,
@@ -271,7 +274,8 @@ pub(crate) fn now_s() -> u64 {
 /// A whole answer with its phases.
 pub(crate) fn whole<T: serde::Serialize>(value: &T, job: &Job, asked: &Asked) -> Response<Body> {
     let mut response = json_response(StatusCode::OK, value);
-    let timing = asked.submitted(job).whole(job.times());
-    response.headers_mut().insert(SERVER_TIMING, timing);
+    let phases = asked.submitted(job).whole(job.times());
+    response.headers_mut().insert(SERVER_TIMING, phases);
+    response.headers_mut().insert(timing::USAGE, timing::usage(job.usage()));
     response
 }

@@ -2,7 +2,9 @@
 //!
 //! The head is sent with the first piece, so that what fails before it has a real status. After
 //! it an error is one event; either way the stream ends with exactly one terminal event of its API,
-//! and with the time of decoding as a trailer.
+//! and with the time of decoding and what was used as trailers. Where the proxy wants it, a line
+//! before each piece tells what was used so far, so that an answer that nobody reads to its end is
+//! accounted for.
 
 use crate::answering::Answering;
 use crate::app::{Asked, Failure, Ongoing};
@@ -16,6 +18,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 use tyndall_openai::{Event, EventWriter, MessagePiece, Usage};
 use tyndall_transport::{Body, BoxError};
+use tyndall_types::USAGE_NOTE;
 
 struct Events<W> {
     answering: Answering,
@@ -23,6 +26,7 @@ struct Events<W> {
     first_token: Instant,
     ready: VecDeque<Frame<Bytes>>,
     is_over: bool,
+    notes_usage: bool,
     _ongoing: Ongoing,
 }
 
@@ -47,8 +51,10 @@ pub(crate) async fn answer<W: EventWriter + 'static>(
         first_token: Instant::now(),
         ready,
         is_over: false,
+        notes_usage: asked.notes_usage,
         _ongoing: asked.ongoing,
     };
+    let usage = timing::usage(usage);
     events.take(first);
     let frames = unfold(events, |mut events| async {
         let frame = events.next().await?;
@@ -58,8 +64,9 @@ pub(crate) async fn answer<W: EventWriter + 'static>(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(header::TRAILER, HeaderValue::from_static("server-timing"));
+    headers.insert(header::TRAILER, HeaderValue::from_static("server-timing, x-tyndall-usage"));
     headers.insert(timing::SERVER_TIMING, timing);
+    headers.insert(timing::USAGE, usage);
     Ok(response)
 }
 
@@ -89,22 +96,24 @@ impl<W: EventWriter> Events<W> {
 
     fn take(&mut self, piece: Option<(usize, MessagePiece)>) {
         let usage = self.answering.usage();
-        match piece {
-            Some((index, piece)) => {
-                let events = self.writer.piece(index, piece, &usage);
-                self.ready.extend(wire(events));
-            }
-            None => {
-                let last = self.writer.end(&usage);
-                self.end(last);
-            }
+        let Some((index, piece)) = piece else {
+            let last = self.writer.end(&usage);
+            return self.end(last);
+        };
+        let mut events: Vec<_> = self.writer.piece(index, piece, &usage);
+        let note = self.notes_usage.then(|| format!("{USAGE_NOTE}{}\n", usage.completion_tokens));
+        if let Some((note, first)) = note.zip((!events.is_empty()).then(|| events.remove(0))) {
+            self.ready.push_back(Frame::data((note + &first.to_wire()).into()));
         }
+        self.ready.extend(wire(events));
     }
 
     fn end(&mut self, last: Vec<Event>) {
         self.is_over = true;
         self.ready.extend(wire(last));
         let decode_s = self.first_token.elapsed().as_secs_f64();
-        self.ready.push_back(Frame::trailers(timing::trailer(decode_s)));
+        let mut trailers = timing::trailer(decode_s);
+        trailers.insert(timing::USAGE, timing::usage(self.answering.usage()));
+        self.ready.push_back(Frame::trailers(trailers));
     }
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tyndall_transport::{Client, ResponseBody, read_body};
 use tyndall_types::protocol::ReplicaStatus;
+use tyndall_types::{HEADER_USAGE, TokenUsage, USAGE_NOTE};
 
 /// No wait of a test is longer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -160,6 +161,49 @@ async fn chat_uses_the_template_and_answers_as_the_assistant() {
     let response = post(&replica.client, "/v1/chat/completions", &refused).await;
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     assert_eq!(json_of(response).await["error"]["message"], "a user must speak");
+}
+
+#[tokio::test]
+async fn what_was_used_is_told_beside_the_answer() {
+    let replica = Replica::start(Alphabet::open());
+    let ask = async |path, body: &Value, wants_notes: bool| {
+        let mut request = Request::post(path).header("te", "trailers");
+        if wants_notes {
+            request = request.header(HEADER_USAGE, "notes");
+        }
+        let request = request.body(Bytes::from(body.to_string())).unwrap();
+        replica.client.send(request).await.unwrap()
+    };
+    let of = |headers: &http::HeaderMap| -> TokenUsage {
+        headers[HEADER_USAGE].to_str().unwrap().parse().unwrap()
+    };
+    let body = json!({"prompt": "uvw", "temperature": 0.5});
+    let whole = ask("/v1/completions", &body, false).await;
+    let told = of(whole.headers());
+    let used = json_of(whole).await["usage"].clone();
+    assert_eq!(
+        json!([told.prompt, told.completion]),
+        json!([used["prompt_tokens"], used["completion_tokens"]])
+    );
+    assert!(told.prompt > 0 && told.completion > 0);
+    let generated = ask("/generate", &json!({"prompt": "uvw"}), false).await;
+    assert_eq!(of(generated.headers()).prompt, told.prompt);
+
+    let body = json!({"prompt": "uvw", "temperature": 0.5, "stream": true});
+    for wants_notes in [false, true] {
+        let stream = ask("/v1/completions", &body, wants_notes).await;
+        assert_eq!(
+            of(stream.headers()),
+            TokenUsage { prompt: told.prompt, ..TokenUsage::default() }
+        );
+        let collected = stream.into_body().collect().await.unwrap();
+        assert_eq!(of(collected.trailers().unwrap()), told);
+        let text = String::from_utf8(collected.to_bytes().to_vec()).unwrap();
+        let notes: Vec<u64> =
+            text.lines().filter_map(|line| line.strip_prefix(USAGE_NOTE)?.parse().ok()).collect();
+        assert!(notes.is_sorted() && text.ends_with("\n\ndata: [DONE]\n\n"), "{text}");
+        assert_eq!(notes.last().copied(), wants_notes.then_some(told.completion));
+    }
 }
 
 #[tokio::test]

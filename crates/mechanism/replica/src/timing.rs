@@ -4,9 +4,14 @@ use crate::phases::Awaited;
 use crate::text_stream::Times;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::time::Instant;
+use tyndall_openai::Usage;
+use tyndall_types::{HEADER_USAGE, TokenUsage};
 
 /// Header and trailer name.
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Header and trailer name of what was used.
+pub(crate) const USAGE: HeaderName = HeaderName::from_static(HEADER_USAGE);
 
 /// When a request went to the engine, and the wake that it waited for until then.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +49,17 @@ pub(crate) fn trailer(decode_s: f64) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     trailers.insert(SERVER_TIMING, value(&format!("decode;dur={:.1}", decode_s * 1e3)));
     trailers
+}
+
+/// What a request used, for the proxy.
+pub(crate) fn usage(usage: Usage) -> HeaderValue {
+    let cached = usage.prompt_tokens_details.map_or(0, |details| details.cached_tokens);
+    let usage = TokenUsage {
+        prompt: usage.prompt_tokens.into(),
+        cached: cached.into(),
+        completion: usage.completion_tokens.into(),
+    };
+    value(&usage.to_string())
 }
 
 fn value(text: &str) -> HeaderValue {
