@@ -22,7 +22,7 @@ use tyndall_control::Event;
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, Client, Handler, LineSender, empty, line_channel, read_body, text};
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::{ApplicationConfig, DemandReport, ReplicaReport};
+use tyndall_types::protocol::{ApplicationConfig, DemandReport, KeyUsageReport, ReplicaReport};
 
 const MAX_BODY_BYTES: usize = 4 << 20;
 /// Bodies are small and come from this machine.
@@ -88,6 +88,10 @@ impl Api {
                 if let Some(proxy) = between("/-/proxies/", "/demand") {
                     let report: DemandReport = parse(request).await?;
                     self.tell(Message::Event(Event::Demand { proxy, report })).await?;
+                    Ok(empty(StatusCode::NO_CONTENT))
+                } else if let Some(proxy) = between("/-/proxies/", "/usage") {
+                    let report: KeyUsageReport = parse(request).await?;
+                    self.try_ask(|reply| Message::KeyUsage { proxy, report, reply }).await?;
                     Ok(empty(StatusCode::NO_CONTENT))
                 } else if let Some(replica) = between("/-/replicas/", "/report") {
                     let report: ReplicaReport = parse(request).await?;

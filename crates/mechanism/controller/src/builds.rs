@@ -8,7 +8,7 @@
 //! As many builds run at a time as the machine has processors; others wait in the order in which
 //! they came. Each application has at most one build, so that their number is the bound.
 
-use crate::service::Message;
+use crate::service::{API_KEY_VARIABLE, Message, TOKEN_VARIABLE};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -121,6 +121,9 @@ async fn build(builder: &Builder, input: &str) -> Result<Box<ApplicationConfig>,
     let failed = |error: std::io::Error| format!("failed to run {}: {error}", executable.display());
     let mut child = Command::new(executable)
         .args(&builder.args)
+        // Programs are run to say what they have; the node's secrets are not theirs.
+        .env_remove(TOKEN_VARIABLE)
+        .env_remove(API_KEY_VARIABLE)
         .arg("--parent-pid")
         .arg(std::process::id().to_string())
         .stdin(Stdio::piped())

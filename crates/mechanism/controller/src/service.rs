@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tyndall_control::{Action, Capacity, Event, State};
 use tyndall_transport::{Client, ClientError};
 use tyndall_types::protocol::{
-    ApplicationConfig, ApplicationDetails, DeploymentConfig, InstanceDetails, ProcessSpec,
-    ReplicaReport, ReplicaStatus, RouteTable, RuntimeDir, Workload,
+    ApplicationConfig, ApplicationDetails, DeploymentConfig, InstanceDetails, KeyUsageOfDay,
+    KeyUsageReport, ProcessSpec, ReplicaReport, ReplicaStatus, RouteTable, RuntimeDir, Workload,
 };
 use tyndall_types::{ApplicationName, DeploymentId, ReplicaId, ReplicaState};
 
@@ -30,7 +30,9 @@ pub(crate) const PAGE: usize = 64;
 /// Tells a replica's process its number among the replicas of its deployment.
 const RANK_VARIABLE: &str = "TYNDALL_REPLICA_RANK";
 /// Has the key to the admin API in the environment of the server.
-const TOKEN_VARIABLE: &str = "TYNDALL_ADMIN_TOKEN";
+pub(crate) const TOKEN_VARIABLE: &str = "TYNDALL_ADMIN_TOKEN";
+/// Has keys of clients in the environment of the server.
+pub(crate) const API_KEY_VARIABLE: &str = "TYNDALL_API_KEY";
 
 /// What happened is kept when nothing else is to do, or when it is so much.
 const MAX_RECORDS: usize = 256;
@@ -84,6 +86,10 @@ pub(crate) enum Message {
     Events { wanted: Wanted, reply: Reply<Result<Vec<StoredEvent>, Refusal>> },
     /// What was used.
     Usage(Reply<Result<Vec<Usage>, Refusal>>),
+    /// A proxy tells what API keys used.
+    KeyUsage { proxy: String, report: KeyUsageReport, reply: Reply<Result<(), Refusal>> },
+    /// What API keys used on the last so many days.
+    KeyUsages { num_days: u64, reply: Reply<Result<Vec<KeyUsageOfDay>, Refusal>> },
     /// What a proxy should know that has read the route table up to a version.
     Routes { since: Option<u64>, reply: Reply<Option<RouteTable>> },
     /// How the controller is.
@@ -318,6 +324,20 @@ impl Service {
                 let usage = self.store.as_ref().map_or(Ok(Vec::new()), Store::usage);
                 answer(reply, usage.map_err(Refusal::from));
             }
+            Message::KeyUsage { proxy, report, reply } => {
+                let now = self.clock.now();
+                let kept = self
+                    .store
+                    .as_mut()
+                    .map_or(Ok(()), |store| store.keep_key_usage(&proxy, &report, now));
+                answer(reply, kept.map_err(Refusal::from));
+            }
+            Message::KeyUsages { num_days, reply } => {
+                let now = self.clock.now();
+                let store = self.store.as_ref();
+                let usage = store.map_or(Ok(Vec::new()), |store| store.key_usage(num_days, now));
+                answer(reply, usage.map_err(Refusal::from));
+            }
             Message::Routes { since, reply } => answer(reply, self.state.routes(since)),
             Message::Health(reply) => {
                 answer(reply, self.health.metrics(health::memory_mb(), self.clock.now()));
@@ -427,8 +447,10 @@ impl Service {
         let args = ["role", "replica", "--runtime-dir", &directory, "--id", replica.as_str()];
         let args = args.into_iter().map(str::to_owned);
         let mut env = config.env_vars.clone();
-        // What replicas run may be of others: the key to the admin API is not theirs.
-        env.entry(TOKEN_VARIABLE.to_owned()).or_default();
+        // What replicas run may be of others: the keys of the node and of its clients are not theirs.
+        for secret in [TOKEN_VARIABLE, API_KEY_VARIABLE] {
+            env.entry(secret.to_owned()).or_default();
+        }
         env.insert(RANK_VARIABLE.to_owned(), rank.to_string());
         if config.resources.num_gpus > 0.0 {
             let gpus: Vec<String> = gpus.iter().map(ToString::to_string).collect();

@@ -8,10 +8,11 @@
 //! it builds does not lose it: the next one builds it again.
 
 mod history;
+mod keys;
 mod migrate;
 mod wanted;
 
-pub(crate) use history::Record;
+pub(crate) use history::{MAX_DAYS, Record};
 pub use history::{StoredEvent, StoredVersion, Usage};
 pub use wanted::StoredApplication;
 
@@ -25,7 +26,7 @@ use tyndall_control::CapacityDirection;
 use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, DeploymentConfig};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName};
 
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// Versions that are kept of each application.
 const MAX_VERSIONS: u64 = 50;
 /// How long another process may take to let go of the file.
@@ -76,6 +77,16 @@ const SCHEMA: &str = "
         wakes INTEGER NOT NULL DEFAULT 0,
         replica_seconds REAL NOT NULL DEFAULT 0,
         PRIMARY KEY (day, application, deployment)
+    );
+    CREATE TABLE IF NOT EXISTS key_usage (
+        day INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        refused INTEGER NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        PRIMARY KEY (day, name)
     );
     CREATE TABLE IF NOT EXISTS settings (
         key TEXT PRIMARY KEY,

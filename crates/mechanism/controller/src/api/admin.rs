@@ -4,7 +4,7 @@ use super::details::Shape;
 use super::{Answer, Api, HEALTHZ, busy, decoded, not_found, openapi, read};
 use crate::logs::{self, LogRange};
 use crate::service::{Message, Wanted};
-use crate::store::StoredVersion;
+use crate::store::{MAX_DAYS, StoredVersion};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -22,6 +22,7 @@ const REST_VERSION: &str = "4";
 const RAY_VERSION: &str = "2.60.0";
 const DEFAULT_EVENTS: u32 = 100;
 const MAX_EVENTS: u32 = 10_000;
+const DEFAULT_DAYS: u64 = 30;
 
 impl Api {
     pub(super) async fn public(&self, path: &str, request: Request<Incoming>) -> Answer {
@@ -52,6 +53,7 @@ impl Api {
             (Method::GET, "/api/tyndall/usage/") => {
                 Ok(json(StatusCode::OK, &self.try_ask(Message::Usage).await?))
             }
+            (Method::GET, "/api/tyndall/keys/usage/") => self.key_usage(&query).await,
             (Method::GET, "/api/tyndall/logs/") => self.logs(&query).await,
             (Method::GET, "/openapi.json/") => Ok(json(StatusCode::OK, &openapi::document())),
             (Method::GET, "/metrics/") => self.metrics().await,
@@ -176,6 +178,18 @@ impl Api {
         };
         let events = self.try_ask(|reply| Message::Events { wanted, reply }).await?;
         Ok(json(StatusCode::OK, &events))
+    }
+
+    async fn key_usage(&self, query: &str) -> Answer {
+        let num_days = match parameter(query, "days").map(|text| text.parse()) {
+            None => DEFAULT_DAYS,
+            Some(Ok(days)) if (1..=MAX_DAYS).contains(&days) => days,
+            Some(_) => {
+                return Err(bad(format!("days must be a whole number from 1 to {MAX_DAYS}")));
+            }
+        };
+        let usage = self.try_ask(|reply| Message::KeyUsages { num_days, reply }).await?;
+        Ok(json(StatusCode::OK, &usage))
     }
 
     async fn logs(&self, query: &str) -> Answer {

@@ -27,6 +27,9 @@ pub(super) fn document() -> Value {
                 query("lines", "integer"), query("offset", "integer"),
             ])),
             "/api/tyndall/usage": read("Wakes and seconds of replicas, by day", json!([])),
+            "/api/tyndall/keys/usage": read("What API keys used, by day", json!([
+                query("days", "integer"),
+            ])),
             "/api/shutdown": {"post": {
                 "summary": "End the server as Ctrl-C would",
                 "responses": answers(&[("202", "it ends")]),

@@ -10,8 +10,8 @@ use tyndall_types::{ApplicationName, DeploymentId};
 /// Events that are kept, over all applications.
 pub(super) const MAX_EVENTS: i64 = 10_000;
 /// Days of which usage is kept.
-const MAX_DAYS: u64 = 400;
-const DAY_S: u64 = 24 * 3600;
+pub(crate) const MAX_DAYS: u64 = 400;
+pub(super) const DAY_S: u64 = 24 * 3600;
 
 /// A version of an application.
 #[derive(Debug, Clone, PartialEq)]

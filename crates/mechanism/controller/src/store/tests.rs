@@ -1,8 +1,8 @@
 use super::*;
 use std::sync::Arc;
 use tyndall_types::protocol::{
-    Aggregation, AutoscalingConfig, GenerateDefaults, HealthCheck, ModelConfig, ScalingPolicy,
-    Workload,
+    Aggregation, AutoscalingConfig, GenerateDefaults, HealthCheck, KeyUsage, KeyUsageOfDay,
+    KeyUsageReport, ModelConfig, ScalingPolicy, Workload,
 };
 
 fn deployment(id: DeploymentId, max_replicas: u32) -> DeploymentConfig {
@@ -108,6 +108,50 @@ fn submit(store: &mut Store, of: &str, submitted: &Value, gone: &[ApplicationNam
     let shared = &json!({});
     let submission = Submission { applications, gone, target_capacity: None, shared };
     store.submit(&submission, at(s)).unwrap();
+}
+
+#[test]
+fn what_keys_used_is_added_up_by_day_and_counted_once() {
+    let folder = Folder::new();
+    let mut store = folder.open();
+    let used = |name: &str, n: u64| KeyUsage {
+        name: name.to_owned(),
+        requests: n,
+        refused: 1,
+        prompt_tokens: 10 * n,
+        cached_tokens: n,
+        completion_tokens: 5 * n,
+    };
+    let report =
+        |instance: &str, batch, keys| KeyUsageReport { instance: instance.to_owned(), batch, keys };
+    let day = |n: u64| at(n * 86_400 + 7);
+    let first = report("x", 1, vec![used("a", 1), used("b", 2)]);
+    store.keep_key_usage("p", &first, day(100)).unwrap();
+    drop(store);
+    // The answer was lost with the controller: the next one gets it again.
+    let mut store = folder.open();
+    store.keep_key_usage("p", &first, day(100)).unwrap();
+    store.keep_key_usage("p", &report("x", 2, vec![used("a", 3)]), day(100)).unwrap();
+    // Another process, and another proxy, begin to count anew.
+    store.keep_key_usage("p", &report("y", 1, vec![used("a", 1)]), day(101)).unwrap();
+    store.keep_key_usage("q", &report("x", 1, vec![used("a", 1)]), day(101)).unwrap();
+    let told = |store: &Store, num_days, n| -> Vec<(u64, String, u64, u64, u64)> {
+        let usage = store.key_usage(num_days, day(n)).unwrap().into_iter();
+        let one = |of: KeyUsageOfDay| {
+            let usage = of.usage;
+            (of.day, usage.name, usage.requests, usage.refused, usage.completion_tokens)
+        };
+        usage.map(one).collect()
+    };
+    let (a, b) = (|| "a".to_owned(), || "b".to_owned());
+    assert_eq!(
+        told(&store, 2, 101),
+        [(100, a(), 4, 2, 20), (100, b(), 2, 1, 10), (101, a(), 2, 2, 10)]
+    );
+    assert_eq!(told(&store, 1, 101), [(101, a(), 2, 2, 10)]);
+    assert_eq!(told(&store, 1000, 101).len(), 3);
+    store.keep_key_usage("p", &report("y", 2, vec![used("b", 1)]), day(501)).unwrap();
+    assert_eq!(told(&store, 1000, 501), [(101, a(), 2, 2, 10), (501, b(), 1, 1, 5)]);
 }
 
 fn event(application: &str, kind: &'static str, s: u64) -> Record {

@@ -253,6 +253,7 @@ async fn the_document_lists_what_there_is() {
         "GET /api/tyndall/controller-health",
         "GET /api/tyndall/events",
         "GET /api/tyndall/usage",
+        "GET /api/tyndall/keys/usage",
         "GET /api/tyndall/logs",
         "GET /openapi.json",
         "GET /metrics",
