@@ -77,6 +77,9 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Measure the machine, the engine, or a server
     Bench(Box<tyndall_bench::BenchArgs>),
+    /// Make, check and watch the API keys of clients
+    #[command(subcommand)]
+    Keys(KeysArgs),
     /// Show what was deployed from config files, or look at such a file
     Config(ConfigCommand),
     /// Write a config file for models and programs
@@ -258,6 +261,36 @@ pub(crate) struct PullArgs {
     pub(crate) revision: String,
 }
 
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysArgs {
+    /// Make a key; it is printed once, and only its hash is kept
+    New {
+        /// What it is called in metrics and reports
+        #[arg(long)]
+        name: String,
+        /// Add its entry to this file, which is made when missing; else the entry is printed
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Tell what is wrong in a key file, with its line
+    Check {
+        /// TOML
+        file: PathBuf,
+    },
+    /// Show what each key used
+    Usage {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Up to today, in UTC
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=400))]
+        days: u32,
+        /// Print the admin API's JSON, by day
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 /// What to look at.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigArgs {
@@ -324,6 +357,9 @@ pub(crate) enum RoleArgs {
         /// Which pages of other origins may use it, as JSON
         #[arg(long)]
         cors: Option<String>,
+        /// File with the keys of clients
+        #[arg(long)]
+        api_keys: Option<PathBuf>,
     },
     /// Runs a model
     Replica {
@@ -389,7 +425,8 @@ pub(crate) struct Hosting;
 
 impl Scope for Hosting {
     fn has(row: &Setting) -> bool {
-        let network = ["host", "port", "admin_host", "admin_port", "insecure"];
+        let network =
+            ["host", "port", "admin_host", "admin_port", "api_keys", "api_key", "insecure"];
         let limits = ["request_timeout", "graceful_timeout"];
         [Group::Browsers, Group::Process].contains(&row.group)
             || network.contains(&row.key)
@@ -436,6 +473,9 @@ impl<S: Scope> FromArgMatches for SettingArgs<S> {
         for row in SETTINGS.iter().filter(|row| S::has(row)) {
             let text = if row.is_switch() {
                 matches.get_flag(row.key).then(|| "true".to_owned())
+            } else if row.key == REPEATABLE {
+                let texts = matches.get_many::<String>(row.key);
+                texts.map(|texts| texts.cloned().collect::<Vec<_>>().join(","))
             } else {
                 matches.get_one::<String>(row.key).cloned()
             };
@@ -446,6 +486,9 @@ impl<S: Scope> FromArgMatches for SettingArgs<S> {
         Ok(())
     }
 }
+
+/// The setting whose flag may be given several times.
+const REPEATABLE: &str = "api_key";
 
 fn arg(row: &'static Setting) -> Arg {
     let mut notes = vec![format!(
@@ -474,6 +517,8 @@ fn arg(row: &'static Setting) -> Arg {
     };
     if row.is_switch() {
         arg.action(ArgAction::SetTrue)
+    } else if row.key == REPEATABLE {
+        arg.value_name(row.value_name).action(ArgAction::Append)
     } else {
         arg.value_name(row.value_name).allow_negative_numbers(true)
     }
@@ -495,6 +540,8 @@ mod tests {
             Command::Run(run) => run.settings.0,
             other => panic!("{other:?}"),
         };
+        let keys = parse(&["tyndall", "run", "--api-key", "a", "--api-key", "b"]);
+        assert_eq!(keys.get("api_key"), Some("a,b"));
         let settings = parse(&["tyndall", "run", "demo", "--port", "-1", "--insecure"]);
         assert_eq!(settings.get("target"), Some("demo"));
         assert_eq!(settings.get("port"), Some("-1"));

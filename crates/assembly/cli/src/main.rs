@@ -49,6 +49,7 @@ fn dispatch(command: Command, env: &Environment, started_at: Instant) -> Result<
         Command::Plan(args) => commands::plan::plan(&args.settings.0, env)?,
         Command::Pull(args) => commands::pull::pull(&args, env)?,
         Command::Bench(args) => commands::bench::bench(&args, env)?,
+        Command::Keys(args) => commands::keys::keys(&args, env)?,
         Command::Config(args) => commands::config::config(&args, env)?,
         Command::Simulate(args) => commands::simulate::simulate(&args)?,
         Command::Completions(args) => commands::completions::completions(&args)?,

@@ -14,7 +14,7 @@ use tyndall_cluster::process::prepare_child;
 use tyndall_config::{Environment, Isa, LogFormat, RoleConfig};
 use tyndall_controller::{Builder as AppBuilder, Capacity, ControllerOptions, Http, Instance};
 use tyndall_hub::HubOptions;
-use tyndall_proxy::ProxyOptions;
+use tyndall_proxy::{KeySources, ProxyOptions};
 use tyndall_replica::{ReplicaError, ReplicaOptions};
 use tyndall_telemetry::LogOptions;
 use tyndall_transport::Listener;
@@ -45,7 +45,7 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
             let memory_bytes = memory_bytes.or_else(available_memory_bytes).unwrap_or(0);
             commands::build::role(Machine { memory_bytes, request_timeout_s }, env)
         }
-        RoleArgs::Proxy { common, id, drain_s, cors } => {
+        RoleArgs::Proxy { common, id, drain_s, cors, api_keys } => {
             prepare(&id, &common, &config)?;
             let cors = cors
                 .as_deref()
@@ -59,6 +59,10 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
                     listener: listener()?,
                     drain: Duration::try_from_secs_f64(drain_s).map_err(|error| log(&error))?,
                     cors,
+                    keys: KeySources {
+                        file: api_keys,
+                        keys: commands::keys::unnamed(&config.api_keys),
+                    },
                 };
                 tyndall_proxy::run(options).await.map_err(|error| log(&error))
             })

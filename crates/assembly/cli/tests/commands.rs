@@ -114,6 +114,28 @@ fn the_configuration_shows_where_values_come_from() {
 }
 
 #[test]
+fn keys_are_made_and_files_of_them_checked() {
+    let out = tyndall(&["keys", "new", "--name", "team"]).prints();
+    let (secret, entry) = out.split_once("\n\n").unwrap();
+    assert!(secret.starts_with("sk-tyndall-") && !entry.contains(secret), "{out}");
+    let check = || tyndall(&["keys", "check", "keys.toml"]);
+    let said = check().file("keys.toml", entry.as_bytes()).prints();
+    assert_eq!(said, "keys.toml: 1 key, nothing wrong\n");
+    let wrong = format!("{entry}weight = 0\n");
+    let expected = "error: keys.toml:4: weight is 0, which is not a whole number from 1 to 1000\n";
+    check().file("keys.toml", wrong.as_bytes()).fails(1, expected);
+    // A server does not start with it either.
+    let run =
+        tyndall(&["run", "demo", "--port", "0", "--admin-port", "0", "--api-keys", "keys.toml"]);
+    run.file("keys.toml", wrong.as_bytes()).fails(1, expected);
+    tyndall(&["keys", "new", "--name", "a b"]).fails(
+        1,
+        "error: \"a b\" is no name of a key\nhelp: use 1 to 64 letters, digits, '.', '_' or '-', a \
+         letter or digit first, and not api-key- at the beginning, which keys without a file have\n",
+    );
+}
+
+#[test]
 fn bad_settings_are_usage_errors_that_name_their_origin() {
     tyndall(&["run", "demo"]).env("MAX_REPLICAS", "two").fails(
         2,
@@ -121,8 +143,9 @@ fn bad_settings_are_usage_errors_that_name_their_origin() {
     );
     tyndall(&["run", "demo", "--host", "0.0.0.0"]).fails(
         2,
-        "error: --host 0.0.0.0 lets other machines in, and there are no API keys yet\n\
-         help: keep 127.0.0.1, or add --insecure if the network is trusted\n",
+        "error: --host 0.0.0.0 lets other machines in, and nothing asks who they are\n\
+         help: give keys with --api-keys FILE, keep 127.0.0.1, or add --insecure if the network \
+         is trusted\n",
     );
     tyndall(&["run", "demo"]).env("NUM_GPUS_PER_REPLICA", "1").fails(
         2,

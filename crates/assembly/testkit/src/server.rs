@@ -175,6 +175,16 @@ impl Server {
         Ok(http::stream(http::agent().get(format!("{}{path}", self.url)).call()?))
     }
 
+    /// POSTs JSON to a public path with a header.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub fn post_with(&self, path: &str, header: (&str, &str), body: &Value) -> Result<Answer> {
+        let request = http::agent().post(format!("{}{path}", self.url));
+        let request = request.content_type("application/json").header(header.0, header.1);
+        http::whole(request.send(body.to_string())?)
+    }
+
     /// Asks for the end on the admin API.
     ///
     /// # Errors

@@ -20,12 +20,14 @@ pub enum ConfigError {
         key: String,
     },
     /// Others could reach the server, and nothing would ask them who they are.
-    #[error("{from} {host} lets other machines in, and there are no API keys yet")]
+    #[error("{from} {host} lets other machines in, and nothing asks who they are")]
     Exposed {
         /// The flag or variable of the host.
         from: &'static str,
         /// The address.
         host: String,
+        /// API keys would ask.
+        takes_keys: bool,
     },
     /// Any site could do what its visitors may.
     #[error(
@@ -73,6 +75,10 @@ impl ConfigError {
         match self {
             Self::BadValue { .. } => None,
             Self::UnknownSetting { .. } => Some("see `tyndall run --help`"),
+            Self::Exposed { takes_keys: true, .. } => Some(
+                "give keys with --api-keys FILE, keep 127.0.0.1, or add --insecure if the network \
+                 is trusted",
+            ),
             Self::Exposed { .. } => {
                 Some("keep 127.0.0.1, or add --insecure if the network is trusted")
             }

@@ -20,6 +20,8 @@ mod settings;
 pub use error::ConfigError;
 pub use origin::{Effective, Environment, Origin, RawSettings, Sourced};
 pub use parse::{human_bytes, parse_bytes, parse_seconds};
-pub use resolve::{Limits, LogFormat, ModelSettings, Network, RunConfig, Scaling, resolve};
+pub use resolve::{
+    ApiKeys, Limits, LogFormat, ModelSettings, Network, RunConfig, Scaling, resolve,
+};
 pub use role::{Isa, RoleConfig};
 pub use settings::{Group, SETTINGS, Setting, setting};

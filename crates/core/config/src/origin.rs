@@ -5,6 +5,9 @@ use crate::settings::{Setting, setting};
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// Stands for a secret.
+const HIDDEN: &str = "***";
+
 /// The process's environment, handed in as a value.
 pub type Environment = BTreeMap<String, String>;
 
@@ -76,6 +79,11 @@ impl RawSettings {
             .collect()
     }
 
+    /// Takes the text of a flag out, when it was given.
+    pub fn remove(&mut self, key: &str) -> Option<String> {
+        self.0.remove(key)
+    }
+
     /// The text of a flag, when it was given.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
@@ -110,6 +118,24 @@ impl<'a> Reader<'a> {
         })?;
         self.effective.push(Effective { key: row.key, value: text, origin });
         Ok(Sourced { value: parsed, origin })
+    }
+
+    /// The value of a setting that nobody is to see: neither the list nor an error has it.
+    pub(crate) fn read_secret<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        let row = setting(key).expect("keys in this crate are in the table");
+        let (text, origin) = self.find(row);
+        let value = if text.is_empty() { String::new() } else { HIDDEN.to_owned() };
+        let parsed = parse(&text).map_err(|accepted| ConfigError::BadValue {
+            from: from(row, origin),
+            value: value.clone(),
+            accepted,
+        })?;
+        self.effective.push(Effective { key: row.key, value, origin });
+        Ok(parsed)
     }
 
     /// The value of a setting that may be off.

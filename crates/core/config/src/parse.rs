@@ -124,6 +124,18 @@ pub(crate) fn host(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| "an IP address such as 127.0.0.1, ::1 or 0.0.0.0".to_owned())
 }
 
+/// Keys of clients, which can stand in a header.
+pub(crate) fn api_keys(text: &str) -> Result<Vec<String>, String> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<String> = text.split(',').map(|key| key.trim().to_owned()).collect();
+    let is_key = |key: &String| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let accepted = "a key, or several with commas between, without spaces and of visible ASCII \
+                    letters";
+    if keys.iter().all(is_key) { Ok(keys) } else { Err(accepted.to_owned()) }
+}
+
 pub(crate) fn switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),

@@ -7,6 +7,7 @@ use crate::parse;
 use crate::role::isa;
 use crate::settings::setting;
 use core::net::{IpAddr, SocketAddr};
+use std::fmt;
 use std::path::PathBuf;
 use tyndall_parsers::{ReasoningFormat, ToolFormat};
 use tyndall_types::protocol::{
@@ -33,6 +34,8 @@ pub struct RunConfig {
     pub network: Network,
     /// Which pages of other origins may use it; absent is none.
     pub cors: Option<CorsConfig>,
+    /// Whom it lets in.
+    pub api_keys: ApiKeys,
     /// How many replicas, when.
     pub scaling: Scaling,
     /// How much may wait, how long.
@@ -60,6 +63,30 @@ pub struct Network {
     pub public: SocketAddr,
     /// For status, delete and shutdown.
     pub admin: SocketAddr,
+}
+
+/// Where the keys of clients come from; without any, no key is wanted.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct ApiKeys {
+    /// Their file.
+    pub file: Option<PathBuf>,
+    /// Keys without limits, as clients send them.
+    pub secrets: Vec<String>,
+}
+
+impl ApiKeys {
+    /// Whether no key is wanted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.file.is_none() && self.secrets.is_empty()
+    }
+}
+
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let num_secrets = self.secrets.len();
+        f.debug_struct("ApiKeys").field("file", &self.file).field("secrets", &num_secrets).finish()
+    }
 }
 
 /// How many replicas, when.
@@ -129,7 +156,7 @@ pub enum LogFormat {
 pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, ConfigError> {
     let mut reader = Reader::new(raw, env);
     let target = reader.read("target", non_empty)?;
-    let network = network(&mut reader)?;
+    let (network, api_keys) = network(&mut reader)?;
     let name = reader.read_optional("name", |text| {
         DeploymentName::new(text).map_err(|_| NAME_ACCEPTED.to_owned())
     })?;
@@ -151,6 +178,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
         name,
         network,
         cors,
+        api_keys,
         scaling,
         limits,
         model,
@@ -228,29 +256,37 @@ fn non_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("a text of some length".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-fn network(reader: &mut Reader<'_>) -> Result<Network, ConfigError> {
+fn network(reader: &mut Reader<'_>) -> Result<(Network, ApiKeys), ConfigError> {
     let host = reader.read("host", parse::host)?;
     let port = reader.read("port", parse::port)?.value;
     let admin_host = reader.read("admin_host", parse::host)?;
     let admin_port = reader.read("admin_port", parse::port)?.value;
+    let api_keys = ApiKeys {
+        file: reader.read_optional("api_keys", |text| Ok(PathBuf::from(text)))?,
+        secrets: reader.read_secret("api_key", parse::api_keys)?,
+    };
     let insecure = reader.read("insecure", parse::switch)?.value;
-    for (key, host) in [("host", &host), ("admin_host", &admin_host)] {
-        check_exposure(key, host, insecure)?;
-    }
+    check_exposure("host", &host, insecure || !api_keys.is_empty())?;
+    check_exposure("admin_host", &admin_host, insecure)?;
     if port == admin_port && port != 0 {
         return Err(ConfigError::SamePort { port });
     }
-    Ok(Network {
+    let network = Network {
         public: SocketAddr::new(host.value, port),
         admin: SocketAddr::new(admin_host.value, admin_port),
-    })
+    };
+    Ok((network, api_keys))
 }
 
-fn check_exposure(key: &str, host: &Sourced<IpAddr>, insecure: bool) -> Result<(), ConfigError> {
-    if insecure || host.value.is_loopback() {
+fn check_exposure(key: &str, host: &Sourced<IpAddr>, is_wanted: bool) -> Result<(), ConfigError> {
+    if is_wanted || host.value.is_loopback() {
         return Ok(());
     }
-    Err(ConfigError::Exposed { from: from(key, host.origin), host: host.value.to_string() })
+    Err(ConfigError::Exposed {
+        from: from(key, host.origin),
+        host: host.value.to_string(),
+        takes_keys: key == "host",
+    })
 }
 
 /// And whether the number of replicas is left to us.
@@ -476,7 +512,7 @@ mod tests {
         check(
             &[("host", "0.0.0.0")],
             &[],
-            "--host 0.0.0.0 lets other machines in, and there are no API keys yet",
+            "--host 0.0.0.0 lets other machines in, and nothing asks who they are",
         );
         check(
             &[("port", "9"), ("admin_port", "9")],
@@ -498,8 +534,27 @@ mod tests {
         let open = config(&[("host", "0.0.0.0"), ("insecure", "true")], &[]).unwrap();
         assert!(!open.network.public.ip().is_loopback());
         assert!(config(&[("host", "::1")], &[]).is_ok());
+        assert!(config(&[("host", "0.0.0.0"), ("api_keys", "keys.toml")], &[]).is_ok());
+        assert!(config(&[("host", "0.0.0.0")], &[("TYNDALL_API_KEY", "s3cret")]).is_ok());
+        assert!(config(&[("admin_host", "0.0.0.0"), ("api_key", "s3cret")], &[]).is_err());
         assert!(config(&[("admin_host", "0.0.0.0")], &[]).is_err());
         assert!(config(&[("port", "0"), ("admin_port", "0")], &[]).is_ok());
+    }
+
+    #[test]
+    fn keys_are_read_and_never_told() {
+        let c = config(&[("api_key", "one, s3cret")], &[("TYNDALL_API_KEY", "three")]).unwrap();
+        assert_eq!(c.api_keys.secrets, ["one", "s3cret"]);
+        let line = c.effective.iter().find(|line| line.key == "api_key").unwrap();
+        assert_eq!((line.value.as_str(), line.origin), ("***", Origin::Flag("--api-key")));
+        assert!(!format!("{c:?}").contains("s3cret"));
+        let error = config(&[("api_key", "one,se cret")], &[]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--api-key is \"***\", which is not a key, or several with commas between, without \
+             spaces and of visible ASCII letters"
+        );
+        assert!(config(&[], &[]).unwrap().api_keys.is_empty());
     }
 
     proptest! {

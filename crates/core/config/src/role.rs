@@ -2,7 +2,8 @@
 
 use crate::error::ConfigError;
 use crate::origin::{Environment, RawSettings, Reader};
-use crate::resolve::{LogFormat, log_format};
+use crate::parse;
+use crate::resolve::{ApiKeys, LogFormat, log_format};
 
 /// An instruction set for the kernels, by the words of `TYNDALL_ISA`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct RoleConfig {
     pub log_format: LogFormat,
     /// What is logged.
     pub log_filter: String,
+    /// Keys of clients beside those of a file.
+    pub api_keys: ApiKeys,
 }
 
 impl RoleConfig {
@@ -56,6 +59,10 @@ impl RoleConfig {
             isa: isa(env)?,
             log_format: reader.read("log_format", log_format)?.value,
             log_filter: reader.read("log", |text| Ok(text.to_owned()))?.value,
+            api_keys: ApiKeys {
+                file: None,
+                secrets: reader.read_secret("api_key", parse::api_keys)?,
+            },
         })
     }
 }

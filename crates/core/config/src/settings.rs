@@ -95,7 +95,7 @@ settings! {
         target "TARGET" "TYNDALL_TARGET" = "MODEL_ID", "facebook/opt-125m" "TARGET",
             "What to serve: `demo`, a directory, or a Hugging Face id";
         host "--host" "TYNDALL_HOST", "127.0.0.1" "IP",
-            "Address for clients; another than loopback wants --insecure, as there are no API keys yet";
+            "Address for clients; another than loopback wants API keys or --insecure";
         port "--port" "TYNDALL_PORT", "8000" "PORT",
             "Port for clients; 0 takes any free one and prints it";
         admin_host "--admin-host" "TYNDALL_ADMIN_HOST", "127.0.0.1" "IP",
@@ -104,8 +104,12 @@ settings! {
             "Port for status, delete and shutdown; 0 takes any free one and prints it";
         name "--name" "TYNDALL_NAME", "" "NAME",
             "Public model id; else the Hugging Face id or the directory's name";
+        api_keys "--api-keys" "TYNDALL_API_KEYS", "" "FILE",
+            "File with the keys of clients and their limits, read again when it changes; without keys any value is accepted";
+        api_key "--api-key" "TYNDALL_API_KEY", "" "KEY",
+            "A key without limits, several with commas between; better as the variable, since others see the flags of a process";
         insecure "--insecure" "TYNDALL_INSECURE", "" "",
-            "Allow addresses that other machines can reach";
+            "Allow addresses that other machines can reach, and let anybody in where there are no API keys";
     }
     Browsers: {
         cors_origins "--cors-origins" "TYNDALL_CORS_ORIGINS", "" "ORIGINS",

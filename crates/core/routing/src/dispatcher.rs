@@ -6,11 +6,11 @@
 //! - nobody waits while a listed replica that it does not avoid, and that is not under suspicion,
 //!   has room;
 //! - at most `max_queued` requests wait, not counting those that came back from a lost replica;
-//! - requests that avoid nothing are served in the order of their arrival;
+//! - requests of one flow that avoid nothing are served in the order of their arrival;
 //! - every ticket is in exactly one place: waiting, assigned, or gone.
 
-use crate::{Ahead, Held, Pace, choose};
-use std::collections::VecDeque;
+use crate::fair::{FairQueue, Returned};
+use crate::{Ahead, Flow, Held, Pace, choose};
 use std::time::Duration;
 use tyndall_types::ReplicaId;
 
@@ -36,6 +36,8 @@ pub enum Admission {
     Assigned(ReplicaId),
     /// It waits; a later call returns its [`Assignment`].
     Queued,
+    /// It waits, and this one, whose flow has more than its share of a full queue, no longer does.
+    QueuedInstead(Ticket),
     /// The queue is full.
     Refused,
     /// It would have its answer after so long, which is later than it can wait.
@@ -58,20 +60,13 @@ impl Replica {
     }
 }
 
-#[derive(Debug)]
-struct Waiting {
-    ticket: Ticket,
-    /// Replicas that failed it.
-    avoid: Vec<ReplicaId>,
-}
-
 /// Replicas, counts and queue of one deployment.
 #[derive(Debug)]
 pub struct Dispatcher {
     max_ongoing: u32,
     max_queued: usize,
     replicas: Vec<Replica>,
-    waiting: VecDeque<Waiting>,
+    waiting: FairQueue,
     pace: Pace,
     seed: u64,
 }
@@ -85,7 +80,7 @@ impl Dispatcher {
             max_ongoing: max_ongoing.max(1),
             max_queued: max_queued as usize,
             replicas: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: FairQueue::default(),
             pace: Pace::default(),
             seed,
         }
@@ -116,24 +111,38 @@ impl Dispatcher {
         self.pump()
     }
 
-    /// A new request, which waits at most so long for its answer to begin.
+    /// A new request that is nobody's; see [`Dispatcher::arrive_in`].
     pub fn arrive(&mut self, ticket: Ticket, patience: Option<Duration>) -> Admission {
-        if let Some(expected) = patience.and_then(|patience| self.too_late(patience)) {
+        self.arrive_in(Flow::default(), ticket, patience)
+    }
+
+    /// A new request of a flow, which waits at most so long for its answer to begin.
+    pub fn arrive_in(
+        &mut self,
+        flow: Flow,
+        ticket: Ticket,
+        patience: Option<Duration>,
+    ) -> Admission {
+        if let Some(expected) = patience.and_then(|patience| self.too_late(flow, patience)) {
             return Admission::TooLate(expected);
         }
         if let Some(replica) = self.assign(&[]) {
             return Admission::Assigned(replica);
         }
+        let mut admission = Admission::Queued;
         if self.waiting.len() >= self.max_queued {
-            return Admission::Refused;
+            match self.waiting.displace_for(flow) {
+                Some(displaced) => admission = Admission::QueuedInstead(displaced),
+                None => return Admission::Refused,
+            }
         }
-        self.waiting.push_back(Waiting { ticket, avoid: Vec::new() });
-        Admission::Queued
+        self.waiting.push(flow, ticket);
+        admission
     }
 
     /// When an answer would begin, if that is later than a request of such patience can wait.
-    fn too_late(&self, patience: Duration) -> Option<Duration> {
-        let waiting = (!self.has_room()).then(|| self.queued());
+    fn too_late(&self, flow: Flow, patience: Duration) -> Option<Duration> {
+        let waiting = (!self.has_room()).then(|| count(self.waiting.ahead_of(flow)));
         let ahead = Ahead { waiting, at_work: self.ongoing(), replicas: self.num_listed() };
         self.pace.expected(ahead).filter(|expected| *expected > patience.mul_f64(OF_PATIENCE))
     }
@@ -147,15 +156,15 @@ impl Dispatcher {
         avoid: Vec<ReplicaId>,
     ) -> Vec<Assignment> {
         self.end(from);
-        let place = self.waiting.partition_point(|waiting| waiting.ticket < ticket);
-        self.waiting.insert(place, Waiting { ticket, avoid });
+        self.waiting.come_back(Returned { ticket, avoid });
         self.pump()
     }
 
     /// A waiting request no longer minds where it goes. Not an error when it does not wait.
     pub fn forgive(&mut self, ticket: Ticket) -> Vec<Assignment> {
-        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.ticket == ticket) {
-            waiting.avoid.clear();
+        let mut returned = self.waiting.returned.iter_mut();
+        if let Some(returned) = returned.find(|returned| returned.ticket == ticket) {
+            returned.avoid.clear();
         }
         self.pump()
     }
@@ -187,20 +196,18 @@ impl Dispatcher {
 
     /// A waiting request is gone. False when it does not wait.
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
-        // They stand in the order of their tickets.
-        let found = self.waiting.binary_search_by_key(&ticket, |waiting| waiting.ticket);
-        found.is_ok_and(|place| self.waiting.remove(place).is_some())
+        self.waiting.cancel(ticket)
     }
 
     /// Ends the wait of all, because no replica will come.
     pub fn fail_waiting(&mut self) -> Vec<Ticket> {
-        self.waiting.drain(..).map(|waiting| waiting.ticket).collect()
+        self.waiting.drain()
     }
 
     /// Requests that wait.
     #[must_use]
     pub fn queued(&self) -> u32 {
-        u32::try_from(self.waiting.len()).unwrap_or(u32::MAX)
+        count(self.waiting.len())
     }
 
     /// Requests that replicas have, also those that are no longer listed.
@@ -239,8 +246,7 @@ impl Dispatcher {
     }
 
     fn num_listed(&self) -> u32 {
-        let listed = self.replicas.iter().filter(|replica| replica.listed).count();
-        u32::try_from(listed).unwrap_or(u32::MAX)
+        count(self.replicas.iter().filter(|replica| replica.listed).count())
     }
 
     fn has_room(&self) -> bool {
@@ -250,18 +256,28 @@ impl Dispatcher {
     fn pump(&mut self) -> Vec<Assignment> {
         let mut assigned = Vec::new();
         let mut next = 0;
-        while next < self.waiting.len() && self.has_room() {
-            let avoid = std::mem::take(&mut self.waiting[next].avoid);
+        while next < self.waiting.returned.len() && self.has_room() {
+            let avoid = std::mem::take(&mut self.waiting.returned[next].avoid);
             if let Some(replica) = self.assign(&avoid) {
-                let waiting = self.waiting.remove(next).expect("next is below the length");
-                assigned.push(Assignment { ticket: waiting.ticket, replica });
+                let ticket = self.waiting.returned.remove(next).ticket;
+                assigned.push(Assignment { ticket, replica });
             } else {
-                self.waiting[next].avoid = avoid;
+                self.waiting.returned[next].avoid = avoid;
                 next += 1;
             }
         }
+        while self.waiting.has_lines()
+            && let Some(replica) = self.assign(&[])
+        {
+            let ticket = self.waiting.pop().expect("somebody waits in a line");
+            assigned.push(Assignment { ticket, replica });
+        }
         assigned
     }
+}
+
+fn count(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -365,9 +381,23 @@ mod tests {
         assert_eq!(dispatcher.arrive(42, None), Admission::Queued);
     }
 
+    #[test]
+    fn a_flow_that_fills_the_queue_leaves_room_for_others() {
+        let mut dispatcher = Dispatcher::new(1, 4, 0);
+        let [greedy, modest] = [1, 2].map(|id| Flow { id, weight: 1 });
+        for ticket in 0..4 {
+            assert_eq!(dispatcher.arrive_in(greedy, ticket, None), Admission::Queued);
+        }
+        assert_eq!(dispatcher.arrive_in(greedy, 4, None), Admission::Refused);
+        assert_eq!(dispatcher.arrive_in(modest, 5, None), Admission::QueuedInstead(3));
+        assert_eq!(dispatcher.arrive_in(modest, 6, None), Admission::QueuedInstead(2));
+        assert_eq!(dispatcher.arrive_in(modest, 7, None), Admission::Refused);
+        assert_eq!(dispatcher.update([id(0)], 4, 4), [0, 5, 1, 6].map(|ticket| to(ticket, 0)));
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
-        Arrive,
+        Arrive(u64),
         Release(usize),
         ComeBack(usize),
         Cancel(usize),
@@ -379,7 +409,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => Just(Step::Arrive),
+            4 => (0u64..3).prop_map(Step::Arrive),
             3 => (0usize..8).prop_map(Step::Release),
             1 => (0usize..8).prop_map(Step::ComeBack),
             1 => (0usize..8).prop_map(Step::Cancel),
@@ -395,6 +425,7 @@ mod tests {
     struct Model {
         next: Ticket,
         waiting: Vec<(Ticket, Vec<ReplicaId>)>,
+        flows: BTreeMap<Ticket, u64>,
         running: BTreeMap<Ticket, ReplicaId>,
         listed: BTreeSet<ReplicaId>,
         suspects: BTreeSet<ReplicaId>,
@@ -407,7 +438,9 @@ mod tests {
                 let (_, avoid) = self.waiting.remove(position);
                 assert!(!avoid.contains(&replica) && self.listed.contains(&replica));
                 assert!(!self.suspects.contains(&replica), "{replica} may be gone");
-                let overtaken = |(t, avoid): &(Ticket, Vec<_>)| *t < ticket && avoid.is_empty();
+                let overtaken = |(t, avoid): &(Ticket, Vec<_>)| {
+                    *t < ticket && avoid.is_empty() && self.flows[t] == self.flows[&ticket]
+                };
                 assert!(!self.waiting.iter().any(overtaken), "{ticket} overtook a patient one");
                 assert!(self.running.insert(ticket, replica).is_none());
             }
@@ -425,15 +458,21 @@ mod tests {
         let nth =
             |n: usize, model: &Model| model.running.iter().nth(n).map(|(t, r)| (*t, r.clone()));
         match step {
-            Step::Arrive => {
+            Step::Arrive(id) => {
                 let ticket = model.next;
                 model.next += 1;
                 model.waiting.push((ticket, Vec::new()));
-                match dispatcher.arrive(ticket, None) {
+                model.flows.insert(ticket, id);
+                match dispatcher.arrive_in(Flow { id, weight: 1 + id as u32 }, ticket, None) {
                     Admission::Assigned(replica) => {
                         model.take(vec![Assignment { ticket, replica }])
                     }
                     Admission::Queued => assert!(model.waiting.len() <= model.next as usize),
+                    Admission::QueuedInstead(displaced) => {
+                        assert!(model.waiting.len() > MAX_QUEUED as usize);
+                        assert_ne!(model.flows[&displaced], id);
+                        model.waiting.retain(|(ticket, _)| *ticket != displaced);
+                    }
                     Admission::TooLate(_) => panic!("it has time"),
                     Admission::Refused => {
                         model.waiting.pop();

@@ -5,17 +5,19 @@
 //! request waits while a replica has room for it, and none is counted twice.
 //!
 //! - [`choose`]: power of two choices on exact in-flight counts.
-//! - [`Dispatcher`]: bounded FIFO queue, per-replica cap, counts.
+//! - [`Dispatcher`]: bounded queue, fair between [`Flow`]s, per-replica cap, counts.
 //! - [`Pace`]: how long a request that comes now would take.
 //! - [`retry`]: which failures may go to another replica.
 #![forbid(unsafe_code)]
 
 mod choice;
 mod dispatcher;
+mod fair;
 mod pace;
 mod retry;
 
 pub use choice::choose;
 pub use dispatcher::{Admission, Assignment, Dispatcher, Ticket};
+pub use fair::Flow;
 pub use pace::{Ahead, Held, Pace};
 pub use retry::{Failure, MAX_BROKEN_ATTEMPTS, Progress, Retry, retry};

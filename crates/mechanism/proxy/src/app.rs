@@ -1,6 +1,8 @@
 //! Requests to their answers.
 
+use crate::access::Holder;
 use crate::body::{ObservedBody, Observer};
+use crate::caller::{Caller, tell_limits};
 use crate::chat;
 use crate::checked::checked;
 use crate::cors::Cors;
@@ -36,7 +38,7 @@ pub(crate) struct App {
 }
 
 impl Handler for App {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, mut request: Request<Incoming>) -> Response<Body> {
         let id = request_id(request.headers());
         let path = request.uri().path().to_owned();
         let started = std::time::Instant::now();
@@ -55,10 +57,15 @@ impl Handler for App {
         });
         let judge = |_| self.cors.judge(request.method(), request.headers());
         let verdict = target.is_of_models().then_some(()).map(judge).unwrap_or_default();
-        let mut response = match (early, verdict.preflight) {
-            (_, Some(answer)) => answer,
-            (Some(error), None) => Failed::from(error).into_response(target.dialect()),
-            (None, None) => self.answer(target, request, &id).await,
+        let entered = match early {
+            Some(error) => Err(error),
+            None => self.identify(&target, &mut request),
+        };
+        let mut response = match (verdict.preflight, entered) {
+            (Some(answer), _) => answer,
+            (None, Err(error)) => Failed::from(error).into_response(target.dialect()),
+            (None, Ok(None)) => self.answer(target, request, &id, Caller::default()).await,
+            (None, Ok(Some(holder))) => self.answer_key(target, request, &id, &holder).await,
         };
         response.headers_mut().extend(verdict.headers);
         response.headers_mut().insert(REQUEST_ID, id);
@@ -74,11 +81,54 @@ impl App {
         Self { shared, cors: Arc::new(cors) }
     }
 
+    /// Whose key the request brings; nobody's where none is wanted.
+    fn identify(
+        &self,
+        target: &Target<'_>,
+        request: &mut Request<Incoming>,
+    ) -> Result<Option<Arc<Holder>>, ApiError> {
+        let access = &self.shared.access;
+        if access.is_open() || !target.wants_key() {
+            return Ok(None);
+        }
+        let holder = access.identify(request.headers_mut());
+        // Browsers ask what they may send before they send a key.
+        if holder.is_none() && *request.method() != Method::OPTIONS {
+            return Err(access.unauthorized());
+        }
+        Ok(holder)
+    }
+
+    /// A request with a key.
+    async fn answer_key(
+        &self,
+        target: Target<'_>,
+        request: Request<Incoming>,
+        id: &HeaderValue,
+        holder: &Arc<Holder>,
+    ) -> Response<Body> {
+        let is_limited = target.is_limited();
+        // Before the body is read: who is beyond the limits is not to cost much.
+        let admitted = is_limited.then(|| self.shared.access.admit(holder)).transpose();
+        let mut response = match admitted {
+            Ok(grant) => {
+                let caller = Caller::new(holder.clone(), grant);
+                self.answer(target, request, id, caller).await
+            }
+            Err(failed) => failed.into_response(target.dialect()),
+        };
+        if is_limited {
+            tell_limits(holder, response.headers_mut());
+        }
+        response
+    }
+
     async fn answer(
         &self,
         target: Target<'_>,
         request: Request<Incoming>,
         id: &HeaderValue,
+        caller: Caller,
     ) -> Response<Body> {
         match target {
             Target::Node(NodePage::Healthz) => pages::node_health(&self.shared),
@@ -87,8 +137,8 @@ impl App {
             Target::Models(route, _) if !allows(route.methods(), request.method()) => {
                 method_not_allowed(route.methods())
             }
-            Target::Models(route, scope) => self.models(route, &scope, request, id).await,
-            Target::Program(mount) => program::forward(&self.shared, &mount, request, id)
+            Target::Models(route, scope) => self.models(route, &scope, request, id, caller).await,
+            Target::Program(mount) => program::forward(&self.shared, &mount, request, id, caller)
                 .await
                 .unwrap_or_else(|failed| failed.into_response(Dialect::Text)),
             Target::ChatPage if !allows(&[chat::METHOD], request.method()) => {
@@ -106,6 +156,7 @@ impl App {
         scope: &Scope,
         request: Request<Incoming>,
         id: &HeaderValue,
+        caller: Caller,
     ) -> Response<Body> {
         match route {
             Route::Generate
@@ -115,11 +166,11 @@ impl App {
             | Route::Messages
             | Route::CountTokens
             | Route::Tokenize
-            | Route::Detokenize => self.call(route, scope, request, id).await,
-            Route::Response(id) => self.shared.kept.answer(id, false, &request),
-            Route::InputItems(id) => self.shared.kept.answer(id, true, &request),
-            Route::Models => pages::models(&self.shared, scope),
-            Route::Model(model) => pages::model(&self.shared, scope, model),
+            | Route::Detokenize => self.call(route, scope, request, id, caller).await,
+            Route::Response(id) => self.shared.kept.answer(caller.name(), id, false, &request),
+            Route::InputItems(id) => self.shared.kept.answer(caller.name(), id, true, &request),
+            Route::Models => pages::models(&self.shared, scope, &caller),
+            Route::Model(model) => pages::model(&self.shared, scope, model, &caller),
             Route::Healthz => pages::healthz(&self.shared, scope),
             Route::Livez => pages::livez(),
             Route::Readyz => pages::readyz(&self.shared),
@@ -136,6 +187,7 @@ impl App {
         scope: &Scope,
         request: Request<Incoming>,
         id: &HeaderValue,
+        caller: Caller,
     ) -> Response<Body> {
         let arrived = Instant::now();
         let answered = async {
@@ -143,22 +195,28 @@ impl App {
             let body = read(body).await?;
             // Checked here, before anything wakes; the replica reads it again.
             let (deployment, body, keep) = match route {
-                Route::Generate => (self.of_generate(scope, &body)?, body, None),
+                Route::Generate => (self.of_generate(scope, &body, &caller)?, body, None),
                 Route::Responses => {
-                    let (body, keep) = self.shared.kept.expand(body)?.into_parts();
+                    let (body, keep) = self.shared.kept.expand(caller.name(), body)?.into_parts();
                     let model = checked(route, &body).await?;
-                    (self.shared.find(scope, model.as_deref())?, body, keep)
+                    (self.shared.find(scope, model.as_deref(), &caller)?, body, keep)
                 }
                 _ => {
                     let model = checked(route, &body).await?;
-                    (self.shared.find(scope, model.as_deref())?, body, None)
+                    (self.shared.find(scope, model.as_deref(), &caller)?, body, None)
                 }
             };
             // As a model's replica has it, wherever the model is mounted.
             let path = Uri::from_static(route.path());
-            let request_id = id.clone();
-            let stream = route.stream();
-            let asked = Asked { path, headers: parts.headers, request_id, body, arrived, stream };
+            let asked = Asked {
+                path,
+                headers: parts.headers,
+                request_id: id.clone(),
+                body,
+                arrived,
+                stream: route.stream(),
+                grant: caller.into_grant(),
+            };
             let response = forward(&self.shared, &deployment, asked).await?;
             Ok(self.shared.kept.keeping(keep, response))
         };
@@ -176,8 +234,13 @@ impl App {
 
 impl App {
     /// The model that a request of `/generate` means.
-    fn of_generate(&self, scope: &Scope, body: &Bytes) -> Result<Arc<Deployment>, ApiError> {
-        let first = self.shared.first(scope)?;
+    fn of_generate(
+        &self,
+        scope: &Scope,
+        body: &Bytes,
+        caller: &Caller,
+    ) -> Result<Arc<Deployment>, ApiError> {
+        let first = self.shared.first(scope, caller)?;
         let route = first.route();
         let model = route.model.as_ref().ok_or_else(no_model)?;
         parse_generate(body, &model.generate)?;

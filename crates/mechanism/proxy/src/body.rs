@@ -1,6 +1,8 @@
 //! The bodies of answers: what holds the permit, and what counts.
 
+use crate::grant::Grant;
 use crate::stream::EventStream;
+use crate::usage;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -16,6 +18,7 @@ use tyndall_openai::ApiError;
 use tyndall_router::AnswerBody;
 use tyndall_telemetry::ProxyMetrics;
 use tyndall_transport::{Body, BoxError};
+use tyndall_types::TokenUsage;
 
 /// A replica's answer on its way to the client.
 ///
@@ -56,6 +59,26 @@ pub(crate) struct Served {
     /// True when everything ends.
     pub(crate) is_cut: watch::Receiver<bool>,
     pub(crate) limit: AnswerLimit,
+    /// Whose key it was asked with, where keys are wanted.
+    pub(crate) grant: Option<Grant>,
+}
+
+impl Served {
+    /// What a replica tells of usage. A program's word is not taken for it.
+    pub(crate) fn learn(&mut self, usage: Option<TokenUsage>) {
+        if let (Some(grant), Some(usage)) =
+            (&mut self.grant, usage.filter(|_| self.stream.is_some()))
+        {
+            grant.learn(usage);
+        }
+    }
+
+    fn take_notes(&mut self, events: Bytes) -> Bytes {
+        let Some(grant) = &mut self.grant else { return events };
+        let (events, completion) = usage::take_notes(events);
+        completion.into_iter().for_each(|completion| grant.learn_completion(completion));
+        events
+    }
 }
 
 /// How long an answer may take once it has begun.
@@ -151,7 +174,10 @@ impl ReplicaBody {
                 // Whoever sends them has come to its end.
                 self.is_done = true;
                 self.flush();
-                self.ready.push_back(trailers);
+                if let Ok(mut trailers) = trailers.into_trailers() {
+                    self.served.learn(usage::take(&mut trailers));
+                    self.ready.push_back(Frame::trailers(trailers));
+                }
             }
         }
     }
@@ -169,6 +195,7 @@ impl ReplicaBody {
             let Some(end) = end else { return };
             tail.split_to(end + 2).freeze()
         };
+        let whole = self.served.take_notes(whole);
         self.is_done |= stream.pass(&whole);
         self.ready.push_back(Frame::data(whole));
     }

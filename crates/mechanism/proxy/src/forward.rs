@@ -2,11 +2,13 @@
 
 use crate::answer::answer;
 use crate::body::{AnswerLimit, Served};
+use crate::grant::Grant;
 use crate::headers::{TE_TRAILERS, TimeLimit};
 use crate::reply::Failed;
 use crate::request_id::REQUEST_ID;
 use crate::shared::{Shared, model_id};
 use crate::stream::EventStream;
+use crate::usage::USAGE;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, header};
 use std::sync::Arc;
@@ -33,10 +35,12 @@ pub(crate) struct Asked {
     pub(crate) arrived: Instant,
     /// How the answer ends where it is a stream.
     pub(crate) stream: EventStream,
+    pub(crate) grant: Option<Grant>,
 }
 
 impl Asked {
-    fn call(self, limit: Option<Duration>) -> Call {
+    /// As it is sent, and whose it is.
+    fn call(self, limit: Option<Duration>) -> (Call, Option<Grant>) {
         let mut headers = HeaderMap::new();
         for name in PASSED_ON {
             if let Some(value) = self.headers.get(&name) {
@@ -46,7 +50,10 @@ impl Asked {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::TE, TE_TRAILERS);
         headers.insert(REQUEST_ID, self.request_id);
-        Call {
+        if self.grant.is_some() {
+            headers.insert(USAGE, HeaderValue::from_static("notes"));
+        }
+        let call = Call {
             method: Method::POST,
             uri: self.path,
             headers,
@@ -54,7 +61,9 @@ impl Asked {
             deadline: limit.map(|limit| self.arrived + limit),
             // A generation has no effect outside its answer.
             runs_once: false,
-        }
+            flow: self.grant.as_ref().map(Grant::flow).unwrap_or_default(),
+        };
+        (call, self.grant)
     }
 }
 
@@ -71,7 +80,8 @@ pub(crate) async fn forward(
     let model = model_id(deployment).unwrap_or_default();
     let limit = TimeLimit::of(&asked.headers, deployment.route().request_timeout_s);
     let stream = asked.stream;
-    match deployment.send(&asked.call(limit.until_answer())).await {
+    let (call, grant) = asked.call(limit.until_answer());
+    match deployment.send(&call).await {
         Ok(sent) => {
             let served = Served {
                 label: deployment.label(),
@@ -79,6 +89,7 @@ pub(crate) async fn forward(
                 metrics: shared.metrics().clone(),
                 is_cut: shared.cut_signal(),
                 limit: limit.duration().map_or(AnswerLimit::None, AnswerLimit::Silence),
+                grant,
             };
             Ok(answer(sent, served))
         }

@@ -1,6 +1,7 @@
 //! Answers of `/v1/responses` that are kept, so that later requests can go on from them.
 //!
-//! They are kept in this process, so many and so large together, and for as long as it runs.
+//! They are kept in this process, so many and so large together, and for as long as it runs; each for
+//! whoever has the key with which it was asked for.
 
 use crate::reply::Dialect;
 use crate::stream::split;
@@ -39,8 +40,16 @@ impl Default for Kept {
 pub(crate) struct Expanded {
     /// For the replica.
     pub(crate) body: Bytes,
-    /// The same, where the answer is to be kept.
-    keep: Option<Map<String, Value>>,
+    /// Where the answer is to be kept.
+    keep: Option<Keep>,
+}
+
+/// What is needed to keep an answer.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    owner: String,
+    /// The body for the replica.
+    request: Map<String, Value>,
 }
 
 impl Kept {
@@ -48,27 +57,24 @@ impl Kept {
     ///
     /// # Errors
     /// 404 where that is not kept.
-    pub(crate) fn expand(&self, body: Bytes) -> Result<Expanded, ApiError> {
+    pub(crate) fn expand(&self, owner: &str, body: Bytes) -> Result<Expanded, ApiError> {
         let Ok(Value::Object(object)) = serde_json::from_slice(&body) else {
             return Ok(Expanded { body, keep: None });
         };
         let is_kept = object.get("store").is_none_or(|store| *store != Value::Bool(false));
+        let keep = |request| is_kept.then(|| Keep { owner: owner.to_owned(), request });
         let Some(id) = object.get("previous_response_id").and_then(Value::as_str) else {
-            return Ok(Expanded { body, keep: is_kept.then_some(object) });
+            return Ok(Expanded { body, keep: keep(object) });
         };
-        let previous = self.store().get(id).ok_or_else(|| ApiError::unknown_response(id))?;
+        let previous = self.get(owner, id)?;
         let object = expand_input(object, &previous)?;
         let body = Value::Object(object.clone()).to_string().into();
-        Ok(Expanded { body, keep: is_kept.then_some(object) })
+        Ok(Expanded { body, keep: keep(object) })
     }
 
     /// Keeps the answer to a request when it passes.
-    pub(crate) fn keeping(
-        &self,
-        request: Option<Map<String, Value>>,
-        response: Response<Body>,
-    ) -> Response<Body> {
-        let Some(request) = request.filter(|_| response.status() == StatusCode::OK) else {
+    pub(crate) fn keeping(&self, keep: Option<Keep>, response: Response<Body>) -> Response<Body> {
+        let Some(keep) = keep.filter(|_| response.status() == StatusCode::OK) else {
             return response;
         };
         let headers = response.headers().get(http::header::CONTENT_TYPE);
@@ -76,21 +82,22 @@ impl Kept {
             headers.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         response.map(|inner| {
             let (kept, whole) = (self.clone(), BytesMut::new());
-            Keeping { inner, kept, request: Some(request), is_stream, whole }.boxed_unsync()
+            Keeping { inner, kept, keep: Some(keep), is_stream, whole }.boxed_unsync()
         })
     }
 
     /// Answers for an answer that is kept: itself, its end, or its input.
     pub(crate) fn answer(
         &self,
+        owner: &str,
         id: &str,
         is_input: bool,
         request: &Request<Incoming>,
     ) -> Response<Body> {
         let answered = match (request.method(), is_input) {
-            (&Method::DELETE, _) => self.delete(id),
-            (_, false) => self.get(id).map(|stored| stored.response.clone()),
-            (_, true) => self.input(id, request.uri().query().unwrap_or_default()),
+            (&Method::DELETE, _) => self.delete(owner, id),
+            (_, false) => self.get(owner, id).map(|stored| stored.response.clone()),
+            (_, true) => self.input(owner, id, request.uri().query().unwrap_or_default()),
         };
         match answered {
             Ok(value) => json_response(StatusCode::OK, &value),
@@ -98,19 +105,19 @@ impl Kept {
         }
     }
 
-    fn get(&self, id: &str) -> Result<Arc<StoredResponse>, ApiError> {
-        self.store().get(id).ok_or_else(|| ApiError::unknown_response(id))
+    fn get(&self, owner: &str, id: &str) -> Result<Arc<StoredResponse>, ApiError> {
+        self.store().get(&owned(owner, id)).ok_or_else(|| ApiError::unknown_response(id))
     }
 
-    fn delete(&self, id: &str) -> Result<Value, ApiError> {
-        match self.store().remove(id) {
+    fn delete(&self, owner: &str, id: &str) -> Result<Value, ApiError> {
+        match self.store().remove(&owned(owner, id)) {
             true => Ok(json!({"id": id, "object": "response", "deleted": true})),
             false => Err(ApiError::unknown_response(id)),
         }
     }
 
-    fn input(&self, id: &str, query: &str) -> Result<Value, ApiError> {
-        let stored = self.get(id)?;
+    fn input(&self, owner: &str, id: &str, query: &str) -> Result<Value, ApiError> {
+        let stored = self.get(owner, id)?;
         let value = |name: &str| {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next_back()
@@ -136,13 +143,13 @@ impl Kept {
         Ok(stored.list_input(order, value("after"), limit))
     }
 
-    fn put(&self, request: &Map<String, Value>, response: Value) {
+    fn put(&self, keep: &Keep, response: Value) {
         let Some(id) = response.get("id").and_then(Value::as_str).map(str::to_owned) else {
             return;
         };
         // A request that was answered has a valid input.
-        if let Ok(stored) = StoredResponse::new(request, response)
-            && !self.store().put(&id, stored)
+        if let Ok(stored) = StoredResponse::new(&keep.request, response)
+            && !self.store().put(&owned(&keep.owner, &id), stored)
         {
             tracing::warn!(id, "a response is too large to be kept");
         }
@@ -154,9 +161,14 @@ impl Kept {
     }
 }
 
+/// The id under which an answer is kept: whoever has another key does not find it.
+fn owned(owner: &str, id: &str) -> String {
+    format!("{owner}/{id}")
+}
+
 impl Expanded {
     /// The body for the replica, and what is needed to keep the answer.
-    pub(crate) fn into_parts(self) -> (Bytes, Option<Map<String, Value>>) {
+    pub(crate) fn into_parts(self) -> (Bytes, Option<Keep>) {
         (self.body, self.keep)
     }
 }
@@ -166,7 +178,7 @@ struct Keeping {
     inner: Body,
     kept: Kept,
     /// Until it is kept.
-    request: Option<Map<String, Value>>,
+    keep: Option<Keep>,
     is_stream: bool,
     /// An answer that is no stream, so far.
     whole: BytesMut,
@@ -174,12 +186,12 @@ struct Keeping {
 
 impl Keeping {
     fn pass(&mut self, data: &[u8]) {
-        let Some(request) = &self.request else { return };
+        let Some(keep) = &self.keep else { return };
         let finished = if self.is_stream {
             split(data).filter_map(|event| std::str::from_utf8(event).ok()).find_map(finished)
         } else {
             if self.whole.len() + data.len() > MAX_BYTES {
-                self.request = None;
+                self.keep = None;
                 return;
             }
             self.whole.extend_from_slice(data);
@@ -189,8 +201,8 @@ impl Keeping {
             }
         };
         if let Some(response) = finished {
-            self.kept.put(request, response);
-            self.request = None;
+            self.kept.put(keep, response);
+            self.keep = None;
         }
     }
 }

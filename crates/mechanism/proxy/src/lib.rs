@@ -7,13 +7,16 @@
 //! which ends with the last byte or with the client's disconnect.
 #![forbid(unsafe_code)]
 
+mod access;
 mod answer;
 mod app;
 mod body;
+mod caller;
 mod chat;
 mod checked;
 mod cors;
 mod forward;
+mod grant;
 mod headers;
 mod kept;
 mod pages;
@@ -22,11 +25,15 @@ mod reply;
 mod request_id;
 mod shared;
 mod stream;
+mod tally;
 mod target;
 mod timing;
+mod usage;
 
 #[cfg(test)]
 mod tests;
+
+pub use access::KeySources;
 
 use app::App;
 use cors::Cors;
@@ -55,6 +62,8 @@ pub struct ProxyOptions {
     pub drain: Duration,
     /// Which pages of other origins may use the routes of models; absent is none.
     pub cors: Option<CorsConfig>,
+    /// Who may send requests.
+    pub keys: KeySources,
 }
 
 /// Why a proxy does not run.
@@ -96,7 +105,7 @@ pub async fn run(options: ProxyOptions) -> Result<(), ProxyError> {
 /// Dropping the future cuts every connection.
 pub async fn run_until(options: ProxyOptions, shutdown: impl Future<Output = ()>) {
     let controller = Client::unix(options.runtime_dir.controller_socket());
-    let shared = Arc::new(Shared::new(controller, options.id));
+    let shared = Arc::new(Shared::new(controller, options.id, options.keys));
     let app = App::new(shared.clone(), Cors(options.cors));
     let drain = options.drain.saturating_add(LAST_WORDS);
     let serve_options = ServeOptions { drain, ..ServeOptions::default() };
@@ -114,7 +123,9 @@ pub async fn run_until(options: ProxyOptions, shutdown: impl Future<Output = ()>
         cut = serve(options.listener, app, serve_options, async { drop(stopped.await) }) => cut,
         () = end => 0,
         () = shared.router.run() => 0,
+        () = shared.tally.push(shared.router.controller()) => 0,
     };
+    shared.tally.push_last(shared.router.controller()).await;
     if cut > 0 {
         tracing::warn!(connections = cut, "clients did not take the end of their answers");
     }

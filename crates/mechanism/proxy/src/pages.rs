@@ -1,5 +1,6 @@
 //! Answers that concern no single model: health, models, metrics.
 
+use crate::caller::Caller;
 use crate::reply::{Dialect, Failed};
 use crate::shared::{Shared, model_id, no_model};
 use bytes::Bytes;
@@ -18,7 +19,7 @@ const MAX_PAGE_BYTES: usize = 8 << 20;
 
 /// The seeds' health route: it answers for the first model without waking it.
 pub(crate) fn healthz(shared: &Shared, scope: &Scope) -> Response<Body> {
-    let first = shared.first(scope).ok().and_then(|first| model_id(&first));
+    let first = shared.first(scope, &Caller::default()).ok().and_then(|first| model_id(&first));
     if shared.router.has_table() {
         json_response(StatusCode::OK, &json!({"status": "ok", "model": first}))
     } else {
@@ -81,19 +82,21 @@ fn unhealthy(shared: &Shared) -> Option<&'static str> {
     }
 }
 
-pub(crate) fn models(shared: &Shared, scope: &Scope) -> Response<Body> {
+/// The models that a caller may use.
+pub(crate) fn models(shared: &Shared, scope: &Scope, caller: &Caller) -> Response<Body> {
     let cards = |models: &Models| -> Vec<_> {
-        models.iter().filter_map(|model| card(&model.route())).collect()
+        let allowed = models.iter().filter(|model| caller.may_use(model));
+        allowed.filter_map(|model| card(&model.route())).collect()
     };
     let data = shared.router.with_models(scope, cards);
     json_response(StatusCode::OK, &ModelList { object: "list", data })
 }
 
 /// One model; `--` in the path may stand for the `/` of its id.
-pub(crate) fn model(shared: &Shared, scope: &Scope, id: &str) -> Response<Body> {
+pub(crate) fn model(shared: &Shared, scope: &Scope, id: &str, caller: &Caller) -> Response<Body> {
     let id = id.replace("%2F", "/").replace("%2f", "/");
     let slashed = id.replace("--", "/");
-    let find = |id: &str| shared.find(scope, Some(id));
+    let find = |id: &str| shared.find(scope, Some(id), caller);
     let found = find(&id).or_else(|error| find(&slashed).or(Err(error)));
     match found.and_then(|found| card(&found.route()).ok_or_else(no_model)) {
         Ok(card) => json_response(StatusCode::OK, &card),
@@ -144,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_is_healthy_from_its_first_application_until_it_drains() {
-        let shared = Shared::new(Client::unix("/nowhere"), "test".to_owned());
+        let shared = Shared::new(Client::unix("/nowhere"), "test".to_owned(), Default::default());
         let check = async |status: u16, health: &str, routes: &str| {
             for (response, expected) in
                 [(node_health(&shared), health), (super::routes(&shared), routes)]

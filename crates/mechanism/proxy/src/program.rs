@@ -7,6 +7,7 @@
 use crate::answer::answer;
 use crate::app::read;
 use crate::body::{AnswerLimit, Served};
+use crate::caller::Caller;
 use crate::headers::{TE_TRAILERS, TimeLimit, strip, takes_trailers, wants_websocket};
 use crate::reply::Failed;
 use crate::request_id::REQUEST_ID;
@@ -17,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tyndall_openai::ApiError;
-use tyndall_router::{Call, HEADER_ROOT_PATH, Mount};
+use tyndall_router::{Call, Flow, HEADER_ROOT_PATH, Mount};
 use tyndall_transport::Body;
 
 const ROOT_PATH: HeaderName = HeaderName::from_static(HEADER_ROOT_PATH);
@@ -32,17 +33,23 @@ pub(crate) async fn forward(
     mount: &Mount,
     request: Request<Incoming>,
     id: &HeaderValue,
+    caller: Caller,
 ) -> Result<Response<Body>, Failed> {
+    let application = mount.ingress.id().application.as_str();
+    if !caller.may_use_named(application) {
+        return Err(caller.forbidden(application).into());
+    }
     let (parts, body) = request.into_parts();
     if wants_websocket(&parts.headers) {
         return Err(no_websockets().into());
     }
     let arrived = Instant::now();
+    let flow = caller.flow();
     let limit = TimeLimit::of(&parts.headers, mount.ingress.route().request_timeout_s);
     let deadline = limit.until_answer().map(|limit| arrived + limit);
     let sent = async {
         let body = read(body).await?;
-        let call = Call { deadline, ..call(parts, body, &mount.prefix, id) };
+        let call = Call { deadline, flow, ..call(parts, body, &mount.prefix, id) };
         let failed = |error| Failed::unsent_to_program(error, id, &limit);
         mount.ingress.send(&call).await.map_err(failed)
     };
@@ -58,6 +65,7 @@ pub(crate) async fn forward(
         limit: limit
             .duration()
             .map_or(AnswerLimit::None, |limit| AnswerLimit::Whole(arrived + limit)),
+        grant: caller.into_grant(),
     };
     Ok(answer(sent, served))
 }
@@ -76,6 +84,7 @@ fn call(parts: Parts, body: Bytes, prefix: &str, id: &HeaderValue) -> Call {
         headers,
         body,
         deadline: None,
+        flow: Flow::default(),
     }
 }
 

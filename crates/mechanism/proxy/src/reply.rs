@@ -133,6 +133,7 @@ impl Failed {
 
     pub(crate) fn into_response(self, dialect: Dialect) -> Response<Body> {
         let status = StatusCode::from_u16(self.error.status).expect("api errors have statuses");
+        let is_unauthorized = self.error.status == 401;
         let mut response = match dialect {
             Dialect::Generate => json_response(status, &self.error.generate_body()),
             Dialect::OpenAi => json_response(status, &self.error.openai_body()),
@@ -143,6 +144,10 @@ impl Failed {
             // Whole seconds, and never zero, which clients read as "at once".
             let seconds = seconds.clamp(1.0, 86_400.0).ceil() as u64;
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if is_unauthorized {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         if let Some(waits) = self.waits {
             response.headers_mut().insert(SERVER_TIMING, server_timing(waits, None));

@@ -1,6 +1,9 @@
-//! What requests share: the router, and how far the proxy's end has come.
+//! What requests share: the router, the keys, and how far the proxy's end has come.
 
+use crate::access::{Access, KeySources};
+use crate::caller::Caller;
 use crate::kept::Kept;
+use crate::tally::Tally;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,15 +22,21 @@ pub(crate) struct Shared {
     pub(crate) router: Router,
     /// Answers that later requests can go on from.
     pub(crate) kept: Kept,
+    pub(crate) access: Access,
+    pub(crate) tally: Arc<Tally>,
     /// True when the drain time is over: everything ends.
     is_cut: watch::Sender<bool>,
     is_draining: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(controller: Client, id: String) -> Self {
+    pub(crate) fn new(controller: Client, id: String, keys: KeySources) -> Self {
+        let tally = Arc::new(Tally::new(&id));
+        let router = Router::new(controller, id);
         Self {
-            router: Router::new(controller, id),
+            access: Access::new(keys, router.metrics().clone(), tally.clone()),
+            tally,
+            router,
             kept: Kept::default(),
             is_cut: watch::Sender::new(false),
             is_draining: AtomicBool::new(false),
@@ -38,18 +47,28 @@ impl Shared {
         self.router.metrics()
     }
 
-    /// The deployment that serves a model; without a name the only one there is.
+    /// The deployment that serves a model; without a name the only one that the caller may use.
     pub(crate) fn find(
         &self,
         scope: &Scope,
         model: Option<&str>,
+        caller: &Caller,
     ) -> Result<Arc<Deployment>, ApiError> {
-        self.router.with_models(scope, |models| find(models, model))
+        self.router.with_models(scope, |models| find(models, model, caller))
     }
 
-    /// The model that was deployed first, which `/generate` means.
-    pub(crate) fn first(&self, scope: &Scope) -> Result<Arc<Deployment>, ApiError> {
-        self.router.with_models(scope, |models| models.first().cloned()).ok_or_else(no_model)
+    /// The model that was deployed first of those that the caller may use, which `/generate` means.
+    pub(crate) fn first(
+        &self,
+        scope: &Scope,
+        caller: &Caller,
+    ) -> Result<Arc<Deployment>, ApiError> {
+        self.router.with_models(scope, |models| {
+            match models.iter().find(|model| caller.may_use(model)) {
+                Some(first) => Ok(first.clone()),
+                None => Err(none_of(models, caller)),
+            }
+        })
     }
 
     /// Waits for the first table.
@@ -89,16 +108,39 @@ impl Shared {
     }
 }
 
-fn find(models: &Models, name: Option<&str>) -> Result<Arc<Deployment>, ApiError> {
-    let known = || -> Vec<String> { models.iter().filter_map(|model| model_id(model)).collect() };
-    match (name, models.first()) {
-        (None, Some(only)) if models.len() == 1 => Ok(only.clone()),
-        (None, None) => Err(no_model()),
-        (None, Some(_)) => Err(ApiError::missing_model(&known())),
-        (Some(name), _) => match models.find(name) {
-            Some(deployment) => Ok(deployment.clone()),
-            None => Err(ApiError::unknown_model(name, &known())),
+fn find(models: &Models, name: Option<&str>, caller: &Caller) -> Result<Arc<Deployment>, ApiError> {
+    let mut allowed = models.iter().filter(|model| caller.may_use(model));
+    let Some(name) = name else {
+        return match (allowed.next(), allowed.next()) {
+            (Some(only), None) => Ok(only.clone()),
+            (None, _) => Err(none_of(models, caller)),
+            (Some(_), Some(_)) => Err(ApiError::missing_model(&known(models, caller))),
+        };
+    };
+    match models.find(name) {
+        Some(deployment) if caller.may_use(deployment) => Ok(deployment.clone()),
+        Some(_) => Err(caller.forbidden(name)),
+        None => match known(models, caller) {
+            known if known.is_empty() => Err(none_of(models, caller)),
+            known => Err(ApiError::unknown_model(name, &known)),
         },
+    }
+}
+
+/// The models that a caller may use.
+fn known(models: &Models, caller: &Caller) -> Vec<String> {
+    models
+        .iter()
+        .filter(|model| caller.may_use(model))
+        .filter_map(|model| model_id(model))
+        .collect()
+}
+
+/// A caller may use none of these.
+fn none_of(models: &Models, caller: &Caller) -> ApiError {
+    match models.first().and_then(|first| model_id(first)) {
+        Some(first) => caller.forbidden(&first),
+        None => no_model(),
     }
 }
 
@@ -124,23 +166,27 @@ mod tests {
     use tyndall_types::protocol::DeploymentRoute;
 
     fn unlinked() -> Shared {
-        Shared::new(Client::unix("/nowhere"), "test".to_owned())
+        Shared::new(Client::unix("/nowhere"), "test".to_owned(), KeySources::default())
     }
 
     #[test]
     fn models_are_found_by_id_by_name_or_by_being_alone() {
         let shared = unlinked();
+        let anybody = &Caller::default();
         shared.router.apply(table(1, vec![route("a")]));
-        assert_eq!(shared.find(&Scope::Everywhere, None).unwrap().id().to_string(), "a");
+        assert_eq!(shared.find(&Scope::Everywhere, None, anybody).unwrap().id().to_string(), "a");
         let mut b = DeploymentRoute { order: 2, ..route("b") };
         b.model.as_mut().unwrap().id = "org/b".to_owned();
         shared.router.apply(table(1, vec![route("a"), b]));
         for asked in ["b", "org/b"] {
-            assert_eq!(shared.find(&Scope::Everywhere, Some(asked)).unwrap().id().to_string(), "b");
+            assert_eq!(
+                shared.find(&Scope::Everywhere, Some(asked), anybody).unwrap().id().to_string(),
+                "b"
+            );
         }
-        let message = shared.find(&Scope::Everywhere, None).unwrap_err().message;
+        let message = shared.find(&Scope::Everywhere, None, anybody).unwrap_err().message;
         assert_eq!(message, "model is missing; this server has a, org/b");
-        assert_eq!(shared.find(&Scope::Everywhere, Some("c")).unwrap_err().status, 404);
-        assert_eq!(unlinked().find(&Scope::Everywhere, None).unwrap_err().status, 404);
+        assert_eq!(shared.find(&Scope::Everywhere, Some("c"), anybody).unwrap_err().status, 404);
+        assert_eq!(unlinked().find(&Scope::Everywhere, None, anybody).unwrap_err().status, 404);
     }
 }

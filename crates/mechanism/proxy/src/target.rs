@@ -109,6 +109,24 @@ impl<'a> Target<'a> {
         matches!(self, Self::Models(..) | Self::UnknownRoute)
     }
 
+    /// Whether it wants an API key, where there are keys. Pages that say how the node is want none.
+    pub(crate) fn wants_key(&self) -> bool {
+        match self {
+            Self::Models(route, _) => !route.is_open(),
+            Self::Program(_) | Self::UnknownRoute => true,
+            Self::Node(_) | Self::ChatPage | Self::Nowhere => false,
+        }
+    }
+
+    /// Whether the limits of a key are for it.
+    pub(crate) fn is_limited(&self) -> bool {
+        match self {
+            Self::Models(route, _) => !(route.is_open() || route.is_lookup()),
+            Self::Program(_) => true,
+            Self::Node(_) | Self::ChatPage | Self::UnknownRoute | Self::Nowhere => false,
+        }
+    }
+
     /// In whose words errors are told.
     pub(crate) fn dialect(&self) -> Dialect {
         match self {
@@ -184,6 +202,16 @@ impl<'a> Route<'a> {
     /// Whether only monitors of this process ask it.
     fn is_of_process(self) -> bool {
         matches!(self, Self::Livez | Self::Readyz | Self::Metrics)
+    }
+
+    /// Whether it says how the node is, and nothing else: these want no key.
+    fn is_open(self) -> bool {
+        self.is_of_node() || self == Self::Healthz
+    }
+
+    /// Whether it only looks things up.
+    fn is_lookup(self) -> bool {
+        matches!(self, Self::Models | Self::Model(_) | Self::Response(_) | Self::InputItems(_))
     }
 
     pub(crate) fn methods(self) -> &'static [Method] {

@@ -3,6 +3,7 @@
 mod browsers;
 mod dialects;
 mod fakes;
+mod keys;
 mod programs;
 
 use crate::timing::SERVER_TIMING;

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tyndall_routing::{Admission, Assignment, Dispatcher, Held, Ticket};
+use tyndall_routing::{Admission, Assignment, Dispatcher, Flow, Held, Ticket};
 use tyndall_telemetry::ProxyMetrics;
 use tyndall_transport::Client;
 use tyndall_types::protocol::{Backpressure, Demand, DeploymentRoute, Unavailable};
@@ -154,7 +154,7 @@ struct State {
 enum Outcome {
     /// With how many requests are at work then.
     Assigned(ReplicaId, Client, u32),
-    Failed(Unavailable),
+    Failed(Refusal),
 }
 
 /// How long there was no running replica.
@@ -291,11 +291,15 @@ impl Deployment {
     }
 
     /// Takes a place in the queue, or a permit at once, for a request that can wait for so long.
-    pub(crate) fn enter(self: &Arc<Self>, patience: Option<Duration>) -> Result<Waiting, Refusal> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        flow: Flow,
+        patience: Option<Duration>,
+    ) -> Result<Waiting, Refusal> {
         let mut state = self.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        let place = match state.dispatcher.arrive(ticket, patience) {
+        let place = match state.dispatcher.arrive_in(flow, ticket, patience) {
             Admission::Assigned(replica) => Place::Found(Some(state.outcome(replica))),
             Admission::Queued => {
                 if let Some(unavailable) = state.route.unavailable.clone() {
@@ -304,12 +308,13 @@ impl Deployment {
                 }
                 state.queue(ticket)
             }
-            Admission::Refused => {
-                return Err(Refusal::Full {
-                    max_queued: state.route.max_queued_requests,
-                    backpressure: state.route.backpressure,
-                });
+            // A queue is full of requests only while there may be a replica.
+            Admission::QueuedInstead(displaced) => {
+                let full = state.full();
+                state.fail(displaced, full);
+                state.queue(ticket)
             }
+            Admission::Refused => return Err(state.full()),
             Admission::TooLate(expected) => {
                 return Err(Refusal::TooLate {
                     expected,
@@ -394,8 +399,20 @@ impl State {
 
     fn fail_waiting(&mut self, why: &Unavailable) {
         for ticket in self.dispatcher.fail_waiting() {
-            let waiter = self.waiters.remove(&ticket).expect("a waiting ticket has its waiter");
-            drop(waiter.send(Outcome::Failed(why.clone())));
+            self.fail(ticket, Refusal::Unavailable(why.clone()));
+        }
+    }
+
+    /// Tells one that waited why it does no longer.
+    fn fail(&mut self, ticket: Ticket, why: Refusal) {
+        let waiter = self.waiters.remove(&ticket).expect("a waiting ticket has its waiter");
+        drop(waiter.send(Outcome::Failed(why)));
+    }
+
+    fn full(&self) -> Refusal {
+        Refusal::Full {
+            max_queued: self.route.max_queued_requests,
+            backpressure: self.route.backpressure,
         }
     }
 }
@@ -451,7 +468,7 @@ impl Waiting {
         };
         self.settled = true;
         match outcome {
-            Outcome::Failed(unavailable) => Err(Refusal::Unavailable(unavailable)),
+            Outcome::Failed(refusal) => Err(refusal),
             Outcome::Assigned(replica, client, at_work) => Ok(Permit {
                 deployment: self.deployment.clone(),
                 ticket: self.ticket,

@@ -33,6 +33,8 @@ pub use deployment::{Deployment, Refusal, Waits};
 pub use models::Models;
 pub use mounts::{Mount, Scope};
 pub use router::Router;
+pub use tyndall_routing::Flow;
+
 pub use send::{Answer, Call, SendError, SendErrorKind, TooLate};
 
 /// Header that tells a program where its application is mounted; empty at the root.

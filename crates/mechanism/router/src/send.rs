@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
-use tyndall_routing::{Failure, Progress, Retry, retry};
+use tyndall_routing::{Failure, Flow, Progress, Retry, retry};
 use tyndall_transport::{ClientError, Outgoing};
 use tyndall_types::{HEADER_NOT_STARTED, ReplicaId};
 
@@ -37,6 +37,8 @@ pub struct Call {
     /// It may have an effect beyond its answer: when a replica that may have begun it is lost, no
     /// other gets it.
     pub runs_once: bool,
+    /// Whose it is, where several share the queue.
+    pub flow: Flow,
 }
 
 impl Call {
@@ -109,7 +111,8 @@ impl Deployment {
     pub async fn send(self: &Arc<Self>, call: &Call) -> Result<Answer, SendError> {
         let mut sending = Sending::new(self, call);
         let patience = call.deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let mut waiting = self.enter(patience).map_err(|refusal| sending.refused(refusal, None))?;
+        let mut waiting =
+            self.enter(call.flow, patience).map_err(|refusal| sending.refused(refusal, None))?;
         loop {
             let permit = sending.permit(&mut waiting).await?;
             match sending.attempt(permit).await? {

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tyndall_routing::Flow;
 use tyndall_transport::{
     Body, Client, Handler, Listener, ServeOptions, empty, line_channel, serve, text,
 };
@@ -165,6 +166,7 @@ fn call() -> Call {
         body: Bytes::from_static(b"body"),
         deadline: None,
         runs_once: false,
+        flow: Flow::default(),
     }
 }
 
@@ -270,6 +272,37 @@ async fn deadlines_and_full_queues_end_calls() {
     assert_eq!(waited.unwrap_err(), SendErrorKind::TooLate(TooLate::Waiting));
     let backpressure = Backpressure { status_code: 429, retry_after_s: Some(7.0) };
     assert_eq!(full, SendErrorKind::Refused(Refusal::Full { max_queued: 1, backpressure }));
+}
+
+#[tokio::test]
+async fn who_fills_the_queue_makes_room_for_others() {
+    let mut node = Node::start(&[]);
+    let replica = node.replica(0, Behaviour::Echo);
+    let list = |node: &Node, replicas| {
+        let route = route("app#d");
+        let (max_ongoing_requests, max_queued_requests) = (2, 2);
+        let route =
+            DeploymentRoute { replicas, max_ongoing_requests, max_queued_requests, ..route };
+        let deployments = vec![Arc::new(route)];
+        node.router.apply(RouteTable { version: 2, deployments, ..RouteTable::default() });
+    };
+    list(&node, Vec::new());
+    let of = |id| Call { flow: Flow { id, weight: 1 }, ..call() };
+    let [first, second] = [1, 1].map(|id| node.send(of(id)));
+    let others = async {
+        while node.load() != (2, 0) {
+            tokio::task::yield_now().await;
+        }
+        let (other, ()) = tokio::join!(node.send(of(2)), async {
+            tokio::task::yield_now().await;
+            list(&node, vec![replica]);
+        });
+        other
+    };
+    let (first, second, other) = tokio::join!(first, second, others);
+    assert!(first.is_ok() && other.is_ok());
+    let refused = second.unwrap_err();
+    assert!(matches!(refused, SendErrorKind::Refused(Refusal::Full { max_queued: 2, .. })));
 }
 
 /// Sends two tables to whoever follows and ends when told; the next time, one table.

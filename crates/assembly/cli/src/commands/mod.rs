@@ -10,6 +10,7 @@ pub(crate) mod deploy;
 mod files;
 pub(crate) mod health;
 pub(crate) mod history;
+pub(crate) mod keys;
 mod node;
 pub(crate) mod plan;
 pub(crate) mod pull;

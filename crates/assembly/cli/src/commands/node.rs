@@ -1,5 +1,6 @@
 //! A node in this process: its listeners, its supervisor, its end.
 
+use crate::commands::keys;
 use crate::failure::Failure;
 use crate::machine::{available_memory_bytes, hostname};
 use std::collections::BTreeMap;
@@ -40,6 +41,10 @@ impl Node {
     /// Takes both ports and looks whether the state can be used.
     pub(crate) fn new(config: &RunConfig) -> Result<Self, Failure> {
         raise_file_limit();
+        if let Some(file) = &config.api_keys.file {
+            // The proxy reads it again; what is wrong is told before anything starts.
+            keys::read(file)?;
+        }
         let public = bind(config.network.public, "--port")?;
         let admin = bind(config.network.admin, "--admin-port")?;
         if let Some(dir) = &config.state_dir {
@@ -78,15 +83,14 @@ impl Node {
         F: Future<Output = Result<(), Failure>>,
     {
         let node = node_dir(env)?;
-        let drain_s = config.limits.graceful_timeout_s;
         let options = SupervisorOptions {
             executable: std::env::current_exe()?,
-            env: log_env(config),
+            env: child_env(config),
             runtime_dir: node.runtime_dir().clone(),
             state_dir: config.state_dir.clone(),
-            drain: Duration::from_secs_f64(drain_s),
+            drain: Duration::from_secs_f64(config.limits.graceful_timeout_s),
             controller_args: self.controller_args(config, extras)?,
-            proxy_args: proxy_args(config),
+            proxy_args: proxy_args(config)?,
             public: self.public,
             admin: self.admin,
         };
@@ -144,16 +148,29 @@ impl Node {
     }
 }
 
-fn proxy_args(config: &RunConfig) -> Vec<String> {
+fn proxy_args(config: &RunConfig) -> Result<Vec<String>, Failure> {
     let mut args = vec!["--drain-s".to_owned(), config.limits.graceful_timeout_s.to_string()];
+    if let Some(file) = &config.api_keys.file {
+        args.extend(["--api-keys".to_owned(), std::path::absolute(file)?.display().to_string()]);
+    }
     if let Some(cors) = &config.cors {
         let cors = serde_json::to_string(cors).expect("texts and numbers are JSON");
         args.extend(["--cors".to_owned(), cors]);
     }
-    args
+    Ok(args)
 }
 
-/// The server's processes read their log settings in the environment; these are those that flags gave.
+/// The server's processes read their log settings, and keys that others may not see among their
+/// arguments, in the environment; these are those that flags gave.
+fn child_env(config: &RunConfig) -> BTreeMap<String, String> {
+    let mut env = log_env(config);
+    let secrets = &config.api_keys.secrets;
+    if !secrets.is_empty() {
+        env.insert(keys::VARIABLE.to_owned(), secrets.join(","));
+    }
+    env
+}
+
 fn log_env(config: &RunConfig) -> BTreeMap<String, String> {
     let given = ["log", "log_format"].iter().filter_map(|key| {
         let line = config.effective.iter().find(|line| line.key == *key)?;

@@ -205,11 +205,9 @@ async fn is_ready(proxy: &Client, model_id: &str) -> bool {
     if !is_ready {
         return false;
     }
-    let models = proxy.get::<serde_json::Value>("/v1/models").await;
-    models.is_ok_and(|models| {
-        let list = models["data"].as_array().into_iter().flatten();
-        list.into_iter().any(|model| model["id"] == model_id)
-    })
+    // Unlike the list of models, it wants no API key.
+    let health = proxy.get::<serde_json::Value>("/healthz").await;
+    health.is_ok_and(|health| health["model"] == model_id)
 }
 
 #[cfg(test)]

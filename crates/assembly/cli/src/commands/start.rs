@@ -1,6 +1,7 @@
 //! `tyndall start`: a server in the background, without applications.
 
 use crate::args::StartArgs;
+use crate::commands::keys;
 use crate::commands::node::{ControllerExtras, Node, START_DEADLINE};
 use crate::failure::Failure;
 use crate::output::{look_later, print};
@@ -28,7 +29,7 @@ pub(crate) fn start(args: StartArgs, env: &Environment) -> Result<ExitCode, Fail
     if args.foreground {
         return foreground(&config, &state_dir, env);
     }
-    background(&settings, &config, &state_dir)
+    background(settings, &config, &state_dir)
 }
 
 /// Where state and log lie, unless the user says otherwise.
@@ -66,7 +67,7 @@ fn foreground(
 
 /// Starts this program once more, in a session of its own, and returns when it serves.
 fn background(
-    settings: &RawSettings,
+    mut settings: RawSettings,
     config: &RunConfig,
     state_dir: &Path,
 ) -> Result<ExitCode, Failure> {
@@ -79,6 +80,10 @@ fn background(
     drop(Node::new(config)?);
     drop(std::fs::remove_file(&ready));
     let mut command = Command::new(std::env::current_exe()?);
+    // Others see the arguments of a process, and not its environment.
+    if let Some(secrets) = settings.remove("api_key") {
+        command.env(keys::VARIABLE, secrets);
+    }
     command.arg("start").arg("--foreground").args(settings.as_flags());
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // Signals of this terminal are not for it.

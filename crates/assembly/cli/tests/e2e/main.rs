@@ -4,6 +4,7 @@ mod applications;
 mod bad_input;
 mod clients;
 mod failures;
+mod keys;
 mod lifecycle;
 mod models;
 mod programs;

@@ -117,6 +117,7 @@ impl Run {
                 self.fail_if_unavailable(proxy, deployment);
             }
             Admission::Queued => self.time(ticket),
+            Admission::QueuedInstead(_) => unreachable!("all requests are of one flow"),
             Admission::Refused => {
                 self.recorders[deployment].totals.refused_full += 1;
                 return self.requests.end(ticket);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
-use tyndall_router::{AnswerBody, Call as Sent, Deployment, Refusal, Router, SendErrorKind};
+use tyndall_router::{AnswerBody, Call as Sent, Deployment, Flow, Refusal, Router, SendErrorKind};
 use tyndall_transport::Client;
 use tyndall_types::protocol::{HANDLE_PREFIX, RuntimeDir};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId};
@@ -74,6 +74,7 @@ impl Routes {
                 body,
                 deadline: call.context.deadline,
                 runs_once: true,
+                flow: Flow::default(),
             };
             let begun = Instant::now();
             match deployment.send(&sent).await {

@@ -18,7 +18,7 @@ async fn lets_one_origin_in() -> Node {
         credentials: false,
         max_age_s: 600,
     };
-    let node = Node::start_with(PATIENCE, Some(cors)).await;
+    let node = Node::start_with_cors(PATIENCE, Some(cors)).await;
     let mounted = DeploymentRoute { route_prefix: Some("/p".to_owned()), ..program("app#d") };
     node.publish(table(1, vec![route("demo"), mounted]));
     node.edit(|_| {}).await;

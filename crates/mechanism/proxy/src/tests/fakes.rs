@@ -1,6 +1,6 @@
 //! A controller and replicas that do as a test says.
 
-use crate::{ProxyOptions, run_until};
+use crate::{KeySources, ProxyOptions, run_until};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -15,15 +15,16 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tyndall_api_keys::{Key, KeyName};
 use tyndall_transport::{
     Body, BoxError, Client, Handler, Listener, ServeOptions, empty, json as json_response,
     line_channel, read_body, serve, text,
 };
 use tyndall_types::protocol::{
-    Backpressure, DemandReport, DeploymentRoute, GenerateDefaults, ModelRoute, ReplicaRoute,
-    RouteTable, RuntimeDir,
+    Backpressure, DemandReport, DeploymentRoute, GenerateDefaults, KeyUsage, KeyUsageReport,
+    ModelRoute, ReplicaRoute, RouteTable, RuntimeDir,
 };
-use tyndall_types::{CorsConfig, DeploymentId, HEADER_NOT_STARTED, ReplicaId};
+use tyndall_types::{CorsConfig, DeploymentId, HEADER_NOT_STARTED, HEADER_USAGE, ReplicaId};
 
 /// No wait of a test is longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,6 +64,7 @@ pub(crate) fn table(version: u64, routes: Vec<DeploymentRoute>) -> RouteTable {
 struct Controller {
     table: watch::Receiver<RouteTable>,
     demand: Arc<watch::Sender<Vec<DemandReport>>>,
+    usage: Arc<watch::Sender<Vec<KeyUsageReport>>>,
 }
 
 impl Handler for Controller {
@@ -91,6 +93,12 @@ impl Handler for Controller {
                 self.demand.send_modify(|reports| reports.push(report));
                 empty(StatusCode::NO_CONTENT)
             }
+            "/-/proxies/proxy-0/usage" => {
+                let bytes = read_body(request.into_body(), 1 << 20).await.unwrap();
+                let report = serde_json::from_slice(&bytes).unwrap();
+                self.usage.send_modify(|reports| reports.push(report));
+                empty(StatusCode::NO_CONTENT)
+            }
             "/-/metrics" => {
                 text(StatusCode::OK, "# TYPE fake_controller gauge\nfake_controller 1\n")
             }
@@ -105,6 +113,7 @@ pub(super) struct Node {
     pub(super) address: std::net::SocketAddr,
     table: watch::Sender<RouteTable>,
     demand: Arc<watch::Sender<Vec<DemandReport>>>,
+    usage: Arc<watch::Sender<Vec<KeyUsageReport>>>,
     controller: Option<JoinHandle<usize>>,
     stop: Option<oneshot::Sender<()>>,
     proxy: Option<JoinHandle<()>>,
@@ -124,10 +133,24 @@ impl Node {
     }
 
     pub(super) async fn start_with_drain(drain: Duration) -> Self {
-        Self::start_with(drain, None).await
+        Self::start_with(drain, None, KeySources::default()).await
     }
 
-    pub(super) async fn start_with(drain: Duration, cors: Option<CorsConfig>) -> Self {
+    /// A proxy that asks for keys; its client has one that may do everything.
+    pub(super) async fn start_with_keys(route: DeploymentRoute, mut keys: KeySources) -> Self {
+        keys.keys.push(Key::unlimited(KeyName::new("root").unwrap(), "root"));
+        let mut node = Self::start_with(PATIENCE, None, keys).await;
+        node.client = node.client.with_token("root");
+        node.publish(table(1, vec![route]));
+        node.has_applied(1).await;
+        node
+    }
+
+    pub(super) async fn start_with_cors(drain: Duration, cors: Option<CorsConfig>) -> Self {
+        Self::start_with(drain, cors, KeySources::default()).await
+    }
+
+    async fn start_with(drain: Duration, cors: Option<CorsConfig>, keys: KeySources) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -138,6 +161,7 @@ impl Node {
             listener: Listener::Tcp(listener),
             drain,
             cors,
+            keys,
         };
         let proxy = tokio::spawn(run_until(options, async { drop(stopped.await) }));
         let mut node = Self {
@@ -146,6 +170,7 @@ impl Node {
             address,
             table: watch::Sender::new(RouteTable::default()),
             demand: Arc::default(),
+            usage: Arc::default(),
             controller: None,
             stop: Some(stop),
             proxy: Some(proxy),
@@ -160,7 +185,11 @@ impl Node {
 
     pub(super) fn start_controller(&mut self) {
         let listener = Listener::bind_unix(&self.runtime_dir().controller_socket()).unwrap();
-        let handler = Controller { table: self.table.subscribe(), demand: self.demand.clone() };
+        let handler = Controller {
+            table: self.table.subscribe(),
+            demand: self.demand.clone(),
+            usage: self.usage.clone(),
+        };
         let forever = std::future::pending();
         self.controller =
             Some(tokio::spawn(serve(listener, handler, ServeOptions::default(), forever)));
@@ -221,6 +250,27 @@ impl Node {
             "wanted {queued} queued, {ongoing} ongoing: {:?}",
             self.demand.borrow().last()
         );
+    }
+
+    /// Waits until the reports of a key say all of this together.
+    pub(super) async fn usage_is(&self, expected: &KeyUsage) {
+        let mut usage = self.usage.subscribe();
+        let sum = |reports: &Vec<KeyUsageReport>| {
+            let of = reports.iter().flat_map(|report| &report.keys);
+            let of = of.filter(|key| key.name == expected.name);
+            let start = KeyUsage { name: expected.name.clone(), ..KeyUsage::default() };
+            of.fold(start, |sum, key| KeyUsage {
+                name: sum.name,
+                requests: sum.requests + key.requests,
+                refused: sum.refused + key.refused,
+                prompt_tokens: sum.prompt_tokens + key.prompt_tokens,
+                cached_tokens: sum.cached_tokens + key.cached_tokens,
+                completion_tokens: sum.completion_tokens + key.completion_tokens,
+            })
+        };
+        let reached = usage.wait_for(|reports| sum(reports) == *expected);
+        let reached = tokio::time::timeout(PATIENCE, reached).await.is_ok();
+        assert!(reached, "wanted {expected:?}: {:?}", self.usage.borrow());
     }
 
     pub(super) fn never_reported_demand(&self) -> bool {
@@ -299,6 +349,8 @@ impl Handler for FakeReplica {
                 let mut response = json_response(StatusCode::OK, &answer);
                 let timing = HeaderValue::from_static("prefill;dur=1.5, decode;dur=2.5");
                 response.headers_mut().insert("server-timing", timing);
+                let usage = HeaderValue::from_static("prompt=7, cached=2, completion=3");
+                response.headers_mut().insert(HEADER_USAGE, usage);
                 response
             }
             Behaviour::NotStarted => {
@@ -315,12 +367,16 @@ impl Handler for FakeReplica {
                 });
                 let mut trailers = http::HeaderMap::new();
                 trailers.insert("server-timing", HeaderValue::from_static("decode;dur=9.5"));
+                let usage = HeaderValue::from_static("prompt=7, cached=2, completion=30");
+                trailers.insert(HEADER_USAGE, usage);
                 let end = futures_util::stream::iter([Ok(Frame::trailers(trailers))]);
                 let body = StreamBody::new(frames.map(|data| data.map(Frame::data)).chain(end));
                 let mut response = Response::new(body.boxed_unsync());
                 let kind = HeaderValue::from_static("text/event-stream");
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                let names = HeaderValue::from_static("server-timing");
+                let usage = HeaderValue::from_static("prompt=7");
+                response.headers_mut().insert(HEADER_USAGE, usage);
+                let names = HeaderValue::from_static("server-timing, x-tyndall-usage");
                 response.headers_mut().insert(header::TRAILER, names);
                 response
             }
