@@ -44,11 +44,13 @@ UNTIL = """(async () => {
 
 def find() -> str | None:
     """The program to start, if there is one."""
-    named = [os.environ.get("TYNDALL_CHROMIUM")]
-    found = filter(None, named + [shutil.which(name) for name in NAMES])
+    found = filter(None, map(shutil.which, [os.environ.get("TYNDALL_CHROMIUM", ""), *NAMES]))
     # Some systems have a script of that name that only says where to get one.
-    works = lambda path: subprocess.run([path, "--version"], capture_output=True).returncode == 0  # noqa: E731
-    return next(filter(works, found), None)
+    return next((path for path in found if works(path)), None)
+
+
+def works(path: str) -> bool:
+    return subprocess.run([path, "--version"], capture_output=True).returncode == 0
 
 
 class Browser:
