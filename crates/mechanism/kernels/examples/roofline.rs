@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tyndall_kernels::{
     Activation, AttentionArgs, CeilingOptions, Ceilings, Cpu, CpuOptions, DType, Isa, KvLayer,
-    LinearJob, Matrix, Write, ZeroedMemory,
+    LinearJob, Matrix, Sight, Write, ZeroedMemory,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -119,7 +119,7 @@ fn attention(cpu: &Cpu, context: usize, queries: usize) -> Result<(), Box<dyn Er
     let args = AttentionArgs {
         num_heads: heads,
         scale: 0.125,
-        window: None,
+        sight: Sight::Past,
         q_starts: &[0, queries as u32],
         context_lens: &[context as u32],
         block_tables: &[&table],

@@ -348,7 +348,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// Attends every query token to the cached positions of its own sequence, causally.
+    /// Attends every query token to those cached positions of its own sequence that it sees.
     ///
     /// `q` and `out` are `[T, H, D]`. f32 accumulation; softmax over 256-token chunks aligned to
     /// position 0, in order.

@@ -37,5 +37,5 @@ pub use grouped::{GroupedMatrix, GroupedType};
 pub use isa::Isa;
 pub use memory::{MappedFile, ZeroedMemory};
 pub use tensor::{
-    Activation, AttentionArgs, DType, KvLayer, LinearJob, Matrix, Vector, Weight, Write,
+    Activation, AttentionArgs, DType, KvLayer, LinearJob, Matrix, Sight, Vector, Weight, Write,
 };

@@ -1,5 +1,7 @@
 //! Borrowed views of weights and of the paged cache, and the small enums that go with them.
 
+use std::ops::Range;
+
 use crate::error::{KernelError, expect_count, product};
 use crate::grouped::GroupedMatrix;
 
@@ -240,6 +242,17 @@ impl KvLayer<'_> {
     }
 }
 
+/// Which tokens of its sequence a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// Itself and all before it.
+    Past,
+    /// So many, itself and those just before it; at least 1.
+    Window(u32),
+    /// All of them, before and after it.
+    All,
+}
+
 /// The sequences of one ragged batch, for [`crate::Cpu::attention`].
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionArgs<'a> {
@@ -247,8 +260,8 @@ pub struct AttentionArgs<'a> {
     pub num_heads: usize,
     /// Factor on the scores, usually `1 / sqrt(D)`.
     pub scale: f32,
-    /// How many tokens a query sees, itself included; `None` is all of them.
-    pub window: Option<u32>,
+    /// Which tokens a query sees.
+    pub sight: Sight,
     /// `[R + 1]`: the query tokens of sequence `r` are rows `q_starts[r]..q_starts[r + 1]`.
     pub q_starts: &'a [u32],
     /// `[R]`: tokens of each sequence after this step; its last query stands at `context_len - 1`.
@@ -265,7 +278,7 @@ impl AttentionArgs<'_> {
         if self.num_heads == 0 || !self.num_heads.is_multiple_of(kv.num_kv_heads) {
             return mismatch("query heads and kv heads", self.num_heads, kv.num_kv_heads);
         }
-        if self.window == Some(0) {
+        if self.sight == Sight::Window(0) {
             return mismatch("attention window and the token itself", 0, 1);
         }
         expect_count("q_starts", self.q_starts.len(), sequences + 1, "rows")?;
@@ -289,9 +302,14 @@ impl AttentionArgs<'_> {
         Ok(self.q_starts[sequences] as usize)
     }
 
-    /// The first position that the query at `position` sees.
-    pub(crate) fn first_visible(&self, position: usize) -> usize {
-        self.window.map_or(0, |w| (position + 1).saturating_sub(w as usize))
+    /// The positions that the query at `position` of sequence `r` sees.
+    pub(crate) fn visible(&self, r: usize, position: usize) -> Range<usize> {
+        let end = position + 1;
+        match self.sight {
+            Sight::Past => 0..end,
+            Sight::Window(size) => end.saturating_sub(size as usize)..end,
+            Sight::All => 0..self.context_lens[r] as usize,
+        }
     }
 
     /// Blocks that slid out of the window may be stale; all others must exist.
@@ -312,7 +330,7 @@ impl AttentionArgs<'_> {
                 unit: "blocks",
             });
         }
-        let first = self.first_visible(first_query) / kv.block_size;
+        let first = self.visible(sequence, first_query).start / kv.block_size;
         match table[first..needed].iter().find(|&&id| id as usize >= kv.num_blocks) {
             None => Ok(()),
             Some(&id) => Err(KernelError::Index {

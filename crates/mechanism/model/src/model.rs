@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tyndall_kernels::{AttentionArgs, Cpu, KernelError, LinearJob, Vector, Weight, Write};
+use tyndall_kernels::{AttentionArgs, Cpu, KernelError, LinearJob, Sight, Vector, Weight, Write};
 
 use crate::batch::{Job, Runner, StepBatch, StepError};
 use crate::checkpoint::Checkpoint;
@@ -184,7 +184,7 @@ impl Model {
         let arguments = AttentionArgs {
             num_heads: pass.spec.attention.num_heads,
             scale: 1.0 / (pass.spec.attention.head_dim as f32).sqrt(),
-            window: pass.spec.attention.window,
+            sight: pass.spec.attention.window.map_or(Sight::Past, Sight::Window),
             q_starts: &prepared.q_starts,
             context_lens: &prepared.context_lens,
             block_tables,
@@ -361,7 +361,7 @@ impl LayerPass<'_> {
     }
 }
 
-fn job<'a>(
+pub(crate) fn job<'a>(
     linear: &'a LinearWeights,
     out: &'a mut [f32],
     mode: Write,
@@ -386,7 +386,7 @@ fn normalise(
 }
 
 /// The buffer with exactly this length; its contents are to be overwritten.
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer.resize(len, 0.0);
     buffer
 }

@@ -52,8 +52,10 @@ pub(crate) struct Tile {
     pub(crate) rows: usize,
     /// Rows per token.
     pub(crate) group: usize,
-    /// Position of the first token.
-    pub(crate) position: usize,
+    /// The last position that the first token sees: its own, unless it sees all.
+    pub(crate) last: usize,
+    /// By how many positions the next token sees further: 1, or 0 where each sees all.
+    pub(crate) advance: usize,
     pub(crate) window: usize,
     pub(crate) scale: f32,
 }
@@ -62,7 +64,7 @@ impl Tile {
     /// The positions that a row sees.
     #[inline(always)]
     pub(crate) fn visible(&self, row: usize) -> (usize, usize) {
-        let end = self.position + row / self.group + 1;
+        let end = self.last + row / self.group * self.advance + 1;
         (end.saturating_sub(self.window), end)
     }
 

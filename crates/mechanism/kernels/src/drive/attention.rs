@@ -4,7 +4,7 @@ use super::Machine;
 use crate::attention::{CHUNK, Cache, State, Tile, VALUES, Workspace, prepare, reset, state_len};
 use crate::scratch::{Scratch, Shared};
 use crate::table::StorageKernels;
-use crate::tensor::{AttentionArgs, KvLayer};
+use crate::tensor::{AttentionArgs, KvLayer, Sight};
 
 /// Most rows (query tokens times heads per kv head) of a tile, unless one token has more.
 const TILE_ROWS: usize = 64;
@@ -192,14 +192,22 @@ impl<'a> Call<'a> {
             dim: kv.head_dim,
         };
         let tokens = (TILE_ROWS / self.group).max(1);
+        let context = a.context_lens[sequence] as usize;
         for first in (start..end).step_by(tokens) {
+            let position = context - (end - first);
+            let (last, advance, window) = match a.sight {
+                Sight::Past => (position, 1, usize::MAX),
+                Sight::Window(size) => (position, 1, size as usize),
+                Sight::All => (context - 1, 0, usize::MAX),
+            };
             let tile = Tile {
                 cache,
                 q: std::ptr::null(),
                 rows: tokens.min(end - first) * self.group,
                 group: self.group,
-                position: a.context_lens[sequence] as usize - (end - first),
-                window: a.window.map_or(usize::MAX, |w| w as usize),
+                last,
+                advance,
+                window,
                 scale: a.scale,
             };
             let first_partial =

@@ -32,8 +32,8 @@ pub(crate) fn attention(a: &AttentionArgs<'_>, q: &[f32], kv: &KvLayer<'_>, out:
         let (start, end) = (a.q_starts[r] as usize, a.q_starts[r + 1] as usize);
         for token in start..end {
             let position = a.context_lens[r] as usize - (end - token);
-            let visible = a.first_visible(position)..position + 1;
-            let slots: Vec<usize> = visible
+            let slots: Vec<usize> = a
+                .visible(r, position)
                 .map(|p| {
                     a.block_tables[r][p / kv.block_size] as usize * kv.block_size
                         + p % kv.block_size

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{DTYPES, Numbers, assert_close, assert_same, cpu, isas};
-use crate::tensor::{AttentionArgs, DType, KvLayer};
+use crate::tensor::{AttentionArgs, DType, KvLayer, Sight};
 use crate::{Cpu, Isa, KernelError, naive};
 
 /// One sequence in a cache with shuffled blocks; queries exist for every position.
@@ -13,7 +13,7 @@ struct Case {
     kv_heads: usize,
     dim: usize,
     block_size: usize,
-    window: Option<u32>,
+    sight: Sight,
     table: Vec<u32>,
     k: Vec<u8>,
     v: Vec<u8>,
@@ -31,7 +31,7 @@ impl Case {
         let values = blocks * kv_heads * block_size * dim;
         let (k, v) = (numbers.stored(dtype, values), numbers.stored(dtype, values));
         let q = numbers.vec(length * heads * dim).iter().map(|v| v * 4.0).collect();
-        Case { dtype, heads, kv_heads, dim, block_size, window: None, table, k, v, q }
+        Case { dtype, heads, kv_heads, dim, block_size, sight: Sight::Past, table, k, v, q }
     }
 
     /// The queries of `ranges` (start, end position) as sequences of one batch.
@@ -62,7 +62,7 @@ impl Case {
         let args = AttentionArgs {
             num_heads: self.heads,
             scale: 1.0 / (self.dim as f32).sqrt(),
-            window: self.window,
+            sight: self.sight,
             q_starts: &starts,
             context_lens: &ranges.iter().map(|r| r.1 as u32).collect::<Vec<_>>(),
             block_tables: &vec![&self.table[..]; ranges.len()],
@@ -94,10 +94,10 @@ fn every_rung_and_type_agrees_with_the_definition() {
                 ((2, 1, 20), 32, 530),
                 ((8, 1, 128), 256, 261),
             ] {
-                for window in [None, Some(1), Some(40)] {
-                    let case = Case { window, ..Case::new(dtype, shape, block_size, length) };
+                for sight in [Sight::Past, Sight::Window(1), Sight::Window(40), Sight::All] {
+                    let case = Case { sight, ..Case::new(dtype, shape, block_size, length) };
                     let ranges = [(0, length), (length - 1, length)];
-                    let what = format!("{isa} {dtype:?} {shape:?} {length} {window:?}");
+                    let what = format!("{isa} {dtype:?} {shape:?} {length} {sight:?}");
                     assert_close(&case.fast(&cpu, &ranges), &case.naive(&ranges), 1e-5, &what);
                 }
             }
@@ -125,7 +125,8 @@ fn long_contexts_are_split_over_threads_without_changing_a_bit() {
 #[test]
 fn nan_in_the_future_or_outside_the_window_is_not_seen() {
     for isa in isas() {
-        let mut case = Case { window: Some(20), ..Case::new(DType::F32, (4, 2, 16), 8, 60) };
+        let mut case =
+            Case { sight: Sight::Window(20), ..Case::new(DType::F32, (4, 2, 16), 8, 60) };
         let clean = case.fast(&cpu(isa, 1), &[(0, 60)]);
         let row = |p: usize| ((case.table[p / 8] as usize * 2 + 1) * 8 + p % 8) * 16;
         for p in [3, 50] {
@@ -156,7 +157,7 @@ fn bad_batches_are_errors() {
         });
     };
     check(|a| a.num_heads = 3, "query heads");
-    check(|a| a.window = Some(0), "window");
+    check(|a| a.sight = Sight::Window(0), "window");
     check(|a| a.q_starts = &[0], "q_starts");
     check(|a| a.q_starts = &[1, 2], "q_starts");
     check(|a| a.q_starts = &[0, 1], "q holds");
@@ -196,7 +197,8 @@ proptest! {
         dtype in prop::sample::select(DTYPES.to_vec()),
     ) {
         let shape = (kv_heads * group, kv_heads, dim);
-        let case = Case { window, ..Case::new(dtype, shape, block_size, length) };
+        let sight = window.map_or(Sight::Past, Sight::Window);
+        let case = Case { sight, ..Case::new(dtype, shape, block_size, length) };
         let mut borders: Vec<usize> = cuts.into_iter().filter(|&c| c < length).collect();
         borders.extend([0, length]);
         borders.sort_unstable();

@@ -6,7 +6,9 @@ use std::ptr::null_mut;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use super::{DTYPES, Numbers, assert_same, cpu, isas};
-use crate::tensor::{Activation, AttentionArgs, DType, KvLayer, LinearJob, Matrix, Vector, Write};
+use crate::tensor::{
+    Activation, AttentionArgs, DType, KvLayer, LinearJob, Matrix, Sight, Vector, Write,
+};
 use crate::{Cpu, GroupedMatrix, GroupedType};
 
 const PAGE: usize = 4096;
@@ -215,7 +217,7 @@ fn attention_and_the_cache_stay_inside_their_buffers() {
                 let args = AttentionArgs {
                     num_heads: heads,
                     scale: 0.3,
-                    window: None,
+                    sight: Sight::Past,
                     q_starts: &[0, tokens as u32],
                     context_lens: &[tokens as u32],
                     block_tables: &[&[0, 1]],
