@@ -27,6 +27,9 @@ pub(crate) struct TokenizerConfig {
     pub(crate) add_bos_token: Option<bool>,
     pub(crate) add_eos_token: Option<bool>,
     pub(crate) add_prefix_space: Option<bool>,
+    pub(crate) do_lower_case: Option<bool>,
+    pub(crate) strip_accents: Option<bool>,
+    pub(crate) tokenize_chinese_chars: Option<bool>,
     pub(crate) tokenizer_class: Option<String>,
     pub(crate) model_max_length: Option<u64>,
     /// A string, or a list of named templates.
@@ -68,6 +71,9 @@ impl TokenizerConfig {
             add_bos_token: keys.get("add_bos_token").and_then(Value::as_bool),
             add_eos_token: keys.get("add_eos_token").and_then(Value::as_bool),
             add_prefix_space: keys.get("add_prefix_space").and_then(Value::as_bool),
+            do_lower_case: keys.get("do_lower_case").and_then(Value::as_bool),
+            strip_accents: keys.get("strip_accents").and_then(Value::as_bool),
+            tokenize_chinese_chars: keys.get("tokenize_chinese_chars").and_then(Value::as_bool),
             tokenizer_class: keys.get("tokenizer_class").and_then(Value::as_str).map(str::to_owned),
             // "No limit" is written as a huge float or integer.
             model_max_length: keys

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub enum TokenizerError {
     /// None of the known tokenizer files exists.
     #[error(
-        "no tokenizer in {}: neither tokenizer.json nor vocab.json with merges.txt; \
+        "no tokenizer in {}: neither tokenizer.json nor vocab.json with merges.txt nor vocab.txt; \
          download the model again with its tokenizer files", dir.display()
     )]
     Missing {

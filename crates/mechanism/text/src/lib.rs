@@ -4,6 +4,7 @@
 //! and which file format stand behind it. [`ChatTemplate`] renders messages to the model's prompt,
 //! byte for byte like transformers' `apply_chat_template`. On the way out a [`Detokenizer`] turns
 //! generated ids into text as they come, and a [`StopMatcher`] cuts that text at a stop string.
+//! Models that read a text or a pair as a whole get [`TypedTokens`].
 //!
 //! Everything here is synchronous, keeps no global state, and may be shared between threads. What
 //! a model directory holds is not trusted: broken files and templates give errors, templates run
@@ -19,7 +20,9 @@ mod pieces;
 mod stop;
 mod template;
 mod tokenizer;
+mod typed;
 mod vocabulary;
+mod word_piece;
 
 pub use cache::TokenizerCache;
 pub use detokenizer::Detokenizer;
@@ -27,3 +30,4 @@ pub use error::{TemplateError, TokenizerError};
 pub use stop::{StopMatcher, StopOutput};
 pub use template::{ChatInput, ChatTemplate, ContentFormat};
 pub use tokenizer::Tokenizer;
+pub use typed::{TypedOptions, TypedTokens};

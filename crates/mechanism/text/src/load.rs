@@ -20,13 +20,20 @@ use tokenizers::{
 };
 use tyndall_kernels::MappedFile;
 
-use crate::TokenizerError;
 use crate::cache::{self, CacheDirs, SourceHash, TokenizerCache};
 use crate::config::{TokenizerConfig, invalid};
 use crate::vocabulary::{BpeFlags, BpeImage, BpeSource, Vocabulary};
+use crate::{TokenizerError, word_piece};
 
 /// Below this many bytes of merges a second thread costs more than it saves.
 const PARALLEL_BYTES: usize = 128 * 1024;
+
+/// The special tokens of a bare vocabulary, where no file names others.
+const GPT2_NAMED: [(&str, &str); 3] = [
+    ("bos_token", "<|endoftext|>"),
+    ("eos_token", "<|endoftext|>"),
+    ("unk_token", "<|endoftext|>"),
+];
 
 /// The library's pipeline around a vocabulary.
 pub(crate) type Inner = TokenizerImpl<
@@ -42,6 +49,8 @@ pub(crate) struct Loaded {
     pub(crate) inner: Inner,
     /// Whether it was built from `vocab.json` and `merges.txt`, which say nothing of BOS and EOS.
     pub(crate) is_bare: bool,
+    /// The special tokens that there are where no file names others.
+    pub(crate) named: &'static [(&'static str, &'static str)],
     /// Its compact form, if that should be saved.
     pub(crate) unsaved: Option<TokenizerCache>,
 }
@@ -53,10 +62,11 @@ pub(crate) fn load(
     cache: Option<&CacheDirs>,
 ) -> Result<Loaded, TokenizerError> {
     let sources = Sources::open(dir)?;
+    let (is_bare, named) = (sources.is_bare(), sources.named());
     let cache = cache.and_then(|dirs| Some((dirs, SourceHash::of(&sources.bytes())?)));
     let cached = cache.and_then(|(dirs, hash)| cache::find(dirs, hash));
     if let Some(inner) = cached.and_then(|image| from_image(image, config)) {
-        return Ok(Loaded { inner, is_bare: sources.is_bare(), unsaved: None });
+        return Ok(Loaded { inner, is_bare, named, unsaved: None });
     }
     let inner = match &sources {
         Sources::Json(json) => {
@@ -67,6 +77,11 @@ pub(crate) fn load(
             inner
         }
         Sources::Bare { vocab, merges } => around_bare(read_bare(vocab, merges)?, config),
+        Sources::WordPiece(vocab) => {
+            let text = vocab.text()?;
+            guarded(|| word_piece::from_vocab(text, config))
+                .map_err(|reason| invalid(&vocab.path, reason))?
+        }
     };
     let unsaved = match (cache, inner.get_model()) {
         (Some((dirs, source)), Vocabulary::Bpe(image)) => {
@@ -74,13 +89,18 @@ pub(crate) fn load(
         }
         _ => None,
     };
-    Ok(Loaded { inner, is_bare: sources.is_bare(), unsaved })
+    Ok(Loaded { inner, is_bare, named, unsaved })
 }
 
 /// The files that a tokenizer is made from.
 enum Sources {
     Json(Source),
-    Bare { vocab: Source, merges: Source },
+    Bare {
+        vocab: Source,
+        merges: Source,
+    },
+    /// A `vocab.txt`.
+    WordPiece(Source),
 }
 
 struct Source {
@@ -98,7 +118,10 @@ impl Sources {
         if let (Some(vocab), Some(merges)) = (vocab, merges) {
             return Ok(Self::Bare { vocab, merges });
         }
-        for name in ["tokenizer.model", "tekken.json", "spiece.model"] {
+        if let Some(vocab) = Source::open(dir.join("vocab.txt"))? {
+            return Ok(Self::WordPiece(vocab));
+        }
+        for name in ["tokenizer.model", "tekken.json", "spiece.model", "sentencepiece.bpe.model"] {
             let path = dir.join(name);
             if path.exists() {
                 return Err(TokenizerError::UnsupportedFormat { path });
@@ -111,11 +134,20 @@ impl Sources {
         match self {
             Self::Json(json) => vec![json.file.bytes()],
             Self::Bare { vocab, merges } => vec![vocab.file.bytes(), merges.file.bytes()],
+            Self::WordPiece(vocab) => vec![vocab.file.bytes()],
         }
     }
 
     fn is_bare(&self) -> bool {
         matches!(self, Self::Bare { .. })
+    }
+
+    fn named(&self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Json(_) => &[],
+            Self::Bare { .. } => &GPT2_NAMED,
+            Self::WordPiece(_) => &word_piece::NAMED,
+        }
     }
 }
 

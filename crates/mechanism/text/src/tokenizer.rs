@@ -20,7 +20,7 @@ use crate::{TemplateError, TokenizerError, load};
 /// A clone is cheap and shares the vocabulary; all methods may run on many threads at once.
 ///
 /// Which files count and how they combine follows transformers 5: `tokenizer.json` is taken as it
-/// is, `vocab.json` with `merges.txt` is a GPT-2 tokenizer; the tokens that the configuration
+/// is, `vocab.json` with `merges.txt` is a GPT-2 tokenizer, `vocab.txt` BERT's; the tokens that the configuration
 /// files add or mark as special are added on top; a `tokenizer.json` decides itself whether BOS is
 /// put in front, and `add_bos_token` decides for the bare files (OPT models without that key get
 /// it too). Truncation and padding that a file asks for are ignored.
@@ -83,13 +83,11 @@ impl Tokenizer {
         cache: Option<&CacheDirs>,
     ) -> Result<(Self, Option<TokenizerCache>), TokenizerError> {
         let mut config = TokenizerConfig::load(dir)?;
-        let load::Loaded { mut inner, is_bare, unsaved } = load::load(dir, &config, cache)?;
+        let load::Loaded { mut inner, is_bare, named, unsaved } = load::load(dir, &config, cache)?;
         let template_source = config.chat_template.take();
+        named.iter().for_each(|(name, token)| config.set_default(name, token));
         let mut add_bos = false;
         if is_bare {
-            for name in ["bos_token", "eos_token", "unk_token"] {
-                config.set_default(name, "<|endoftext|>");
-            }
             add_bos = match config.add_bos_token {
                 Some(add) => add,
                 None => is_opt(dir)?,
@@ -262,6 +260,15 @@ impl Tokenizer {
             ..*shared
         };
         Self { shared: Arc::new(shared), template: None }
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.shared.inner
+    }
+
+    /// The tokens before and behind a text that no post-processor adds.
+    pub(crate) fn around(&self) -> (Option<u32>, Option<u32>) {
+        (self.shared.prefix, self.shared.suffix)
     }
 
     pub(crate) fn pieces(&self) -> &Pieces {
