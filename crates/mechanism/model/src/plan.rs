@@ -13,7 +13,7 @@ use crate::spec::{ModelSpec, Positions};
 pub const BLOCK_SIZE: u32 = 32;
 
 /// Without a stated budget: of the available memory, this share; a machine has other tenants.
-const BUDGET_PERCENT: u64 = 80;
+pub(crate) const BUDGET_PERCENT: u64 = 80;
 /// Without a stated budget: the KV cache gets at most this share of it, unless one sequence needs
 /// more. Untouched blocks cost nothing, but touched ones are not given back.
 const KV_PERCENT: u64 = 50;
@@ -91,6 +91,25 @@ pub enum PlanError {
     /// Not even one sequence fits.
     #[error("{0}")]
     DoesNotFit(Misfit),
+    /// Not even one text of an encoder fits.
+    #[error(
+        "the model does not fit: weights {} + activations for one text of {max_len} tokens {}, but \
+         the budget is {}; {}",
+        Bytes(*.weights_bytes), Bytes(*.activation_bytes), Bytes(*.budget_bytes),
+        describe_fitting(*.fitting_len)
+    )]
+    EncoderDoesNotFit {
+        /// Weight files.
+        weights_bytes: u64,
+        /// Scratch of a step of one text.
+        activation_bytes: u64,
+        /// Tokens of a text.
+        max_len: u32,
+        /// The longest text that would fit, in tokens; 0 if none.
+        fitting_len: u32,
+        /// What all of it may take.
+        budget_bytes: u64,
+    },
 }
 
 /// The numbers of a model that does not fit.
@@ -145,7 +164,7 @@ pub fn plan(dir: &Path, spec: &ModelSpec, request: &PlanRequest) -> Result<Memor
     let checkpoint = Checkpoint::open(dir)?;
     let kv_dtype = checkpoint.main_dtype().unwrap_or(DType::F32);
     let weights_bytes = match request.quantization {
-        None => checkpoint.files().iter().map(|file| file.map.bytes().len() as u64).sum(),
+        None => checkpoint.file_bytes(),
         Some(grouped) => quantized_bytes(spec, &checkpoint, grouped, kv_dtype),
     };
     divide(spec, request, weights_bytes, kv_dtype)
@@ -317,6 +336,13 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
+fn describe_fitting(length: u32) -> String {
+    match length {
+        0 => "choose a smaller model or a larger budget".to_owned(),
+        length => format!("--max-model-len {length} would fit"),
+    }
+}
+
 fn grouped_name(grouped: GroupedType) -> &'static str {
     match grouped {
         GroupedType::Int8 => "int8",
@@ -333,7 +359,7 @@ fn dtype_name(dtype: DType) -> &'static str {
 }
 
 /// A size with a binary unit and one decimal.
-struct Bytes(u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,13 +4,16 @@
 //! and each tensor must have a place or be known to hold nothing of use. Either failure means that
 //! config and weights do not belong together.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use tyndall_kernels::{DType, GroupedMatrix, GroupedType, KernelError, Matrix, Vector, Weight};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, StoredType, TensorBytes, TensorInfo};
+use crate::checkpoint::{Checkpoint, CheckpointError, TensorBytes};
 use crate::spec::{LayerSpec, ModelSpec, NormKind, Positions};
+
+mod tensors;
+
+pub(crate) use tensors::Tensors;
 
 /// Everything that the decoder multiplies with.
 pub(crate) struct Weights {
@@ -103,7 +106,18 @@ impl MatrixWeight {
     }
 }
 
+impl LinearWeights {
+    /// Of its matrix.
+    pub(crate) fn bytes(&self) -> &TensorBytes {
+        self.weight.bytes()
+    }
+}
+
 impl TableWeight {
+    pub(crate) fn bytes(&self) -> &TensorBytes {
+        &self.bytes
+    }
+
     pub(crate) fn view(&self) -> Result<Matrix<'_>, KernelError> {
         self.view_from(0)
     }
@@ -265,30 +279,25 @@ impl Weights {
 }
 
 struct Binder<'a> {
-    dir: &'a Path,
     spec: &'a ModelSpec,
-    checkpoint: &'a Checkpoint,
+    tensors: Tensors<'a>,
     prefix: &'static str,
-    used: BTreeSet<String>,
 }
 
 impl<'a> Binder<'a> {
     fn new(dir: &'a Path, spec: &'a ModelSpec, checkpoint: &'a Checkpoint) -> Binder<'a> {
-        let names = spec.names;
-        let fits = |prefix: &&str| {
-            checkpoint.get(&format!("{prefix}{}.weight", names.embedding)).is_some()
-        };
-        let prefix = names.prefixes.iter().copied().find(fits).unwrap_or(names.prefixes[0]);
-        Binder { dir, spec, checkpoint, prefix, used: BTreeSet::new() }
+        let tensors = Tensors::new(dir, checkpoint);
+        let prefix = tensors.prefix_of(spec.names.prefixes, spec.names.embedding);
+        Binder { spec, tensors, prefix }
     }
 
     fn weights(&mut self) -> Result<Weights, LoadError> {
         let (spec, names) = (self.spec, self.spec.names);
         let (hidden, inner) = (spec.hidden_size, spec.embedding_size);
-        let embedding = self.table(self.global(names.embedding), spec.vocab_size, inner)?;
+        let embedding = self.tensors.table(self.global(names.embedding), spec.vocab_size, inner)?;
         let positions = match spec.positions {
             Positions::Learned { rows, .. } => {
-                Some(self.table(self.global(names.positions), rows, hidden)?)
+                Some(self.tensors.table(self.global(names.positions), rows, hidden)?)
             }
             Positions::Rope(_) => None,
         };
@@ -296,8 +305,8 @@ impl<'a> Binder<'a> {
             (None, None)
         } else {
             (
-                Some(self.matrix(self.global(names.project_in), hidden, inner)?),
-                Some(self.matrix(self.global(names.project_out), inner, hidden)?),
+                Some(self.tensors.matrix(self.global(names.project_in), hidden, inner)?),
+                Some(self.tensors.matrix(self.global(names.project_out), inner, hidden)?),
             )
         };
         let mut layers = Vec::with_capacity(spec.layers.len());
@@ -308,7 +317,7 @@ impl<'a> Binder<'a> {
             true => Some(self.norm(self.global(names.final_norm))?),
             false => None,
         };
-        let head = self.matrix(names.head.to_owned(), spec.vocab_size, inner);
+        let head = self.tensors.matrix(names.head.to_owned(), spec.vocab_size, inner);
         let head = match (head, spec.tied_head) {
             // A tied head may be stored nevertheless; the embedding counts.
             (Ok(_) | Err(LoadError::MissingTensor { .. }), true) => None,
@@ -327,125 +336,60 @@ impl<'a> Binder<'a> {
         let name = |module: &str| format!("{prefix}layers.{index}.{module}");
         Ok(LayerWeights {
             attention_norm: self.norm(name(names.attention_norm))?,
-            query: self.linear(name(names.query), [queries, hidden], attention.qkv_bias)?,
-            key: self.linear(name(names.key), [keys, hidden], attention.qkv_bias)?,
-            value: self.linear(name(names.value), [keys, hidden], attention.qkv_bias)?,
-            output: self.linear(name(names.output), [hidden, queries], attention.output_bias)?,
+            query: self.tensors.linear(name(names.query), [queries, hidden], attention.qkv_bias)?,
+            key: self.tensors.linear(name(names.key), [keys, hidden], attention.qkv_bias)?,
+            value: self.tensors.linear(name(names.value), [keys, hidden], attention.qkv_bias)?,
+            output: self.tensors.linear(
+                name(names.output),
+                [hidden, queries],
+                attention.output_bias,
+            )?,
             qk_norm: match attention.qk_norm {
                 true => Some((
-                    self.vector(format!("{}.weight", name(names.query_norm)), attention.head_dim)?,
-                    self.vector(format!("{}.weight", name(names.key_norm)), attention.head_dim)?,
+                    self.tensors
+                        .vector(format!("{}.weight", name(names.query_norm)), attention.head_dim)?,
+                    self.tensors
+                        .vector(format!("{}.weight", name(names.key_norm)), attention.head_dim)?,
                 )),
                 false => None,
             },
             mlp_norm: self.norm(name(names.mlp_norm))?,
             gate: match mlp.gated {
-                true => Some(self.linear(name(names.gate), [width, hidden], mlp.bias)?),
+                true => Some(self.tensors.linear(name(names.gate), [width, hidden], mlp.bias)?),
                 false => None,
             },
-            up: self.linear(name(names.up), [width, hidden], mlp.bias)?,
-            down: self.linear(name(names.down), [hidden, width], mlp.bias)?,
+            up: self.tensors.linear(name(names.up), [width, hidden], mlp.bias)?,
+            down: self.tensors.linear(name(names.down), [hidden, width], mlp.bias)?,
         })
     }
 
     /// Each tensor must have been used, or be of no use.
     fn finish(&self) -> Result<(), LoadError> {
-        let names = self.spec.names;
-        let ignored =
-            |name: &str| names.ignored_suffixes.iter().any(|suffix| name.ends_with(suffix));
-        let unexpected = |name: &&str| !self.used.contains(*name) && !ignored(name);
-        let tensors: Vec<String> =
-            self.checkpoint.names().filter(unexpected).map(str::to_owned).collect();
-        match tensors.is_empty() {
-            true => Ok(()),
-            false => Err(LoadError::Unexpected { tensors, architecture: self.spec.architecture }),
-        }
+        let suffixes = self.spec.names.ignored_suffixes;
+        let ignored = |name: &str| suffixes.iter().any(|suffix| name.ends_with(suffix));
+        self.tensors.finish(self.spec.architecture, ignored)
     }
 
     fn global(&self, module: &str) -> String {
         format!("{}{module}", self.prefix)
     }
 
-    fn linear(
-        &mut self,
-        module: String,
-        [rows, cols]: [usize; 2],
-        bias: bool,
-    ) -> Result<LinearWeights, LoadError> {
-        let weight = self.matrix(module.clone(), rows, cols)?;
-        let bias = match bias {
-            true => Some(self.vector(format!("{module}.bias"), rows)?),
-            false => None,
-        };
-        Ok(LinearWeights { weight, bias })
-    }
-
     fn norm(&mut self, module: String) -> Result<NormWeights, LoadError> {
         let width = self.spec.hidden_size;
         Ok(match self.spec.norm.kind {
-            NormKind::Rms => {
-                NormWeights { weight: self.vector(format!("{module}.weight"), width)?, bias: None }
-            }
+            NormKind::Rms => NormWeights {
+                weight: self.tensors.vector(format!("{module}.weight"), width)?,
+                bias: None,
+            },
             NormKind::Layer => NormWeights {
-                weight: self.vector(format!("{module}.weight"), width)?,
-                bias: Some(self.vector(format!("{module}.bias"), width)?),
+                weight: self.tensors.vector(format!("{module}.weight"), width)?,
+                bias: Some(self.tensors.vector(format!("{module}.bias"), width)?),
             },
             NormKind::PlainLayer => NormWeights {
                 weight: VectorWeight::filled(1.0, width),
                 bias: Some(VectorWeight::filled(0.0, width)),
             },
         })
-    }
-
-    fn matrix(
-        &mut self,
-        module: String,
-        rows: usize,
-        cols: usize,
-    ) -> Result<MatrixWeight, LoadError> {
-        Ok(MatrixWeight::Plain(self.table(module, rows, cols)?))
-    }
-
-    fn table(
-        &mut self,
-        module: String,
-        rows: usize,
-        cols: usize,
-    ) -> Result<TableWeight, LoadError> {
-        let (bytes, dtype) = self.tensor(format!("{module}.weight"), &[rows, cols])?;
-        Ok(TableWeight { bytes, dtype, rows, cols })
-    }
-
-    fn vector(&mut self, name: String, len: usize) -> Result<VectorWeight, LoadError> {
-        let (bytes, dtype) = self.tensor(name, &[len])?;
-        Ok(VectorWeight { bytes, dtype })
-    }
-
-    fn tensor(&mut self, name: String, shape: &[usize]) -> Result<(TensorBytes, DType), LoadError> {
-        let Some(tensor) = self.checkpoint.get(&name) else {
-            return Err(LoadError::MissingTensor { tensor: name, dir: self.dir.into() });
-        };
-        let path = |tensor: &TensorInfo| self.checkpoint.path_of(tensor).to_owned();
-        let dtype = match &tensor.dtype {
-            StoredType::Float(dtype) => *dtype,
-            StoredType::Other(found) => {
-                return Err(LoadError::DType {
-                    tensor: name,
-                    path: path(tensor),
-                    found: found.clone(),
-                });
-            }
-        };
-        if tensor.shape != shape {
-            return Err(LoadError::Shape {
-                tensor: name,
-                path: path(tensor),
-                found: tensor.shape.clone(),
-                expected: shape.to_vec(),
-            });
-        }
-        self.used.insert(name);
-        Ok((self.checkpoint.bytes(tensor, dtype), dtype))
     }
 }
 

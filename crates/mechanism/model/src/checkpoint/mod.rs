@@ -255,6 +255,11 @@ impl Checkpoint {
         &self.files
     }
 
+    /// Bytes of all files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.map.bytes().len() as u64).sum()
+    }
+
     /// The file that holds a tensor.
     pub(crate) fn path_of(&self, tensor: &TensorInfo) -> &Path {
         &self.files[tensor.file].path

@@ -4,17 +4,18 @@ use tyndall_kernels::{Activation, DType};
 
 use super::names::{LLAMA, NameMap, OPT};
 use super::{
-    AttentionSpec, Fields, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions, SpecError,
-    rope, scale_length,
+    AttentionSpec, Declared, Fields, LayerSpec, MlpSpec, ModelSpec, NormKind, NormSpec, Positions,
+    SpecError, rope, scale_length,
 };
+use crate::encoder::EncoderSpec;
 
 // Far above any model; with them no product of two sizes overflows.
-const MAX_VOCAB: usize = 1 << 24;
-const MAX_WIDTH: usize = 1 << 20;
-const MAX_LAYERS: usize = 1 << 12;
-const MAX_HEADS: usize = 1 << 12;
+pub(crate) const MAX_VOCAB: usize = 1 << 24;
+pub(crate) const MAX_WIDTH: usize = 1 << 20;
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
+pub(crate) const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 12;
-const MAX_LENGTH: usize = 1 << 28;
+pub(crate) const MAX_LENGTH: usize = 1 << 28;
 
 /// Where `sliding_window` is absent; `null` is none.
 const DEFAULT_WINDOW: u32 = 4096;
@@ -117,6 +118,11 @@ pub(super) const FAMILIES: &[Family] = &[
     },
 ];
 
+/// Whether a decoder family reads the config.
+pub(super) fn supports(declared: &Declared<'_>) -> bool {
+    FAMILIES.iter().any(|family| declared.is(family.architecture, family.model_type))
+}
+
 /// Chooses the family and lets it read the config.
 pub(super) fn read(config: &Fields<'_>) -> Result<ModelSpec, SpecError> {
     let family = find(config)?;
@@ -132,16 +138,15 @@ pub(super) fn read(config: &Fields<'_>) -> Result<ModelSpec, SpecError> {
 }
 
 fn find(config: &Fields<'_>) -> Result<&'static Family, SpecError> {
-    let listed =
-        config.get("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
-    let (found, family) = match listed {
-        Some(name) => (name, FAMILIES.iter().find(|family| family.architecture == name)),
-        None => {
-            let name = config.text("model_type")?.ok_or_else(|| config.missing("architectures"))?;
-            (name, FAMILIES.iter().find(|family| family.model_type == name))
+    let declared = Declared::read(config)?;
+    let fits = |family: &&Family| declared.is(family.architecture, family.model_type);
+    FAMILIES.iter().find(fits).ok_or_else(|| {
+        let found = declared.name().to_owned();
+        match EncoderSpec::supports(&declared) {
+            true => SpecError::OtherKind { found, does: "reads text and writes none" },
+            false => SpecError::UnsupportedArchitecture { found },
         }
-    };
-    family.ok_or_else(|| SpecError::UnsupportedArchitecture { found: found.to_owned() })
+    })
 }
 
 fn read_opt(config: &Fields<'_>, family: &Family) -> Result<ModelSpec, SpecError> {
@@ -267,7 +272,11 @@ fn read_heads(
     Ok((num_heads, num_kv_heads, head_dim))
 }
 
-fn divide_heads(config: &Fields<'_>, hidden: usize, heads: usize) -> Result<usize, SpecError> {
+pub(crate) fn divide_heads(
+    config: &Fields<'_>,
+    hidden: usize,
+    heads: usize,
+) -> Result<usize, SpecError> {
     if !hidden.is_multiple_of(heads) {
         let expected = format!("a multiple of 'num_attention_heads' ({heads})");
         return Err(config.invalid("hidden_size", hidden, &expected));
@@ -360,7 +369,11 @@ fn read_length(config: &Fields<'_>, positions: Positions) -> Result<u32, SpecErr
     Ok(scale_length(shortest.unwrap_or(2048), positions))
 }
 
-fn read_activation(config: &Fields<'_>, key: &str, default: &str) -> Result<Activation, SpecError> {
+pub(crate) fn read_activation(
+    config: &Fields<'_>,
+    key: &str,
+    default: &str,
+) -> Result<Activation, SpecError> {
     let name = config.text(key)?.unwrap_or(default);
     match name {
         "relu" => Ok(Activation::Relu),

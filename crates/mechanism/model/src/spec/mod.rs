@@ -4,6 +4,7 @@
 //! contributes only its tensor names and the way its config spells these facts. Nothing here opens
 //! a weight file, so an unsupported model is refused at once.
 
+mod declared;
 mod families;
 mod fields;
 mod names;
@@ -11,10 +12,16 @@ mod rope;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use declared::Declared;
+pub(crate) use families::{
+    MAX_HEADS, MAX_LAYERS, MAX_LENGTH, MAX_VOCAB, MAX_WIDTH, divide_heads, read_activation,
+};
 pub(crate) use fields::{Fields, read_json};
 pub(crate) use names::NameMap;
 pub use rope::{RopeScaling, RopeSpec};
 use tyndall_kernels::{Activation, DType};
+
+use crate::encoder::EncoderSpec;
 
 /// Everything about a decoder but its weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,6 +151,11 @@ impl ModelSpec {
         families::FAMILIES.iter().map(|family| family.architecture).collect()
     }
 
+    /// Whether a config is of one of them.
+    pub(crate) fn supports(declared: &Declared<'_>) -> bool {
+        families::supports(declared)
+    }
+
     /// Keys and values of one token over all layers, in elements.
     pub fn kv_elements_per_token(&self) -> usize {
         let of = |layer: &LayerSpec| 2 * layer.attention.num_kv_heads * layer.attention.head_dim;
@@ -218,19 +230,28 @@ pub enum SpecError {
         /// What is implemented.
         supported: String,
     },
-    /// Another kind of model.
+    /// An unknown model.
     #[error(
-        "architecture '{found}' is not supported; supported: {}",
-        ModelSpec::supported().join(", ")
+        "architecture '{found}' is not supported; supported: {}; for embeddings and scores: {}",
+        ModelSpec::supported().join(", "),
+        EncoderSpec::supported().join(", ")
     )]
     UnsupportedArchitecture {
         /// As the config names it.
         found: String,
     },
+    /// A model that does something else than what it is asked for.
+    #[error("architecture '{found}' {does}; it cannot serve this kind of request")]
+    OtherKind {
+        /// As the config names it.
+        found: String,
+        /// What it does.
+        does: &'static str,
+    },
 }
 
 /// `model_max_length`, unless it is the huge number that stands for "unknown".
-fn tokenizer_limit(dir: &Path) -> Result<Option<usize>, SpecError> {
+pub(crate) fn tokenizer_limit(dir: &Path) -> Result<Option<usize>, SpecError> {
     let path = dir.join("tokenizer_config.json");
     let Some(config) = read_json(&path)? else {
         return Ok(None);

@@ -61,7 +61,7 @@ impl Golden {
 }
 
 /// An f32 matrix of a safetensors file, read without the code under test.
-fn read_rows(file: &[u8], name: &str) -> Vec<Vec<f32>> {
+pub(crate) fn read_rows(file: &[u8], name: &str) -> Vec<Vec<f32>> {
     let (length, rest) = file.split_first_chunk::<8>().expect("a length");
     let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
     let header: serde_json::Value = serde_json::from_slice(header).expect("a header");

@@ -3,5 +3,6 @@
 mod bad_input;
 mod common;
 mod determinism;
+mod encoder;
 mod golden;
 mod quantized;

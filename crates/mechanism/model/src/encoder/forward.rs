@@ -1,0 +1,295 @@
+//! A loaded encoder: the forward pass.
+//!
+//! Every norm follows a residual addition. Keys and values of a step go through the paged layout
+//! that attention reads, one layer at a time; nothing is kept from step to step.
+//!
+//! Shapes: `T` tokens of the step, `R` texts, `E` width of the hidden states.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tyndall_kernels::{AttentionArgs, Cpu, DType, KernelError, KvLayer, Sight, Write};
+
+use super::batch::{BLOCK_SIZE, EncoderInput, EncoderStep, check};
+use super::heads::{self, activated};
+use super::plan::EncoderPlan;
+use super::spec::{ClassifierSpec, EncoderKind, EncoderSpec};
+use super::weights::{EncoderLayer, EncoderWeights};
+use crate::batch::StepError;
+use crate::model::{job, sized};
+use crate::prefault::Prefault;
+use crate::weights::{LoadError, NormWeights};
+
+/// An encoder that is ready to run: mapped weights and scratch.
+pub struct Encoder {
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    cpu: Arc<Cpu>,
+    max_len: u32,
+    max_step_slots: usize,
+    step: EncoderStep,
+    scratch: Scratch,
+}
+
+/// Buffers of a step, reused from step to step.
+#[derive(Default)]
+struct Scratch {
+    /// Hidden states `[T, E]`.
+    x: Vec<f32>,
+    /// What is added to them, or their normalised copy.
+    other: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    attended: Vec<f32>,
+    /// `[T, intermediate_size]`
+    inner: Vec<f32>,
+    /// Keys, then values, of the current layer: see [`KvLayer`].
+    kv: Vec<u8>,
+}
+
+impl Encoder {
+    /// Maps the weights of a checkpoint. No weight is read yet.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the file and the tensor.
+    pub fn load(
+        dir: &Path,
+        spec: EncoderSpec,
+        plan: &EncoderPlan,
+        cpu: Arc<Cpu>,
+    ) -> Result<Encoder, LoadError> {
+        let slots = plan.max_num_batched_tokens as usize;
+        if plan.max_len > spec.max_len || slots < plan.max_len as usize {
+            let reason = format!(
+                "it has {} tokens per text and {slots} per step, the model {} per text",
+                plan.max_len, spec.max_len
+            );
+            return Err(LoadError::Plan { reason });
+        }
+        let weights = EncoderWeights::bind(dir, &spec)?;
+        Ok(Encoder {
+            spec,
+            weights,
+            cpu,
+            max_len: plan.max_len,
+            max_step_slots: slots,
+            step: EncoderStep::default(),
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// What was loaded.
+    pub fn spec(&self) -> &EncoderSpec {
+        &self.spec
+    }
+
+    /// Tokens of a text at most.
+    pub fn max_len(&self) -> u32 {
+        self.max_len
+    }
+
+    /// Starts to touch the weights in the order in which a step uses them, while the caller goes on
+    /// with its start-up.
+    ///
+    /// # Errors
+    /// The thread cannot be started; the encoder works nevertheless.
+    pub fn prefault(&self) -> std::io::Result<Prefault> {
+        Prefault::start(self.weights.in_order())
+    }
+
+    /// How many of the first texts one step computes; at least one, where there is one.
+    ///
+    /// A caller that wants to look up between steps gives each its own call.
+    pub fn step_len(&self, texts: &[EncoderInput<'_>]) -> usize {
+        let mut slots = 0;
+        let fits = |text: &&EncoderInput<'_>| {
+            slots += text.slots();
+            slots <= self.max_step_slots
+        };
+        texts.iter().take_while(fits).count().max(usize::from(!texts.is_empty()))
+    }
+
+    /// The embedding of each text, `[R]` of [`EncoderSpec::outputs`]: pooled and through the dense
+    /// layers, not normalised. As many steps as [`Encoder::step_len`] says.
+    ///
+    /// # Errors
+    /// [`StepError`]: the model classifies, a text does not fit the model, or a kernel refuses.
+    pub fn embed(&mut self, texts: &[EncoderInput<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
+        match self.spec.kind {
+            EncoderKind::Embed(_) => self.run(texts),
+            EncoderKind::Classify(_) => Err(refuse("the model classifies and does not embed")),
+        }
+    }
+
+    /// The logits of each text or pair, `[R]` of one for each label.
+    ///
+    /// # Errors
+    /// As [`Encoder::embed`], of a model that embeds.
+    pub fn logits(&mut self, texts: &[EncoderInput<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
+        self.classifier()?;
+        self.run(texts)
+    }
+
+    /// The probabilities of each text's labels, or whatever else the model means by its logits.
+    ///
+    /// # Errors
+    /// As [`Encoder::logits`].
+    pub fn classify(&mut self, texts: &[EncoderInput<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
+        let activation = self.classifier()?.classes;
+        let mut rows = self.run(texts)?;
+        rows.iter_mut().for_each(|row| activated(activation, row));
+        Ok(rows)
+    }
+
+    /// The score of each pair, by a model with one label: a probability, unless the model says that
+    /// its logit is the score.
+    ///
+    /// # Errors
+    /// As [`Encoder::logits`]; a model with several labels has no score.
+    pub fn score(&mut self, pairs: &[EncoderInput<'_>]) -> Result<Vec<f32>, StepError> {
+        let classifier = self.classifier()?;
+        let (activation, labels) = (classifier.score, classifier.labels.len());
+        if labels != 1 {
+            return Err(refuse(&format!(
+                "the model has {labels} labels, so no pair has one score"
+            )));
+        }
+        let mut rows = self.run(pairs)?;
+        rows.iter_mut().for_each(|row| activated(activation, row));
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    fn classifier(&self) -> Result<&ClassifierSpec, StepError> {
+        match &self.spec.kind {
+            EncoderKind::Classify(classifier) => Ok(classifier),
+            EncoderKind::Embed(_) => Err(refuse("the model embeds and has no classes")),
+        }
+    }
+
+    fn run(&mut self, texts: &[EncoderInput<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
+        check(texts, &self.spec, self.max_len)?;
+        let mut out = Vec::with_capacity(texts.len());
+        let mut rest = texts;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.step_len(rest));
+            self.step(now, &mut out)?;
+            rest = later;
+        }
+        Ok(out)
+    }
+
+    fn step(
+        &mut self,
+        texts: &[EncoderInput<'_>],
+        out: &mut Vec<Vec<f32>>,
+    ) -> Result<(), StepError> {
+        self.step.fill(texts, &self.spec);
+        let failed = |layer| move |source| StepError::Kernel { layer, source: Box::new(source) };
+        self.embed_tokens().map_err(failed(0))?;
+        let Encoder { spec, weights, cpu, step, scratch, .. } = self;
+        for (index, weights) in weights.layers.iter().enumerate() {
+            let pass = LayerPass { cpu, spec, weights, step };
+            pass.attend(scratch).map_err(failed(index))?;
+            pass.feed_forward(scratch).map_err(failed(index))?;
+        }
+        heads::finish(cpu, spec, &weights.head, (&step.starts, &scratch.x), out)
+            .map_err(failed(spec.num_layers))
+    }
+
+    /// Tokens, positions and types, added and normalised, into the hidden states.
+    fn embed_tokens(&mut self) -> Result<(), KernelError> {
+        let Encoder { spec, weights, cpu, step, scratch, .. } = self;
+        let values = step.ids.len() * spec.hidden_size;
+        let (x, other) = (sized(&mut scratch.x, values), sized(&mut scratch.other, values));
+        cpu.embed(weights.words.view()?, &step.ids, x)?;
+        cpu.embed(weights.positions.view()?, &step.positions, other)?;
+        cpu.add(x, other)?;
+        if let Some(types) = &weights.types {
+            cpu.embed(types.view()?, &step.types, other)?;
+            cpu.add(x, other)?;
+        }
+        normalise(cpu, &weights.embedding_norm, spec.norm_eps, scratch)
+    }
+}
+
+/// One layer of one step.
+struct LayerPass<'a> {
+    cpu: &'a Cpu,
+    spec: &'a EncoderSpec,
+    weights: &'a EncoderLayer,
+    step: &'a EncoderStep,
+}
+
+impl LayerPass<'_> {
+    fn attend(&self, scratch: &mut Scratch) -> Result<(), KernelError> {
+        let LayerPass { cpu, spec, weights, step } = self;
+        let (rows, heads, head_dim) = (step.ids.len(), spec.num_heads, spec.head_dim());
+        let values = rows * spec.hidden_size;
+        let Scratch { x, q, k, v, attended, kv, .. } = &mut *scratch;
+        let (q, k, v) = (sized(q, values), sized(k, values), sized(v, values));
+        let mut jobs = [
+            job(&weights.query, q, Write::Store)?,
+            job(&weights.key, k, Write::Store)?,
+            job(&weights.value, v, Write::Store)?,
+        ];
+        cpu.linear(x, rows, &mut jobs)?;
+        let half = step.num_blocks() * BLOCK_SIZE * spec.hidden_size * DType::F32.size_bytes();
+        kv.resize(2 * half, 0);
+        let (keys, values) = kv.split_at_mut(half);
+        let mut kv = KvLayer {
+            dtype: DType::F32,
+            k: keys,
+            v: values,
+            num_blocks: step.num_blocks(),
+            num_kv_heads: heads,
+            block_size: BLOCK_SIZE,
+            head_dim,
+        };
+        cpu.store_kv(&mut kv, k, v, &step.slots)?;
+        let arguments = AttentionArgs {
+            num_heads: heads,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            sight: Sight::All,
+            q_starts: &step.starts,
+            context_lens: &step.lens,
+            block_tables: &step.block_tables(),
+        };
+        let attended = sized(attended, q.len());
+        cpu.attention(&arguments, q, &kv, attended)?;
+        cpu.linear(attended, rows, &mut [job(&weights.output, x, Write::Add)?])?;
+        normalise(cpu, &weights.attention_norm, spec.norm_eps, scratch)
+    }
+
+    fn feed_forward(&self, scratch: &mut Scratch) -> Result<(), KernelError> {
+        let LayerPass { cpu, spec, weights, step } = self;
+        let rows = step.ids.len();
+        let Scratch { x, inner, .. } = &mut *scratch;
+        let inner = sized(inner, rows * spec.intermediate_size);
+        cpu.linear(x, rows, &mut [job(&weights.up, inner, Write::Store)?])?;
+        cpu.activation(spec.activation, inner);
+        cpu.linear(inner, rows, &mut [job(&weights.down, x, Write::Add)?])?;
+        normalise(cpu, &weights.mlp_norm, spec.norm_eps, scratch)
+    }
+}
+
+/// Normalises the hidden states.
+fn normalise(
+    cpu: &Cpu,
+    norm: &NormWeights,
+    eps: f32,
+    scratch: &mut Scratch,
+) -> Result<(), KernelError> {
+    let Scratch { x, other, .. } = scratch;
+    let other = sized(other, x.len());
+    match &norm.bias {
+        Some(bias) => cpu.layer_norm(x, norm.weight.view(), bias.view(), eps, other)?,
+        None => cpu.rms_norm(x, norm.weight.view(), eps, other)?,
+    }
+    std::mem::swap(&mut scratch.x, &mut scratch.other);
+    Ok(())
+}
+
+fn refuse(reason: &str) -> StepError {
+    StepError::Batch { reason: reason.to_owned() }
+}
