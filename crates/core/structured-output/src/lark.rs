@@ -95,7 +95,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn scan(&mut self) -> Result<()> {
-        let (mut depth, mut definitions) = (0usize, 0usize);
+        let (mut open, mut definitions) = (Vec::new(), 0usize);
         while let Some(c) = self.rest().chars().next() {
             match c {
                 '#' => self.skip_line(),
@@ -107,15 +107,17 @@ impl<'a> Scanner<'a> {
                 }
                 '%' => self.directive()?,
                 '(' | '[' | '{' => {
-                    depth += 1;
-                    if depth > limits::BRACKETS {
+                    open.push(self.at);
+                    if open.len() > limits::BRACKETS {
                         let cause = format!("more than {} brackets are open", limits::BRACKETS);
                         return Err(self.fault(cause, "give the inner parts names"));
                     }
                     self.at += 1;
                 }
                 ')' | ']' | '}' => {
-                    depth = depth.saturating_sub(1);
+                    if open.pop().is_none() {
+                        return Err(self.fault("this bracket closes nothing", "remove it"));
+                    }
                     self.at += 1;
                 }
                 ':' => {
@@ -130,7 +132,13 @@ impl<'a> Scanner<'a> {
                 c => self.at += c.len_utf8(),
             }
         }
-        Ok(())
+        match open.pop() {
+            None => Ok(()),
+            Some(at) => {
+                self.at = at;
+                Err(self.fault("this bracket is not closed", "close it"))
+            }
+        }
     }
 
     fn skip_line(&mut self) {
@@ -236,6 +244,8 @@ mod tests {
         check("start: %json {\"a\"", 1, 8, "EOF");
         check("%llguidance {\"allow_invalid_utf8\": true}", 1, 1, "utf8");
         check(&format!("start: {}", "(".repeat(100)), 1, 72, "brackets");
+        check("start: \"(\" )", 1, 12, "closes nothing");
+        check("start: (\"a\"\n", 1, 8, "not closed");
         check(&"a: \"b\"\n".repeat(3000), 2049, 2, "rules");
         for grammar in ["start: \"<a>\" /<b>/ // <c>\n", "start: [stop] # [stop=1]\nstop: \"a\"\n"]
         {

@@ -23,6 +23,8 @@ pub const COUNT: u64 = 100_000;
 pub const RULES: usize = 2048;
 /// Brackets inside of each other in a grammar or pattern.
 pub const BRACKETS: usize = 64;
+/// Triggers of tags in free text.
+pub const TRIGGERS: usize = 128;
 /// Strings of a choice.
 pub const CHOICES: usize = 10_000;
 /// Stack for compiling, in bytes; reserved, and in use only as far as a wish needs it.

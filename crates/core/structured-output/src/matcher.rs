@@ -10,7 +10,8 @@ use crate::parser::Parser;
 ///
 /// A step is [`Matcher::mask`], sampling, [`Matcher::accept`]. The mask is never wider than the
 /// constraint: what cannot be followed any more is an error. Both calls are work for the thread
-/// that samples; they take some ten microseconds as a rule and a few milliseconds at worst.
+/// that samples: ten microseconds as a rule, and some milliseconds where most of a vocabulary's
+/// tokens have to be tried one by one, as for the first text of a grammar.
 pub struct Matcher {
     /// There until it is dropped.
     parser: Option<Parser>,

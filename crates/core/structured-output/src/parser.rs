@@ -14,7 +14,11 @@ use crate::vocabulary::Vocabulary;
 /// How llguidance says that no token leads on.
 const NO_TOKEN: &str = "NoExtensionBias";
 
-pub(crate) struct Parser(TokenParser);
+pub(crate) struct Parser {
+    inner: TokenParser,
+    /// A failure is for good: what was half done is never continued.
+    failed: Option<MatchError>,
+}
 
 impl Parser {
     /// The parser of a grammar, whose first mask is known to be there.
@@ -26,9 +30,10 @@ impl Parser {
         stacker::grow(limits::STACK_BYTES, || {
             let grammar = TopLevelGrammar::from_lark(text.to_owned());
             let parser = vocabulary.factory.create_parser(grammar);
-            let mut parser = Self(parser.map_err(|error| one_line(&format!("{error:#}")))?);
-            parser.0.start_without_prompt();
-            if let Some(warning) = parser.0.grammar_warnings().into_iter().next() {
+            let inner = parser.map_err(|error| one_line(&format!("{error:#}")))?;
+            let mut parser = Self { inner, failed: None };
+            parser.inner.start_without_prompt();
+            if let Some(warning) = parser.inner.grammar_warnings().into_iter().next() {
                 return Err(one_line(&warning));
             }
             match parser.mask() {
@@ -41,54 +46,72 @@ impl Parser {
 
     /// A parser in the same state that shares nothing with this one.
     pub(crate) fn deep_clone(&self) -> Self {
-        Self(self.0.deep_clone())
+        Self { inner: self.inner.deep_clone(), failed: self.failed.clone() }
     }
 
     pub(crate) fn mask(&mut self) -> Result<SimpleVob, MatchError> {
         if self.is_complete() {
-            return Ok(self.0.token_env.tok_trie().eos_token_set());
+            return Ok(self.inner.token_env.tok_trie().eos_token_set());
         }
-        catch_unwind(AssertUnwindSafe(|| self.0.compute_mask())).map_err(failure)
+        let inner = &mut self.inner;
+        let result = catch_unwind(AssertUnwindSafe(|| inner.compute_mask()));
+        self.settled(result.map_err(failure))
     }
 
     pub(crate) fn consume(&mut self, token: u32) -> Result<(), MatchError> {
-        let parser = &mut self.0;
-        catch_unwind(AssertUnwindSafe(|| {
-            parser.consume_token(token)?;
-            parser.check_stop()
-        }))
-        .map(drop)
-        .map_err(failure)
+        let inner = &mut self.inner;
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            inner.consume_token(token)?;
+            inner.check_stop()
+        }));
+        self.settled(result.map(drop).map_err(failure))
     }
 
     pub(crate) fn num_valid(&mut self, tokens: &[u32]) -> Result<usize, MatchError> {
-        catch_unwind(AssertUnwindSafe(|| self.0.validate_tokens_raw(tokens))).map_err(failure)
+        let inner = &mut self.inner;
+        let result = catch_unwind(AssertUnwindSafe(|| inner.validate_tokens_raw(tokens)));
+        self.settled(result.map_err(failure))
     }
 
     pub(crate) fn rollback(&mut self, num_tokens: usize) -> Result<(), MatchError> {
-        catch_unwind(AssertUnwindSafe(|| self.0.rollback(num_tokens))).map_err(failure)
+        let inner = &mut self.inner;
+        let result = catch_unwind(AssertUnwindSafe(|| inner.rollback(num_tokens)));
+        self.settled(result.map_err(failure))
     }
 
     pub(crate) fn is_accepting(&mut self) -> Result<bool, MatchError> {
-        catch_unwind(AssertUnwindSafe(|| Ok(self.0.is_accepting()))).map_err(failure)
+        let inner = &mut self.inner;
+        let result = catch_unwind(AssertUnwindSafe(|| Ok(inner.is_accepting())));
+        self.settled(result.map_err(failure))
     }
 
     /// Whether the grammar allows nothing more.
     pub(crate) fn is_complete(&self) -> bool {
-        self.0.stop_reason() == StopReason::NoExtension
+        self.failed.is_none() && self.inner.stop_reason() == StopReason::NoExtension
     }
 
     /// Back at the start of the text, with all that was learned of the grammar. None after a
     /// failure, or if that is so much that a later text could meet its limit.
     pub(crate) fn at_start(mut self, max_states: usize) -> Option<Self> {
-        let healthy = self.0.stop_reason().is_ok();
-        let fresh = healthy && self.rollback(self.0.num_tokens()).is_ok();
-        (fresh && self.0.parser.lexer_stats().num_states <= max_states).then_some(self)
+        let fresh = self.failed.is_none() && self.rollback(self.inner.num_tokens()).is_ok();
+        (fresh && self.inner.parser.lexer_stats().num_states <= max_states).then_some(self)
     }
 
     /// About how much memory its automata take.
     pub(crate) fn num_bytes(&self) -> usize {
-        self.0.parser.lexer_stats().num_bytes
+        self.inner.parser.lexer_stats().num_bytes
+    }
+
+    /// The result of a call, or the failure before it.
+    fn settled<T>(&mut self, result: Result<T, MatchError>) -> Result<T, MatchError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        // Where no token leads on, the text can still be taken back.
+        if let Err(error @ MatchError::TooComplex(_)) = &result {
+            self.failed = Some(error.clone());
+        }
+        result
     }
 }
 

@@ -182,28 +182,24 @@ impl Tags {
 
     /// Free text up to a trigger, and one of the tags that it may begin.
     fn triggered(&mut self, triggered: &Triggered, behind: Behind) -> Result<String> {
+        triggered.check()?;
         let stops = triggered.stops(behind);
+        let mut contents = Vec::new();
+        for (i, tag) in triggered.tags.iter().enumerate() {
+            let at = format!("{}/tags/{i}", triggered.at);
+            contents.push(self.content(tag, Behind::More, &at)?);
+        }
         let mut segments = Vec::new();
         for trigger in triggered.triggers {
-            let mut rests = Vec::new();
-            for (i, tag) in triggered.tags.iter().enumerate() {
-                if let Some(rest) = tag.begin.strip_prefix(trigger.as_str()) {
-                    let rest = lark::text(rest);
-                    let at = format!("{}/tags/{i}", triggered.at);
-                    let content = self.content(tag, Behind::More, &at)?;
-                    rests.push(format!("{rest} {content}"));
-                }
-            }
-            if rests.is_empty() {
-                let at = format!("{}/triggers", triggered.at);
-                let cause = format!("no tag begins with the trigger {trigger:?}");
-                return Err(StructuredOutputError::keyword(&at, cause, "remove it, or add one"));
-            }
+            let tags = triggered.tags.iter().zip(&contents);
+            let rests: Vec<String> = tags
+                .filter_map(|(tag, content)| Some((tag.begin.strip_prefix(trigger)?, content)))
+                .map(|(rest, content)| format!("{} {content}", lark::text(rest)))
+                .collect();
             let before = self.up_to(std::slice::from_ref(trigger), &stops, triggered.excludes);
             let rest = self.writer.rule(&rests.join(" | "));
             segments.push(format!("{before} {rest}"));
         }
-        triggered.check()?;
         Ok(self.writer.rule(&segments.join(" | ")))
     }
 
@@ -264,6 +260,8 @@ impl Triggered<'_> {
         stops
     }
 
+    /// # Errors
+    /// Triggers and tags do not belong together.
     fn check(&self) -> Result<()> {
         let fault = |key: &str, cause: String, cure: &str| {
             Err(StructuredOutputError::keyword(&format!("{}{key}", self.at), cause, cure))
@@ -271,10 +269,21 @@ impl Triggered<'_> {
         if self.triggers.is_empty() || self.triggers.iter().any(String::is_empty) {
             return fault("/triggers", "a trigger is missing".to_owned(), "use the tags' begins");
         }
+        if self.triggers.len() > limits::TRIGGERS {
+            let cause = format!("there are more than {} triggers", limits::TRIGGERS);
+            return fault("/triggers", cause, "use a common beginning of several tags");
+        }
+        let begins = |tag: &Tag, trigger: &String| tag.begin.starts_with(trigger.as_str());
         for (i, tag) in self.tags.iter().enumerate() {
-            if !self.triggers.iter().any(|trigger| tag.begin.starts_with(trigger.as_str())) {
+            if !self.triggers.iter().any(|trigger| begins(tag, trigger)) {
                 let cause = format!("no trigger is the beginning of {:?}", tag.begin);
                 return fault(&format!("/tags/{i}/begin"), cause, "add a trigger for it");
+            }
+        }
+        for trigger in self.triggers {
+            if !self.tags.iter().any(|tag| begins(tag, trigger)) {
+                let cause = format!("no tag begins with the trigger {trigger:?}");
+                return fault("/triggers", cause, "remove it, or add one");
             }
         }
         Ok(())

@@ -8,9 +8,11 @@ use super::{Result, error};
 /// The root of the definitions, which is number 0, has no finite value.
 pub(super) fn check(definitions: &Map<String, Value>) -> Result<()> {
     let mut finite = vec![false; definitions.len()];
+    let schemas: Vec<&Value> = definitions.values().collect();
     loop {
         let mut changed = false;
-        for (i, schema) in definitions.values().enumerate() {
+        // References mostly lead to later ones.
+        for (i, schema) in schemas.iter().enumerate().rev() {
             if !finite[i] && ends(schema, &finite) {
                 finite[i] = true;
                 changed = true;

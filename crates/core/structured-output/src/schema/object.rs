@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::keyword::{self, Kind};
 use super::reference::below;
-use super::{Lowering, Node, Result, count, error, lower_count, upper_count};
+use super::{Lowering, Node, Result, error, lower_count, upper_count};
 use crate::regex;
 
 impl<'a> Lowering<'a> {
@@ -71,7 +71,11 @@ impl<'a> Lowering<'a> {
         let mut lowered = Map::new();
         for (pattern, schema) in self.schemas(node, key, value)? {
             let name = regex::anywhere(&pattern).map_err(|e| e.below(&below(&at, &pattern)))?;
-            lowered.insert(format!("^(?:{name})$"), schema);
+            // Two patterns that differ only in their spelling would be one.
+            if lowered.insert(format!("^(?:{name})$"), schema).is_some() {
+                let cure = "use patterns that match no common name";
+                return Err(error(&at, "a name may match two patternProperties", cure));
+            }
         }
         Ok(lowered)
     }
@@ -186,9 +190,7 @@ fn min_properties(node: &mut Node, value: &Value) -> Result<()> {
 fn max_properties(node: &mut Node, value: &Value) -> Result<()> {
     let at = node.pointer("maxProperties");
     let max = upper_count(&at, value)?;
-    if max > count(&at, &required(node)?.len().into())? {
-        check_optional(node, &at)?;
-    }
+    check_optional(node, &at)?;
     node.set("maxProperties", max);
     Ok(())
 }

@@ -168,6 +168,9 @@ fn what_is_not_enforced_is_refused_by_its_pointer() {
     let unevaluated = json!({"allOf": [{}], "unevaluatedProperties": false});
     check(unevaluated, "/unevaluatedProperties");
     check(json!({"patternProperties": {"a": {}, "b": {}}}), "/patternProperties");
+    check(json!({"patternProperties": {"[0-9]": {}, "\\d": {}}}), "/patternProperties");
+    let few = json!({"properties": {"a": {}}, "maxProperties": 1});
+    check(few, "/maxProperties");
     check(json!({"$defs": {"a": {"$id": "x", "$ref": "#"}}, "$ref": "#/$defs/a"}), "/$defs/a/$ref");
 }
 
@@ -222,9 +225,8 @@ fn what_is_too_large_is_refused() {
 }
 
 /// As `model_json_schema()` of pydantic writes it, for a model with most kinds of fields.
-#[test]
-fn a_model_of_pydantic() {
-    let schema = json!({
+fn model() -> Value {
+    json!({
         "$defs": {
             "Address": {"properties": {
                 "street": {"maxLength": 80, "minLength": 1, "title": "Street", "type": "string"},
@@ -264,15 +266,20 @@ fn a_model_of_pydantic() {
                 {"type": "string"}], "title": "Pair", "type": "array"},
             "url": {"format": "uri", "maxLength": 2083, "minLength": 1, "title": "Url", "type": "string"},
             "tree": {"anyOf": [{"$ref": "#/$defs/Tree"}, {"type": "null"}]}},
-        "required": ["age", "color", "pet", "homes", "at", "id", "counts", "pair", "url", "tree"],
-        "title": "Person", "type": "object"});
+        "required": ["age", "score", "color", "pet", "homes", "at", "id", "secret", "counts", "pair",
+            "url", "tree"],
+        "title": "Person", "type": "object"})
+}
+
+#[test]
+fn a_model_of_pydantic() {
     let value = json!({
         "age": 42, "score": 0.25, "color": "red", "pet": {"kind": "dog", "good": true},
         "homes": [{"street": "Main Street 1", "zip": "12345"}],
         "at": "2024-02-29T12:30:00Z", "id": "123e4567-e89b-12d3-a456-426614174000",
         "secret": "x", "counts": {"a": 1}, "pair": [1, "b"], "url": "https://x.test/a?b#c",
         "tree": {"value": 1, "children": [{"value": 2}]}});
-    let output = json(schema);
+    let output = json(model());
     assert!(possible(&output, &value.to_string()));
     assert!(possible(&output, &serde_json::to_string_pretty(&value).unwrap()));
     for (pointer, wrong) in [

@@ -36,7 +36,8 @@ fn fits(schema: &Value, root: &Value, value: &Value) -> bool {
     map.iter().all(|(key, rule)| match (key.as_str(), value) {
         ("$ref", _) => fits(root.pointer(&rule.as_str().unwrap()[1..]).unwrap(), root, value),
         ("type", _) => match rule.as_str().unwrap() {
-            "integer" => value.is_i64(),
+            // -0 is whole, and no integer for the parser.
+            "integer" => value.as_f64().is_some_and(|number| number.fract() == 0.0),
             "number" => value.is_number(),
             "string" => value.is_string(),
             "null" => value.is_null(),

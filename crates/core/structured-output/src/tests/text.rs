@@ -12,6 +12,8 @@ fn patterns_choices_and_grammars() {
     let choices = ["a", "a/b", "\"\\\n\u{7f}", "äß"];
     let choice = StructuredOutput::Choice(choices.map(str::to_owned).to_vec());
     check(&choice, &choices, &["", "a/", "ä"]);
+    let empty = StructuredOutput::Choice(vec![String::new(), "a".to_owned()]);
+    check(&empty, &["", "a"], &["aa"]);
     let lark = "start: sum\nsum: NUMBER (\"+\" sum)?\nNUMBER: /[0-9]+/\n%ignore / /\n";
     let lark = StructuredOutput::Grammar(lark.to_owned());
     check(&lark, &["1", "1+2", "12 + 3"], &["", "1+", "+1"]);
@@ -32,7 +34,7 @@ fn wrong_texts_name_their_place() {
     let grammar = |text: &str| StructuredOutput::Grammar(text.to_owned());
     let at = |line, column| Place::Line { line, column };
     check(grammar("start: a\n"), at(1, 8), "unknown name");
-    check(grammar("start: (\"a\"\n"), at(1, 12), "xpected");
+    check(grammar("start: \"a\" ~\n"), at(1, 13), "xpected");
     check(grammar("start: \"a\n"), at(1, 10), "lexer error");
     check(grammar(""), Place::Whole, "start");
     check(grammar("start: <eos>"), at(1, 8), "special");
@@ -152,7 +154,9 @@ fn wrong_tags_name_their_part() {
     let triggered = |triggers: Value| {
         format(json!({"type": "triggered_tags", "triggers": triggers, "tags": [tag]}))
     };
-    check(triggered(json!(["<b"])), "/format/triggers");
+    check(triggered(json!(["<b"])), "/format/tags/0/begin");
+    check(triggered(json!(["<a", "<b"])), "/format/triggers");
+    check(triggered(json!(vec!["<a"; 200])), "/format/triggers");
     check(triggered(json!([])), "/format/triggers");
     let structure = json!({"begin": "<a>", "schema": {"not": {}}, "end": ""});
     check(json!({"structures": [structure], "triggers": ["<"]}), "/structures/0/schema/not");
