@@ -12,10 +12,6 @@ FILES = ROOT / "tests/node"
 INSTALLED = ROOT / "target/node"
 NODE, NPM = shutil.which("node"), shutil.which("npm")
 
-pytestmark = pytest.mark.skipif(
-    not (NODE and NPM), reason="no node and npm on PATH: the clients for Node were not run"
-)
-
 
 @pytest.fixture(scope="module")
 def installed():
