@@ -100,12 +100,14 @@ impl<W: EventWriter> Events<W> {
             let last = self.writer.end(&usage);
             return self.end(last);
         };
-        let mut events: Vec<_> = self.writer.piece(index, piece, &usage);
-        let note = self.notes_usage.then(|| format!("{USAGE_NOTE}{}\n", usage.completion_tokens));
-        if let Some((note, first)) = note.zip((!events.is_empty()).then(|| events.remove(0))) {
-            self.ready.push_back(Frame::data((note + &first.to_wire()).into()));
+        let mut note = match self.notes_usage {
+            true => format!("{USAGE_NOTE}{}\n", usage.completion_tokens),
+            false => String::new(),
+        };
+        for event in self.writer.piece(index, piece, &usage) {
+            let wire = std::mem::take(&mut note) + &event.to_wire();
+            self.ready.push_back(Frame::data(wire.into()));
         }
-        self.ready.extend(wire(events));
     }
 
     fn end(&mut self, last: Vec<Event>) {
