@@ -54,7 +54,7 @@ pub(crate) async fn answer<W: EventWriter + 'static>(
         notes_usage: asked.notes_usage,
         _ongoing: asked.ongoing,
     };
-    let usage = timing::usage(usage);
+    let usage = timing::usage(begin);
     events.take(first);
     let frames = unfold(events, |mut events| async {
         let frame = events.next().await?;
