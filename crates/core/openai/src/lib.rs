@@ -31,6 +31,7 @@ mod pooling;
 mod responses;
 mod structured;
 mod system;
+mod task;
 mod tokenize;
 mod tools;
 mod usage;
@@ -65,6 +66,7 @@ pub use responses::{
     StoredResponse, expand_input, finished_response, parse_responses, responses_response,
 };
 pub use system::without_billing_header;
+pub use task::Wanted;
 pub use tokenize::{
     DetokenizeRequest, DetokenizeResponse, TokenizeInput, TokenizeRequest, TokenizeResponse,
     parse_detokenize, parse_tokenize,

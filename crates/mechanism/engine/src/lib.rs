@@ -23,12 +23,16 @@
 //! again; unusable logits end one request; a panic ends all of them and the engine
 //! ([`Engine::stopped`]).
 //!
+//! A model that reads texts and writes none has an [`EncoderEngine`]: one thread too, and no
+//! scheduler, cache or sampler.
+//!
 //! Stop strings are the caller's matter: it sees text and drops the stream. The engine knows
 //! neither text nor HTTP nor metric names.
 #![forbid(unsafe_code)]
 
 mod active;
 mod config;
+mod encoder;
 mod event;
 mod handle;
 mod observer;
@@ -39,6 +43,7 @@ mod stream;
 mod thread;
 
 pub use config::{DEFAULT_MAX_PREFILL_PERCENT, EngineConfig, EngineRequest, RequestExtras};
+pub use encoder::{EncoderEngine, EncoderText, ReadError, TextReader, TextsRead};
 pub use event::{ComputedPrompt, Finished, GeneratedToken, TokenEvent};
 pub use handle::{Engine, SubmitError};
 pub use observer::{EngineObserver, StepReport};

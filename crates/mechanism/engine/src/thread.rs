@@ -20,27 +20,45 @@ pub(crate) enum Command {
     Wake,
 }
 
-/// Starts the thread; if that fails, the engine is stopped.
+/// Starts the engine's thread; if that fails, the engine is stopped.
 pub(crate) fn spawn(step_loop: StepLoop, commands: Receiver<Command>, shared: Arc<Shared>) {
     let for_thread = Arc::clone(&shared);
-    let spawned = std::thread::Builder::new()
-        .name("engine".to_owned())
-        .spawn(move || run(step_loop, &commands, &for_thread));
-    if let Err(error) = spawned {
+    spawn_named("engine", &shared, move || run(step_loop, &commands, &for_thread));
+}
+
+/// Starts a thread that works for an engine; if that fails, the engine is stopped.
+pub(crate) fn spawn_named(name: &str, shared: &Shared, work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
         let reason = format!("failed to start the engine's thread: {error}").into();
         shared.set_stop_cause(StopCause::Failed { reason });
         shared.set_ended();
     }
 }
 
-fn run(mut step_loop: StepLoop, commands: &Receiver<Command>, shared: &Shared) {
-    // The state after a panic is used for nothing but to tell every request of it.
-    let worked = catch_unwind(AssertUnwindSafe(|| work(&mut step_loop, commands, shared)));
-    let (cause, end) = match worked {
-        Ok(()) => (StopCause::Shutdown, End::Abort),
+/// How the work of an engine's thread ended.
+pub(crate) enum Outcome {
+    /// It was told to end.
+    Done,
+    /// Why it cannot go on.
+    Panicked(String),
+}
+
+/// Works; what it worked on is used after a panic for nothing but to tell every request of it.
+pub(crate) fn guarded(work: impl FnOnce()) -> Outcome {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(()) => Outcome::Done,
         Err(panic) => {
             let reason = format!("the engine panicked: {}", panic_message(&*panic));
             tracing::error!(%reason, "engine stopped");
+            Outcome::Panicked(reason)
+        }
+    }
+}
+
+fn run(mut step_loop: StepLoop, commands: &Receiver<Command>, shared: &Shared) {
+    let (cause, end) = match guarded(|| work(&mut step_loop, commands, shared)) {
+        Outcome::Done => (StopCause::Shutdown, End::Abort),
+        Outcome::Panicked(reason) => {
             (StopCause::Failed { reason: reason.as_str().into() }, End::Error { message: reason })
         }
     };

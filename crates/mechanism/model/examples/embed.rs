@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use tyndall_kernels::{Cpu, CpuOptions};
 use tyndall_model::{
-    Encoder, EncoderInput, EncoderKind, EncoderPlanRequest, EncoderSpec, plan_encoder,
+    Encoder, EncoderInput, EncoderKind, EncoderPlanRequest, EncoderSpec, normalize, plan_encoder,
 };
 use tyndall_text::{Tokenizer, TypedOptions, TypedTokens};
 
@@ -70,22 +70,15 @@ fn inputs(tokens: &[TypedTokens]) -> Vec<EncoderInput<'_>> {
 
 /// One line of JSON for each text: its embedding, or what a classifier makes of it.
 fn print_rows(encoder: &mut Encoder, texts: &[EncoderInput<'_>]) -> Result<(), Box<dyn Error>> {
-    let normalizes = match &encoder.spec().kind {
-        EncoderKind::Embed(embedding) => Some(embedding.normalizes),
-        EncoderKind::Classify(_) => None,
-    };
-    let rows = match normalizes {
-        Some(_) => encoder.embed(texts)?,
-        None if encoder.spec().outputs() == 1 => {
-            encoder.score(texts)?.into_iter().map(|score| vec![score]).collect()
-        }
-        None => encoder.classify(texts)?,
-    };
+    let kind = encoder.spec().kind.clone();
+    let rows = encoder.read(texts)?;
     let mut out = std::io::stdout().lock();
     for mut row in rows {
-        if normalizes == Some(true) {
-            let length = row.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
-            row.iter_mut().for_each(|value| *value /= length);
+        match &kind {
+            EncoderKind::Embed(embedding) if embedding.normalizes => normalize(&mut row),
+            EncoderKind::Embed(_) => {}
+            EncoderKind::Classify(classifier) if row.len() == 1 => classifier.score.apply(&mut row),
+            EncoderKind::Classify(classifier) => classifier.classes.apply(&mut row),
         }
         let numbers: Vec<String> = row.iter().map(|value| format!("{value:e}")).collect();
         writeln!(out, "[{}]", numbers.join(","))?;
@@ -106,11 +99,11 @@ fn time(
         let start = Instant::now();
         let tokens = encode()?;
         tokenizing = tokenizing.min(start.elapsed().as_secs_f64());
-        run(encoder, &inputs(&tokens))?;
+        encoder.read(&inputs(&tokens))?;
         together = together.min(start.elapsed().as_secs_f64());
         for text in inputs(&tokens) {
             let start = Instant::now();
-            run(encoder, &[text])?;
+            encoder.read(&[text])?;
             alone.push(start.elapsed().as_secs_f64());
         }
     }
@@ -128,13 +121,5 @@ fn time(
         count as f64 / together,
         alone.get(alone.len() / 2).copied().unwrap_or(0.0) * 1e3,
     )?;
-    Ok(())
-}
-
-fn run(encoder: &mut Encoder, texts: &[EncoderInput<'_>]) -> Result<(), Box<dyn Error>> {
-    match encoder.spec().kind {
-        EncoderKind::Embed(_) => encoder.embed(texts)?,
-        EncoderKind::Classify(_) => encoder.logits(texts)?,
-    };
     Ok(())
 }

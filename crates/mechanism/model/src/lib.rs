@@ -29,11 +29,11 @@ mod weights;
 
 pub use batch::{Job, Runner, SeqChunk, StepBatch, StepError};
 pub use checkpoint::CheckpointError;
-pub use checkpoint_spec::CheckpointSpec;
+pub use checkpoint_spec::{CheckpointPlan, CheckpointSpec};
 pub use encoder::{
     ClassifierSpec, DenseSpec, EmbeddingSpec, Encoder, EncoderInput, EncoderKind, EncoderPlan,
     EncoderPlanRequest, EncoderSpec, LogitActivation, Matryoshka, Pooling, PositionTable,
-    Similarity, plan_encoder,
+    Similarity, normalize, plan_encoder,
 };
 pub use generation::GenerationDefaults;
 pub use model::Model;

@@ -88,6 +88,9 @@ pub enum PlanError {
         /// Which.
         name: &'static str,
     },
+    /// Only models that write text are rounded.
+    #[error("weights of models that write no text are used as they are: leave --quantization out")]
+    NotQuantized,
     /// Not even one sequence fits.
     #[error("{0}")]
     DoesNotFit(Misfit),

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tyndall_openai::{ApiError, parse_generate};
+use tyndall_openai::{ApiError, Wanted, parse_generate};
 use tyndall_router::{Deployment, Scope};
 use tyndall_transport::{Body, BoxError, Handler, read_body};
 
@@ -165,6 +165,10 @@ impl App {
             | Route::Responses
             | Route::Messages
             | Route::CountTokens
+            | Route::Embeddings
+            | Route::Score
+            | Route::Rerank
+            | Route::Classify
             | Route::Tokenize
             | Route::Detokenize => self.call(route, scope, request, id, caller).await,
             Route::Response(id) => self.shared.kept.answer(caller.name(), id, false, &request),
@@ -180,7 +184,7 @@ impl App {
         }
     }
 
-    /// A request for text.
+    /// A request that a model answers.
     async fn call(
         &self,
         route: Route<'_>,
@@ -199,11 +203,11 @@ impl App {
                 Route::Responses => {
                     let (body, keep) = self.shared.kept.expand(caller.name(), body)?.into_parts();
                     let model = checked(route, &body).await?;
-                    (self.shared.find(scope, model.as_deref(), &caller)?, body, keep)
+                    (self.able(route, scope, model, &caller)?, body, keep)
                 }
                 _ => {
                     let model = checked(route, &body).await?;
-                    (self.shared.find(scope, model.as_deref(), &caller)?, body, None)
+                    (self.able(route, scope, model, &caller)?, body, None)
                 }
             };
             // As a model's replica has it, wherever the model is mounted.
@@ -233,6 +237,21 @@ impl App {
 }
 
 impl App {
+    /// The named model, or the only one, if it has what the route wants.
+    fn able(
+        &self,
+        route: Route<'_>,
+        scope: &Scope,
+        model: Option<String>,
+        caller: &Caller,
+    ) -> Result<Arc<Deployment>, ApiError> {
+        let found = self.shared.find(scope, model.as_deref(), caller)?;
+        if let (Some(wanted), Some(model)) = (route.wanted(), &found.route().model) {
+            wanted.check(&model.id, model.task)?;
+        }
+        Ok(found)
+    }
+
     /// The model that a request of `/generate` means.
     fn of_generate(
         &self,
@@ -244,6 +263,7 @@ impl App {
         let route = first.route();
         let model = route.model.as_ref().ok_or_else(no_model)?;
         parse_generate(body, &model.generate)?;
+        Wanted::Generate.check(&model.id, model.task)?;
         drop(route);
         Ok(first)
     }

@@ -1,6 +1,7 @@
 //! The chat page at `/`: one file, nothing to load, and a policy under which a browser runs nothing
 //! but its own script, asks nobody but this server, and takes no text for markup.
 
+use crate::shared::writes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -57,10 +58,12 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("words and base64 are header values")
 });
 
-/// Whether the page is there: where a model is, and no program that has `/` itself.
+/// Whether the page is there: where a model that writes is, and no program that has `/` itself.
 pub(crate) fn is_shown(path: &str, router: &Router) -> bool {
     let is_free = || router.mount(PATH).is_none_or(|root| root.ingress.route().model.is_some());
-    let has_models = || router.with_models(&Scope::Everywhere, |models| models.first().is_some());
+    let has_models = || {
+        router.with_models(&Scope::Everywhere, |models| models.iter().any(|model| writes(model)))
+    };
     path == PATH && is_free() && has_models()
 }
 

@@ -3,8 +3,9 @@
 use crate::target::Route;
 use bytes::Bytes;
 use tyndall_openai::{
-    ApiError, ChatRequest, parse_chat, parse_completion, parse_count_tokens, parse_detokenize,
-    parse_messages, parse_responses, parse_tokenize,
+    ApiError, ChatRequest, parse_chat, parse_classify, parse_completion, parse_count_tokens,
+    parse_detokenize, parse_embeddings, parse_messages, parse_rerank, parse_responses, parse_score,
+    parse_tokenize,
 };
 use tyndall_parsers::call_structure;
 use tyndall_types::StructuredOutput;
@@ -20,7 +21,14 @@ struct Wish {
     structured: Option<StructuredOutput>,
 }
 
-/// Reads and checks the body of a request for text; returns the model that it names. The replica
+impl Wish {
+    /// For a model, and no more.
+    fn of(model: Option<String>) -> Self {
+        Self { model, structured: None }
+    }
+}
+
+/// Reads and checks the body of a request for a model; returns the model that it names. The replica
 /// reads it again.
 ///
 /// # Errors
@@ -57,10 +65,12 @@ fn parser(route: Route<'_>) -> fn(&[u8]) -> Result<Wish, ApiError> {
         Route::Messages => |body| parse_messages(body).map(of_chat),
         Route::CountTokens => |body| parse_count_tokens(body).map(of_chat),
         Route::Responses => |body| parse_responses(body).map(|request| of_chat(request.chat)),
-        Route::Tokenize => |body| Ok(Wish { model: parse_tokenize(body)?.model, structured: None }),
-        Route::Detokenize => {
-            |body| Ok(Wish { model: parse_detokenize(body)?.model, structured: None })
-        }
+        Route::Embeddings => |body| Ok(Wish::of(parse_embeddings(body)?.model)),
+        Route::Score => |body| Ok(Wish::of(parse_score(body)?.model)),
+        Route::Rerank => |body| Ok(Wish::of(parse_rerank(body)?.model)),
+        Route::Classify => |body| Ok(Wish::of(parse_classify(body)?.model)),
+        Route::Tokenize => |body| Ok(Wish::of(parse_tokenize(body)?.model)),
+        Route::Detokenize => |body| Ok(Wish::of(parse_detokenize(body)?.model)),
         _ => |body| parse_chat(body).map(of_chat),
     }
 }

@@ -12,6 +12,7 @@ use tyndall_openai::ApiError;
 use tyndall_router::{Deployment, Models, Router, Scope};
 use tyndall_telemetry::ProxyMetrics;
 use tyndall_transport::Client;
+use tyndall_types::protocol::{ModelRoute, ModelTask};
 
 /// How long a request waits for the first route table of a proxy that has just started.
 const FIRST_TABLE: Duration = Duration::from_secs(5);
@@ -57,14 +58,16 @@ impl Shared {
         self.router.with_models(scope, |models| find(models, model, caller))
     }
 
-    /// The model that was deployed first of those that the caller may use, which `/generate` means.
+    /// The model that was deployed first of those that write text and that the caller may use, which
+    /// `/generate` means; where none writes text, the first one.
     pub(crate) fn first(
         &self,
         scope: &Scope,
         caller: &Caller,
     ) -> Result<Arc<Deployment>, ApiError> {
         self.router.with_models(scope, |models| {
-            match models.iter().find(|model| caller.may_use(model)) {
+            let allowed = || models.iter().filter(|model| caller.may_use(model));
+            match allowed().find(|model| writes(model)).or_else(|| allowed().next()) {
                 Some(first) => Ok(first.clone()),
                 None => Err(none_of(models, caller)),
             }
@@ -142,6 +145,12 @@ fn none_of(models: &Models, caller: &Caller) -> ApiError {
         Some(first) => caller.forbidden(&first),
         None => no_model(),
     }
+}
+
+/// Whether a model writes text.
+pub(crate) fn writes(deployment: &Deployment) -> bool {
+    let is_writer = |model: &ModelRoute| model.task == ModelTask::Generate;
+    deployment.route().model.as_ref().is_some_and(is_writer)
 }
 
 /// The public id of a deployment's model.

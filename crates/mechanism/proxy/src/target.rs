@@ -11,6 +11,7 @@ use crate::chat;
 use crate::reply::Dialect;
 use crate::stream::EventStream;
 use http::Method;
+use tyndall_openai::Wanted;
 use tyndall_router::{Mount, Router, Scope};
 
 /// What answers a request.
@@ -51,6 +52,10 @@ pub(crate) enum Route<'a> {
     InputItems(&'a str),
     Messages,
     CountTokens,
+    Embeddings,
+    Score,
+    Rerank,
+    Classify,
     Tokenize,
     Detokenize,
     Models,
@@ -167,6 +172,10 @@ impl<'a> Route<'a> {
             "/v1/responses" => Self::Responses,
             "/v1/messages" => Self::Messages,
             "/v1/messages/count_tokens" => Self::CountTokens,
+            "/v1/embeddings" => Self::Embeddings,
+            "/v1/score" | "/score" => Self::Score,
+            "/v1/rerank" | "/v2/rerank" | "/rerank" => Self::Rerank,
+            "/classify" => Self::Classify,
             "/tokenize" => Self::Tokenize,
             "/detokenize" => Self::Detokenize,
             "/v1/models" => Self::Models,
@@ -222,6 +231,10 @@ impl<'a> Route<'a> {
             | Self::Responses
             | Self::Messages
             | Self::CountTokens
+            | Self::Embeddings
+            | Self::Score
+            | Self::Rerank
+            | Self::Classify
             | Self::Tokenize
             | Self::Detokenize => &[Method::POST],
             Self::Response(_) => &[Method::GET, Method::DELETE],
@@ -246,9 +259,29 @@ impl<'a> Route<'a> {
             Self::Responses => "/v1/responses",
             Self::Messages => "/v1/messages",
             Self::CountTokens => "/v1/messages/count_tokens",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Score => "/v1/score",
+            Self::Rerank => "/v1/rerank",
+            Self::Classify => "/classify",
             Self::Tokenize => "/tokenize",
             Self::Detokenize => "/detokenize",
             _ => "/",
+        }
+    }
+
+    /// What it wants of a model; nothing that some of them do not have where absent.
+    pub(crate) fn wanted(self) -> Option<Wanted> {
+        match self {
+            Self::Generate
+            | Self::Completions
+            | Self::Chat
+            | Self::Responses
+            | Self::Messages
+            | Self::CountTokens => Some(Wanted::Generate),
+            Self::Embeddings => Some(Wanted::Embed),
+            Self::Score | Self::Rerank => Some(Wanted::Score),
+            Self::Classify => Some(Wanted::Classify),
+            _ => None,
         }
     }
 
@@ -278,6 +311,10 @@ impl<'a> Route<'a> {
             Self::Responses | Self::Response(_) | Self::InputItems(_) => Some("responses"),
             Self::Messages => Some("messages"),
             Self::CountTokens => Some("count_tokens"),
+            Self::Embeddings => Some("embeddings"),
+            Self::Score => Some("score"),
+            Self::Rerank => Some("rerank"),
+            Self::Classify => Some("classify"),
             Self::Tokenize | Self::Detokenize => Some("tokenize"),
             Self::Models | Self::Model(_) => Some("models"),
             Self::Healthz
@@ -343,6 +380,10 @@ mod tests {
             &[
                 ("/generate", "Generate of /"),
                 ("/v1/models/org/name", "Model(\"org/name\") of /"),
+                ("/v1/embeddings", "Embeddings of /"),
+                ("/score", "Score of /"),
+                ("/v2/rerank", "Rerank of /"),
+                ("/other/classify", "Classify of /other"),
                 ("/healthz", "Healthz of /"),
                 ("/", "chat page"),
                 ("/v1/models/", "unknown"),

@@ -2,18 +2,18 @@
 
 use crate::job::Job;
 use crate::phases::{Awaited, PhaseClock};
-use crate::ready::Ready;
+use crate::served::Served;
 use crate::timing::{SERVER_TIMING, Submitted};
-use crate::{chat, completion, generate, messages, responses, timing, tokenize};
+use crate::{chat, completion, encoder, generate, messages, responses, timing, tokenize};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::watch;
-use tyndall_openai::ApiError;
+use tyndall_openai::{ApiError, Wanted};
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, BodyError, Handler, empty, json as json_response, read_body, text};
-use tyndall_types::protocol::{ALIVE_PATH, ReplicaStatus};
+use tyndall_types::protocol::{ALIVE_PATH, ModelTask, ReplicaStatus};
 use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState, RequestId};
 
 /// Largest request body; the proxy's bound is the same.
@@ -22,29 +22,59 @@ const MAX_BODY_BYTES: usize = 32 << 20;
 /// What a model is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
+    Text(TextRoute),
+    Pooling(PoolingRoute),
+    Tokenize,
+    Detokenize,
+}
+
+/// What a model that writes text is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TextRoute {
     Generate,
     Completions,
     Chat,
     Responses,
     Messages,
     CountTokens,
-    Tokenize,
-    Detokenize,
+}
+
+/// What a model that reads text is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PoolingRoute {
+    Embeddings,
+    Score,
+    Rerank,
+    Classify,
 }
 
 impl Route {
     fn of(path: &str) -> Option<Self> {
         Some(match path {
-            "/generate" => Self::Generate,
-            "/v1/completions" => Self::Completions,
-            "/v1/chat/completions" => Self::Chat,
-            "/v1/responses" => Self::Responses,
-            "/v1/messages" => Self::Messages,
-            "/v1/messages/count_tokens" => Self::CountTokens,
+            "/generate" => Self::Text(TextRoute::Generate),
+            "/v1/completions" => Self::Text(TextRoute::Completions),
+            "/v1/chat/completions" => Self::Text(TextRoute::Chat),
+            "/v1/responses" => Self::Text(TextRoute::Responses),
+            "/v1/messages" => Self::Text(TextRoute::Messages),
+            "/v1/messages/count_tokens" => Self::Text(TextRoute::CountTokens),
+            "/v1/embeddings" => Self::Pooling(PoolingRoute::Embeddings),
+            "/v1/score" => Self::Pooling(PoolingRoute::Score),
+            "/v1/rerank" => Self::Pooling(PoolingRoute::Rerank),
+            "/classify" => Self::Pooling(PoolingRoute::Classify),
             "/tokenize" => Self::Tokenize,
             "/detokenize" => Self::Detokenize,
             _ => return None,
         })
+    }
+}
+
+impl PoolingRoute {
+    fn wanted(self) -> Wanted {
+        match self {
+            Self::Embeddings => Wanted::Embed,
+            Self::Score | Self::Rerank => Wanted::Score,
+            Self::Classify => Wanted::Classify,
+        }
     }
 }
 
@@ -53,8 +83,8 @@ impl Route {
 pub(crate) enum Phase {
     Starting,
     /// With what it took to get there.
-    Running(Arc<Ready>, Arc<PhaseClock>),
-    Stopping(Option<Arc<Ready>>),
+    Running(Served, Arc<PhaseClock>),
+    Stopping(Option<Served>),
 }
 
 /// Answers every request of the replica's socket.
@@ -148,18 +178,18 @@ impl App {
     }
 
     /// It takes requests from here on.
-    pub(crate) fn set_running(&self, ready: Arc<Ready>, clock: PhaseClock) {
+    pub(crate) fn set_running(&self, ready: Served, clock: PhaseClock) {
         self.phase.send_replace(Phase::Running(ready, Arc::new(clock)));
     }
 
     /// It takes no more requests. Returns the model, which those it has go on using.
-    pub(crate) fn set_stopping(&self) -> Option<Arc<Ready>> {
+    pub(crate) fn set_stopping(&self) -> Option<Served> {
         let ready = self.ready();
         self.phase.send_replace(Phase::Stopping(ready.clone()));
         ready
     }
 
-    fn ready(&self) -> Option<Arc<Ready>> {
+    fn ready(&self) -> Option<Served> {
         match &*self.phase.borrow() {
             Phase::Starting => None,
             Phase::Running(ready, _) => Some(ready.clone()),
@@ -175,12 +205,12 @@ impl App {
             Phase::Running(ready, _) => (ReplicaState::Running, Some(ready.clone())),
             Phase::Stopping(ready) => (ReplicaState::Stopping, ready.clone()),
         };
-        let step_age = ready.as_ref().and_then(|ready| ready.engine.stats().step_age);
+        let step_age = ready.as_ref().and_then(|ready| ready.stats().step_age);
         ReplicaStatus {
             replica_id: self.id.clone(),
             state,
             ongoing: self.ongoing.load(Ordering::Relaxed),
-            card: ready.map(|ready| ready.card.clone()),
+            card: ready.map(|ready| ready.card().clone()),
             step_age_s: step_age.map(|age| age.as_secs_f64()),
         }
     }
@@ -204,7 +234,7 @@ impl App {
             Phase::Stopping(_) => Err(Failure::NotStarted("draining")),
         };
         let (ready, clock) = running?;
-        let awaited = ready.first_token.borrow().is_none().then(|| clock.awaited());
+        let awaited = ready.first_token().borrow().is_none().then(|| clock.awaited());
         let ongoing = Ongoing::begin(&self.ongoing);
         let id = request_id(&request);
         let notes_usage = request.headers().contains_key(timing::USAGE);
@@ -213,15 +243,36 @@ impl App {
             BodyError::Broken(_) => ApiError::malformed("", e.to_string()),
         })?;
         let asked = Asked { id, body, ongoing, awaited, notes_usage };
-        match route {
-            Route::Generate => generate::answer(&ready, asked).await,
-            Route::Completions => completion::answer(&ready, asked).await,
-            Route::Chat => chat::answer(&ready, asked).await,
-            Route::Responses => responses::answer(&ready, asked).await,
-            Route::Messages => messages::answer(&ready, asked).await,
-            Route::CountTokens => messages::count(&ready, asked).await,
-            Route::Tokenize => tokenize::tokenize(&ready, asked).await,
-            Route::Detokenize => tokenize::detokenize(&ready, asked).await,
+        match (ready, route) {
+            (Served::Generator(ready), Route::Text(route)) => match route {
+                TextRoute::Generate => generate::answer(&ready, asked).await,
+                TextRoute::Completions => completion::answer(&ready, asked).await,
+                TextRoute::Chat => chat::answer(&ready, asked).await,
+                TextRoute::Responses => responses::answer(&ready, asked).await,
+                TextRoute::Messages => messages::answer(&ready, asked).await,
+                TextRoute::CountTokens => messages::count(&ready, asked).await,
+            },
+            (Served::Generator(ready), Route::Tokenize) => tokenize::tokenize(&ready, asked).await,
+            (Served::Generator(ready), Route::Detokenize) => {
+                tokenize::detokenize(&ready, asked).await
+            }
+            (Served::Generator(ready), Route::Pooling(route)) => {
+                Err(route.wanted().refusal(&ready.model_id, ModelTask::Generate).into())
+            }
+            (Served::Encoder(ready), Route::Pooling(route)) => {
+                route.wanted().check(&ready.model_id, ready.task)?;
+                match route {
+                    PoolingRoute::Embeddings => encoder::embeddings(&ready, asked).await,
+                    PoolingRoute::Score => encoder::score(&ready, asked).await,
+                    PoolingRoute::Rerank => encoder::rerank(&ready, asked).await,
+                    PoolingRoute::Classify => encoder::classify(&ready, asked).await,
+                }
+            }
+            (Served::Encoder(ready), Route::Tokenize) => encoder::tokenize(&ready, asked).await,
+            (Served::Encoder(ready), Route::Detokenize) => encoder::detokenize(&ready, asked).await,
+            (Served::Encoder(ready), Route::Text(_)) => {
+                Err(Wanted::Generate.refusal(&ready.model_id, ready.task).into())
+            }
         }
     }
 }
@@ -253,8 +304,8 @@ fn refused(route: Route, failure: Failure) -> Response<Body> {
     }
     let status = StatusCode::from_u16(error.status).expect("api errors have statuses");
     let body = match route {
-        Route::Generate => error.generate_body(),
-        Route::Messages | Route::CountTokens => error.anthropic_body(),
+        Route::Text(TextRoute::Generate) => error.generate_body(),
+        Route::Text(TextRoute::Messages | TextRoute::CountTokens) => error.anthropic_body(),
         _ => error.openai_body(),
     };
     let mut response = json_response(status, &body);

@@ -8,7 +8,8 @@
 //!
 //! A request is text in and text out: [`text_stream`] turns tokens to text, detects stop strings
 //! and reports the end, one sequence each; [`job`] joins the sequences of a request; the routes
-//! write them as JSON or as server-sent events. Dropping a response anywhere drops its sequences,
+//! write them as JSON or as server-sent events. A model that only reads texts has an engine and
+//! routes of its own ([`encoder`]). Dropping a response anywhere drops its sequences,
 //! which the engine forgets before its next step.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod answering;
 mod app;
 mod chat;
 mod completion;
+mod encoder;
 mod engine_load;
 mod error;
 mod events;
@@ -32,6 +34,7 @@ mod phases;
 mod ready;
 mod report;
 mod responses;
+mod served;
 mod structure;
 mod text_stream;
 mod timing;

@@ -3,11 +3,11 @@
 use crate::app::App;
 use crate::load::load;
 use crate::phases::PhaseClock;
-use crate::ready::{FirstToken, Ready};
+use crate::ready::FirstToken;
 use crate::report::send;
+use crate::served::Served;
 use crate::{ReplicaError, ReplicaOptions};
 use std::future::Future;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -65,7 +65,7 @@ pub(crate) async fn run_with<L>(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ReplicaError>
 where
-    L: Future<Output = Result<(Ready, PhaseClock), String>>,
+    L: Future<Output = Result<(Served, PhaseClock), String>>,
 {
     let mut clock = PhaseClock::since(options.started_at);
     let socket = options.runtime_dir.replica_socket(&options.id);
@@ -90,8 +90,8 @@ where
         tracing::warn!(connections = cut, "cut because the drain time was over");
     }
     if let Some(ready) = ready {
-        ready.engine.shutdown();
-        drop(tokio::time::timeout(ENGINE_END, ready.engine.stopped()).await);
+        ready.shutdown();
+        drop(tokio::time::timeout(ENGINE_END, ready.stopped()).await);
     }
     outcome
 }
@@ -101,7 +101,7 @@ async fn live(
     app: &App,
     id: &ReplicaId,
     controller: &Client,
-    loading: impl Future<Output = Result<(Ready, PhaseClock), String>>,
+    loading: impl Future<Output = Result<(Served, PhaseClock), String>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ReplicaError> {
     tokio::pin!(shutdown);
@@ -110,7 +110,7 @@ async fn live(
         loaded = loading => loaded,
     };
     let (ready, clock) = match loaded {
-        Ok((ready, clock)) => (Arc::new(ready), clock),
+        Ok(loaded) => loaded,
         Err(reason) => {
             let report = ReplicaReport::Failed { reason: reason.clone() };
             let is_told = tokio::select! {
@@ -128,7 +128,7 @@ async fn live(
     tracing::debug!(phases = ?clock.phases().0, "ready");
     app.set_running(ready.clone(), clock.clone());
     let reports = async {
-        let (phases, card) = (clock.phases(), Some(ready.card.clone()));
+        let (phases, card) = (clock.phases(), Some(ready.card().clone()));
         send(controller, id, &ReplicaReport::Ready { phases, card }).await;
         let first_token = async {
             report_first_token(&ready, controller, id, &clock).await;
@@ -141,7 +141,7 @@ async fn live(
             tracing::info!("draining");
             Ok(())
         }
-        cause = ready.engine.stopped() => match cause {
+        cause = ready.stopped() => match cause {
             StopCause::Shutdown => Ok(()),
             StopCause::Failed { reason } => {
                 Err(ReplicaError::Engine { reason: reason.to_string() })
@@ -153,13 +153,13 @@ async fn live(
 
 /// Called when the controller knows that the replica is ready: its part of the time ends here.
 async fn report_first_token(
-    ready: &Ready,
+    ready: &Served,
     controller: &Client,
     id: &ReplicaId,
     clock: &PhaseClock,
 ) {
     let told = Instant::now();
-    let mut first_token = ready.first_token.clone();
+    let mut first_token = ready.first_token().clone();
     // An error means that the engine is gone, which ends the process elsewhere.
     if let Ok(first) = first_token.wait_for(Option::is_some).await.map(|first| *first)
         && let Some(FirstToken { at, after }) = first
@@ -170,10 +170,10 @@ async fn report_first_token(
 }
 
 /// Reports how busy the engine is, for ever.
-async fn report_load(ready: &Ready, controller: &Client, id: &ReplicaId) {
+async fn report_load(ready: &Served, controller: &Client, id: &ReplicaId) {
     let mut told = EngineLoad::default();
     loop {
-        told = ready.load_signal.other_than(told, || ready.engine.stats()).await;
+        told = ready.load_signal().other_than(told, || ready.stats()).await;
         send(controller, id, &ReplicaReport::Load(told)).await;
         tokio::time::sleep(LOAD_PAUSE).await;
     }

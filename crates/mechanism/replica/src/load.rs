@@ -1,21 +1,22 @@
 //! From a directory to a running engine, on threads of its own, tokenizer and model side by side.
 
 use crate::ReplicaOptions;
+use crate::encoder;
 use crate::engine_load::LoadSignal;
 use crate::family::{Family, ParserNames};
 use crate::phases::PhaseClock;
 use crate::ready::{FirstToken, Ready};
+use crate::served::Served;
 use std::error::Error;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::Instant;
 use tokio::sync::{oneshot, watch};
 use tyndall_engine::{DEFAULT_MAX_PREFILL_PERCENT, Engine, EngineConfig, EngineObserver};
 use tyndall_engine::{Finished, Speculation, StepReport};
 use tyndall_kernels::{Cpu, CpuOptions};
 use tyndall_model::{
-    GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, Prefault, QuantizeEvent,
-    QuantizeOptions, plan,
+    CheckpointSpec, GenerationDefaults, MemoryPlan, Model, ModelSpec, PlanRequest, Prefault,
+    QuantizeEvent, QuantizeOptions, plan,
 };
 use tyndall_openai::SamplingDefaults;
 use tyndall_telemetry::{EngineLabels, EngineMetrics};
@@ -25,7 +26,7 @@ use tyndall_types::with_causes;
 
 /// Sequences that may wait in the engine: the proxy's queue is the one that is meant to hold
 /// requests, this one holds the sequences of requests with many prompts.
-const MAX_WAITING: u32 = 4096;
+pub(crate) const MAX_WAITING: u32 = 4096;
 
 /// Loads on threads of its own, so that the runtime goes on answering and can end at any time.
 ///
@@ -34,7 +35,7 @@ const MAX_WAITING: u32 = 4096;
 pub(crate) async fn load(
     options: ReplicaOptions,
     clock: PhaseClock,
-) -> Result<(Ready, PhaseClock), String> {
+) -> Result<(Served, PhaseClock), String> {
     let (done, loaded) = oneshot::channel();
     let spawned = thread::Builder::new().name("load".to_owned()).spawn(move || {
         // Nobody listens when the process is being stopped.
@@ -46,31 +47,80 @@ pub(crate) async fn load(
     })
 }
 
-fn load_now(
-    options: &ReplicaOptions,
-    mut clock: PhaseClock,
-) -> Result<(Ready, PhaseClock), String> {
+fn load_now(options: &ReplicaOptions, clock: PhaseClock) -> Result<(Served, PhaseClock), String> {
     let model = model_of(options)?;
     let tokenizer = load_tokenizer(options, model)?;
+    let start = Start { options, model, tokenizer, clock };
+    match CheckpointSpec::from_dir(&model.path).map_err(|error| one_line(&error))? {
+        CheckpointSpec::Decoder(spec) => {
+            let (ready, clock) = load_generator(start, spec)?;
+            Ok((Served::Generator(Arc::new(ready)), clock))
+        }
+        CheckpointSpec::Encoder(spec) => {
+            let (ready, clock) = encoder::load(start, spec)?;
+            Ok((Served::Encoder(Arc::new(ready)), clock))
+        }
+    }
+}
 
-    let spec = ModelSpec::from_dir(&model.path).map_err(|error| one_line(&error))?;
+/// What there is of a model when its kind is known.
+pub(crate) struct Start<'a> {
+    pub(crate) options: &'a ReplicaOptions,
+    pub(crate) model: &'a ModelConfig,
+    pub(crate) tokenizer: Loading<LoadedTokenizer>,
+    pub(crate) clock: PhaseClock,
+}
+
+impl Start<'_> {
+    pub(crate) fn plan_request(&self) -> PlanRequest {
+        let Self { options, model, .. } = self;
+        PlanRequest {
+            max_model_len: model.max_model_len,
+            memory_budget_bytes: model.memory_budget_bytes,
+            available_bytes: options.available_memory_bytes,
+            max_num_seqs: model.max_num_seqs,
+            max_num_batched_tokens: model.max_num_batched_tokens,
+            quantization: tyndall_model::grouped_type(model.quantization),
+        }
+    }
+
+    pub(crate) fn cpu(&mut self) -> Result<Arc<Cpu>, String> {
+        let threads = self.model.num_threads.map(|threads| threads as usize);
+        let options = CpuOptions { threads, isa: self.options.isa };
+        let cpu = Cpu::new(options).map_err(|error| one_line(&error))?;
+        tracing::debug!(isa = ?cpu.isa(), threads = cpu.threads(), "kernels");
+        self.clock.end("kernels");
+        Ok(Arc::new(cpu))
+    }
+
+    pub(crate) fn metrics(&self) -> Arc<EngineMetrics> {
+        Arc::new(EngineMetrics::new(EngineLabels {
+            model: self.model.id.clone(),
+            replica: self.options.id.to_string(),
+        }))
+    }
+}
+
+/// The tokenizer, once it is there.
+pub(crate) fn joined(tokenizer: Loading<LoadedTokenizer>) -> Result<LoadedTokenizer, String> {
+    tokenizer
+        .join()
+        .unwrap_or_else(|_| Err("loading the tokenizer panicked; please report it".to_owned()))
+}
+
+/// Lets weights come into reach while the rest starts.
+pub(crate) fn prefaulted(started: std::io::Result<Prefault>) -> Option<Prefault> {
+    let warn = |error: &_| tracing::warn!(%error, "weights are mapped as they are used");
+    started.inspect_err(warn).ok()
+}
+
+fn load_generator(mut start: Start<'_>, spec: ModelSpec) -> Result<(Ready, PhaseClock), String> {
+    let Start { options, model, .. } = start;
     let generation = GenerationDefaults::from_dir(&model.path).map_err(|error| one_line(&error))?;
-    let request = PlanRequest {
-        max_model_len: model.max_model_len,
-        memory_budget_bytes: model.memory_budget_bytes,
-        available_bytes: options.available_memory_bytes,
-        max_num_seqs: model.max_num_seqs,
-        max_num_batched_tokens: model.max_num_batched_tokens,
-        quantization: tyndall_model::grouped_type(model.quantization),
-    };
-    let memory = plan(&model.path, &spec, &request).map_err(|error| one_line(&error))?;
-    clock.end("config");
-
-    let threads = model.num_threads.map(|threads| threads as usize);
-    let cpu =
-        Cpu::new(CpuOptions { threads, isa: options.isa }).map_err(|error| one_line(&error))?;
-    tracing::debug!(isa = ?cpu.isa(), threads = cpu.threads(), "kernels");
-    clock.end("kernels");
+    let memory =
+        plan(&model.path, &spec, &start.plan_request()).map_err(|error| one_line(&error))?;
+    start.clock.end("config");
+    let cpu = start.cpu()?;
     let vocab_size = spec.vocab_size;
     let mut rounded = false;
     let fallback_dir = options.cache_dir.as_ref().map(|dir| dir.join("quantized"));
@@ -81,18 +131,14 @@ fn load_now(
             log_event(event);
         },
     };
-    let runner = Model::load_with(&model.path, spec, &memory, Arc::new(cpu), quantize)
+    let runner = Model::load_with(&model.path, spec, &memory, cpu, quantize)
         .map_err(|error| one_line(&error))?;
-    // The weights come into reach while the rest starts.
-    let prefault = runner
-        .prefault()
-        .inspect_err(|error| tracing::warn!(%error, "weights are mapped as they are used"))
-        .ok();
-    clock.end(if rounded { "quantize" } else { "weights" });
+    let prefault = prefaulted(runner.prefault());
+    start.clock.end(if rounded { "quantize" } else { "weights" });
 
-    let tokenizer = tokenizer
-        .join()
-        .unwrap_or_else(|_| Err("loading the tokenizer panicked; please report it".to_owned()))?;
+    let metrics = start.metrics();
+    let Start { tokenizer, mut clock, .. } = start;
+    let tokenizer = joined(tokenizer)?;
     clock.end("tokenizer");
 
     let loaded = LoadedModel { memory, generation, runner, vocab_size, prefault };
@@ -101,7 +147,7 @@ fn load_now(
         reasoning: model.chat.reasoning_parser.as_deref(),
     };
     let family = Family::of(&model.path, &tokenizer.0, names).map_err(|error| one_line(&error))?;
-    let ready = start_engine(options, model, loaded, (tokenizer, family));
+    let ready = start_engine(model, loaded, (tokenizer, family), metrics);
     clock.end("engine");
     Ok((ready, clock))
 }
@@ -135,10 +181,10 @@ fn log_event(event: QuantizeEvent<'_>) {
     }
 }
 
-type Loading<T> = thread::JoinHandle<Result<T, String>>;
+pub(crate) type Loading<T> = thread::JoinHandle<Result<T, String>>;
 
 /// The tokenizer, and its compact form where that is to be saved.
-type LoadedTokenizer = (Tokenizer, Option<TokenizerCache>);
+pub(crate) type LoadedTokenizer = (Tokenizer, Option<TokenizerCache>);
 
 fn load_tokenizer(
     options: &ReplicaOptions,
@@ -166,10 +212,10 @@ struct LoadedModel {
 }
 
 fn start_engine(
-    options: &ReplicaOptions,
     model: &ModelConfig,
     loaded: LoadedModel,
     ((tokenizer, unsaved), family): (LoadedTokenizer, Family),
+    metrics: Arc<EngineMetrics>,
 ) -> Ready {
     let LoadedModel { memory, generation, runner, vocab_size, prefault } = loaded;
     let eos_token_ids = eos_token_ids(tokenizer.eos_token_ids(), &generation.eos_token_ids);
@@ -189,10 +235,6 @@ fn start_engine(
             false => Speculation::Off,
         },
     };
-    let metrics = Arc::new(EngineMetrics::new(EngineLabels {
-        model: model.id.clone(),
-        replica: options.id.to_string(),
-    }));
     let (first, first_token) = watch::channel(None);
     let load_signal = Arc::<LoadSignal>::default();
     let observer = Observer { metrics: metrics.clone(), first, load_signal: load_signal.clone() };
@@ -262,11 +304,7 @@ impl EngineObserver for Observer {
     fn on_first_token(&mut self, ttft_s: f64) {
         self.load_signal.first_token(ttft_s);
         self.metrics.first_token(seconds(ttft_s));
-        self.first.send_if_modified(|first| {
-            let is_first = first.is_none();
-            first.get_or_insert_with(|| FirstToken { at: Instant::now(), after: seconds(ttft_s) });
-            is_first
-        });
+        FirstToken::note(&self.first, seconds(ttft_s));
     }
 
     fn on_next_token(&mut self, gap_s: f64) {
@@ -284,11 +322,11 @@ impl EngineObserver for Observer {
 }
 
 /// An error with its causes, as the controller gets it.
-fn one_line(error: &dyn Error) -> String {
+pub(crate) fn one_line(error: &dyn Error) -> String {
     with_causes(error.to_string(), error)
 }
 
-fn seconds(value: f64) -> std::time::Duration {
+pub(crate) fn seconds(value: f64) -> std::time::Duration {
     std::time::Duration::try_from_secs_f64(value).unwrap_or_default()
 }
 

@@ -5,16 +5,17 @@ use crate::family::Family;
 use crate::job::{Job, SubmitFailure};
 use crate::structure::Structure;
 use crate::text_stream::{TextOptions, TextStream};
+use crate::tokenize::Lexicon;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tyndall_engine::{AddError, Engine, EngineRequest, RequestExtras, SubmitError};
 use tyndall_model::Prefault;
 use tyndall_openai::{ApiError, SamplingDefaults, fit_max_tokens};
 use tyndall_structured_output::{Compiler, Vocabulary};
-use tyndall_telemetry::{EngineCounters, EngineMetrics};
+use tyndall_telemetry::EngineMetrics;
 use tyndall_text::{Tokenizer, TokenizerCache};
 use tyndall_types::protocol::{GenerateDefaults, ModelCard};
 use tyndall_types::{RequestId, SamplingParams};
@@ -28,6 +29,17 @@ pub(crate) struct FirstToken {
     pub(crate) at: Instant,
     /// Since its request was submitted.
     pub(crate) after: Duration,
+}
+
+impl FirstToken {
+    /// Notes one that came just now, so long after its request, if it is the first.
+    pub(crate) fn note(first: &watch::Sender<Option<Self>>, after: Duration) {
+        first.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert_with(|| Self { at: Instant::now(), after });
+            is_first
+        });
+    }
 }
 
 /// What a request asks of its sequences beside sampling.
@@ -74,12 +86,7 @@ impl Ready {
         num_bytes: usize,
         work: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        if num_bytes < LONG_TEXT_BYTES {
-            return Ok(work(self));
-        }
-        let ready = self.clone();
-        let joined = tokio::task::spawn_blocking(move || work(&ready)).await;
-        joined.map_err(|_| ApiError::internal("preparing the request panicked; please report it"))
+        beside(self, num_bytes, work).await
     }
 
     /// What compiles structures for this vocabulary. The first call takes some hundred
@@ -110,8 +117,13 @@ impl Ready {
         text: &str,
         add_special_tokens: bool,
     ) -> Result<Vec<u32>, ApiError> {
-        let encoded = self.tokenizer.encode(text, add_special_tokens);
-        encoded.map_err(|error| ApiError::invalid("prompt", error.to_string()))
+        self.lexicon().encode(text, add_special_tokens)
+    }
+
+    /// Its vocabulary.
+    pub(crate) fn lexicon(&self) -> Lexicon<'_> {
+        let (vocab_size, max_model_len) = (self.vocab_size, self.card.max_model_len);
+        Lexicon { tokenizer: &self.tokenizer, vocab_size, max_model_len }
     }
 
     /// Submits `n` sequences per prompt, or none at all.
@@ -186,34 +198,20 @@ impl Ready {
             )),
         }
     }
+}
 
-    /// Saves what makes the next start faster; returns at once. Nothing depends on it.
-    pub(crate) fn save_tokenizer(&self) {
-        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(unsaved) = unsaved else { return };
-        drop(tokio::task::spawn_blocking(move || match unsaved.save() {
-            Ok(path) => tracing::debug!(path = %path.display(), "saved the tokenizer's tables"),
-            Err(error) => tracing::debug!(%error, "failed to save the tokenizer's tables"),
-        }));
+/// Runs work on so many bytes of text: beside the runtime's threads where that takes long.
+pub(crate) async fn beside<R: Send + Sync + 'static, T: Send + 'static>(
+    ready: &Arc<R>,
+    num_bytes: usize,
+    work: impl FnOnce(&R) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    if num_bytes < LONG_TEXT_BYTES {
+        return Ok(work(ready));
     }
-
-    /// The metrics page.
-    pub(crate) fn metrics_page(&self) -> String {
-        let stats = self.engine.stats();
-        self.metrics.render(&EngineCounters {
-            running: u64::from(stats.running),
-            waiting: u64::from(stats.waiting),
-            kv_usage: stats.kv_usage,
-            preemptions: stats.num_preemptions,
-            prompt_tokens: stats.prompt_tokens,
-            generation_tokens: stats.generation_tokens,
-            prefix_cache_queries: stats.prefix_cache_queries,
-            prefix_cache_hits: stats.prefix_cache_hits,
-            draft_tokens: stats.draft_tokens,
-            accepted_tokens: stats.accepted_tokens,
-            steps: stats.steps,
-        })
-    }
+    let ready = ready.clone();
+    let joined = tokio::task::spawn_blocking(move || work(&ready)).await;
+    joined.map_err(|_| ApiError::internal("preparing the request panicked; please report it"))
 }
 
 impl From<SubmitError> for SubmitFailure {

@@ -2,10 +2,12 @@
 //! process with a tiny model.
 
 mod alphabet;
+mod encoder;
 mod process;
 mod scripted;
 mod tokenizer_files;
 
+use crate::served::Served;
 use alphabet::{Alphabet, Replica};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -297,7 +299,7 @@ async fn a_client_that_leaves_stops_the_engines_work() {
         }
     };
     tokio::time::timeout(PATIENCE, settled).await.unwrap();
-    let page = replica.ready.metrics_page();
+    let page = Served::Generator(replica.ready.clone()).metrics_page();
     assert!(page.contains("finished_reason=\"abort\""), "{page}");
 }
 

@@ -19,8 +19,8 @@ use tyndall_transport::{
     Body, Client, Handler, Listener, ServeOptions, empty, line_channel, serve, text,
 };
 use tyndall_types::protocol::{
-    ALIVE_PATH, Backpressure, DeploymentRoute, GenerateDefaults, ModelRoute, ReplicaRoute,
-    RouteTable,
+    ALIVE_PATH, Backpressure, DeploymentRoute, GenerateDefaults, ModelRoute, ModelTask,
+    ReplicaRoute, RouteTable,
 };
 use tyndall_types::{DeploymentId, HEADER_NOT_STARTED, ReplicaId};
 
@@ -32,6 +32,7 @@ pub(crate) fn route(model: &str) -> DeploymentRoute {
         is_ingress: true,
         model: Some(ModelRoute {
             id: model.to_owned(),
+            task: ModelTask::Generate,
             created_s: 1,
             generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
             max_model_len: Some(512),

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::output::print;
 use serde_json::{Map, Value, json};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tyndall_config::Environment;
@@ -19,9 +19,9 @@ use tyndall_config::file::{
     code_version,
 };
 use tyndall_hub::{HubOptions, Silent};
-use tyndall_model::{ModelSpec, PlanRequest};
+use tyndall_model::{CheckpointSpec, PlanRequest};
 use tyndall_types::protocol::{
-    ApplicationConfig, ApplicationSource, DeploymentConfig, ProgramConfig,
+    ApplicationConfig, ApplicationSource, DeploymentConfig, ModelTask, ProgramConfig,
 };
 use tyndall_types::{DeploymentId, DeploymentName};
 
@@ -94,7 +94,8 @@ fn models_of(
     let options = HubOptions::from_env(env)?;
     let one = |model: &FileModel| -> Result<DeploymentConfig, Failure> {
         let resolved = tyndall_hub::resolve(&model.source, &options, &Silent)?;
-        let architecture = ModelSpec::from_dir(&resolved.dir)?;
+        let checkpoint = CheckpointSpec::from_dir(&resolved.dir)?;
+        check_task(model, checkpoint.task())?;
         let engine = model.engine;
         let request = |available_bytes| PlanRequest {
             max_model_len: engine.max_model_len,
@@ -104,40 +105,59 @@ fn models_of(
             max_num_batched_tokens: engine.max_num_batched_tokens,
             quantization: tyndall_model::grouped_type(engine.quantization),
         };
-        let plan = |bytes| tyndall_model::plan(&resolved.dir, &architecture, &request(bytes));
+        let plan = |bytes| checkpoint.plan(&resolved.dir, &request(bytes));
         let planned = plan(share).or_else(|_| plan(machine.memory_bytes)).map_err(|error| {
             let failure = Failure::from(error);
             failure.with_context(&format!("model {}", model.model_id))
         })?;
-        let kv_bytes = engine.kv_cache_memory_bytes.unwrap_or(planned.kv_cache_bytes);
-        let bytes = planned.weights_bytes + planned.activation_bytes + kv_bytes;
+        let kv_bytes = engine.kv_cache_memory_bytes.unwrap_or(planned.kv_cache_bytes());
+        let bytes = planned.weights_bytes() + planned.activation_bytes() + kv_bytes;
         if bytes > machine.memory_bytes {
             let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
-            let (total, weights) = (gib(machine.memory_bytes), gib(planned.weights_bytes));
+            let (total, weights) = (gib(machine.memory_bytes), gib(planned.weights_bytes()));
             return Err(Failure::new(format!(
                 "model {} needs {}: weights {weights}, KV cache {}, activations {}; replicas may \
                  use {total} together",
                 model.model_id,
                 gib(bytes),
                 gib(kv_bytes),
-                gib(planned.activation_bytes),
+                gib(planned.activation_bytes()),
             ))
             .with_cure("lower kv_cache_memory_bytes, or raise --node-memory"));
         }
         Ok(model.to_deployment(
             &spec.name,
-            resolved.dir,
+            (resolved.dir, checkpoint.task()),
             Some(bytes),
-            Some(planned.max_model_len),
+            Some(planned.max_model_len()),
             machine.request_timeout_s,
         ))
     };
     models.iter().map(one).collect()
 }
 
+/// Whether a model is what the file takes it for.
+fn check_task(model: &FileModel, task: ModelTask) -> Result<(), Failure> {
+    let id = &model.model_id;
+    let failure = match (model.generates, task) {
+        (Some(false), ModelTask::Generate) => Failure::new(format!(
+            "model {id} writes text, and the file takes it for one that reads texts only"
+        ))
+        .with_cure(
+            "leave out task, runner and convert, or serve an encoder, such as one of BERT's kind",
+        ),
+        (Some(true), ModelTask::Embed | ModelTask::Classify | ModelTask::Score) => Failure::new(
+            format!("model {id} writes no text, and the file takes it for one that does"),
+        )
+        .with_cure("leave out task and runner"),
+        _ => return Ok(()),
+    };
+    Err(failure)
+}
+
 fn max_replicas(model: &FileModel) -> u64 {
     let name = tyndall_types::ApplicationName::new("a").expect("a letter is a name");
-    let config = model.to_deployment(&name, PathBuf::new(), None, None, None);
+    let config = model.to_deployment(&name, Default::default(), None, None, None);
     u64::from(config.num_replicas.unwrap_or(config.autoscaling.max_replicas)).max(1)
 }
 

@@ -5,7 +5,7 @@ use crate::machine::available_memory_bytes;
 use crate::output::print;
 use tyndall_config::{Environment, RawSettings, RunConfig, human_bytes};
 use tyndall_hub::{HubOptions, ResolvedModel, for_terminal};
-use tyndall_model::{MemoryPlan, ModelSpec, PlanRequest};
+use tyndall_model::{CheckpointPlan, CheckpointSpec, PlanRequest};
 
 pub(crate) fn plan(settings: &RawSettings, env: &Environment) -> Result<(), Failure> {
     let config = tyndall_config::resolve(settings, env)?;
@@ -22,8 +22,8 @@ pub(crate) fn find(config: &RunConfig, env: &Environment) -> Result<ResolvedMode
 
 /// A model that can be served, with the arithmetic that says so.
 pub(crate) struct Planned {
-    pub(crate) spec: ModelSpec,
-    pub(crate) memory: MemoryPlan,
+    pub(crate) spec: CheckpointSpec,
+    pub(crate) memory: CheckpointPlan,
     available_bytes: u64,
 }
 
@@ -31,7 +31,7 @@ impl Planned {
     /// Reads `config.json` and the headers of the weights. Each replica gets an equal share of the
     /// memory that is free now.
     pub(crate) fn new(config: &RunConfig, model: &ResolvedModel) -> Result<Self, Failure> {
-        let spec = ModelSpec::from_dir(&model.dir)?;
+        let spec = CheckpointSpec::from_dir(&model.dir)?;
         let free = config.node_memory_bytes.or_else(available_memory_bytes);
         let available_bytes = match (free, config.model.memory_bytes) {
             (Some(bytes), _) => bytes,
@@ -49,14 +49,13 @@ impl Planned {
             max_num_batched_tokens: config.model.max_num_batched_tokens,
             quantization: tyndall_model::grouped_type(config.model.quantization),
         };
-        let memory = tyndall_model::plan(&model.dir, &spec, &request)?;
+        let memory = spec.plan(&model.dir, &request)?;
         Ok(Self { spec, memory, available_bytes })
     }
 
     /// What a replica is told to stay within, so that it plans the very numbers shown.
     pub(crate) fn budget_bytes(&self) -> u64 {
-        let Self { memory, .. } = self;
-        memory.weights_bytes + memory.activation_bytes + memory.kv_cache_bytes
+        self.memory.total_bytes()
     }
 
     pub(crate) fn describe(&self, config: &RunConfig, model: &ResolvedModel) -> String {
@@ -67,7 +66,7 @@ impl Planned {
             (None, 1) => format!("one replica, {free} free"),
             (None, _) => format!("one of at most {replicas} replicas, {free} free for all"),
         };
-        let (id, dir, architecture) = (&model.id, model.dir.display(), self.spec.architecture);
+        let (id, dir, architecture) = (&model.id, model.dir.display(), self.spec.architecture());
         format!(
             "model         {id} ({architecture})\nfiles         {dir}\nplan for      {share}\n{}\n",
             self.memory

@@ -19,7 +19,9 @@ use tyndall_config::{Environment, Origin, RawSettings, RunConfig};
 use tyndall_hub::ResolvedModel;
 use tyndall_transport::Client;
 use tyndall_types::DeploymentName;
-use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, RuntimeDir, Workload};
+use tyndall_types::protocol::{
+    ApplicationConfig, ApplicationSource, ModelTask, RuntimeDir, Workload,
+};
 
 const READY_POLL: Duration = Duration::from_millis(10);
 
@@ -42,12 +44,13 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
     print(&format!(
         "{}\nserving {name} at {url}  (admin API at {admin_url})\ntry it:\n  {}\n",
         planned.describe(&config, &model),
-        curl(&url)
+        curl(&url, planned.spec.task())
     ))?;
     let mut deployment = config.deployment(name.clone(), name.into(), model.dir.clone());
     if let Workload::Model(model) = &mut deployment.workload {
         model.memory_budget_bytes = Some(planned.budget_bytes());
-        model.max_model_len = Some(planned.memory.max_model_len);
+        model.max_model_len = Some(planned.memory.max_model_len());
+        model.task = planned.spec.task();
     }
     let application = ApplicationConfig {
         name: deployment.id.application.clone(),
@@ -149,11 +152,17 @@ fn tame(id: &str) -> String {
     if name.is_empty() { "my-model".to_owned() } else { name.chars().take(64).collect() }
 }
 
-fn curl(url: &str) -> String {
-    format!(
-        "curl -s {url}/generate -H 'content-type: application/json' \
-         -d '{{\"prompt\": \"Write a haiku about Ray Serve.\"}}'"
-    )
+/// A request that a model for `task` answers.
+fn curl(url: &str, task: ModelTask) -> String {
+    let (route, body) = match task {
+        ModelTask::Generate => ("/generate", r#"{"prompt": "Write a haiku about Ray Serve."}"#),
+        ModelTask::Embed => ("/v1/embeddings", r#"{"input": "Rays of light"}"#),
+        ModelTask::Classify => ("/classify", r#"{"input": "Rays of light"}"#),
+        ModelTask::Score => {
+            ("/v1/rerank", r#"{"query": "What is light?", "documents": ["A lamp", "Waves"]}"#)
+        }
+    };
+    format!("curl -s {url}{route} -H 'content-type: application/json' -d '{body}'")
 }
 
 fn effective(config: &RunConfig) -> String {

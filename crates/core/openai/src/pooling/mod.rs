@@ -18,7 +18,7 @@ pub use rerank::{
 pub use score::{Score, ScoreRequest, ScoreResponse, parse_score, score_response};
 
 use crate::fields::{Fields, wrong};
-use crate::{ApiError, MAX_PROMPTS, Truncation, Usage, extensions};
+use crate::{ApiError, MAX_PROMPTS, Truncation, TruncationSide, Usage, extensions};
 use serde_json::Value;
 
 /// What all parts of one answer have in common.
@@ -35,7 +35,7 @@ pub struct PoolingHead {
 /// The fields that these routes share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolingOptions {
-    /// How a text that is too long is cut.
+    /// How a text that is too long is cut; its end goes where the request does not say.
     pub truncation: Option<Truncation>,
     /// The tokenizer adds its special tokens to texts.
     pub add_special_tokens: bool,
@@ -53,7 +53,7 @@ impl PoolingOptions {
             ));
         }
         Ok(Self {
-            truncation: extensions::truncation(fields)?,
+            truncation: extensions::truncation(fields, TruncationSide::Right)?,
             add_special_tokens: fields.bool("add_special_tokens")?.unwrap_or(true),
             use_activation: fields.bool("use_activation")?,
         })

@@ -261,6 +261,9 @@ pub struct ModelConfig {
     pub id: String,
     /// The directory of the checkpoint.
     pub path: PathBuf,
+    /// What it is for.
+    #[serde(default)]
+    pub task: ModelTask,
     /// Largest prompt plus output, in tokens; absent is what the checkpoint says. `tyndall run` puts
     /// its plan here, so that clients can be told before the first wake.
     pub max_model_len: Option<u32>,
@@ -283,6 +286,32 @@ pub struct ModelConfig {
     pub chat: ChatConfig,
     /// `/generate`'s defaults, from the seed's environment variables.
     pub generate: GenerateDefaults,
+}
+
+/// What a model is for, which is told by its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelTask {
+    /// It writes text.
+    #[default]
+    Generate,
+    /// It gives a vector for a text.
+    Embed,
+    /// It gives the probability of each label of a text.
+    Classify,
+    /// It gives one number for a pair of texts, or for a text.
+    Score,
+}
+
+impl fmt::Display for ModelTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Generate => "generate",
+            Self::Embed => "embed",
+            Self::Classify => "classify",
+            Self::Score => "score",
+        })
+    }
 }
 
 /// How conversations are written for a model; what is absent is told from its files.

@@ -33,8 +33,8 @@ pub use autoscaling::{Aggregation, AutoscalingConfig, ScalingPolicy};
 pub use demand::{Demand, DemandReport};
 pub use deployment::{
     ApplicationConfig, ApplicationPolicy, ApplicationSource, Backpressure, ChatConfig,
-    DeploymentConfig, GenerateDefaults, HealthCheck, ModelConfig, ProgramConfig, Quantization,
-    Residency, Resources, Rollout, Workload,
+    DeploymentConfig, GenerateDefaults, HealthCheck, ModelConfig, ModelTask, ProgramConfig,
+    Quantization, Residency, Resources, Rollout, Workload,
 };
 pub use details::{
     ApplicationDetails, DeadReplica, DeploymentDetails, InstanceDetails, ReplicaDetails,

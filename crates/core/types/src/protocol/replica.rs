@@ -83,7 +83,7 @@ pub struct EngineLoad {
 pub struct ModelCard {
     /// Largest prompt plus output, in tokens.
     pub max_model_len: u32,
-    /// KV blocks of the replica.
+    /// KV blocks of the replica; 0 of a model that writes no text.
     pub num_kv_blocks: u32,
     /// Tokens per KV block.
     pub block_size: u32,

@@ -1,6 +1,6 @@
 //! What proxies are told.
 
-use super::{Backpressure, GenerateDefaults};
+use super::{Backpressure, GenerateDefaults, ModelTask};
 use crate::{DeploymentId, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -53,6 +53,8 @@ pub struct DeploymentRoute {
 pub struct ModelRoute {
     /// The public model id.
     pub id: String,
+    /// What it is for.
+    pub task: ModelTask,
     /// Unix seconds of its deployment, for `/v1/models`.
     pub created_s: u64,
     /// As in [`ModelConfig`](super::ModelConfig).

@@ -8,6 +8,7 @@ use tyndall_types::protocol::{
 fn deployment(id: DeploymentId, max_replicas: u32) -> DeploymentConfig {
     let model = ModelConfig {
         id: id.to_string(),
+        task: Default::default(),
         path: "/models/demo".into(),
         max_model_len: None,
         memory_budget_bytes: None,

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bounds;
 #[cfg(test)]
+mod encoder;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod lifecycle;

@@ -1,7 +1,5 @@
 //! The texts of a step, checked and spelled out for the kernels.
 
-use crate::batch::StepError;
-
 use super::spec::EncoderSpec;
 
 /// Slots per block of a step's keys and values; each text begins a block of its own.
@@ -48,7 +46,7 @@ pub(super) struct EncoderStep {
 }
 
 impl EncoderStep {
-    /// Spells out texts that [`check`] has let pass and whose slots are numbered by u32.
+    /// Spells out texts that [`EncoderSpec::check`] has let pass and whose slots are numbered by u32.
     pub(super) fn fill(&mut self, inputs: &[EncoderInput<'_>], spec: &EncoderSpec) {
         let EncoderStep { ids, types, positions, slots, starts, lens, blocks, first_blocks } = self;
         for list in [&mut *ids, types, positions, slots, starts, lens, blocks] {
@@ -90,32 +88,30 @@ impl EncoderStep {
     }
 }
 
-/// Checks texts, so that kernels meet no index out of bounds.
-pub(super) fn check(
-    inputs: &[EncoderInput<'_>],
-    spec: &EncoderSpec,
-    max_len: u32,
-) -> Result<(), StepError> {
-    for (index, input) in inputs.iter().enumerate() {
-        let refuse =
-            |what: String| Err(StepError::Batch { reason: format!("text {index}: {what}") });
+impl EncoderSpec {
+    /// Whether the model can read a text of at most `max_len` tokens, so that kernels meet no index
+    /// out of bounds.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, input: EncoderInput<'_>, max_len: u32) -> Result<(), String> {
         let tokens = input.ids.len();
         if tokens == 0 || tokens > max_len as usize {
-            return refuse(format!("{tokens} tokens; the model takes from 1 to {max_len}"));
+            return Err(format!("{tokens} tokens; the model takes from 1 to {max_len}"));
         }
-        if let Some(id) = input.ids.iter().find(|&&id| id as usize >= spec.vocab_size) {
-            return refuse(format!("token {id} is outside the vocabulary of {}", spec.vocab_size));
+        if let Some(id) = input.ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            return Err(format!("token {id} is outside the vocabulary of {}", self.vocab_size));
         }
-        if spec.type_vocab_size < 2 || input.types.is_empty() {
-            continue;
+        let types = self.type_vocab_size;
+        if types < 2 || input.types.is_empty() {
+            return Ok(());
         }
         if input.types.len() != tokens {
-            return refuse(format!("{} types for {tokens} tokens", input.types.len()));
+            return Err(format!("{} types for {tokens} tokens", input.types.len()));
         }
-        let types = spec.type_vocab_size;
-        if let Some(other) = input.types.iter().find(|&&other| other as usize >= types) {
-            return refuse(format!("type {other} of {types}"));
+        match input.types.iter().find(|&&other| other as usize >= types) {
+            Some(other) => Err(format!("type {other} of {types}")),
+            None => Ok(()),
         }
     }
-    Ok(())
 }

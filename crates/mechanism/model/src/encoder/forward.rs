@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use tyndall_kernels::{AttentionArgs, Cpu, DType, KernelError, KvLayer, Sight, Write};
 
-use super::batch::{BLOCK_SIZE, EncoderInput, EncoderStep, check};
-use super::heads::{self, activated};
+use super::batch::{BLOCK_SIZE, EncoderInput, EncoderStep};
+use super::heads;
 use super::plan::EncoderPlan;
-use super::spec::{ClassifierSpec, EncoderKind, EncoderSpec};
+use super::spec::EncoderSpec;
 use super::weights::{EncoderLayer, EncoderWeights};
 use crate::batch::StepError;
 use crate::model::{job, sized};
@@ -110,65 +110,18 @@ impl Encoder {
         texts.iter().take_while(fits).count().max(usize::from(!texts.is_empty()))
     }
 
-    /// The embedding of each text, `[R]` of [`EncoderSpec::outputs`]: pooled and through the dense
-    /// layers, not normalised. As many steps as [`Encoder::step_len`] says.
+    /// One row of [`EncoderSpec::outputs`] numbers for each text, `[R]`: its embedding, pooled and
+    /// through the dense layers but not normalised, or its logits, to which
+    /// [`LogitActivation::apply`](super::LogitActivation::apply) gives a meaning. As many steps as
+    /// [`Encoder::step_len`] says.
     ///
     /// # Errors
-    /// [`StepError`]: the model classifies, a text does not fit the model, or a kernel refuses.
-    pub fn embed(&mut self, texts: &[EncoderInput<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
-        match self.spec.kind {
-            EncoderKind::Embed(_) => self.run(texts),
-            EncoderKind::Classify(_) => Err(refuse("the model classifies and does not embed")),
+    /// [`StepError`]: a text does not fit the model, or a kernel refuses.
+    pub fn read(&mut self, texts: &[EncoderInput<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
+        for (index, text) in texts.iter().enumerate() {
+            let refused = |what| StepError::Batch { reason: format!("text {index}: {what}") };
+            self.spec.check(*text, self.max_len).map_err(refused)?;
         }
-    }
-
-    /// The logits of each text or pair, `[R]` of one for each label.
-    ///
-    /// # Errors
-    /// As [`Encoder::embed`], of a model that embeds.
-    pub fn logits(&mut self, texts: &[EncoderInput<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
-        self.classifier()?;
-        self.run(texts)
-    }
-
-    /// The probabilities of each text's labels, or whatever else the model means by its logits.
-    ///
-    /// # Errors
-    /// As [`Encoder::logits`].
-    pub fn classify(&mut self, texts: &[EncoderInput<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
-        let activation = self.classifier()?.classes;
-        let mut rows = self.run(texts)?;
-        rows.iter_mut().for_each(|row| activated(activation, row));
-        Ok(rows)
-    }
-
-    /// The score of each pair, by a model with one label: a probability, unless the model says that
-    /// its logit is the score.
-    ///
-    /// # Errors
-    /// As [`Encoder::logits`]; a model with several labels has no score.
-    pub fn score(&mut self, pairs: &[EncoderInput<'_>]) -> Result<Vec<f32>, StepError> {
-        let classifier = self.classifier()?;
-        let (activation, labels) = (classifier.score, classifier.labels.len());
-        if labels != 1 {
-            return Err(refuse(&format!(
-                "the model has {labels} labels, so no pair has one score"
-            )));
-        }
-        let mut rows = self.run(pairs)?;
-        rows.iter_mut().for_each(|row| activated(activation, row));
-        Ok(rows.into_iter().flatten().collect())
-    }
-
-    fn classifier(&self) -> Result<&ClassifierSpec, StepError> {
-        match &self.spec.kind {
-            EncoderKind::Classify(classifier) => Ok(classifier),
-            EncoderKind::Embed(_) => Err(refuse("the model embeds and has no classes")),
-        }
-    }
-
-    fn run(&mut self, texts: &[EncoderInput<'_>]) -> Result<Vec<Vec<f32>>, StepError> {
-        check(texts, &self.spec, self.max_len)?;
         let mut out = Vec::with_capacity(texts.len());
         let mut rest = texts;
         while !rest.is_empty() {
@@ -288,8 +241,4 @@ fn normalise(
     }
     std::mem::swap(&mut scratch.x, &mut scratch.other);
     Ok(())
-}
-
-fn refuse(reason: &str) -> StepError {
-    StepError::Batch { reason: reason.to_owned() }
 }

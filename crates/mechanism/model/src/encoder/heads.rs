@@ -77,18 +77,20 @@ fn apply(
     Ok(out)
 }
 
-/// From the logits of one text to numbers for users.
-pub(super) fn activated(activation: LogitActivation, logits: &mut [f32]) {
-    match activation {
-        LogitActivation::Identity => {}
-        LogitActivation::Sigmoid => {
-            logits.iter_mut().for_each(|value| *value = 1.0 / (1.0 + (-*value).exp()));
-        }
-        LogitActivation::Softmax => {
-            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            logits.iter_mut().for_each(|value| *value = (*value - largest).exp());
-            let sum: f32 = logits.iter().sum();
-            logits.iter_mut().for_each(|value| *value /= sum);
+impl LogitActivation {
+    /// From the logits of one text to numbers for users.
+    pub fn apply(self, logits: &mut [f32]) {
+        match self {
+            Self::Identity => {}
+            Self::Sigmoid => {
+                logits.iter_mut().for_each(|value| *value = 1.0 / (1.0 + (-*value).exp()));
+            }
+            Self::Softmax => {
+                let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                logits.iter_mut().for_each(|value| *value = (*value - largest).exp());
+                let sum: f32 = logits.iter().sum();
+                logits.iter_mut().for_each(|value| *value /= sum);
+            }
         }
     }
 }
@@ -99,9 +101,9 @@ mod tests {
 
     #[test]
     fn logits_become_probabilities() {
-        let check = |activation, logits: &[f32], expected: &[f32]| {
+        let check = |activation: LogitActivation, logits: &[f32], expected: &[f32]| {
             let mut found = logits.to_vec();
-            activated(activation, &mut found);
+            activation.apply(&mut found);
             let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
             assert!(std::iter::zip(&found, expected).all(close), "{activation:?}: {found:?}");
         };

@@ -3,7 +3,7 @@
 //! 1. [`CheckpointSpec::from_dir`](crate::CheckpointSpec) tells them from models that write.
 //! 2. [`plan_encoder`] divides memory by arithmetic; a model that does not fit ends here.
 //! 3. [`Encoder::load`] maps the weights and checks them against the spec.
-//! 4. [`Encoder::embed`], [`Encoder::classify`] and [`Encoder::score`] take texts as token ids.
+//! 4. [`Encoder::read`] takes texts as token ids.
 //!
 //! A step flattens the tokens of several texts without padding; each token attends to all tokens of
 //! its own text. A text's numbers depend on its own tokens alone, whatever else is in the step.
@@ -16,6 +16,7 @@ mod plan;
 mod pooling;
 mod sentence;
 mod spec;
+mod vectors;
 mod weights;
 
 pub use batch::EncoderInput;
@@ -24,3 +25,4 @@ pub use plan::{EncoderPlan, EncoderPlanRequest, plan_encoder};
 pub use pooling::Pooling;
 pub use sentence::{DenseSpec, EmbeddingSpec, Matryoshka, Similarity};
 pub use spec::{ClassifierSpec, EncoderKind, EncoderSpec, LogitActivation, PositionTable};
+pub use vectors::normalize;

@@ -76,9 +76,9 @@ pub enum EncoderKind {
 pub struct ClassifierSpec {
     /// Names of the labels, at least one.
     pub labels: Vec<String>,
-    /// From logits to what [`Encoder::classify`](crate::Encoder::classify) gives.
+    /// From logits to the probability of each label, or whatever else the model means by them.
     pub classes: LogitActivation,
-    /// From the only logit to what [`Encoder::score`](crate::Encoder::score) gives.
+    /// From the only logit to the score of a pair: a probability, unless the model says otherwise.
     pub score: LogitActivation,
 }
 

@@ -1,11 +1,12 @@
 //! The routes of each API: errors in its words, streams that end as it ends them, kept answers.
 
 use super::fakes::{Behaviour, Node, Replica, route};
-use super::{body, json_body, post};
+use super::{body, get, json_body, post};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tyndall_transport::Client;
+use tyndall_types::protocol::ModelTask;
 
 const MESSAGES: &str =
     r#"{"model": "demo", "max_tokens": 5, "messages": [{"role": "user", "content": "a"}]}"#;
@@ -136,4 +137,43 @@ async fn an_answer_is_kept_and_goes_before_the_next_input() {
     assert_eq!((status, &gone["deleted"]), (StatusCode::OK, &json!(true)));
     let (status, _) = ask(&node.client, Method::GET, "/v1/responses/resp_1").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_model_gets_only_what_it_is_for_and_the_rest_wakes_none() {
+    let mut encoder = route("org/encoder");
+    encoder.model.as_mut().unwrap().task = ModelTask::Embed;
+    let node = Node::start(encoder).await;
+    for (path, sent) in [
+        ("/v1/chat/completions", r#"{"messages": [{"role": "user", "content": "x"}]}"#),
+        ("/v1/completions", r#"{"prompt": "x"}"#),
+        ("/classify", r#"{"input": "x"}"#),
+        ("/generate", r#"{"prompt": "x"}"#),
+    ] {
+        let refused = post(&node.client, path, sent).await;
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{path}");
+        let error = body(refused).await;
+        assert!(error.contains("task; it has /v1/embeddings"), "{path}: {error}");
+    }
+    assert_eq!(get(&node.client, "/").await.status(), StatusCode::NOT_FOUND, "nobody to chat with");
+    node.demand_is("org/encoder", 0, 0).await;
+
+    let replica = Replica::start(&node, "r0", Behaviour::Echo);
+    node.edit(|encoder| encoder.replicas = vec![replica.route()]).await;
+    let pair = r#"{"queries": "a", "documents": ["b"]}"#;
+    let ranked = r#"{"query": "a", "documents": ["b"]}"#;
+    for (path, sent, expected) in [
+        ("/v1/embeddings", r#"{"input": "x", "model": "org/encoder"}"#, "/v1/embeddings"),
+        ("/score", pair, "/v1/score"),
+        ("/v1/score", pair, "/v1/score"),
+        ("/rerank", ranked, "/v1/rerank"),
+        ("/v2/rerank", ranked, "/v1/rerank"),
+        ("/tokenize", r#"{"prompt": "x"}"#, "/tokenize"),
+    ] {
+        let answer = post(&node.client, path, sent).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        assert_eq!(json_body(answer).await["path"], expected);
+    }
+    let refused = post(&node.client, "/v1/embeddings", r#"{"input": []}"#).await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
 }

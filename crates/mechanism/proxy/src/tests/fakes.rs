@@ -22,7 +22,7 @@ use tyndall_transport::{
 };
 use tyndall_types::protocol::{
     Backpressure, DemandReport, DeploymentRoute, GenerateDefaults, KeyUsage, KeyUsageReport,
-    ModelRoute, ReplicaRoute, RouteTable, RuntimeDir,
+    ModelRoute, ModelTask, ReplicaRoute, RouteTable, RuntimeDir,
 };
 use tyndall_types::{CorsConfig, DeploymentId, HEADER_NOT_STARTED, HEADER_USAGE, ReplicaId};
 
@@ -37,6 +37,7 @@ pub(crate) fn route(model: &str) -> DeploymentRoute {
         is_ingress: true,
         model: Some(ModelRoute {
             id: model.to_owned(),
+            task: ModelTask::Generate,
             created_s: 1,
             generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
             max_model_len: Some(512),

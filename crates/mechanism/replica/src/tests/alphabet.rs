@@ -7,6 +7,7 @@ use crate::family::{Family, ParserNames};
 use crate::load::Observer;
 use crate::phases::PhaseClock;
 use crate::ready::Ready;
+use crate::served::Served;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Instant;
@@ -148,7 +149,7 @@ impl Replica {
     pub(super) fn serving(make: impl FnOnce(Tokenizer) -> Ready) -> Self {
         let replica = Self::made(make);
         let clock = PhaseClock::since(Instant::now());
-        replica.app.set_running(replica.ready.clone(), clock);
+        replica.app.set_running(Served::Generator(replica.ready.clone()), clock);
         replica
     }
 

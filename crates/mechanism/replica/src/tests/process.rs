@@ -5,13 +5,14 @@ use super::{PATIENCE, ask, json_of, post, status, tokenizer_files};
 use crate::life::run_with;
 use crate::load::load;
 use crate::phases::PhaseClock;
-use crate::ready::Ready;
+use crate::served::Served;
 use crate::{ReplicaError, ReplicaOptions};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -35,8 +36,8 @@ impl Handler for Controller {
     }
 }
 
-struct Process {
-    client: Client,
+pub(super) struct Process {
+    pub(super) client: Client,
     reports: mpsc::Receiver<ReplicaReport>,
     stop: oneshot::Sender<()>,
     replica: JoinHandle<Result<(), ReplicaError>>,
@@ -60,6 +61,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
         id: DeploymentId::single(DeploymentName::new("tiny").unwrap()),
         workload: Workload::Model(ModelConfig {
             id: "org/tiny".to_owned(),
+            task: Default::default(),
             path,
             max_model_len: None,
             memory_budget_bytes: Some(64 << 20),
@@ -104,7 +106,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
 }
 
 impl Process {
-    fn start(prepare: impl FnOnce(&Path) -> PathBuf) -> Self {
+    pub(super) fn start(prepare: impl FnOnce(&Path) -> PathBuf) -> Self {
         Self::start_with(|dir| config(prepare(dir)), load)
     }
 
@@ -113,7 +115,8 @@ impl Process {
         let load = |options: ReplicaOptions, clock| async move {
             let model = options.config.workload.model().unwrap();
             let tokenizer = Tokenizer::load(&model.path).unwrap();
-            Ok((alphabet::ready(runner, tokenizer), clock))
+            let ready = alphabet::ready(runner, tokenizer);
+            Ok((Served::Generator(Arc::new(ready)), clock))
         };
         Self::start_with(|dir| config(model(dir)), load)
     }
@@ -121,7 +124,7 @@ impl Process {
     fn start_with<F, L>(config: impl FnOnce(&Path) -> DeploymentConfig, load: F) -> Self
     where
         F: FnOnce(ReplicaOptions, PhaseClock) -> L + Send + 'static,
-        L: Future<Output = Result<(Ready, PhaseClock), String>> + Send + 'static,
+        L: Future<Output = Result<(Served, PhaseClock), String>> + Send + 'static,
     {
         let dir = tempfile::tempdir().unwrap();
         let runtime_dir = RuntimeDir(dir.path().to_owned());
@@ -145,7 +148,7 @@ impl Process {
         Self { client, reports, stop, replica, dir }
     }
 
-    async fn report(&mut self) -> ReplicaReport {
+    pub(super) async fn report(&mut self) -> ReplicaReport {
         tokio::time::timeout(PATIENCE, self.reports.recv()).await.unwrap().unwrap()
     }
 
@@ -167,7 +170,7 @@ impl Process {
         }
     }
 
-    async fn end(self) -> Result<(), ReplicaError> {
+    pub(super) async fn end(self) -> Result<(), ReplicaError> {
         drop(self.stop);
         tokio::time::timeout(PATIENCE, self.replica).await.unwrap().unwrap()
     }

@@ -25,7 +25,7 @@ const NO_ADAPTERS_TO_BOUND: Fate = Ignored("there are no adapters");
 
 const ONE_PROCESS: Fate = Refused("leave it out: a replica is one process on this machine");
 const NO_ADAPTERS: Fate = Refused("leave it out: adapters are not there yet");
-const ONLY_TEXT: Fate = Refused("leave it out: models generate texts only");
+const OWN_POOLING: Fate = Refused("leave it out: models generate texts only");
 const OWN_CONFIG: Fate = Refused("edit config.json in a copy of the model, and serve its path");
 const OWN_GENERATION: Fate =
     Refused("edit generation_config.json in a copy of the model, and serve its path");
@@ -70,9 +70,9 @@ pub(super) static ENGINE: Object = Object {
             tool_call_parser Text, "null" "form of tool calls, by the name of vLLM's parser; else what the model's files tell";
             reasoning_parser Text, "null" "form of reasoning, by the name of vLLM's parser; else what the model's files tell";
             load_format Word(&["auto", "safetensors"]), "\"auto\"" "form of the weights";
-            task Word(&["auto", "generate"]), "\"auto\"" "what the model is for";
-            runner Word(&["auto", "generate"]), "\"auto\"" "what the model is for";
-            convert Word(&["auto", "none"]), "\"auto\"" "into another kind of model";
+            task Word(&["auto", "generate", "embed", "embedding", "classify", "score"]), "\"auto\"" "what the model is for; it must be what its files say";
+            runner Word(&["auto", "generate", "pooling"]), "\"auto\"" "what the model is for: to write texts or to read them; it must be what its files say";
+            convert Word(&["auto", "none", "embed", "classify"]), "\"auto\"" "into another kind of model; it must be one already";
         }
         NAMED_ELSEWHERE {
             model Any, "" "which model";
@@ -113,7 +113,7 @@ pub(super) static ENGINE: Object = Object {
             lora_modules Any, "null" "adapters that are always there";
             default_mm_loras Any, "null" "adapters of images";
         }
-        ONLY_TEXT {
+        OWN_POOLING {
             pooler_config Any, "null" "of embeddings";
             override_pooler_config Any, "null" "of embeddings";
         }

@@ -156,7 +156,7 @@ fn other_arguments_are_refused_or_unknown() {
             "dummy",
             ".load_format: \"dummy\" is not \"auto\" or \"safetensors\"",
         ),
-        ("task: embed", "embed", ".task: \"embed\" is not \"auto\" or \"generate\""),
+        ("task: reward", "reward", ".task: \"reward\" is not \"auto\", \"generate\", \"embed\""),
         (
             "max_num_seqs: 9, max_num_batched_tokens: 8",
             "8}",

@@ -465,7 +465,13 @@ fn deploy_all(text: &str) {
         match app.kind {
             ApplicationKind::Models(models) => {
                 for model in models {
-                    let config = model.to_deployment(&app.name, "/m".into(), None, None, None);
+                    let config = model.to_deployment(
+                        &app.name,
+                        ("/m".into(), Default::default()),
+                        None,
+                        None,
+                        None,
+                    );
                     let scaling = config.autoscaling;
                     assert!(scaling.max_replicas >= scaling.min_replicas.max(1));
                     assert!(config.workload.model().unwrap().max_num_batched_tokens >= 1);

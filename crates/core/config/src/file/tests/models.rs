@@ -16,7 +16,7 @@ fn models(app: &str) -> Vec<ModelSpec> {
 #[track_caller]
 fn deploy(app: &str) -> DeploymentConfig {
     let name = tyndall_types::ApplicationName::new("a").unwrap();
-    models(app)[0].to_deployment(&name, "/m".into(), None, None, None)
+    models(app)[0].to_deployment(&name, ("/m".into(), Default::default()), None, None, None)
 }
 
 #[test]
@@ -171,7 +171,13 @@ fn a_replica_computes_on_the_cpus_that_it_is_given() {
 fn what_the_caller_knows_comes_before_the_file() {
     let found = models("model: m, engine_kwargs: {max_model_len: 100, quantization: INT8}");
     let name = tyndall_types::ApplicationName::new("a").unwrap();
-    let config = found[0].to_deployment(&name, "/m".into(), Some(5), Some(50), Some(9.0));
+    let config = found[0].to_deployment(
+        &name,
+        ("/m".into(), Default::default()),
+        Some(5),
+        Some(50),
+        Some(9.0),
+    );
     let model = config.workload.model().unwrap();
     assert_eq!((model.memory_budget_bytes, model.max_model_len), (Some(5), Some(50)));
     assert_eq!(model.quantization, Quantization::Int8);

@@ -9,7 +9,7 @@ use crate::file::node::{Node, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tyndall_types::protocol::{
-    ChatConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization, Workload,
+    ChatConfig, DeploymentConfig, GenerateDefaults, ModelConfig, ModelTask, Quantization, Workload,
 };
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName};
 
@@ -30,6 +30,9 @@ pub struct ModelSpec {
     pub options: DeploymentOptions,
     /// How it runs.
     pub engine: EngineOptions,
+    /// Whether the file says that it is to write texts, or that it is to read them only; absent is as
+    /// its files tell.
+    pub generates: Option<bool>,
     /// How conversations are written.
     pub chat: ChatConfig,
     /// Variables of its replicas: those of `logging_config`, then the application's, those of
@@ -82,6 +85,7 @@ impl ModelSpec {
             name: DeploymentName::new(name).expect("names are checked"),
             options,
             engine: EngineOptions::read(model.config.get("engine_kwargs")),
+            generates: generates(model.config.get("engine_kwargs")),
             chat: chat(model.config.get("engine_kwargs")),
             env_vars,
         }
@@ -99,14 +103,14 @@ impl ModelSpec {
         self.options.resources_of_model().memory_bytes
     }
 
-    /// What the controller is asked to run. The caller knows where the checkpoint is, and what was
-    /// planned for it: `memory_budget_bytes`, else what the file says; `max_model_len`, else what
-    /// the file says.
+    /// What the controller is asked to run. The caller knows where the checkpoint is, what it is for,
+    /// and what was planned for it: `memory_budget_bytes`, else what the file says; `max_model_len`,
+    /// else what the file says.
     #[must_use]
     pub fn to_deployment(
         &self,
         application: &ApplicationName,
-        path: PathBuf,
+        (path, task): (PathBuf, ModelTask),
         memory_budget_bytes: Option<u64>,
         max_model_len: Option<u32>,
         http_request_timeout_s: Option<f64>,
@@ -117,6 +121,7 @@ impl ModelSpec {
         let model = ModelConfig {
             id: self.model_id.clone(),
             path,
+            task,
             max_model_len: max_model_len.or(engine.max_model_len),
             memory_budget_bytes: memory_budget_bytes.or(resources.memory_bytes),
             max_num_seqs: engine.max_num_seqs,
@@ -191,6 +196,18 @@ impl EngineOptions {
     /// adds a replica.
     fn target_ongoing_requests(self, max_ongoing_requests: u32) -> f64 {
         (f64::from(self.max_num_seqs.min(max_ongoing_requests)) / 2.0).max(1.0)
+    }
+}
+
+/// By vLLM's old word for it, or its newer two.
+fn generates(node: Option<&Node>) -> Option<bool> {
+    let word = |name| read::text(node?, name);
+    match (word("task"), word("runner"), word("convert")) {
+        (Some("generate"), _, _) | (_, Some("generate"), _) => Some(true),
+        (Some("embed" | "embedding" | "classify" | "score"), _, _)
+        | (_, Some("pooling"), _)
+        | (_, _, Some("embed" | "classify")) => Some(false),
+        _ => None,
     }
 }
 
