@@ -18,12 +18,20 @@ const GUIDED: [(&str, &str); 4] = [
 ];
 
 /// How JSON is written.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Style {
     /// Without white space.
     pub(crate) compact: bool,
     /// Without properties that the schema does not name.
     pub(crate) closed: bool,
+}
+
+impl Default for Style {
+    /// Closed, as in vLLM, whose default backend writes no property that the schema does not name:
+    /// a model that may add some seldom finds an end.
+    fn default() -> Self {
+        Self { compact: false, closed: true }
+    }
 }
 
 /// Reads what the request allows; none is any text.
@@ -98,7 +106,7 @@ fn structured_outputs(object: &Map<String, Value>) -> Result<StructuredOutput, A
     let nested = Fields::nested(object, "structured_outputs.", Numbers::Strict);
     let style = Style {
         compact: nested.bool("disable_any_whitespace")?.unwrap_or_default(),
-        closed: nested.bool("disable_additional_properties")?.unwrap_or_default(),
+        closed: nested.bool("disable_additional_properties")?.unwrap_or(Style::default().closed),
     };
     if nested.get("whitespace_pattern").is_some() {
         return Err(ApiError::unsupported(&nested.path("whitespace_pattern")));
@@ -196,7 +204,7 @@ mod tests {
     #[test]
     fn every_form_has_its_meaning() {
         let schema = json!({"type": "object"});
-        let json = StructuredOutput::Json { schema: schema.clone(), compact: false, closed: false };
+        let json = StructuredOutput::Json { schema: schema.clone(), compact: false, closed: true };
         let check = |body: Value, expected: Option<StructuredOutput>| {
             assert_eq!(of(&body).unwrap(), expected, "{body}");
         };
@@ -214,7 +222,11 @@ mod tests {
         check(json!({"structured_outputs": {"json": schema}}), Some(json));
         check(
             json!({"structured_outputs": {"json": schema, "disable_any_whitespace": true}}),
-            Some(StructuredOutput::Json { schema, compact: true, closed: false }),
+            Some(StructuredOutput::Json { schema: schema.clone(), compact: true, closed: true }),
+        );
+        check(
+            json!({"structured_outputs": {"json": schema, "disable_additional_properties": false}}),
+            Some(StructuredOutput::Json { schema, compact: false, closed: false }),
         );
         check(json!({"guided_regex": "a+"}), Some(StructuredOutput::Regex("a+".to_owned())));
         check(

@@ -22,7 +22,7 @@ pub fn call_structure(
     parallel: bool,
 ) -> Option<StructuredOutput> {
     let schema = call_schema(tools, choice, parallel)?;
-    Some(StructuredOutput::Json { schema, compact: true, closed: false })
+    Some(StructuredOutput::Json { schema, compact: true, closed: true })
 }
 
 /// The JSON schema that the text of required or named calls must follow; none where the model is

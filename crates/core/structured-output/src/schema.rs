@@ -42,6 +42,7 @@ pub(crate) struct Layout {
     /// No white space.
     pub(crate) compact: bool,
     /// Objects have no properties but those that the schema names, where it says nothing of others.
+    /// A schema that is put together from several stays open: each part would shut out the others'.
     pub(crate) closed: bool,
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn lower(schema: &Value, layout: Layout) -> Result<Value> {
     }
     let mut lowering = Lowering {
         references: References::new(schema),
-        closed: layout.closed,
+        closed: layout.closed && !is_composed(schema),
         numbers: HashMap::new(),
         queue: VecDeque::new(),
         schemas: 0,
@@ -88,6 +89,24 @@ pub(crate) fn lower(schema: &Value, layout: Layout) -> Result<Value> {
         "json_allowed_escapes": ESCAPES,
     });
     Ok(json!({ "$ref": "#/$defs/0", "$defs": definitions, "x-guidance": options }))
+}
+
+/// Whether several schemas must hold for one value anywhere in it. It may find some in what only
+/// looks like a schema, such as an example.
+fn is_composed(schema: &Value) -> bool {
+    match schema {
+        Value::Array(items) => items.iter().any(is_composed),
+        Value::Object(map) => {
+            let has_several =
+                map.get("allOf").and_then(Value::as_array).is_some_and(|all| all.len() > 1);
+            let combines =
+                ["$ref", "allOf", "anyOf", "oneOf"].iter().any(|key| map.contains_key(*key));
+            let names =
+                ["properties", "patternProperties"].iter().any(|key| map.contains_key(*key));
+            has_several || (combines && names) || map.values().any(is_composed)
+        }
+        _ => false,
+    }
 }
 
 /// Levels of objects and arrays, if there are at most `limit`.

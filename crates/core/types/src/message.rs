@@ -65,7 +65,8 @@ pub enum StructuredOutput {
         schema: Value,
         /// No white space between tokens of JSON.
         compact: bool,
-        /// Objects have only the properties that the schema names, where it says nothing of others.
+        /// Objects have only the properties that the schema names, where it says nothing of others
+        /// and is not put together from several.
         closed: bool,
     },
     /// Any JSON object.

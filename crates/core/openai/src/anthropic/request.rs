@@ -323,7 +323,7 @@ mod tests {
             Value::from(request.template_kwargs),
             json!({"enable_thinking": true, "reasoning_effort": "high"})
         );
-        let schema = StructuredOutput::Json { schema: json!({}), compact: false, closed: false };
+        let schema = StructuredOutput::Json { schema: json!({}), compact: false, closed: true };
         assert_eq!(request.extensions.structured, Some(schema.clone()));
         let older = with(json!({"output_format": {"type": "json_schema", "schema": {}}})).unwrap();
         assert_eq!(older.extensions.structured, Some(schema));

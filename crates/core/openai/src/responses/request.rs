@@ -238,7 +238,7 @@ mod tests {
         assert_eq!((overrides.n, overrides.seed), (1, Some(3)));
         assert_eq!((&chat.tool_choice, chat.parallel_tool_calls), (&ToolChoice::Auto, false));
         assert_eq!(chat.extensions.truncation, Some(Truncation::default()));
-        let schema = StructuredOutput::Json { schema: json!({}), compact: false, closed: false };
+        let schema = StructuredOutput::Json { schema: json!({}), compact: false, closed: true };
         assert_eq!(
             (&chat.extensions.structured, chat.extensions.token_ids),
             (&Some(schema), false)

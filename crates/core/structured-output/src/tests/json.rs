@@ -93,6 +93,12 @@ fn arrays_and_objects() {
     let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
     let closed = StructuredOutput::Json { schema, compact: false, closed: true };
     check(&closed, &["{}", r#"{"a": 1}"#], &[r#"{"b": 1}"#]);
+    let both = json!({"allOf": [
+        {"properties": {"a": {"type": "integer"}}, "required": ["a"]},
+        {"properties": {"b": {"type": "integer"}}, "required": ["b"]},
+    ], "type": "object"});
+    let both = StructuredOutput::Json { schema: both, compact: false, closed: true };
+    check(&both, &[r#"{"a": 1, "b": 2}"#], &[r#"{"a": 1}"#]);
 }
 
 #[test]
