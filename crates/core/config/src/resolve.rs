@@ -14,7 +14,7 @@ use tyndall_types::protocol::{
     AutoscalingConfig, ChatConfig, DeploymentConfig, GenerateDefaults, ModelConfig, Quantization,
     Workload,
 };
-use tyndall_types::{CorsConfig, DeploymentId, DeploymentName};
+use tyndall_types::{CorsConfig, DeploymentId, DeploymentName, SamplingDefaults};
 
 /// Replicas on one machine beyond which a number is a typing error.
 const MAX_REPLICAS: u32 = 1000;
@@ -120,8 +120,10 @@ pub struct Limits {
 }
 
 /// How a model runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelSettings {
+    /// Further names by which clients may ask for it.
+    pub aliases: Vec<String>,
     /// Tokens; absent is what the checkpoint says.
     pub max_model_len: Option<u32>,
     /// Of one replica; absent is planned from the machine.
@@ -138,6 +140,8 @@ pub struct ModelSettings {
     pub quantization: Quantization,
     /// How conversations are written.
     pub chat: ChatConfig,
+    /// Sampling where a request says nothing.
+    pub sampling: SamplingDefaults,
 }
 
 /// Form of the logs.
@@ -215,7 +219,9 @@ impl RunConfig {
             user_config: Default::default(),
             workload: Workload::Model(ModelConfig {
                 id: model_id,
+                aliases: model.aliases.clone(),
                 task: Default::default(),
+                sampling: model.sampling,
                 path,
                 max_model_len: model.max_model_len,
                 memory_budget_bytes: model.memory_bytes,
@@ -327,7 +333,11 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
     let chat = ChatConfig {
         tool_call_parser: reader.read_optional("tool_call_parser", tool_call_parser)?,
         reasoning_parser: reader.read_optional("reasoning_parser", reasoning_parser)?,
+        template: reader.read_optional("chat_template", non_empty)?,
     };
+    let aliases = reader.read_optional("aliases", aliases)?.unwrap_or_default();
+    let sampling =
+        reader.read_optional("override_generation_config", sampling)?.unwrap_or_default();
     let gpus = reader.read("num_gpus_per_replica", parse::number(0.0..=MAX_GPUS))?;
     if gpus.value > 0.0 {
         let from = from("num_gpus_per_replica", gpus.origin);
@@ -350,7 +360,27 @@ fn model(reader: &mut Reader<'_>) -> Result<ModelSettings, ConfigError> {
         speculation,
         quantization,
         chat,
+        aliases,
+        sampling,
     })
+}
+
+fn aliases(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    if names.iter().all(|name| DeploymentName::new(name).is_ok()) {
+        Ok(names)
+    } else {
+        Err(format!("names with commas between, each {NAME_ACCEPTED}"))
+    }
+}
+
+fn sampling(text: &str) -> Result<SamplingDefaults, String> {
+    let wrong = |why: String| {
+        format!("a JSON object of sampling fields, such as {{\"temperature\": 0.2}}: {why}")
+    };
+    let read: SamplingDefaults =
+        serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    read.check().map_err(wrong).map(|()| read)
 }
 
 fn tool_call_parser(name: &str) -> Result<String, String> {

@@ -104,6 +104,8 @@ settings! {
             "Port for status, delete and shutdown; 0 takes any free one and prints it";
         name "--name" "TYNDALL_NAME", "" "NAME",
             "Public model id; else the Hugging Face id or the directory's name";
+        aliases "--aliases" "TYNDALL_ALIASES", "" "NAMES",
+            "Further model ids by which clients may ask for it, with commas between, such as gpt-4o,claude-sonnet-4-5";
         api_keys "--api-keys" "TYNDALL_API_KEYS", "" "FILE",
             "File with the keys of clients and their limits, read again when it changes; without keys any value is accepted";
         api_key "--api-key" "TYNDALL_API_KEY", "" "KEY",
@@ -166,6 +168,10 @@ settings! {
             "Form in which the model writes tool calls, by the name of vLLM's parser, such as hermes; else what its files tell";
         reasoning_parser "--reasoning-parser" "TYNDALL_REASONING_PARSER", "" "NAME",
             "Form in which the model writes reasoning, by the name of vLLM's parser, such as qwen3; else what its files tell";
+        chat_template "--chat-template" "TYNDALL_CHAT_TEMPLATE", "" "FILE",
+            "Chat template in Jinja instead of the model's own: a file, or the template itself where it has {{ or {% in it";
+        override_generation_config "--override-generation-config" "TYNDALL_OVERRIDE_GENERATION_CONFIG", "" "JSON",
+            "Sampling where a request does not say, such as {\"temperature\": 0.2}, instead of what the model's generation_config.json says";
         num_gpus_per_replica "--num-gpus-per-replica" "TYNDALL_NUM_GPUS_PER_REPLICA" = "NUM_GPUS_PER_REPLICA", "0" "N",
             "GPUs of a replica; this build runs on CPUs and takes only 0";
     }

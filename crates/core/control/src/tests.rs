@@ -48,7 +48,9 @@ pub(crate) fn config() -> DeploymentConfig {
         id: name(),
         workload: Workload::Model(ModelConfig {
             id: "demo".into(),
+            aliases: Vec::new(),
             task: Default::default(),
+            sampling: Default::default(),
             path: "/models/demo".into(),
             max_model_len: None,
             memory_budget_bytes: None,

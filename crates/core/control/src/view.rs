@@ -133,6 +133,7 @@ impl Deployment {
         };
         let model = self.config.workload.model().map(|model| ModelRoute {
             id: model.id.clone(),
+            aliases: model.aliases.clone(),
             task: model.task,
             created_s: self.deployed_at.as_secs(),
             generate: model.generate,

@@ -53,7 +53,7 @@ pub use generate::{GenerateRequest, GenerateResponse, parse_generate};
 pub use ids::CallIds;
 pub use message::{Event, EventWriter, Message, MessageEnd, MessagePiece, ToolCall};
 pub use models::{ModelCardView, ModelList};
-pub use overrides::{Overrides, SamplingDefaults, StreamOptions, fit_max_tokens};
+pub use overrides::{Overrides, StreamOptions, fit_max_tokens};
 pub use pooling::{
     Classification, ClassifyRequest, ClassifyResponse, Embedding, EmbeddingEncoding,
     EmbeddingInput, EmbeddingView, EmbeddingsRequest, EmbeddingsResponse, PoolingHead,
@@ -71,6 +71,7 @@ pub use tokenize::{
     DetokenizeRequest, DetokenizeResponse, TokenizeInput, TokenizeRequest, TokenizeResponse,
     parse_detokenize, parse_tokenize,
 };
+pub use tyndall_types::SamplingDefaults;
 pub use usage::{
     CompletionTokensDetails, PromptLogprob, PromptTokensDetails, TokenLogprob, TopLogprob, Usage,
     floor_logprob,

@@ -3,7 +3,7 @@
 use crate::fields::{Bounds, Fields};
 use crate::{ApiError, MAX_LOGPROBS, MAX_N, MAX_STOP_STRINGS};
 use serde_json::Value;
-use tyndall_types::{RepetitionDetection, SamplingParams};
+use tyndall_types::{RepetitionDetection, SamplingDefaults, SamplingParams};
 
 /// Below this temperature sampling is greedy.
 const GREEDY_BELOW: f32 = 1e-5;
@@ -19,27 +19,6 @@ const MAX_LOGPROB_TOKEN_IDS: usize = 128;
 
 /// Tokens of the longest pattern that `repetition_detection` looks for.
 const MAX_PATTERN_SIZE: u32 = 1024;
-
-/// What a model's `generation_config.json` says; absent where it says nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct SamplingDefaults {
-    /// As the request field.
-    pub temperature: Option<f32>,
-    /// As the request field.
-    pub top_p: Option<f32>,
-    /// As the request field; 0 is off.
-    pub top_k: Option<u32>,
-    /// As the request field.
-    pub min_p: Option<f32>,
-    /// As the request field.
-    pub repetition_penalty: Option<f32>,
-    /// As the request field.
-    pub presence_penalty: Option<f32>,
-    /// As the request field.
-    pub frequency_penalty: Option<f32>,
-    /// For requests without `max_tokens`.
-    pub max_new_tokens: Option<u32>,
-}
 
 /// The sampling fields of one request; none where the request says nothing.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -5,6 +5,7 @@
 
 mod causes;
 mod cors;
+mod defaults;
 mod ids;
 mod message;
 pub mod protocol;
@@ -14,6 +15,7 @@ mod usage;
 
 pub use causes::with_causes;
 pub use cors::{Allowed, CorsConfig};
+pub use defaults::SamplingDefaults;
 pub use ids::{ApplicationName, DeploymentId, DeploymentName, IdError, ReplicaId, RequestId};
 pub use message::{Format, MessageDelta, Structure, StructuredOutput, Tag, Tool, ToolChoice};
 pub use sampling::{FinishReason, RepetitionDetection, SamplingParams, StopReason};

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_openai::{ModelCardView, ModelList};
-use tyndall_router::{Models, Scope};
+use tyndall_router::{Deployment, Models, Scope};
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, Client, empty, json as json_response, read_body, text};
 use tyndall_types::protocol::DeploymentRoute;
@@ -84,11 +85,11 @@ fn unhealthy(shared: &Shared) -> Option<&'static str> {
 
 /// The models that a caller may use.
 pub(crate) fn models(shared: &Shared, scope: &Scope, caller: &Caller) -> Response<Body> {
-    let cards = |models: &Models| -> Vec<_> {
+    let all = |models: &Models| -> Vec<_> {
         let allowed = models.iter().filter(|model| caller.may_use(model));
-        allowed.filter_map(|model| card(&model.route())).collect()
+        allowed.flat_map(|model| cards(&model.route())).collect()
     };
-    let data = shared.router.with_models(scope, cards);
+    let data = shared.router.with_models(scope, all);
     json_response(StatusCode::OK, &ModelList { object: "list", data })
 }
 
@@ -98,15 +99,24 @@ pub(crate) fn model(shared: &Shared, scope: &Scope, id: &str, caller: &Caller) -
     let slashed = id.replace("--", "/");
     let find = |id: &str| shared.find(scope, Some(id), caller);
     let found = find(&id).or_else(|error| find(&slashed).or(Err(error)));
-    match found.and_then(|found| card(&found.route()).ok_or_else(no_model)) {
+    let card = |found: Arc<Deployment>| {
+        let cards = cards(&found.route());
+        let asked = cards.iter().find(|card| card.id == id || card.id == slashed);
+        asked.or(cards.first()).cloned().ok_or_else(no_model)
+    };
+    match found.and_then(card) {
         Ok(card) => json_response(StatusCode::OK, &card),
         Err(error) => Failed::from(error).into_response(Dialect::OpenAi),
     }
 }
 
-fn card(route: &DeploymentRoute) -> Option<ModelCardView> {
-    let model = route.model.as_ref()?;
-    Some(ModelCardView::base(&model.id, model.created_s, model.max_model_len))
+/// One for each name of the model, as in vLLM.
+fn cards(route: &DeploymentRoute) -> Vec<ModelCardView> {
+    let Some(model) = &route.model else { return Vec::new() };
+    let base = ModelCardView::base(&model.id, model.created_s, model.max_model_len);
+    let alias = |name: &String| ModelCardView { id: name.clone(), ..base.clone() };
+    let aliases: Vec<_> = model.aliases.iter().map(alias).collect();
+    std::iter::once(base).chain(aliases).collect()
 }
 
 /// This process's metrics, the controller's and those of every running replica, as one page. A

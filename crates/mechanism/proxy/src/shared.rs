@@ -132,11 +132,14 @@ fn find(models: &Models, name: Option<&str>, caller: &Caller) -> Result<Arc<Depl
 
 /// The models that a caller may use.
 fn known(models: &Models, caller: &Caller) -> Vec<String> {
-    models
-        .iter()
-        .filter(|model| caller.may_use(model))
-        .filter_map(|model| model_id(model))
-        .collect()
+    models.iter().filter(|model| caller.may_use(model)).flat_map(|model| names(model)).collect()
+}
+
+/// The names of a deployment's model, the public id first.
+fn names(deployment: &Deployment) -> Vec<String> {
+    let route = deployment.route();
+    let model = route.model.iter();
+    model.flat_map(|model| std::iter::once(&model.id).chain(&model.aliases)).cloned().collect()
 }
 
 /// A caller may use none of these.
@@ -186,13 +189,21 @@ mod tests {
         assert_eq!(shared.find(&Scope::Everywhere, None, anybody).unwrap().id().to_string(), "a");
         let mut b = DeploymentRoute { order: 2, ..route("b") };
         b.model.as_mut().unwrap().id = "org/b".to_owned();
-        shared.router.apply(table(1, vec![route("a"), b]));
+        shared.router.apply(table(1, vec![route("a"), b.clone()]));
         for asked in ["b", "org/b"] {
             assert_eq!(
                 shared.find(&Scope::Everywhere, Some(asked), anybody).unwrap().id().to_string(),
                 "b"
             );
         }
+        let mut c = DeploymentRoute { order: 3, ..route("c") };
+        c.model.as_mut().unwrap().aliases = vec!["gpt-4o".to_owned()];
+        shared.router.apply(table(2, vec![c]));
+        let found = shared.find(&Scope::Everywhere, Some("gpt-4o"), anybody).unwrap();
+        assert_eq!(found.id().to_string(), "c");
+        let error = shared.find(&Scope::Everywhere, Some("gpt-4"), anybody).unwrap_err();
+        assert!(error.message.ends_with("did you mean gpt-4o?"), "{}", error.message);
+        shared.router.apply(table(3, vec![route("a"), b]));
         let message = shared.find(&Scope::Everywhere, None, anybody).unwrap_err().message;
         assert_eq!(message, "model is missing; this server has a, org/b");
         assert_eq!(shared.find(&Scope::Everywhere, Some("c"), anybody).unwrap_err().status, 404);

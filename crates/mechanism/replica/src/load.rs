@@ -138,7 +138,11 @@ fn load_generator(mut start: Start<'_>, spec: ModelSpec) -> Result<(Ready, Phase
 
     let metrics = start.metrics();
     let Start { tokenizer, mut clock, .. } = start;
-    let tokenizer = joined(tokenizer)?;
+    let (mut tokenizer, unsaved) = joined(tokenizer)?;
+    if let Some(template) = &model.chat.template {
+        tokenizer = tokenizer.with_chat_template(template);
+    }
+    let tokenizer = (tokenizer, unsaved);
     clock.end("tokenizer");
 
     let loaded = LoadedModel { memory, generation, runner, vocab_size, prefault };
@@ -250,7 +254,7 @@ fn start_engine(
         tokenizer,
         family,
         generate: model.generate,
-        defaults: sampling_defaults(&generation),
+        defaults: model.sampling.over(sampling_defaults(&generation)),
         vocab_size,
         output_ends,
         compiler: OnceLock::new(),

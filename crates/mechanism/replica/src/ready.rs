@@ -227,6 +227,6 @@ impl From<SubmitError> for SubmitFailure {
     }
 }
 
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }

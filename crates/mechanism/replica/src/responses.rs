@@ -5,7 +5,7 @@ use crate::app::{Asked, Failure, now_s, whole};
 use crate::chat;
 use crate::events;
 use crate::messages::first;
-use crate::ready::Ready;
+use crate::ready::{Ready, random_seed};
 use http::Response;
 use std::sync::Arc;
 use tyndall_openai::{ResponsesHead, ResponsesWriter, parse_responses, responses_response};
@@ -15,7 +15,8 @@ pub(crate) async fn answer(ready: &Arc<Ready>, asked: Asked) -> Result<Response<
     let body = asked.body.clone();
     let request = ready.beside(body.len(), move |_| parse_responses(&body)).await??;
     let head = ResponsesHead {
-        id: format!("resp_{}", asked.id),
+        // Not the request's id, which clients choose: what is kept must not be overwritten.
+        id: format!("resp_{:016x}{:016x}", random_seed(), random_seed()),
         created: now_s(),
         model: ready.model_id.clone(),
         call_ids: ready.family.call_ids(),

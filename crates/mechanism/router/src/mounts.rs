@@ -1,7 +1,7 @@
 //! Applications by where they are mounted.
 
 use crate::deployment::Deployment;
-use crate::models::Models;
+use crate::models::{Models, Names};
 use crate::table::Key;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -82,10 +82,10 @@ impl Mounts {
         &mut self,
         prefix: &Arc<str>,
         key: &Key,
-        model: &Arc<str>,
+        names: &Names,
         deployment: &Arc<Deployment>,
     ) {
-        self.mounted(prefix).models.insert(key, model, deployment);
+        self.mounted(prefix).models.insert(key, names, deployment);
     }
 
     pub(crate) fn remove(&mut self, prefix: &str, key: &Key) {

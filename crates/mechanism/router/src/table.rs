@@ -2,7 +2,7 @@
 //! costs does not depend on how many deployments there are.
 
 use crate::deployment::Deployment;
-use crate::models::Models;
+use crate::models::{Models, Names};
 use crate::mounts::Mounts;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +34,8 @@ struct Place {
     /// Absent where no request comes from outside.
     prefix: Option<Arc<str>>,
     is_ingress: bool,
-    model: Option<Arc<str>>,
+    /// The names of its model, the public id first; empty of a program.
+    names: Names,
 }
 
 impl Place {
@@ -43,7 +44,13 @@ impl Place {
             order: route.order,
             prefix: route.route_prefix.as_deref().map(Arc::from),
             is_ingress: route.is_ingress,
-            model: route.model.as_ref().map(|model| model.id.as_str().into()),
+            names: match &route.model {
+                Some(model) => {
+                    let aliases = model.aliases.iter().map(String::as_str);
+                    std::iter::once(model.id.as_str()).chain(aliases).map(Arc::from).collect()
+                }
+                None => Names::default(),
+            },
         }
     }
 }
@@ -83,9 +90,9 @@ impl Table {
             if place.is_ingress {
                 self.mounts.insert(prefix, &key, &deployment);
             }
-            if let Some(model) = &place.model {
-                self.models.insert(&key, model, &deployment);
-                self.mounts.insert_model(prefix, &key, model, &deployment);
+            if !place.names.is_empty() {
+                self.models.insert(&key, &place.names, &deployment);
+                self.mounts.insert_model(prefix, &key, &place.names, &deployment);
             }
         }
         self.deployments.insert(key.1, Listed { deployment, place });

@@ -32,6 +32,7 @@ pub(crate) fn route(model: &str) -> DeploymentRoute {
         is_ingress: true,
         model: Some(ModelRoute {
             id: model.to_owned(),
+            aliases: Vec::new(),
             task: ModelTask::Generate,
             created_s: 1,
             generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },

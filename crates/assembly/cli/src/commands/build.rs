@@ -5,7 +5,7 @@
 //! config files.
 
 use crate::args::BuildArgs;
-use crate::commands::yaml;
+use crate::commands::{template, yaml};
 use crate::failure::Failure;
 use crate::output::print;
 use serde_json::{Map, Value, json};
@@ -124,6 +124,10 @@ fn models_of(
                 gib(planned.activation_bytes()),
             ))
             .with_cure("lower kv_cache_memory_bytes, or raise --node-memory"));
+        }
+        let mut model = model.clone();
+        if let Some(given) = &model.chat.template {
+            model.chat.template = Some(template::source(given)?);
         }
         Ok(model.to_deployment(
             &spec.name,

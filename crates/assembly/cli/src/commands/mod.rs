@@ -19,6 +19,7 @@ pub(crate) mod shutdown;
 pub(crate) mod simulate;
 pub(crate) mod start;
 pub(crate) mod status;
+mod template;
 mod yaml;
 
 pub(crate) use admin::token;

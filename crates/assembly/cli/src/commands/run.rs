@@ -4,6 +4,7 @@ use crate::args::RunArgs;
 use crate::commands::files;
 use crate::commands::node::{ControllerExtras, Node, START_DEADLINE};
 use crate::commands::plan::{Planned, find};
+use crate::commands::template;
 use crate::failure::Failure;
 use crate::output::print;
 use bytes::Bytes;
@@ -40,6 +41,7 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
     let model = find(&config, env)?;
     let name = public_name(&config, &model)?;
     let planned = Planned::new(&config, &model)?;
+    let template = config.model.chat.template.as_deref().map(template::source).transpose()?;
     let (url, admin_url) = (node.url()?, node.admin_url()?);
     print(&format!(
         "{}\nserving {name} at {url}  (admin API at {admin_url})\ntry it:\n  {}\n",
@@ -51,6 +53,7 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
         model.memory_budget_bytes = Some(planned.budget_bytes());
         model.max_model_len = Some(planned.memory.max_model_len());
         model.task = planned.spec.task();
+        model.chat.template = template;
     }
     let application = ApplicationConfig {
         name: deployment.id.application.clone(),

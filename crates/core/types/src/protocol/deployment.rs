@@ -1,7 +1,7 @@
 //! What is to run.
 
 use super::{AutoscalingConfig, JsonText};
-use crate::{ApplicationName, DeploymentId};
+use crate::{ApplicationName, DeploymentId, SamplingDefaults};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -261,6 +261,9 @@ pub struct ModelConfig {
     pub id: String,
     /// The directory of the checkpoint.
     pub path: PathBuf,
+    /// Further names by which clients may ask for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// What it is for.
     #[serde(default)]
     pub task: ModelTask,
@@ -284,6 +287,9 @@ pub struct ModelConfig {
     /// How conversations are written, where the model's files do not say it.
     #[serde(default, skip_serializing_if = "ChatConfig::is_empty")]
     pub chat: ChatConfig,
+    /// Sampling where a request says nothing, over what the checkpoint says.
+    #[serde(default, skip_serializing_if = "SamplingDefaults::is_empty")]
+    pub sampling: SamplingDefaults,
     /// `/generate`'s defaults, from the seed's environment variables.
     pub generate: GenerateDefaults,
 }
@@ -323,6 +329,9 @@ pub struct ChatConfig {
     /// The form of thoughts, by the name of vLLM's parser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_parser: Option<String>,
+    /// The source of the template. Before a model is built it may be the path of a file, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 impl ChatConfig {

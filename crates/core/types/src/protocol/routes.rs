@@ -53,6 +53,8 @@ pub struct DeploymentRoute {
 pub struct ModelRoute {
     /// The public model id.
     pub id: String,
+    /// As in [`ModelConfig`](super::ModelConfig).
+    pub aliases: Vec<String>,
     /// What it is for.
     pub task: ModelTask,
     /// Unix seconds of its deployment, for `/v1/models`.

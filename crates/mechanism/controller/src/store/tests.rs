@@ -8,7 +8,9 @@ use tyndall_types::protocol::{
 fn deployment(id: DeploymentId, max_replicas: u32) -> DeploymentConfig {
     let model = ModelConfig {
         id: id.to_string(),
+        aliases: Vec::new(),
         task: Default::default(),
+        sampling: Default::default(),
         path: "/models/demo".into(),
         max_model_len: None,
         memory_budget_bytes: None,

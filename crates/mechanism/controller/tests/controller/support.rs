@@ -40,7 +40,9 @@ pub(crate) fn config(name: &str) -> DeploymentConfig {
     let id = DeploymentId::single(DeploymentName::new(name).unwrap());
     let model = ModelConfig {
         id: name.into(),
+        aliases: Vec::new(),
         task: Default::default(),
+        sampling: Default::default(),
         path: "/models/demo".into(),
         max_model_len: Some(96),
         memory_budget_bytes: None,

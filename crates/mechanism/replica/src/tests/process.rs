@@ -61,7 +61,9 @@ fn config(path: PathBuf) -> DeploymentConfig {
         id: DeploymentId::single(DeploymentName::new("tiny").unwrap()),
         workload: Workload::Model(ModelConfig {
             id: "org/tiny".to_owned(),
+            aliases: Vec::new(),
             task: Default::default(),
+            sampling: Default::default(),
             path,
             max_model_len: None,
             memory_budget_bytes: Some(64 << 20),

@@ -6,7 +6,9 @@
 //! Source: vLLM `vllm/engine/arg_utils.py`, `vllm/entrypoints/openai/cli_args.py`.
 
 use crate::file::kind::Kind::{Any, Bool, Bytes, Either, Object as Map, Text, Tokens, Whole, Word};
-use crate::file::kind::{Fate, Fate::Ignored, Fate::Refused, Fate::Used, Field, Kind, Object};
+use crate::file::kind::{
+    Fate, Fate::Ignored, Fate::Refused, Fate::Used, Field, Kind, Object, POSITIVE,
+};
 
 const NO_GPU: Fate = Ignored("models run on CPUs in this build");
 const OWN_STEPS: Fate = Ignored("steps are sized by measurement, and requests run as they came");
@@ -30,8 +32,6 @@ const OWN_CONFIG: Fate = Refused("edit config.json in a copy of the model, and s
 const OWN_GENERATION: Fate =
     Refused("edit generation_config.json in a copy of the model, and serve its path");
 const OWN_TOKENIZER: Fate = Refused("keep the tokenizer beside the weights, and serve that path");
-const OWN_TEMPLATE: Fate =
-    Refused("keep it as chat_template.jinja in a copy of the model, and serve its path");
 const NAMED_ELSEWHERE: Fate = Refused("write model_loading_config, with model_id and model_source");
 const PULLED: Fate = Refused("download it with `tyndall pull --revision`, and serve its path");
 const NO_TRANSFER: Fate = Refused("leave it out: a replica keeps its cache to itself");
@@ -69,6 +69,9 @@ pub(super) static ENGINE: Object = Object {
             kv_cache_memory_bytes Bytes, "null" "of the KV cache; else what the weights leave";
             tool_call_parser Text, "null" "form of tool calls, by the name of vLLM's parser; else what the model's files tell";
             reasoning_parser Text, "null" "form of reasoning, by the name of vLLM's parser; else what the model's files tell";
+            chat_template Text, "null" "another chat template: a file, or the template itself";
+            served_model_name Either(&[Text, Kind::List(&Text)]), "null" "further names by which clients may ask for the model, beside model_id";
+            override_generation_config Map(&GENERATION), "{}" "other defaults of sampling";
             load_format Word(&["auto", "safetensors"]), "\"auto\"" "form of the weights";
             task Word(&["auto", "generate", "embed", "embedding", "classify", "score"]), "\"auto\"" "what the model is for; it must be what its files say";
             runner Word(&["auto", "generate", "pooling"]), "\"auto\"" "what the model is for: to write texts or to read them; it must be what its files say";
@@ -76,7 +79,6 @@ pub(super) static ENGINE: Object = Object {
         }
         NAMED_ELSEWHERE {
             model Any, "" "which model";
-            served_model_name Any, "" "what clients call it";
         }
         PULLED {
             revision Any, "null" "of the model's repository";
@@ -84,9 +86,6 @@ pub(super) static ENGINE: Object = Object {
         OWN_TOKENIZER {
             tokenizer Any, "null" "another tokenizer";
             tokenizer_revision Any, "null" "of the tokenizer's repository";
-        }
-        OWN_TEMPLATE {
-            chat_template Any, "null" "another chat template";
         }
         OWN_CONFIG {
             hf_overrides Any, "{}" "changes of the model's configuration";
@@ -96,7 +95,6 @@ pub(super) static ENGINE: Object = Object {
         }
         OWN_GENERATION {
             generation_config Any, "\"auto\"" "where defaults of sampling are";
-            override_generation_config Any, "{}" "other defaults of sampling";
         }
         ONE_PROCESS {
             tensor_parallel_size Any, "1" "parts of each layer";
@@ -304,6 +302,31 @@ pub(super) static ENGINE: Object = Object {
 };
 
 /// Only what needs no second model.
+/// The ranges are those of the fields of requests.
+static GENERATION: Object = Object {
+    name: "GenerationConfig",
+    is_open: false,
+    fields: &[
+        Field::new("temperature", between(0.0, 2.0), "null", "0 is greedy"),
+        Field::new("top_p", Kind::Number { least: 0.0, most: 1.0, above: true }, "null", "nucleus"),
+        Field::new("top_k", Whole(0, 4_294_967_295), "null", "0 is off"),
+        Field::new("min_p", between(0.0, 1.0), "null", "of the most likely token's probability"),
+        Field::new("repetition_penalty", POSITIVE, "null", "1 is none"),
+        Field::new("presence_penalty", between(-2.0, 2.0), "null", "0 is none"),
+        Field::new("frequency_penalty", between(-2.0, 2.0), "null", "0 is none"),
+        Field::new(
+            "max_new_tokens",
+            Whole(1, 4_294_967_295),
+            "null",
+            "where a request has no max_tokens",
+        ),
+    ],
+};
+
+const fn between(least: f64, most: f64) -> Kind {
+    Kind::Number { least, most, above: false }
+}
+
 static SPECULATIVE: Object = Object {
     name: "SpeculativeConfig",
     is_open: true,

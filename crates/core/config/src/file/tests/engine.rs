@@ -120,9 +120,9 @@ fn other_arguments_are_refused_or_unknown() {
             ".model: model cannot be carried out\n  help: write model_loading",
         ),
         (
-            "served_model_name: m",
-            "ser",
-            ".served_model_name: served_model_name cannot be carried out",
+            "override_generation_config: {temperature: 3}",
+            "3",
+            ".override_generation_config.temperature: ",
         ),
         (
             "hf_overrides: {a: 1}",

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use tyndall_types::protocol::{
     ChatConfig, DeploymentConfig, GenerateDefaults, ModelConfig, ModelTask, Quantization, Workload,
 };
-use tyndall_types::{ApplicationName, DeploymentId, DeploymentName};
+use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, SamplingDefaults};
 
 /// More threads than any machine has cores.
 const MAX_THREADS: f64 = 4096.0;
@@ -35,6 +35,10 @@ pub struct ModelSpec {
     pub generates: Option<bool>,
     /// How conversations are written.
     pub chat: ChatConfig,
+    /// Further names by which clients may ask for it.
+    pub aliases: Vec<String>,
+    /// Sampling where a request says nothing.
+    pub sampling: SamplingDefaults,
     /// Variables of its replicas: those of `logging_config`, then the application's, those of
     /// `ray_actor_options` and those of its own `runtime_env`, the later ones winning.
     pub env_vars: BTreeMap<String, String>,
@@ -87,6 +91,8 @@ impl ModelSpec {
             engine: EngineOptions::read(model.config.get("engine_kwargs")),
             generates: generates(model.config.get("engine_kwargs")),
             chat: chat(model.config.get("engine_kwargs")),
+            aliases: aliases(model.config.get("engine_kwargs")),
+            sampling: sampling(model.config.get("engine_kwargs")),
             env_vars,
         }
     }
@@ -121,6 +127,7 @@ impl ModelSpec {
         let model = ModelConfig {
             id: self.model_id.clone(),
             path,
+            aliases: self.aliases.clone(),
             task,
             max_model_len: max_model_len.or(engine.max_model_len),
             memory_budget_bytes: memory_budget_bytes.or(resources.memory_bytes),
@@ -130,6 +137,7 @@ impl ModelSpec {
             speculation: engine.speculation,
             quantization: engine.quantization,
             chat: self.chat.clone(),
+            sampling: self.sampling,
             generate: generate(),
         };
         let max_ongoing_requests = read::default_of("max_ongoing_requests");
@@ -216,6 +224,32 @@ fn chat(node: Option<&Node>) -> ChatConfig {
     ChatConfig {
         tool_call_parser: text("tool_call_parser"),
         reasoning_parser: text("reasoning_parser"),
+        template: text("chat_template"),
+    }
+}
+
+fn aliases(node: Option<&Node>) -> Vec<String> {
+    let Some(names) = node.and_then(|node| node.get("served_model_name")) else {
+        return Vec::new();
+    };
+    let names = names.text().into_iter().chain(names.items().iter().filter_map(Node::text));
+    names.map(str::to_owned).collect()
+}
+
+fn sampling(node: Option<&Node>) -> SamplingDefaults {
+    let Some(said) = node.and_then(|node| node.get("override_generation_config")) else {
+        return SamplingDefaults::default();
+    };
+    let number = |name| read::number(said, name).map(|value| value as f32);
+    SamplingDefaults {
+        temperature: number("temperature"),
+        top_p: number("top_p"),
+        top_k: read::whole(said, "top_k"),
+        min_p: number("min_p"),
+        repetition_penalty: number("repetition_penalty"),
+        presence_penalty: number("presence_penalty"),
+        frequency_penalty: number("frequency_penalty"),
+        max_new_tokens: read::whole(said, "max_new_tokens"),
     }
 }
 
