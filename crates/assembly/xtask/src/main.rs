@@ -1,6 +1,7 @@
 //! Repository tasks: `cargo xtask test` is everything that CI runs.
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod licences;
 mod metadata;
 mod python;
@@ -34,6 +35,14 @@ enum Task {
     Browser,
     /// Runs the code blocks of the README and the guide.
     Readme,
+    /// Fuzzes what comes from outside; wants cargo-fuzz. No part of the tests.
+    Fuzz {
+        /// Which targets; all of them where none is named.
+        targets: Vec<String>,
+        /// How long each runs.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
 }
 
 fn main() -> Result<()> {
@@ -53,6 +62,7 @@ fn main() -> Result<()> {
         Task::Python => run_all([python]),
         Task::Browser => run_all([browser]),
         Task::Readme => run_all([readme]),
+        Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
         Task::Test => {
             let rust =
                 Step::new("rust tests", || tests(Command::new(env!("CARGO")).args(RUST_TESTS)));
