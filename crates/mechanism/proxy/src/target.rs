@@ -65,6 +65,7 @@ pub(crate) enum Route<'a> {
     Readyz,
     Health,
     Version,
+    OpenApi,
     Metrics,
 }
 
@@ -184,6 +185,7 @@ impl<'a> Route<'a> {
             "/readyz" => Self::Readyz,
             "/health" => Self::Health,
             "/version" => Self::Version,
+            "/openapi.json" => Self::OpenApi,
             "/metrics" => Self::Metrics,
             _ => return Self::of_one(path),
         })
@@ -215,7 +217,7 @@ impl<'a> Route<'a> {
 
     /// Whether it says how the node is, and nothing else: these want no key.
     fn is_open(self) -> bool {
-        self.is_of_node() || self == Self::Healthz
+        self.is_of_node() || matches!(self, Self::Healthz | Self::OpenApi)
     }
 
     /// Whether it only looks things up.
@@ -246,6 +248,7 @@ impl<'a> Route<'a> {
             | Self::Readyz
             | Self::Health
             | Self::Version
+            | Self::OpenApi
             | Self::Metrics => &[Method::GET],
         }
     }
@@ -322,6 +325,7 @@ impl<'a> Route<'a> {
             | Self::Readyz
             | Self::Health
             | Self::Version
+            | Self::OpenApi
             | Self::Metrics => None,
         }
     }
@@ -404,6 +408,8 @@ mod tests {
         check(
             &mounted,
             &[
+                ("/openapi.json", "program /"),
+                ("/m/openapi.json", "OpenApi of /m"),
                 ("/m/generate", "Generate of /m"),
                 ("/m/health", "Health of /m"),
                 ("/m/healthz", "Healthz of /m"),
@@ -426,6 +432,8 @@ mod tests {
             &[
                 ("/generate", "Generate"),
                 ("/v1/models", "Models"),
+                ("/openapi.json", "OpenApi"),
+                ("/p/openapi.json", "program /p/"),
                 ("/healthz", "Healthz"),
                 ("/a/v1/models", "Models of /a"),
                 ("/p/generate", "program /p/"),
