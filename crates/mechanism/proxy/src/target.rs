@@ -69,6 +69,33 @@ pub(crate) enum Route<'a> {
     Metrics,
 }
 
+/// Where the routes are that name nothing.
+pub(crate) const PATHS: [(&str, Route<'static>); 23] = [
+    ("/generate", Route::Generate),
+    ("/v1/completions", Route::Completions),
+    ("/v1/chat/completions", Route::Chat),
+    ("/v1/responses", Route::Responses),
+    ("/v1/messages", Route::Messages),
+    ("/v1/messages/count_tokens", Route::CountTokens),
+    ("/v1/embeddings", Route::Embeddings),
+    ("/v1/score", Route::Score),
+    ("/score", Route::Score),
+    ("/v1/rerank", Route::Rerank),
+    ("/v2/rerank", Route::Rerank),
+    ("/rerank", Route::Rerank),
+    ("/classify", Route::Classify),
+    ("/tokenize", Route::Tokenize),
+    ("/detokenize", Route::Detokenize),
+    ("/v1/models", Route::Models),
+    ("/healthz", Route::Healthz),
+    ("/livez", Route::Livez),
+    ("/readyz", Route::Readyz),
+    ("/health", Route::Health),
+    ("/version", Route::Version),
+    ("/openapi.json", Route::OpenApi),
+    ("/metrics", Route::Metrics),
+];
+
 impl<'a> Target<'a> {
     pub(crate) fn of(path: &'a str, router: &Router) -> Self {
         if path.starts_with("/-/") {
@@ -165,30 +192,9 @@ impl NodePage {
 }
 
 impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Option<Self> {
-        Some(match path {
-            "/generate" => Self::Generate,
-            "/v1/completions" => Self::Completions,
-            "/v1/chat/completions" => Self::Chat,
-            "/v1/responses" => Self::Responses,
-            "/v1/messages" => Self::Messages,
-            "/v1/messages/count_tokens" => Self::CountTokens,
-            "/v1/embeddings" => Self::Embeddings,
-            "/v1/score" | "/score" => Self::Score,
-            "/v1/rerank" | "/v2/rerank" | "/rerank" => Self::Rerank,
-            "/classify" => Self::Classify,
-            "/tokenize" => Self::Tokenize,
-            "/detokenize" => Self::Detokenize,
-            "/v1/models" => Self::Models,
-            "/healthz" => Self::Healthz,
-            "/livez" => Self::Livez,
-            "/readyz" => Self::Readyz,
-            "/health" => Self::Health,
-            "/version" => Self::Version,
-            "/openapi.json" => Self::OpenApi,
-            "/metrics" => Self::Metrics,
-            _ => return Self::of_one(path),
-        })
+    pub(crate) fn of(path: &'a str) -> Option<Self> {
+        let known = PATHS.iter().find(|(known, _)| *known == path);
+        known.map(|(_, route)| *route).or_else(|| Self::of_one(path))
     }
 
     /// A route that names something.
