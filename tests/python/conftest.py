@@ -1,8 +1,9 @@
-"""A server for the tests: the binary named by TYNDALL_BIN, serving the demo model on free ports."""
+"""Servers for the tests: the binary named by TYNDALL_BIN, on free ports."""
 
 import shutil
 import warnings
 
+import checkpoints
 import pytest
 from serving import Server, eventually, serving
 
@@ -17,4 +18,11 @@ if not (shutil.which("node") and shutil.which("npm")):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("home"), "demo") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory):
+    model = checkpoints.minilm(tmp_path_factory.mktemp("minilm"))
+    with serving(tmp_path_factory.mktemp("home"), str(model), "--name", "minilm") as server:
         yield server

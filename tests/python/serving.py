@@ -61,6 +61,9 @@ def serving(home: Path, target: str, *flags: str):
         return "\nready" in text and list(dict.fromkeys(re.findall(r"http://127\.0\.0\.1:\d+", text)))
 
     url, admin, *_ = eventually("the server is ready", urls)
-    yield Server(process, url, admin)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(DEADLINE_S) == 0
+    try:
+        yield Server(process, url, admin)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(DEADLINE_S)
+    assert status == 0

@@ -4,25 +4,16 @@ import json
 import math
 from pathlib import Path
 
-import checkpoints
 import httpx
 import openai
 import pytest
 from langchain_openai import OpenAIEmbeddings
-from serving import serving
 
 GOLDEN = json.loads((Path(__file__).parent / "minilm.json").read_text())
 TEXTS, VECTORS = GOLDEN["texts"], GOLDEN["vectors"]
 # The last one is cut by the reference, and refused where nobody asked for that.
 SHORT = TEXTS[:-1]
 CUT = {"truncate_prompt_tokens": -1}
-
-
-@pytest.fixture(scope="module")
-def minilm(tmp_path_factory):
-    model = checkpoints.minilm(tmp_path_factory.mktemp("minilm"))
-    with serving(tmp_path_factory.mktemp("home"), str(model), "--name", "minilm") as server:
-        yield server
 
 
 @pytest.fixture

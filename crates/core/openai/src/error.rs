@@ -40,6 +40,11 @@ impl ApiError {
         Self::invalid(field, format!("{field} is not supported yet; leave it out"))
     }
 
+    /// What several fields ask for leaves nothing to answer with.
+    pub fn impossible(message: impl Into<String>) -> Self {
+        Self { status: 400, kind: "BadRequestError", message: message.into(), param: None }
+    }
+
     /// What the text must be cannot be held to.
     #[must_use]
     pub fn structure(error: &StructuredOutputError) -> Self {

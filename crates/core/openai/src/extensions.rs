@@ -6,7 +6,7 @@ use crate::{ApiError, structured};
 use tyndall_types::StructuredOutput;
 
 /// Longest `cache_salt`, as in vLLM.
-const MAX_SALT_BYTES: usize = 128;
+pub(crate) const MAX_SALT_BYTES: usize = 128;
 
 /// From which side a prompt is cut where a request asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -4,6 +4,9 @@ use crate::ApiError;
 use serde_json::{Map, Value};
 use std::fmt;
 
+/// The largest number of any field: a round one that an `f32` holds.
+pub(crate) const LARGEST: f64 = 3e38;
+
 /// How forgiving numbers are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Numbers {
@@ -47,7 +50,7 @@ impl Bounds {
 
 impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let no_max = self.max >= f64::from(f32::MAX);
+        let no_max = self.max >= LARGEST;
         match (self.min_excluded, no_max) {
             (false, false) => write!(f, "between {} and {}", self.min, self.max),
             (true, false) => write!(f, "above {} and at most {}", self.min, self.max),
@@ -110,6 +113,8 @@ impl<'a> Fields<'a> {
 
     /// The field, unless it is absent or null.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
+        #[cfg(test)]
+        asked::note(self.path(name));
         self.object.get(name).filter(|value| !value.is_null())
     }
 
@@ -163,7 +168,7 @@ impl<'a> Fields<'a> {
         let number = self
             .as_f64(value)
             .ok_or_else(|| self.wrong(name, &format!("a number {bounds}"), value))?;
-        if bounds.contains(number) && number.abs() <= f64::from(f32::MAX) {
+        if bounds.contains(number) && number.abs() <= LARGEST {
             Ok(Some(number))
         } else {
             Err(self.outside(name, &format!("a number {bounds}"), value))
@@ -178,7 +183,8 @@ impl<'a> Fields<'a> {
             (min, max) => format!("an integer between {min} and {max}"),
         };
         match self.as_i64(value) {
-            Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
+            // What only fits `u64` is beyond every range.
+            Some(number) if (min..=max).contains(&number) && fits_i64(value) => Ok(Some(number)),
             Some(_) => Err(self.outside(name, &expected, value)),
             None => Err(self.wrong(name, &expected, value)),
         }
@@ -193,11 +199,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn token_ids(&self, name: &str) -> Result<Vec<u32>, ApiError> {
         let Some(list) = self.list(name)? else { return Ok(Vec::new()) };
         list.iter()
-            .map(|item| {
-                self.as_i64(item)
-                    .and_then(|id| u32::try_from(id).ok())
-                    .ok_or_else(|| self.wrong(name, "a list of token ids", item))
-            })
+            .map(|item| token_id(item).ok_or_else(|| self.wrong(name, "a list of token ids", item)))
             .collect()
     }
 
@@ -213,12 +215,43 @@ impl<'a> Fields<'a> {
         if let Some(number) = value.as_i64() {
             return Some(number);
         }
-        if value.is_u64() {
+        if !fits_i64(value) {
             return Some(i64::MAX);
         }
         // 2^53: beyond it a float does not say which integer it means.
         let float = self.as_f64(value)?;
         (float.fract() == 0.0 && float.abs() <= 9_007_199_254_740_992.0).then_some(float as i64)
+    }
+}
+
+fn fits_i64(value: &Value) -> bool {
+    value.is_i64() || !value.is_u64()
+}
+
+/// A token id, be it written as a float.
+pub(crate) fn token_id(value: &Value) -> Option<u32> {
+    let nothing = Map::new();
+    let number = Fields::new(&nothing, Numbers::Strict).as_i64(value)?;
+    u32::try_from(number).ok()
+}
+
+/// Which fields were asked for, for the test that the document has them all.
+#[cfg(test)]
+pub(crate) mod asked {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local! {
+        static PATHS: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    pub(super) fn note(path: String) {
+        PATHS.with_borrow_mut(|paths| paths.insert(path));
+    }
+
+    /// Those since the last call, on this thread.
+    pub(crate) fn take() -> BTreeSet<String> {
+        PATHS.take()
     }
 }
 

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use tyndall_types::SamplingParams;
 use tyndall_types::protocol::GenerateDefaults;
 
+/// Without a maximum, as the seeds had it.
+pub(crate) const TEMPERATURE: Bounds = Bounds::closed(0.0, f64::MAX);
+
 /// A valid `/generate` request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
@@ -48,17 +51,14 @@ pub fn parse_generate(
     let kwargs = fields.object("generation_kwargs")?.unwrap_or(&nothing);
     let kwargs = Fields::nested(kwargs, "generation_kwargs.", Numbers::Text);
 
-    let any = f64::from(f32::MAX);
     let max_new_tokens =
         kwargs.count("max_new_tokens", 1, u32::MAX)?.unwrap_or(defaults.max_new_tokens);
-    let temperature = kwargs
-        .number("temperature", Bounds::closed(0.0, any))?
-        .unwrap_or_else(|| widened(defaults.temperature));
-    let top_p = kwargs
-        .number("top_p", Bounds::open_below(0.0, 1.0))?
-        .unwrap_or_else(|| widened(defaults.top_p));
+    let temperature =
+        kwargs.number("temperature", TEMPERATURE)?.unwrap_or_else(|| widened(defaults.temperature));
+    let top_p =
+        kwargs.number("top_p", overrides::TOP_P)?.unwrap_or_else(|| widened(defaults.top_p));
     let do_sample = kwargs.bool("do_sample")?.unwrap_or(true);
-    let repetition_penalty = kwargs.number("repetition_penalty", Bounds::open_below(0.0, any))?;
+    let repetition_penalty = kwargs.number("repetition_penalty", overrides::REPETITION_PENALTY)?;
     let top_k = kwargs.integer("top_k", -1, i64::from(u32::MAX))?;
 
     let overrides = Overrides {

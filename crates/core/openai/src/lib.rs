@@ -11,6 +11,7 @@
 //! - [`parse_embeddings`], [`parse_score`], [`parse_rerank`], [`parse_classify`]: routes of models
 //!   that do not generate.
 //! - [`parse_tokenize`], [`parse_detokenize`].
+//! - [`openapi`]: what all of these take and answer, as an OpenAPI document.
 //!
 //! Unknown fields are ignored, as OpenAI clients expect. Fields that are known, would change the
 //! text, and are not carried out are refused: silence would be a wrong answer.
@@ -26,6 +27,7 @@ mod generate;
 mod ids;
 mod message;
 mod models;
+mod openapi;
 mod overrides;
 mod pooling;
 mod responses;
@@ -53,6 +55,7 @@ pub use generate::{GenerateRequest, GenerateResponse, parse_generate};
 pub use ids::CallIds;
 pub use message::{Event, EventWriter, Message, MessageEnd, MessagePiece, ToolCall};
 pub use models::{ModelCardView, ModelList};
+pub use openapi::openapi;
 pub use overrides::{Overrides, StreamOptions, fit_max_tokens};
 pub use pooling::{
     Classification, ClassifyRequest, ClassifyResponse, Embedding, EmbeddingEncoding,

@@ -11,14 +11,25 @@ const GREEDY_BELOW: f32 = 1e-5;
 /// Smaller temperatures than this overflow logits; they are raised to it.
 const MIN_TEMPERATURE: f32 = 0.01;
 
+/// Stronger repetition penalties than these, in either direction, overflow logits.
+const REPETITION_PENALTIES: (f32, f32) = (1e-6, 1e6);
+
 /// Strings of `bad_words`.
-const MAX_BAD_WORDS: usize = 128;
+pub(crate) const MAX_BAD_WORDS: usize = 128;
 
 /// Ids of `logprob_token_ids`.
-const MAX_LOGPROB_TOKEN_IDS: usize = 128;
+pub(crate) const MAX_LOGPROB_TOKEN_IDS: usize = 128;
 
 /// Tokens of the longest pattern that `repetition_detection` looks for.
-const MAX_PATTERN_SIZE: u32 = 1024;
+pub(crate) const MAX_PATTERN_SIZE: u32 = 1024;
+
+/// What sampling takes.
+pub(crate) const TEMPERATURE: Bounds = Bounds::closed(0.0, 2.0);
+pub(crate) const TOP_P: Bounds = Bounds::open_below(0.0, 1.0);
+pub(crate) const MIN_P: Bounds = Bounds::closed(0.0, 1.0);
+pub(crate) const REPETITION_PENALTY: Bounds = Bounds::open_below(0.0, f64::MAX);
+/// Of presence and frequency.
+pub(crate) const PENALTY: Bounds = Bounds::closed(-2.0, 2.0);
 
 /// The sampling fields of one request; none where the request says nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -80,16 +91,15 @@ impl Overrides {
     /// name differently.
     pub(crate) fn read(fields: &Fields<'_>) -> Result<Self, ApiError> {
         refuse_unsupported(fields)?;
-        let anything = f64::from(f32::MAX);
         let float = |name, bounds| Ok(fields.number(name, bounds)?.map(|value| value as f32));
         let overrides = Self {
-            temperature: float("temperature", Bounds::closed(0.0, 2.0))?,
-            top_p: float("top_p", Bounds::open_below(0.0, 1.0))?,
+            temperature: float("temperature", TEMPERATURE)?,
+            top_p: float("top_p", TOP_P)?,
             top_k: top_k(fields)?,
-            min_p: float("min_p", Bounds::closed(0.0, 1.0))?,
-            repetition_penalty: float("repetition_penalty", Bounds::open_below(0.0, anything))?,
-            presence_penalty: float("presence_penalty", Bounds::closed(-2.0, 2.0))?,
-            frequency_penalty: float("frequency_penalty", Bounds::closed(-2.0, 2.0))?,
+            min_p: float("min_p", MIN_P)?,
+            repetition_penalty: float("repetition_penalty", REPETITION_PENALTY)?,
+            presence_penalty: float("presence_penalty", PENALTY)?,
+            frequency_penalty: float("frequency_penalty", PENALTY)?,
             logit_bias: logit_bias(fields)?,
             seed: seed(fields)?,
             stop: stop(fields, "stop")?,
@@ -137,6 +147,7 @@ impl Overrides {
         let temperature = self.temperature.or(defaults.temperature).unwrap_or(open.temperature);
         self.greedy_n(Some(temperature))?;
         let greedy = temperature < GREEDY_BELOW;
+        let (weakest, strongest) = REPETITION_PENALTIES;
         let unless_greedy = |value: Option<f32>, default: Option<f32>, open: f32| {
             if greedy { open } else { value.or(default).unwrap_or(open) }
         };
@@ -148,7 +159,8 @@ impl Overrides {
             repetition_penalty: self
                 .repetition_penalty
                 .or(defaults.repetition_penalty)
-                .unwrap_or(open.repetition_penalty),
+                .unwrap_or(open.repetition_penalty)
+                .clamp(weakest, strongest),
             presence_penalty: self
                 .presence_penalty
                 .or(defaults.presence_penalty)
@@ -365,8 +377,9 @@ fn repetition_detection(fields: &Fields<'_>) -> Result<Option<RepetitionDetectio
     let Some(object) = fields.object("repetition_detection")? else { return Ok(None) };
     let nested = Fields::nested(object, "repetition_detection.", crate::fields::Numbers::Strict);
     let max_pattern_size = nested.count("max_pattern_size", 0, MAX_PATTERN_SIZE)?;
-    let Some(max_pattern_size) = max_pattern_size.filter(|size| *size > 0) else { return Ok(None) };
     let min_pattern_size = nested.count("min_pattern_size", 0, MAX_PATTERN_SIZE)?.unwrap_or(1);
+    let min_count = nested.count("min_count", 2, u32::MAX)?.unwrap_or(2);
+    let Some(max_pattern_size) = max_pattern_size.filter(|size| *size > 0) else { return Ok(None) };
     if min_pattern_size > max_pattern_size {
         return Err(ApiError::invalid(
             "repetition_detection.min_pattern_size",
@@ -376,7 +389,6 @@ fn repetition_detection(fields: &Fields<'_>) -> Result<Option<RepetitionDetectio
             ),
         ));
     }
-    let min_count = nested.count("min_count", 2, u32::MAX)?.unwrap_or(2);
     Ok(Some(RepetitionDetection {
         min_pattern_size: min_pattern_size.max(1),
         max_pattern_size,
@@ -436,6 +448,14 @@ mod tests {
                 r#"{"repetition_detection": {"max_pattern_size": 2, "min_count": 1}}"#,
                 "repetition_detection.min_count must be an integer of at least 2, got 1",
             ),
+            (
+                r#"{"repetition_detection": {"min_pattern_size": "a"}}"#,
+                "repetition_detection.min_pattern_size must be an integer between 0 and 1024, got \"a\"",
+            ),
+            (
+                r#"{"seed": 9223372036854775808}"#,
+                "seed must be an integer, got 9223372036854775808",
+            ),
             (r#"{"use_beam_search": true}"#, "use_beam_search is not supported yet; leave it out"),
         ] {
             assert_eq!(refused(body), message);
@@ -468,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn greedy_resets_what_it_does_not_use() {
+    fn values_that_overflow_are_cut_and_greedy_resets_what_it_does_not_use() {
         let none = SamplingDefaults::default();
         let params = read(r#"{"temperature": 0, "top_p": 0.5, "top_k": 9, "min_p": 0.1}"#);
         let params = params.unwrap().resolve(&none).unwrap();
@@ -478,6 +498,11 @@ mod tests {
         );
         let params = read(r#"{"temperature": 0.001}"#).unwrap().resolve(&none).unwrap();
         assert_eq!(params.temperature, 0.01);
+        for (sent, used) in [("5e-324", 1e-6), ("0.5", 0.5), ("2e38", 1e6)] {
+            let body = format!(r#"{{"repetition_penalty": {sent}}}"#);
+            let params = read(&body).unwrap().resolve(&none).unwrap();
+            assert_eq!(params.repetition_penalty, used);
+        }
 
         let greedy = SamplingDefaults { temperature: Some(0.0), ..none };
         let error = read(r#"{"n": 2}"#).unwrap().resolve(&greedy).unwrap_err();

@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 use tyndall_types::StructuredOutput;
 
 /// The kinds of `structured_outputs`.
-const KINDS: [&str; 6] = ["json", "regex", "choice", "grammar", "json_object", "structural_tag"];
+pub(crate) const KINDS: [&str; 6] =
+    ["json", "regex", "choice", "grammar", "json_object", "structural_tag"];
 
 /// vLLM's older fields, each with the kind that it is now.
-const GUIDED: [(&str, &str); 4] = [
+pub(crate) const GUIDED: [(&str, &str); 4] = [
     ("guided_json", "json"),
     ("guided_regex", "regex"),
     ("guided_choice", "choice"),

@@ -49,10 +49,18 @@ impl StopTokens {
 /// Why a request ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
-    Stop { stop_token: Option<u32> },
+    Stop {
+        stop_token: Option<u32>,
+    },
     Length,
     Abort,
-    Error { message: String },
+    /// What the request asks for leaves no token.
+    Impossible {
+        message: String,
+    },
+    Error {
+        message: String,
+    },
 }
 
 /// A request on its way to the thread.
@@ -171,16 +179,20 @@ impl Times {
         let first_step = self.first_step.unwrap_or(now);
         let first_token = self.first_token.unwrap_or(now);
         let last_token = self.last_token.unwrap_or(now);
+        let is_impossible = matches!(end, End::Impossible { .. });
         let (reason, stop_token, error) = match end {
             End::Stop { stop_token } => (FinishReason::Stop, stop_token, None),
             End::Length => (FinishReason::Length, None, None),
             End::Abort => (FinishReason::Abort, None, None),
-            End::Error { message } => (FinishReason::Error, None, Some(message)),
+            End::Impossible { message } | End::Error { message } => {
+                (FinishReason::Error, None, Some(message))
+            }
         };
         Finished {
             reason,
             stop_token,
             error,
+            is_impossible,
             num_prompt_tokens: summary.num_prompt_tokens,
             num_cached_tokens: summary.num_cached_tokens,
             num_output_tokens: summary.num_output_tokens,

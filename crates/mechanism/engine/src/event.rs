@@ -47,6 +47,8 @@ pub struct Finished {
     pub stop_token: Option<u32>,
     /// What failed, when the reason is [`FinishReason::Error`].
     pub error: Option<String>,
+    /// It failed because what it asks for leaves no token: another request may do better.
+    pub is_impossible: bool,
     /// Tokens of the prompt.
     pub num_prompt_tokens: u32,
     /// Tokens of the prompt that were found in the prefix cache.
@@ -70,6 +72,7 @@ impl Finished {
             reason,
             stop_token: None,
             error,
+            is_impossible: false,
             num_prompt_tokens: 0,
             num_cached_tokens: 0,
             num_output_tokens: 0,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Instant;
 use tyndall_model::{Runner, SeqChunk, StepBatch, StepError};
-use tyndall_sampling::{Sampled, Scratch};
+use tyndall_sampling::{SampleError, Sampled, Scratch};
 use tyndall_scheduler::{Appended, Row, Scheduler, SchedulerConfig, SeqId, SequenceSummary};
 use tyndall_types::with_causes;
 
@@ -208,7 +208,12 @@ impl StepLoop {
         for (id, sampled, error) in results {
             self.deliver(id, sampled, now);
             if let Some(error) = error {
-                self.fail(id, &error.to_string());
+                let message = error.to_string();
+                let end = match error {
+                    SampleError::NoToken => End::Impossible { message },
+                    SampleError::NotFinite | SampleError::Constraint(_) => End::Error { message },
+                };
+                self.discard(id, end);
             }
         }
     }
@@ -255,13 +260,14 @@ impl StepLoop {
         let message = with_causes(error.to_string(), error);
         tracing::error!(error = %message, "a step failed");
         for row in self.scheduler.output().rows.clone() {
-            self.fail(row.id, &message);
+            self.discard(row.id, End::Error { message: message.clone() });
         }
     }
 
-    fn fail(&mut self, id: SeqId, message: &str) {
+    /// Ends a request whose KV blocks are of no use to others.
+    fn discard(&mut self, id: SeqId, end: End) {
         let summary = self.scheduler.discard(id);
-        self.end(id, End::Error { message: message.to_owned() }, summary);
+        self.end(id, end, summary);
     }
 
     fn end_where(&mut self, end: &End, condition: impl Fn(&Active) -> bool) {

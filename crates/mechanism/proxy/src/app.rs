@@ -180,6 +180,7 @@ impl App {
             Route::Readyz => pages::readyz(&self.shared),
             Route::Health => pages::health(&self.shared),
             Route::Version => pages::version(),
+            Route::OpenApi => pages::openapi(&self.shared, scope),
             Route::Metrics => pages::metrics(&self.shared).await,
         }
     }

@@ -52,6 +52,15 @@ pub(crate) fn version() -> Response<Body> {
     json_response(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
+/// What these routes take and answer.
+pub(crate) fn openapi(shared: &Shared, scope: &Scope) -> Response<Body> {
+    let prefix = match scope {
+        Scope::Everywhere => "/",
+        Scope::Prefix(prefix) => prefix.trim_end_matches('/'),
+    };
+    json_response(StatusCode::OK, &tyndall_openai::openapi(prefix, !shared.access.is_open()))
+}
+
 /// Ray Serve's health route: whether there is anything to serve.
 pub(crate) fn node_health(shared: &Shared) -> Response<Body> {
     match unhealthy(shared) {

@@ -65,8 +65,36 @@ pub(crate) enum Route<'a> {
     Readyz,
     Health,
     Version,
+    OpenApi,
     Metrics,
 }
+
+/// Where the routes are that name nothing.
+pub(crate) const PATHS: [(&str, Route<'static>); 23] = [
+    ("/generate", Route::Generate),
+    ("/v1/completions", Route::Completions),
+    ("/v1/chat/completions", Route::Chat),
+    ("/v1/responses", Route::Responses),
+    ("/v1/messages", Route::Messages),
+    ("/v1/messages/count_tokens", Route::CountTokens),
+    ("/v1/embeddings", Route::Embeddings),
+    ("/v1/score", Route::Score),
+    ("/score", Route::Score),
+    ("/v1/rerank", Route::Rerank),
+    ("/v2/rerank", Route::Rerank),
+    ("/rerank", Route::Rerank),
+    ("/classify", Route::Classify),
+    ("/tokenize", Route::Tokenize),
+    ("/detokenize", Route::Detokenize),
+    ("/v1/models", Route::Models),
+    ("/healthz", Route::Healthz),
+    ("/livez", Route::Livez),
+    ("/readyz", Route::Readyz),
+    ("/health", Route::Health),
+    ("/version", Route::Version),
+    ("/openapi.json", Route::OpenApi),
+    ("/metrics", Route::Metrics),
+];
 
 impl<'a> Target<'a> {
     pub(crate) fn of(path: &'a str, router: &Router) -> Self {
@@ -164,29 +192,9 @@ impl NodePage {
 }
 
 impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Option<Self> {
-        Some(match path {
-            "/generate" => Self::Generate,
-            "/v1/completions" => Self::Completions,
-            "/v1/chat/completions" => Self::Chat,
-            "/v1/responses" => Self::Responses,
-            "/v1/messages" => Self::Messages,
-            "/v1/messages/count_tokens" => Self::CountTokens,
-            "/v1/embeddings" => Self::Embeddings,
-            "/v1/score" | "/score" => Self::Score,
-            "/v1/rerank" | "/v2/rerank" | "/rerank" => Self::Rerank,
-            "/classify" => Self::Classify,
-            "/tokenize" => Self::Tokenize,
-            "/detokenize" => Self::Detokenize,
-            "/v1/models" => Self::Models,
-            "/healthz" => Self::Healthz,
-            "/livez" => Self::Livez,
-            "/readyz" => Self::Readyz,
-            "/health" => Self::Health,
-            "/version" => Self::Version,
-            "/metrics" => Self::Metrics,
-            _ => return Self::of_one(path),
-        })
+    pub(crate) fn of(path: &'a str) -> Option<Self> {
+        let known = PATHS.iter().find(|(known, _)| *known == path);
+        known.map(|(_, route)| *route).or_else(|| Self::of_one(path))
     }
 
     /// A route that names something.
@@ -215,7 +223,7 @@ impl<'a> Route<'a> {
 
     /// Whether it says how the node is, and nothing else: these want no key.
     fn is_open(self) -> bool {
-        self.is_of_node() || self == Self::Healthz
+        self.is_of_node() || matches!(self, Self::Healthz | Self::OpenApi)
     }
 
     /// Whether it only looks things up.
@@ -246,6 +254,7 @@ impl<'a> Route<'a> {
             | Self::Readyz
             | Self::Health
             | Self::Version
+            | Self::OpenApi
             | Self::Metrics => &[Method::GET],
         }
     }
@@ -322,6 +331,7 @@ impl<'a> Route<'a> {
             | Self::Readyz
             | Self::Health
             | Self::Version
+            | Self::OpenApi
             | Self::Metrics => None,
         }
     }
@@ -404,6 +414,8 @@ mod tests {
         check(
             &mounted,
             &[
+                ("/openapi.json", "program /"),
+                ("/m/openapi.json", "OpenApi of /m"),
                 ("/m/generate", "Generate of /m"),
                 ("/m/health", "Health of /m"),
                 ("/m/healthz", "Healthz of /m"),
@@ -426,6 +438,8 @@ mod tests {
             &[
                 ("/generate", "Generate"),
                 ("/v1/models", "Models"),
+                ("/openapi.json", "OpenApi"),
+                ("/p/openapi.json", "program /p/"),
                 ("/healthz", "Healthz"),
                 ("/a/v1/models", "Models of /a"),
                 ("/p/generate", "program /p/"),

@@ -4,6 +4,7 @@ mod browsers;
 mod dialects;
 mod fakes;
 mod keys;
+mod openapi;
 mod programs;
 
 use crate::timing::SERVER_TIMING;

@@ -70,7 +70,10 @@ impl Job {
         if let Some(end) = &piece.end {
             if end.reason == FinishReason::Error {
                 let reason = end.error.as_deref().unwrap_or("the engine failed");
-                return Err(ApiError::internal(reason.to_owned()));
+                return Err(match end.is_impossible {
+                    true => ApiError::impossible(reason),
+                    false => ApiError::internal(reason),
+                });
             }
             if end.times.total_s() >= self.times.total_s() {
                 self.times = end.times;

@@ -422,6 +422,18 @@ async fn an_engine_that_fails_is_a_500_before_and_an_event_after_the_first_byte(
 }
 
 #[tokio::test]
+async fn what_leaves_no_token_is_the_fault_of_the_request() {
+    let replica = Replica::start(Alphabet::open());
+    let all: Vec<u32> = (0..alphabet::VOCAB as u32).collect();
+    let body = json!({"prompt": "a", "min_tokens": 1, "stop_token_ids": all});
+    let response = post(&replica.client, "/v1/completions", &body).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let error = &json_of(response).await["error"];
+    assert_eq!(error["type"], "BadRequestError");
+    assert!(error["message"].as_str().unwrap().contains("no token is possible"), "{error}");
+}
+
+#[tokio::test]
 async fn a_stream_joined_is_the_whole_answer() {
     let replica = Replica::start(Alphabet::open());
     for (prompt, fields) in [

@@ -58,6 +58,8 @@ pub(crate) struct End {
     pub(crate) stop: Option<StopReason>,
     /// What failed, when the reason is an error.
     pub(crate) error: Option<String>,
+    /// It failed because of what the request asks for.
+    pub(crate) is_impossible: bool,
     pub(crate) times: Times,
 }
 
@@ -225,7 +227,13 @@ impl Sequence {
             prefill_s: (first - self.submitted).as_secs_f64(),
             decode_s: first.elapsed().as_secs_f64(),
         };
-        self.end(End { reason, stop: Some(StopReason::Text(matched)), error: None, times })
+        self.end(End {
+            reason,
+            stop: Some(StopReason::Text(matched)),
+            error: None,
+            is_impossible: false,
+            times,
+        })
     }
 
     fn on_finished(&mut self, finished: Finished) -> Piece {
@@ -240,6 +248,7 @@ impl Sequence {
             reason: if is_text { FinishReason::Stop } else { finished.reason },
             stop,
             error: finished.error,
+            is_impossible: finished.is_impossible,
             times: Times {
                 queue_s: finished.queue_s,
                 prefill_s: finished.prefill_s,

@@ -48,7 +48,12 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
             }
         }
     }
-    Ok(settle(messages))
+    let messages = settle(messages);
+    if messages.is_empty() {
+        let message = "messages must not be empty, and system messages without text are nothing";
+        return Err(ApiError::invalid("messages", message));
+    }
+    Ok(messages)
 }
 
 fn system_message(path: &str, content: &Value) -> Result<Value, ApiError> {

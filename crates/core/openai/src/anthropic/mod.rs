@@ -5,6 +5,7 @@ mod request;
 mod response;
 mod writer;
 
+pub(crate) use request::MIN_BUDGET_TOKENS;
 pub use request::{parse_count_tokens, parse_messages};
 pub use response::{ContentBlock, CountTokensResponse, MessagesResponse, MessagesUsage};
 pub use writer::{MessagesHead, MessagesWriter, messages_response};

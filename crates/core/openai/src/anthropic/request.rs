@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tyndall_types::{StructuredOutput, Tool, ToolChoice};
 
 /// Anthropic's least `budget_tokens`.
-const MIN_BUDGET_TOKENS: u32 = 1024;
+pub(crate) const MIN_BUDGET_TOKENS: u32 = 1024;
 
 /// Reads and checks a `/v1/messages` body. Beside Anthropic's fields it takes the common extra
 /// sampling fields and `chat_template_kwargs`.
@@ -394,6 +394,8 @@ mod tests {
         let content = |content: Value| json!({"messages": [{"role": "user", "content": content}]});
         check(json!({"max_tokens": 0}), "max_tokens must be an integer of at least 1, got 0");
         check(json!({"messages": []}), "messages must not be empty");
+        let silent = json!({"messages": [{"role": "system", "content": ""}]});
+        check(silent, "system messages without text are nothing");
         check(json!({"messages": [{"role": "tool", "content": ""}]}), "messages[0].role must be");
         check(content(json!(3)), "messages[0].content must be a string or a list of blocks");
         check(content(json!(["a"])), "messages[0].content[0] must be a block with a type");

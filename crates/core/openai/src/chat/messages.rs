@@ -5,8 +5,10 @@ use crate::fields::{Fields, shown, wrong};
 use crate::system::clean;
 use serde_json::Value;
 
-const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
-const TEXT_PARTS: [&str; 5] = ["text", "input_text", "output_text", "refusal", "thinking"];
+pub(crate) const ROLES: [&str; 6] =
+    ["system", "developer", "user", "assistant", "tool", "function"];
+pub(crate) const TEXT_PARTS: [&str; 5] =
+    ["text", "input_text", "output_text", "refusal", "thinking"];
 
 /// Reads them as they were sent: objects with a known role whose content is text.
 pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {

@@ -8,7 +8,7 @@ use crate::{ApiError, Extensions, Overrides, StreamOptions};
 use serde_json::{Map, Value};
 use tyndall_types::{Tool, ToolChoice};
 
-const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+pub(crate) const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 /// A valid request of a conversation; those of other APIs become one too.
 #[derive(Debug, Clone, PartialEq)]

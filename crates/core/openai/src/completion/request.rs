@@ -1,6 +1,6 @@
 //! `POST /v1/completions`.
 
-use crate::fields::{Fields, Numbers, object, shown, wrong};
+use crate::fields::{Fields, Numbers, object, shown, token_id, wrong};
 use crate::overrides::num_logprobs;
 use crate::{ApiError, Extensions, MAX_PROMPTS, Overrides, StreamOptions};
 use serde_json::Value;
@@ -137,7 +137,7 @@ fn token_ids(path: &str, items: &[Value]) -> Result<Vec<u32>, ApiError> {
         .iter()
         .enumerate()
         .map(|(i, item)| {
-            item.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+            token_id(item).ok_or_else(|| {
                 ApiError::malformed(
                     path,
                     format!("{path}[{i}] must be a token id, got {}", shown(item)),
@@ -162,6 +162,7 @@ mod tests {
             (r#"{"prompt": "a"}"#, vec![text("a")]),
             (r#"{"prompt": ["a", "b"]}"#, vec![text("a"), text("b")]),
             (r#"{"prompt": [1, 2]}"#, vec![Prompt::Tokens(vec![1, 2])]),
+            (r#"{"prompt": [1.0, 2]}"#, vec![Prompt::Tokens(vec![1, 2])]),
             (
                 r#"{"prompt": [[1], [2, 3]]}"#,
                 vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])],

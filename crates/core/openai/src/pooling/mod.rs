@@ -15,6 +15,7 @@ pub use embeddings::{
 pub use rerank::{
     RerankDocument, RerankRequest, RerankResponse, RerankResult, parse_rerank, rerank_response,
 };
+pub(crate) use score::PAIRS;
 pub use score::{Score, ScoreRequest, ScoreResponse, parse_score, score_response};
 
 use crate::fields::{Fields, wrong};

@@ -7,7 +7,7 @@ use crate::{ApiError, Usage};
 use serde::Serialize;
 
 /// The names under which queries and documents come.
-const PAIRS: [(&str, &str); 4] =
+pub(crate) const PAIRS: [(&str, &str); 4] =
     [("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2")];
 
 /// A valid `/score` request.

@@ -70,7 +70,7 @@ impl Conversation {
         let kind = object.get("type").and_then(Value::as_str);
         match kind {
             Some("message") => self.message(path, object)?,
-            None if object.contains_key("role") => self.message(path, object)?,
+            None if says_no_type(object) => self.message(path, object)?,
             Some("reasoning") => {
                 if let Some(text) = thoughts(path, object)? {
                     join(&mut self.turn.reasoning, &text);
@@ -175,6 +175,11 @@ impl Conversation {
         }
         self.messages.push(message);
     }
+}
+
+/// A message may do without a type.
+fn says_no_type(object: &Map<String, Value>) -> bool {
+    object.get("type").is_none_or(Value::is_null) && object.contains_key("role")
 }
 
 fn join(text: &mut Option<String>, more: &str) {
@@ -304,6 +309,7 @@ mod tests {
         check(json!(["a"]), "input[0] must be an item, an object, got \"a\"");
         check(json!([{"type": "web_search_call"}]), "\"web_search_call\" is not supported");
         check(json!([{}]), "input[0].type null is not supported");
+        check(json!([{"type": 5, "role": "user", "content": ""}]), "type 5 is not supported");
         check(json!([{"type": "item_reference", "id": "x"}]), "refers to another item");
         check(json!([{"role": "king", "content": ""}]), "input[0].role must be user, assistant");
         check(json!([{"role": "user"}]), "input[0].content must be a string or a list");

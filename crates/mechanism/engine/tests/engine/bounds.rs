@@ -96,7 +96,7 @@ async fn min_tokens_holds_off_every_kind_of_end() {
         SamplingParams { stop_token_ids: (0..VOCAB as u32).collect(), min_tokens: 1, ..greedy(4) };
     let (tokens, finished) = run(&engine, &PROMPT, all).await;
     assert_eq!((tokens.len(), finished.reason), (0, FinishReason::Error));
-    assert!(finished.error.unwrap().contains("no token is possible"));
+    assert!(finished.is_impossible && finished.error.unwrap().contains("no token is possible"));
     assert_eq!(run(&engine, &PROMPT, greedy(4)).await.0.len(), 1);
 }
 
