@@ -15,6 +15,7 @@ mod cache;
 mod config;
 mod detokenizer;
 mod error;
+mod fast;
 mod load;
 mod pieces;
 mod stop;

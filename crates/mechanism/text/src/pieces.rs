@@ -116,6 +116,20 @@ fn append_byte_level(token: &str, out: &mut Vec<u8>) {
     }
 }
 
+/// The characters that stand for bytes in byte-level vocabularies.
+pub(crate) fn byte_chars() -> &'static [char; 256] {
+    static TABLE: OnceLock<[char; 256]> = OnceLock::new();
+    TABLE.get_or_init(|| {
+        let mut table = ['\0'; 256];
+        for char in (0..0x144).filter_map(char::from_u32) {
+            if let Some(byte) = byte_of(char) {
+                table[usize::from(byte)] = char;
+            }
+        }
+        table
+    })
+}
+
 /// The byte of a token written `<0xNN>`.
 fn byte_token(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;

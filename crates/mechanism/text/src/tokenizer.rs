@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 use tokenizers::AddedToken;
@@ -10,6 +10,7 @@ use tokenizers::AddedToken;
 use crate::cache::{CacheDirs, TokenizerCache};
 use crate::config::{TokenizerConfig, read_object};
 use crate::detokenizer::Utf8Stream;
+use crate::fast::FastPath;
 use crate::load::Inner;
 use crate::pieces::{Lead, Pieces};
 use crate::template::{ChatInput, ChatTemplate, load_template};
@@ -32,6 +33,8 @@ pub struct Tokenizer {
 
 struct Shared {
     inner: Inner,
+    /// For most texts of most tokenizers.
+    fast: OnceLock<Option<FastPath>>,
     pieces: Pieces,
     added: HashMap<u32, AddedToken>,
     /// Named special tokens and their ids.
@@ -121,13 +124,13 @@ impl Tokenizer {
     /// character.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
         let shared = &*self.shared;
-        let encode = || shared.inner.encode_fast(text, add_special_tokens);
-        let encoding = load::guarded(|| encode().map_err(|error| error.to_string()))
+        let mut ids = load::guarded(|| shared.encode(text, add_special_tokens))
             .map_err(|reason| TokenizerError::Encode { reason })?;
-        let ids = encoding.get_ids();
-        let around = |id: Option<u32>| id.filter(|_| add_special_tokens);
-        let (prefix, suffix) = (around(shared.prefix), around(shared.suffix));
-        Ok(prefix.into_iter().chain(ids.iter().copied()).chain(suffix).collect())
+        if add_special_tokens {
+            shared.prefix.into_iter().for_each(|id| ids.insert(0, id));
+            ids.extend(shared.suffix);
+        }
+        Ok(ids)
     }
 
     /// The text of `ids`; with `skip_special` without special tokens. Unknown ids give nothing.
@@ -252,6 +255,7 @@ impl Tokenizer {
         let shared = &*self.shared;
         let shared = Shared {
             inner: shared.inner.clone(),
+            fast: OnceLock::new(),
             pieces: Pieces::Other,
             added: shared.added.clone(),
             named: shared.named.clone(),
@@ -370,7 +374,19 @@ impl Shared {
             added,
             named,
             inner,
+            fast: OnceLock::new(),
         }
+    }
+
+    /// Without what no post-processor adds.
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, String> {
+        let fast = self.fast.get_or_init(|| FastPath::of(&self.inner)).as_ref();
+        let model = self.inner.get_model();
+        if let Some(ids) = fast.and_then(|fast| fast.encode(model, text, add_special_tokens)) {
+            return ids;
+        }
+        let encoding = self.inner.encode_fast(text, add_special_tokens);
+        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|error| error.to_string())
     }
 
     fn piece(&self, id: u32) -> Option<String> {
