@@ -34,6 +34,15 @@ enum Task {
     Browser,
     /// Runs the code blocks of the README and the guide.
     Readme,
+    /// Heavy clients, each in an environment of its own, against the release binary; no part of `test`.
+    Clients {
+        /// The folders of `tests/clients` to run.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        names: Vec<String>,
+        /// Every client.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -53,6 +62,7 @@ fn main() -> Result<()> {
         Task::Python => run_all([python]),
         Task::Browser => run_all([browser]),
         Task::Readme => run_all([readme]),
+        Task::Clients { names, .. } => python::heavy_clients(&names),
         Task::Test => {
             let rust =
                 Step::new("rust tests", || tests(Command::new(env!("CARGO")).args(RUST_TESTS)));
