@@ -55,6 +55,9 @@ CLIENTS = [
     Client("instructor"),
     Client("llama-index"),
     Client("promtool"),
+    Client("lm-eval", layer="torch"),
+    Client("guidellm", layer="torch"),
+    Client("aider"),
 ]
 
 
