@@ -1,16 +1,15 @@
 """A server for tests: the binary named by TYNDALL_BIN, on free ports."""
 
 import contextlib
+import json
 import os
 import re
 import signal
 import subprocess
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
-import pytest
 
 DEADLINE_S = 90
 
@@ -25,7 +24,8 @@ class Server:
 
     def replicas(self) -> list[dict]:
         """The replicas of the one deployment, as the admin API lists them."""
-        details = httpx.get(f"{self.admin}/api/tyndall/applications/").raise_for_status().json()
+        with urllib.request.urlopen(f"{self.admin}/api/tyndall/applications/") as answer:
+            details = json.load(answer)
         (application,) = details["applications"].values()
         (deployment,) = application["deployments"].values()
         return deployment["replicas"]
@@ -39,7 +39,7 @@ def eventually(what: str, ask):
         if answer:
             return answer
         time.sleep(0.02)
-    pytest.fail(f"{what}: not within {DEADLINE_S} s")
+    raise AssertionError(f"{what}: not within {DEADLINE_S} s")
 
 
 @contextlib.contextmanager

@@ -43,6 +43,15 @@ enum Task {
         #[arg(long, default_value_t = 600)]
         seconds: u32,
     },
+    /// Heavy clients, each in an environment of its own, against the release binary; no part of `test`.
+    Clients {
+        /// The folders of `tests/clients` to run.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        names: Vec<String>,
+        /// Every client.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -63,6 +72,7 @@ fn main() -> Result<()> {
         Task::Browser => run_all([browser]),
         Task::Readme => run_all([readme]),
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
+        Task::Clients { names, .. } => python::heavy_clients(&names),
         Task::Test => {
             let rust =
                 Step::new("rust tests", || tests(Command::new(env!("CARGO")).args(RUST_TESTS)));

@@ -12,6 +12,20 @@ pub(crate) fn clients() -> Result<usize> {
     pytest("tests/python")
 }
 
+/// The heavy clients of these names, or every one, with a release binary.
+pub(crate) fn heavy_clients(names: &[String]) -> Result<()> {
+    cargo(&["build", "--quiet", "--release", "--package", "tyndall-cli"])?;
+    let all = names.is_empty().then_some("--all");
+    command(
+        Command::new("python3")
+            .arg("tests/clients/run.py")
+            .args(all)
+            .args(names)
+            .env("TYNDALL_BIN", metadata::root().join("target/release/tyndall"))
+            .env("PYTHONDONTWRITEBYTECODE", "1"),
+    )
+}
+
 /// The tests of the chat page, where there is a Chromium to open it with.
 pub(crate) fn browser() -> Result<usize> {
     let found = Command::new(environment()?).arg("tests/browser/chromium.py").output()?;

@@ -3,7 +3,7 @@
 use crate::headers::TimeLimit;
 use crate::timing::{SERVER_TIMING, server_timing};
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 use tyndall_openai::ApiError;
 use tyndall_router::{Refusal, SendError, SendErrorKind, Waits};
@@ -185,13 +185,22 @@ pub(crate) fn no_path(path: &str) -> Response<Body> {
 
 /// 404 for a path that models do not have.
 pub(crate) fn not_found() -> Response<Body> {
-    json_response(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}))
+    json_response(StatusCode::NOT_FOUND, &detail(StatusCode::NOT_FOUND))
+}
+
+/// What is known of a request before its API is: in the words of the plain example, and for clients of
+/// OpenAI's API, which look for an error, in theirs.
+fn detail(status: StatusCode) -> Value {
+    let phrase = status.canonical_reason().unwrap_or_default();
+    json!({"detail": phrase, "error": {
+        "message": phrase, "type": phrase, "param": null, "code": status.as_u16(),
+    }})
 }
 
 /// 405 with the methods that would do.
 pub(crate) fn method_not_allowed(allowed: &[Method]) -> Response<Body> {
-    let mut response =
-        json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({"detail": "Method Not Allowed"}));
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    let mut response = json_response(status, &detail(status));
     let allowed: Vec<&str> = allowed.iter().map(Method::as_str).collect();
     let allowed = HeaderValue::from_str(&allowed.join(", ")).expect("methods are a header value");
     response.headers_mut().insert(header::ALLOW, allowed);

@@ -152,6 +152,29 @@ async fn logprobs_stand_beside_their_tokens() {
 }
 
 #[tokio::test]
+async fn the_token_that_ends_an_answer_is_listed_though_it_is_no_text() {
+    let replica = Replica::start(Alphabet::open());
+    let body = json!({"prompt": "x", "logprobs": 1, "return_token_ids": true});
+    let answer = ask(&replica.client, "/v1/completions", body).await;
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!("yz"), &json!("stop")));
+    let logprobs = &choice["logprobs"];
+    assert_eq!(
+        (&logprobs["tokens"], &logprobs["text_offset"]),
+        (&json!(["y", "z", "</s>"]), &json!([0, 1, 2]))
+    );
+    assert_eq!(choice["token_ids"].as_array().unwrap().len(), 3);
+    assert_eq!(answer["usage"]["completion_tokens"], 3);
+
+    let body = json!({"messages": [{"role": "user", "content": "a"}], "logprobs": true,
+        "stop_token_ids": [alphabet::id('d')]});
+    let answer = ask(&replica.client, "/v1/chat/completions", body).await;
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["message"]["content"], "bc");
+    assert_eq!(choice["logprobs"]["content"][2]["token"], "d");
+}
+
+#[tokio::test]
 async fn chat_uses_the_template_and_answers_as_the_assistant() {
     let replica = Replica::start(Alphabet::open());
     let body = json!({"messages": [{"role": "user", "content": "go to w"}], "model": "any"});

@@ -34,7 +34,7 @@ impl Piece {
     }
 }
 
-/// A token of the text.
+/// A token of the text, or the one that ended it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TextToken {
     pub(crate) id: u32,
@@ -205,8 +205,9 @@ impl Sequence {
         self.first_token.get_or_insert_with(Instant::now);
         self.num_output_tokens += 1;
         let (mut text, matched) = self.text.push(&token, self.num_output_tokens);
-        let is_listed = self.text.lists_tokens && (!token.is_stop || self.text.includes_stop);
-        let listed = is_listed.then_some(TextToken { id: token.id, logprobs: token.logprob });
+        // With the one that ended it: clients count on an entry for each token of the usage.
+        let listed =
+            self.text.lists_tokens.then_some(TextToken { id: token.id, logprobs: token.logprob });
         let end = match matched {
             Some(matched) => Some(self.stopped_by(FinishReason::Stop, matched)),
             None if !token.is_last && self.text.repeats(token.id) => {
