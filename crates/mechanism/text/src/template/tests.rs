@@ -81,6 +81,10 @@ fn generation_tags_vanish_with_their_whitespace() {
     let source = "a\n  {% generation %}\nb  \n{%- endgeneration -%}\n c";
     check(source, &user("hi"), Ok("a\nbc"));
     check("{%-generation-%}x{% endgeneration %}{{ '{% x' }}", &user("hi"), Ok("x{% x"));
+    // A tag that is none, and one without an end.
+    for broken in ["{%}", "{%}{% %i ", "{% generation"] {
+        assert!(template(broken).check().is_err(), "{broken}");
+    }
 }
 
 fn load(files: &[(&str, &str)]) -> Result<Option<ChatTemplate>, TokenizerError> {
