@@ -51,7 +51,11 @@ fn is_callable(value: &Value) -> bool {
 }
 
 fn raise_exception(message: &Value) -> Result<Value, Error> {
-    let raised = Raised(message.to_string());
+    let raised = match message.to_string() {
+        empty if empty.trim().is_empty() => "the template refuses this and does not say why".into(),
+        message => message,
+    };
+    let raised = Raised(raised);
     Err(Error::new(ErrorKind::InvalidOperation, "the template raised an exception")
         .with_source(raised))
 }

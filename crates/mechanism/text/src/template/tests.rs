@@ -33,6 +33,8 @@ fn a_template_can_refuse() {
     let source = "{{ raise_exception('roles must alternate') }}";
     let raised = TemplateError::Raised { message: "roles must alternate".into() };
     check(source, &user("hi"), Err(raised.clone()));
+    let silent = template("{{ raise_exception(' ') }}").render(&user("hi")).unwrap_err();
+    assert!(silent.to_string().contains("does not say why"), "{silent}");
     let nested =
         "{% macro f() %}{{ raise_exception('roles must alternate') }}{% endmacro %}{{ f() }}";
     check(nested, &user("hi"), Err(raised));
