@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use tyndall_openai::{ApiError, ChatHead, ChatRequest, ChatWriter, chat_response, parse_chat};
 use tyndall_parsers::{MessageParser, ReasoningFormat, call_structure};
-use tyndall_text::{ChatInput, TemplateError};
+use tyndall_text::{ChatInput, TemplateError, Tokenizer};
 use tyndall_transport::Body;
 use tyndall_types::{SamplingParams, ToolChoice};
 
@@ -78,6 +78,23 @@ pub(crate) fn prompt(
     ready: &Ready,
     request: &mut ChatRequest,
 ) -> Result<(Vec<u32>, bool), ApiError> {
+    let text = rendered(&ready.tokenizer, request)?;
+    let mut ids = ready.encode(&text, request.add_special_tokens)?;
+    if let Some(truncation) = request.extensions.truncation {
+        truncation.cut(&mut ids, ready.card.max_model_len);
+    }
+    let opens = |format: ReasoningFormat| format.prompt_opens(&text);
+    Ok((ids, ready.family.reasoning.is_some_and(opens)))
+}
+
+/// A conversation as the template writes it.
+///
+/// # Errors
+/// What the template refuses.
+pub(crate) fn rendered(
+    tokenizer: &Tokenizer,
+    request: &mut ChatRequest,
+) -> Result<String, ApiError> {
     let input = ChatInput {
         messages: std::mem::take(&mut request.messages),
         add_generation_prompt: request.add_generation_prompt,
@@ -85,13 +102,7 @@ pub(crate) fn prompt(
         tools: request.template_tools.take(),
         kwargs: request.template_kwargs.clone(),
     };
-    let text = ready.tokenizer.render_chat(&input).map_err(|error| template_error(&error))?;
-    let mut ids = ready.encode(&text, request.add_special_tokens)?;
-    if let Some(truncation) = request.extensions.truncation {
-        truncation.cut(&mut ids, ready.card.max_model_len);
-    }
-    let opens = |format: ReasoningFormat| format.prompt_opens(&text);
-    Ok((ids, ready.family.reasoning.is_some_and(opens)))
+    tokenizer.render_chat(&input).map_err(|error| template_error(&error))
 }
 
 /// A request in tokens.

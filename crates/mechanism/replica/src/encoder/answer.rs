@@ -2,6 +2,7 @@
 
 use super::{EncoderReady, answered};
 use crate::app::{Asked, Failure};
+use crate::chat;
 use crate::ready::beside;
 use http::Response;
 use std::sync::Arc;
@@ -37,12 +38,12 @@ impl EncoderReady {
     fn embedding_texts(&self, request: EmbeddingsRequest) -> Result<Vec<EncoderText>, ApiError> {
         let options = request.options;
         match request.input {
-            EmbeddingInput::Conversation(chat) => {
+            EmbeddingInput::Conversation(mut chat) => {
                 let options = tyndall_openai::PoolingOptions {
                     add_special_tokens: chat.add_special_tokens,
                     ..options
                 };
-                let text = self.conversation(*chat)?;
+                let text = chat::rendered(&self.tokenizer, &mut chat)?;
                 Ok(vec![self.text("messages", (&text, None), options)?])
             }
             EmbeddingInput::Prompts(prompts) => {

@@ -2,6 +2,7 @@
 
 use super::EncoderReady;
 use crate::app::{Asked, Failure};
+use crate::chat;
 use crate::ready::beside;
 use crate::tokenize::Lexicon;
 use http::{Response, StatusCode};
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use tyndall_engine::EncoderText;
 use tyndall_model::{EncoderInput, EncoderKind};
 use tyndall_openai::{
-    ApiError, ChatRequest, PoolingOptions, Prompt, TokenizeInput, TruncationSide, parse_detokenize,
+    ApiError, PoolingOptions, Prompt, TokenizeInput, TruncationSide, parse_detokenize,
     parse_tokenize,
 };
-use tyndall_text::{ChatInput, TypedOptions};
+use tyndall_text::TypedOptions;
 use tyndall_transport::{Body, json as json_response};
 
 impl EncoderReady {
@@ -74,19 +75,6 @@ impl EncoderReady {
         name.and_then(|name| embedding.prompts.get(name)).map_or("", String::as_str)
     }
 
-    /// A conversation as the template writes it.
-    pub(super) fn conversation(&self, mut request: ChatRequest) -> Result<String, ApiError> {
-        let input = ChatInput {
-            messages: std::mem::take(&mut request.messages),
-            add_generation_prompt: request.add_generation_prompt,
-            continue_final_message: request.continue_final_message,
-            tools: request.template_tools.take(),
-            kwargs: request.template_kwargs.clone(),
-        };
-        let rendered = self.tokenizer.render_chat(&input);
-        rendered.map_err(|error| ApiError::invalid("messages", error.to_string()))
-    }
-
     /// Tokens that stay of a text that is to be cut.
     fn truncate_to(&self, options: PoolingOptions) -> Option<usize> {
         let max = self.card.max_model_len;
@@ -127,9 +115,9 @@ pub(crate) async fn tokenize(
         let request = parse_tokenize(&body)?;
         let (text, add_special_tokens) = match request.input {
             TokenizeInput::Text { text, add_special_tokens } => (text, add_special_tokens),
-            TokenizeInput::Conversation(chat) => {
+            TokenizeInput::Conversation(mut chat) => {
                 let add_special_tokens = chat.add_special_tokens;
-                (ready.conversation(*chat)?, add_special_tokens)
+                (chat::rendered(&ready.tokenizer, &mut chat)?, add_special_tokens)
             }
         };
         let lexicon = ready.lexicon();
