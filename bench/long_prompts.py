@@ -11,6 +11,7 @@ streams, alone and beside such requests at `--rate` per second. Both run on the 
 import argparse
 import asyncio
 import json
+import random
 import re
 import signal
 import statistics
@@ -25,7 +26,13 @@ def body(messages, **fields):
 
 
 def long_body(words):
-    text = " ".join(WORDS[i % len(WORDS)] for i in range(words))
+    """A text with as many different words as a long one has: those that are rare are most of them."""
+    chance = random.Random(60)
+    letters = [chance.choices("etaoinshrdlcumwfgypbvk", k=chance.randint(3, 9)) for _ in range(8000)]
+    rare = ["".join(word) for word in letters]
+    weights = [1 / (rank + 1) for rank in range(len(rare))]
+    drawn = chance.choices(rare, weights, k=words)
+    text = " ".join(chance.choice(WORDS) if chance.random() < 0.7 else drawn[i] for i in range(words))
     return body([{"role": "user", "content": text}])
 
 
@@ -97,7 +104,7 @@ async def measure(port, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tyndall")
-    parser.add_argument("--words", type=int, default=54_000, help="words of the prompt; a word is a token or a little more")
+    parser.add_argument("--words", type=int, default=33_000, help="words of the prompt; a word is 1.8 tokens of the demo model")
     parser.add_argument("--rate", type=float, default=40)
     parser.add_argument("--seconds", type=float, default=15)
     args = parser.parse_args()
