@@ -1,0 +1,88 @@
+"""What a structure adds to the time per token of a server.
+
+    python bench/structured.py target/release/tyndall MODEL
+
+Streams the same prompt without a structure and with each of some, in turns, and prints the median time between tokens of each
+and what it adds. The structures leave the model free for as long as it is asked to write, so that the lengths are the same.
+MODEL is a checkpoint whose vocabulary has the size that is asked about; weights may be random.
+"""
+
+import argparse
+import json
+import re
+import signal
+import statistics
+import subprocess
+import time
+import urllib.request
+
+STRUCTURES = {
+    "none": {},
+    "json_object": {"response_format": {"type": "json_object"}},
+    "schema": {
+        "structured_outputs": {
+            "json": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"name": {"type": "string"}, "tags": {"type": "array", "items": {"type": "string"}}},
+                    "required": ["name", "tags"],
+                    "additionalProperties": False,
+                },
+                "minItems": 60,
+            }
+        }
+    },
+    "regex (free text)": {"structured_outputs": {"regex": r"(.|\n){900,}"}},
+    "lark list of words": {"structured_outputs": {"grammar": 'start: WORD (" " WORD){400,}\nWORD: /[a-zA-Z]+/\n'}},
+}
+
+
+def stream(url, model, fields, num_tokens):
+    """Seconds per token of one stream, after its first event; pieces of characters come with the token that ends them."""
+    asked = {"model": model, "prompt": "import json", "max_tokens": num_tokens, "stream": True, "temperature": 1, "seed": 7}
+    body = json.dumps({**asked, "ignore_eos": True, **fields}).encode()
+    times = []
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/completions", body)) as answer:
+        for line in answer:
+            if line.startswith(b"data: {"):
+                times.append(time.perf_counter())
+    return [after - before for before, after in zip(times, times[1:], strict=False)]
+
+
+def measure(url, model, args):
+    gaps = {name: [] for name in STRUCTURES}
+    for name, fields in STRUCTURES.items():
+        stream(url, model, fields, 4)
+    for _ in range(args.rounds):
+        for name, fields in STRUCTURES.items():
+            gaps[name] += stream(url, model, fields, args.tokens)
+    base = statistics.median(gaps["none"])
+    for name, times in gaps.items():
+        middle = statistics.median(times)
+        print(f"{name:<20} {len(times):>5} x  {middle * 1e3:8.3f} ms per token  {(middle / base - 1) * 100:+6.1f} %")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tyndall")
+    parser.add_argument("model")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    command = [args.tyndall, "run", args.model, "--port", "0", "--admin-port", "0", "--min-replicas", "1"]
+    command += ["--speculation", "off"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        for line in server.stdout:
+            if found := re.search(r"serving (\S+) at (http://[^ ]+)", line):
+                model, url = found[1], found[2]
+            if line.startswith("ready"):
+                break
+        measure(url, model, args)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+
+
+main()
