@@ -2,8 +2,8 @@
 
     python bench/structured.py target/release/tyndall MODEL
 
-Streams the same prompt without a structure and with each of some, in turns, and prints the median time between tokens of each
-and what it adds. The structures leave the model free for as long as it is asked to write, so that the lengths are the same.
+Streams the same prompt without a structure and with each of some, in turns, and prints the median time per token of each and
+what it adds. The structures leave the model free for as long as it is asked to write, so that the lengths are the same.
 MODEL is a checkpoint whose vocabulary has the size that is asked about; weights may be random.
 """
 
@@ -33,34 +33,38 @@ STRUCTURES = {
             }
         }
     },
-    "regex (free text)": {"structured_outputs": {"regex": r"(.|\n){900,}"}},
+    "regex (free text)": {"structured_outputs": {"regex": r"(.|\n)*"}},
     "lark list of words": {"structured_outputs": {"grammar": 'start: WORD (" " WORD){400,}\nWORD: /[a-zA-Z]+/\n'}},
 }
 
 
 def stream(url, model, fields, num_tokens):
-    """Seconds per token of one stream, after its first event; pieces of characters come with the token that ends them."""
+    """Seconds per token of one stream after its first event, and its tokens; one event may hold several."""
     asked = {"model": model, "prompt": "import json", "max_tokens": num_tokens, "stream": True, "temperature": 1, "seed": 7}
-    body = json.dumps({**asked, "ignore_eos": True, **fields}).encode()
-    times = []
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/completions", body)) as answer:
+    asked |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
+    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(asked | fields).encode())
+    times, written = [], 0
+    with urllib.request.urlopen(request) as answer:
         for line in answer:
             if line.startswith(b"data: {"):
                 times.append(time.perf_counter())
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+                usage = json.loads(line[6:]).get("usage")
+                written = usage["completion_tokens"] if usage else written
+    return (times[-1] - times[0]) / max(written - 1, 1), written
 
 
 def measure(url, model, args):
-    gaps = {name: [] for name in STRUCTURES}
+    found = {name: [] for name in STRUCTURES}
     for name, fields in STRUCTURES.items():
         stream(url, model, fields, 4)
     for _ in range(args.rounds):
         for name, fields in STRUCTURES.items():
-            gaps[name] += stream(url, model, fields, args.tokens)
-    base = statistics.median(gaps["none"])
-    for name, times in gaps.items():
-        middle = statistics.median(times)
-        print(f"{name:<20} {len(times):>5} x  {middle * 1e3:8.3f} ms per token  {(middle / base - 1) * 100:+6.1f} %")
+            found[name].append(stream(url, model, fields, args.tokens))
+    base = statistics.median(seconds for seconds, _ in found["none"])
+    for name, streams in found.items():
+        middle = statistics.median(seconds for seconds, _ in streams)
+        tokens = sum(written for _, written in streams)
+        print(f"{name:<20} {tokens:>6} tokens  {middle * 1e3:8.3f} ms per token  {(middle / base - 1) * 100:+6.1f} %")
 
 
 def main():
