@@ -20,7 +20,17 @@ static FIXTURES: LazyLock<Vec<(Vec<u8>, Vec<u8>)>> = LazyLock::new(|| {
         .collect()
 });
 
+/// Panics of the library are caught where it is called, and are no crash then; others are one.
+static HOOK: LazyLock<()> = LazyLock::new(|| std::panic::set_hook(Box::new(|_| ())));
+
 fuzz_target!(|data: &[u8]| {
+    LazyLock::force(&HOOK);
+    if std::panic::catch_unwind(|| check(data)).is_err() {
+        std::process::abort();
+    }
+});
+
+fn check(data: &[u8]) {
     let mut choices = Choices::new(data);
     let (tokenizer, config) = &FIXTURES[choices.below(FIXTURES.len())];
     let (mut tokenizer, mut config) = (tokenizer.clone(), config.clone());
@@ -56,4 +66,4 @@ fuzz_target!(|data: &[u8]| {
         tokenizer.token_bytes(7),
         tokenizer.eos_token_ids().len(),
     );
-});
+}

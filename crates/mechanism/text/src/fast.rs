@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokenizers::{Encoding, Model, PostProcessor, Token};
 use unicode_normalization::{IsNormalized, is_nfc_quick};
 
-use crate::load::Inner;
+use crate::load::{Inner, guarded};
 use crate::pieces::byte_chars;
 use crate::vocabulary::Vocabulary;
 
@@ -245,7 +245,9 @@ impl Added {
 fn around(inner: &Inner) -> Option<(Vec<u32>, Vec<u32>)> {
     let Some(processor) = inner.get_post_processor() else { return Some(Default::default()) };
     let text = Encoding::from_tokens(vec![Token::new(u32::MAX, String::new(), (0, 0))], 0);
-    let processed = processor.process(text, None, true).ok()?;
+    // The library panics where a template names a token that it does not have.
+    let process = || processor.process(text, None, true).map_err(|error| error.to_string());
+    let processed = guarded(process).ok()?;
     let ids = processed.get_ids();
     let at = ids.iter().position(|id| *id == u32::MAX)?;
     Some((ids[..at].to_vec(), ids[at + 1..].to_vec()))

@@ -66,6 +66,20 @@ fn several_splits_follow_each_other() {
     assert_eq!(expressions(&serde_json::json!({"pretokenizers": [removed, split("b")]})), None);
 }
 
+#[test]
+fn a_template_without_its_token_is_the_librarys() {
+    let processor = serde_json::json!({
+        "type": "TemplateProcessing", "special_tokens": {},
+        "single": [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+    });
+    let processor: tokenizers::PostProcessorWrapper =
+        serde_json::from_value(processor).expect("a post-processor");
+    let mut inner = fixture("gpt2").inner().clone();
+    inner.with_post_processor(Some(processor));
+    assert!(FastPath::of(&inner).is_none());
+}
+
 /// Texts of what such tokenizers are sensitive to.
 fn texts() -> impl Strategy<Value = String> {
     let part = prop_oneof![
