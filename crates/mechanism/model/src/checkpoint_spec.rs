@@ -48,13 +48,7 @@ impl CheckpointSpec {
     pub fn task(&self) -> ModelTask {
         match self {
             Self::Decoder(_) => ModelTask::Generate,
-            Self::Encoder(spec) => match &spec.kind {
-                EncoderKind::Embed(_) => ModelTask::Embed,
-                EncoderKind::Classify(classifier) if classifier.labels.len() == 1 => {
-                    ModelTask::Score
-                }
-                EncoderKind::Classify(_) => ModelTask::Classify,
-            },
+            Self::Encoder(spec) => spec.task(),
         }
     }
 
@@ -68,6 +62,17 @@ impl CheckpointSpec {
             Self::Encoder(spec) => {
                 plan_encoder(dir, spec, &request.try_into()?).map(CheckpointPlan::Encoder)
             }
+        }
+    }
+}
+
+impl EncoderSpec {
+    /// What the model is for.
+    pub fn task(&self) -> ModelTask {
+        match &self.kind {
+            EncoderKind::Embed(_) => ModelTask::Embed,
+            EncoderKind::Classify(classifier) if classifier.labels.len() == 1 => ModelTask::Score,
+            EncoderKind::Classify(_) => ModelTask::Classify,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::ready::FirstToken;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tyndall_engine::{EncoderEngine, EngineObserver, StepReport};
-use tyndall_model::{CheckpointSpec, Encoder, EncoderPlanRequest, EncoderSpec, plan_encoder};
+use tyndall_model::{Encoder, EncoderPlanRequest, EncoderSpec, plan_encoder};
 use tyndall_types::protocol::ModelCard;
 
 /// Loads an encoder whose tokenizer is being loaded.
@@ -41,7 +41,7 @@ pub(crate) fn load(
     clock.end("engine");
     let ready = EncoderReady {
         model_id: model.id.clone(),
-        task: CheckpointSpec::Encoder(spec.clone()).task(),
+        task: spec.task(),
         card: ModelCard { max_model_len: plan.max_len, num_kv_blocks: 0, block_size: 0 },
         engine,
         spec,
