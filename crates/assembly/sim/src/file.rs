@@ -186,6 +186,7 @@ fn application(spec: &ApplicationSpec, request_timeout_s: Option<f64>) -> Applic
                     executable: PathBuf::from("/simulated"),
                     deployment: name.to_string(),
                     init: Value::Null,
+                    ..ProgramConfig::default()
                 };
                 let id = DeploymentId { application: spec.name.clone(), deployment: name };
                 options.to_deployment(id, program, spec, request_timeout_s)

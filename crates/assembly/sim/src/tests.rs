@@ -39,6 +39,7 @@ fn deployment(name: &str, autoscaling: AutoscalingConfig) -> DeploymentConfig {
             executable: "/simulated".into(),
             deployment: name.into(),
             init: serde_json::Value::Null,
+            ..ProgramConfig::default()
         }),
         code_version: String::new(),
         num_replicas: None,

@@ -65,6 +65,7 @@ pub async fn start(application: &Application) -> Result<Local> {
             executable: std::path::PathBuf::new(),
             deployment: part.name.clone(),
             init: Value::Null,
+            ..ProgramConfig::default()
         };
         let mut config = part.options().resolve(&application, program)?;
         let facts = ReplicaFacts {

@@ -47,6 +47,7 @@ fn config(name: &str, described: &Described, deployment: &str) -> DeploymentConf
         executable: example(name),
         deployment: deployment.to_owned(),
         init: serde_json::to_value(&found.init).unwrap(),
+        ..ProgramConfig::default()
     };
     found.options.resolve(&ApplicationName::new("app").unwrap(), program).unwrap()
 }

@@ -213,7 +213,16 @@ impl Processes {
         stdin: Option<OwnedFd>,
     ) -> std::io::Result<(Child, Pid, AsyncFd<OwnedFd>)> {
         let executable = spec.executable.as_ref().unwrap_or(&self.0.executable);
-        let child = Command::new(executable)
+        let mut command = Command::new(executable);
+        if let Some(dir) = &spec.working_dir {
+            // The system's own error would read as if the executable were missing.
+            if !dir.is_dir() {
+                let why = format!("its working directory {} does not exist", dir.display());
+                return Err(std::io::Error::new(std::io::ErrorKind::NotFound, why));
+            }
+            command.current_dir(dir);
+        }
+        let child = command
             .args(&spec.args)
             .arg("--parent-pid")
             .arg(std::process::id().to_string())

@@ -32,6 +32,7 @@ impl Role {
             id: self.id.to_owned(),
             executable: None,
             args: self.args.clone(),
+            working_dir: None,
             env: Default::default(),
         };
         processes.spawn(spec, self.kind, Some(OwnedFd::from(stdin))).map(drop)

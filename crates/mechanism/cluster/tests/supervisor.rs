@@ -77,6 +77,7 @@ impl Node {
         let args = ["role", "replica", "--log", &log];
         let spec = ProcessSpec {
             executable: None,
+            working_dir: None,
             id: id.into(),
             args: args.iter().chain(more).map(ToString::to_string).collect(),
             env: [("NAME".to_owned(), "value".to_owned())].into(),
@@ -118,6 +119,29 @@ async fn next(events: &mut Events) -> ProcessEvent {
 
 fn exited(id: &str, code: Option<i32>, signal: Option<i32>) -> ProcessEvent {
     ProcessEvent::Exited { id: id.into(), code, signal }
+}
+
+#[tokio::test]
+async fn processes_run_where_they_are_told_to() {
+    let (node, supervisor) = Node::start(&[]).await;
+    let dir = node.dir.path().join("work");
+    std::fs::create_dir(&dir).unwrap();
+    let spec = |id: &str, dir: &Path| ProcessSpec {
+        id: id.into(),
+        executable: None,
+        args: ["role", "replica", "--log", "here"].map(str::to_owned).to_vec(),
+        working_dir: Some(dir.to_owned()),
+        env: Default::default(),
+    };
+    let spawn = async |spec: &ProcessSpec| {
+        node.client.call::<_, ProcessInfo>(Method::POST, "/-/processes", spec).await
+    };
+    spawn(&spec("a", &dir)).await.unwrap();
+    eventually("it writes into its directory", || dir.join("here").exists()).await;
+    let error = spawn(&spec("b", &dir.join("gone"))).await.unwrap_err().to_string();
+    assert!(error.contains("its working directory"), "{error}");
+    supervisor.shutdown_trigger().shutdown();
+    supervisor.run_until_shutdown().await;
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ use tyndall_control::{Action, Capacity, Event, State};
 use tyndall_transport::{Client, ClientError};
 use tyndall_types::protocol::{
     ApplicationConfig, ApplicationDetails, DeploymentConfig, InstanceDetails, KeyUsageOfDay,
-    KeyUsageReport, ProcessSpec, ReplicaReport, ReplicaStatus, RouteTable, RuntimeDir, Workload,
+    KeyUsageReport, ProcessSpec, ProgramConfig, ReplicaReport, ReplicaStatus, RouteTable,
+    RuntimeDir, Workload,
 };
 use tyndall_types::{ApplicationName, DeploymentId, ReplicaId, ReplicaState};
 
@@ -444,8 +445,7 @@ impl Service {
     ) -> ProcessSpec {
         let json = serde_json::to_string(config).expect("wire types have string keys only");
         let directory = self.runtime_dir.path().display().to_string();
-        let args = ["role", "replica", "--runtime-dir", &directory, "--id", replica.as_str()];
-        let args = args.into_iter().map(str::to_owned);
+        let role = ["role", "replica", "--runtime-dir", &directory, "--id", replica.as_str()];
         let mut env = config.env_vars.clone();
         // What replicas run may be of others: the keys of the node and of its clients are not theirs.
         for secret in [TOKEN_VARIABLE, API_KEY_VARIABLE] {
@@ -456,12 +456,16 @@ impl Service {
             let gpus: Vec<String> = gpus.iter().map(ToString::to_string).collect();
             env.insert("CUDA_VISIBLE_DEVICES".to_owned(), gpus.join(","));
         }
-        let executable = match &config.workload {
-            Workload::Model(_) => None,
-            Workload::Program(program) => Some(program.executable.clone()),
+        let (executable, mut args, working_dir) = match &config.workload {
+            Workload::Model(_) => (None, Vec::new(), None),
+            Workload::Program(program) => {
+                let ProgramConfig { executable, args, working_dir, .. } = program.clone();
+                (Some(executable), args, working_dir)
+            }
         };
-        let args = args.chain([crate::supervisor::CONFIG_ARG.to_owned(), json]).collect();
-        ProcessSpec { id: replica.as_str().to_owned(), executable, args, env }
+        args.extend(role.into_iter().map(str::to_owned));
+        args.extend([crate::supervisor::CONFIG_ARG.to_owned(), json]);
+        ProcessSpec { id: replica.as_str().to_owned(), executable, args, working_dir, env }
     }
 }
 

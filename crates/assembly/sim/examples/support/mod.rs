@@ -16,6 +16,7 @@ pub(crate) fn application(name: &str, replicas: u32) -> ApplicationConfig {
             executable: "/simulated".into(),
             deployment: name.to_owned(),
             init: serde_json::Value::Null,
+            ..ProgramConfig::default()
         }),
         code_version: String::new(),
         num_replicas: None,

@@ -44,6 +44,7 @@ impl DeploymentOptions {
             executable: std::path::PathBuf::new(),
             deployment: self.name.clone(),
             init: Value::Null,
+            ..ProgramConfig::default()
         };
         let application = ApplicationName::new("default").expect("the word is a usable name");
         self.resolve(&application, program).map(drop)

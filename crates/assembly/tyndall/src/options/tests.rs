@@ -10,8 +10,12 @@ use tyndall_types::protocol::{
 use tyndall_types::{ApplicationName, DeploymentId};
 
 fn resolve(options: &DeploymentOptions) -> crate::Result<DeploymentConfig> {
-    let program =
-        ProgramConfig { executable: "/p".into(), deployment: "D".into(), init: json!({"a": 1}) };
+    let program = ProgramConfig {
+        executable: "/p".into(),
+        deployment: "D".into(),
+        init: json!({"a": 1}),
+        ..ProgramConfig::default()
+    };
     options.resolve(&ApplicationName::new("app").unwrap(), program)
 }
 
@@ -168,8 +172,12 @@ fn served(options: &DeploymentOptions) -> DeploymentConfig {
     let application =
         file::ConfigFile::parse(text).unwrap().typed().unwrap().applications.remove(0);
     let id = DeploymentId { application: application.name.clone(), deployment: read.name };
-    let program =
-        ProgramConfig { executable: "/p".into(), deployment: "D".into(), init: json!({"a": 1}) };
+    let program = ProgramConfig {
+        executable: "/p".into(),
+        deployment: "D".into(),
+        init: json!({"a": 1}),
+        ..ProgramConfig::default()
+    };
     read.options.to_deployment(id, program, &application, None)
 }
 

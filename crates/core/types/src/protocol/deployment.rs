@@ -166,10 +166,16 @@ impl Workload {
 }
 
 /// A deployment that a program of its own carries out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ProgramConfig {
     /// The program; its replicas are processes of it.
     pub executable: PathBuf,
+    /// Its arguments before `role`: an interpreter is told here what to interpret.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Where it runs; absent is where the server does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<PathBuf>,
     /// Which of the program's deployments.
     pub deployment: String,
     /// What it is made from: arguments, and which other deployments it calls.
@@ -420,5 +426,20 @@ mod tests {
         assert_eq!(config.autoscaling.upscaling_factor, 1.0);
         let again = serde_json::to_value(&config).unwrap();
         assert_eq!(serde_json::from_value::<DeploymentConfig>(again).unwrap(), config);
+    }
+
+    #[test]
+    fn a_program_of_the_release_before_is_read_and_written_as_it_was() {
+        let old = serde_json::json!({"executable": "/p", "deployment": "D", "init": {"args": {}}});
+        let program: ProgramConfig = serde_json::from_value(old.clone()).unwrap();
+        assert_eq!((program.args.len(), program.working_dir.as_ref()), (0, None));
+        assert_eq!(serde_json::to_value(&program).unwrap(), old);
+        let python = ProgramConfig {
+            args: vec!["-m".to_owned(), "m".to_owned()],
+            working_dir: Some("/w".into()),
+            ..program
+        };
+        let again = serde_json::to_value(&python).unwrap();
+        assert_eq!(serde_json::from_value::<ProgramConfig>(again).unwrap(), python);
     }
 }

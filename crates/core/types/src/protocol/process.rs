@@ -12,8 +12,11 @@ pub struct ProcessSpec {
     /// The program; absent is this same executable.
     #[serde(default)]
     pub executable: Option<PathBuf>,
-    /// Arguments of the executable, starting with the hidden `role` command.
+    /// Arguments of the executable; the hidden `role` command is among them.
     pub args: Vec<String>,
+    /// Where it runs; absent is where the supervisor does.
+    #[serde(default)]
+    pub working_dir: Option<PathBuf>,
     /// Added to the inherited environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,

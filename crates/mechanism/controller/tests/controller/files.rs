@@ -259,6 +259,7 @@ async fn no_two_applications_are_at_one_place() {
             executable: "/bin/true".into(),
             deployment: name.into(),
             init: serde_json::Value::Null,
+            ..ProgramConfig::default()
         });
         let mut application = application(name, vec![code]);
         application.route_prefix = Some("/hand".into());

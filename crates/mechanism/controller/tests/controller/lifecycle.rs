@@ -54,6 +54,30 @@ async fn a_request_wakes_a_replica_and_idleness_ends_it() {
 }
 
 #[tokio::test]
+async fn a_program_is_started_with_its_arguments_where_it_wants_to_be() {
+    let mut node = Node::start().await;
+    let mut program = config("app");
+    program.workload = Workload::Program(ProgramConfig {
+        executable: "/venv/bin/python".into(),
+        args: ["-m", "tyndall._program", "--import-path", "a:b"].map(str::to_owned).to_vec(),
+        working_dir: Some("/src".into()),
+        deployment: "app".into(),
+        ..ProgramConfig::default()
+    });
+    node.deploy(&program).await;
+    node.demand("app", 1).await;
+    let spec = node.started().await;
+    assert_eq!(spec.executable, Some("/venv/bin/python".into()));
+    assert_eq!(spec.working_dir, Some("/src".into()));
+    assert_eq!(
+        spec.args[..6],
+        ["-m", "tyndall._program", "--import-path", "a:b", "role", "replica"]
+    );
+    let sent = spec.args.iter().skip_while(|arg| *arg != "--deployment-config").nth(1).unwrap();
+    assert_eq!(serde_json::from_str::<DeploymentConfig>(sent).unwrap(), program);
+}
+
+#[tokio::test]
 async fn a_replica_that_fails_makes_the_deployment_unavailable_with_its_reason() {
     let mut node = Node::start().await;
     let (mut routes, mut table) = (node.routes().await, RouteTable::default());

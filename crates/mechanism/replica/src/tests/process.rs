@@ -301,6 +301,7 @@ async fn a_program_is_refused_by_its_name() {
         executable: "/bin/true".into(),
         deployment: "main".to_owned(),
         init: Value::Null,
+        ..ProgramConfig::default()
     };
     let config = |dir: &Path| DeploymentConfig {
         workload: Workload::Program(program),

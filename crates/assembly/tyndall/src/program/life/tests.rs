@@ -127,6 +127,7 @@ impl Process {
             executable: "/p".into(),
             deployment: "Told".into(),
             init: serde_json::to_value(init).unwrap(),
+            ..ProgramConfig::default()
         };
         let options = DeploymentOptions::new("Told").max_ongoing_requests(2);
         let config = options.resolve(&ApplicationName::new("app").unwrap(), program).unwrap();

@@ -17,8 +17,12 @@ fn options(written: &str) -> DeploymentOptions {
 
 pub(super) fn deploy(options: &DeploymentOptions) -> DeploymentConfig {
     let id = DeploymentId::try_from("a#D".to_owned()).unwrap();
-    let program =
-        ProgramConfig { executable: "/p".into(), deployment: "D".into(), init: json!(null) };
+    let program = ProgramConfig {
+        executable: "/p".into(),
+        deployment: "D".into(),
+        init: json!(null),
+        ..ProgramConfig::default()
+    };
     let app = "applications: [{program: ./p, runtime_env: {env_vars: {A: app}}}]";
     options.to_deployment(id, program, &application(app), Some(7.0))
 }

@@ -81,8 +81,12 @@ fn logs_are_those_of_the_nearest_place() {
         );
         let app = application(&text);
         let ApplicationKind::Program { overrides, .. } = &app.kind else { panic!() };
-        let program =
-            ProgramConfig { executable: "/p".into(), deployment: "D".into(), init: json!(null) };
+        let program = ProgramConfig {
+            executable: "/p".into(),
+            deployment: "D".into(),
+            init: json!(null),
+            ..ProgramConfig::default()
+        };
         let id = tyndall_types::DeploymentId::try_from("a#D".to_owned()).unwrap();
         json!(overrides[0].options.to_deployment(id, program, &app, None).env_vars)
     };
