@@ -51,6 +51,10 @@ pub(crate) struct Api {
     /// Where the logs of the node go.
     pub(crate) log_file: Option<Arc<PathBuf>>,
     pub(crate) metrics: Arc<ControllerMetrics>,
+    /// Where code of applications is kept.
+    pub(crate) code_dir: Arc<PathBuf>,
+    /// Whether applications may bring code: not from whoever can reach the port over a network.
+    pub(crate) takes_code: bool,
     /// What the admin port asks for.
     pub(crate) token: Option<Arc<str>>,
     pub(crate) scope: Scope,
@@ -223,7 +227,14 @@ async fn parse<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Res
 }
 
 async fn read(request: Request<Incoming>) -> Result<Bytes, Response<Body>> {
-    let read = read_body(request.into_body(), MAX_BODY_BYTES);
+    read_up_to(MAX_BODY_BYTES, request).await
+}
+
+async fn read_up_to(
+    limit_bytes: usize,
+    request: Request<Incoming>,
+) -> Result<Bytes, Response<Body>> {
+    let read = read_body(request.into_body(), limit_bytes);
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => Err(text(StatusCode::BAD_REQUEST, error.to_string())),

@@ -213,6 +213,7 @@ impl Service {
         };
         tracing::debug!(application = %name, version, "deployed");
         self.origins.insert(name.clone(), Origin::of(&config));
+        self.code.deployed(version, &config, false);
         self.record(&name, "deployed", &format!("version {version}{note}"));
         self.apply(Event::Deploy { config, version, deployed_at, fallback: None });
         Ok(())
@@ -228,9 +229,12 @@ impl Service {
         self.record(name, "rolled_back", how);
         self.origins.insert(name.clone(), Origin::of(config));
         let (now, note) = (self.clock.now(), format!(": rolled back {how}"));
-        if let Some(Err(error)) = self.store.as_mut().map(|store| store.deploy(config, &note, now))
-        {
-            tracing::error!(%error, application = %name, "failed to keep a rollback");
+        match self.store.as_mut().map(|store| store.deploy(config, &note, now)) {
+            Some(Err(error)) => {
+                tracing::error!(%error, application = %name, "failed to keep a rollback");
+            }
+            Some(Ok(version)) => self.code.deployed(version, config, true),
+            None => {}
         }
     }
 
@@ -257,6 +261,7 @@ impl Service {
 
     fn forget(&mut self, name: ApplicationName) {
         self.builds.cancel(&name);
+        self.code.forget(&name);
         self.origins.remove(&name);
         // It goes even if it cannot be written down: it would only come back with the next
         // controller, which is better than a delete that does nothing.
@@ -338,6 +343,7 @@ impl Service {
                 format!("{name}: {what}; its versions are {}", known.join(", ")),
             ));
         };
+        self.check_code(&found.config)?;
         let note = format!(": back to version {}, as asked", found.version);
         self.deploy(Arc::new(found.config.clone()), &note)?;
         self.builds.cancel(name);

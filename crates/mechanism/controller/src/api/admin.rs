@@ -1,7 +1,8 @@
 //! What people and tools ask: Ray Serve's paths, and ours beside them.
 
 use super::details::Shape;
-use super::{Answer, Api, HEALTHZ, busy, decoded, not_found, openapi, read};
+use super::{Answer, Api, HEALTHZ, busy, decoded, not_found, openapi, read, read_up_to};
+use crate::code::{CodeSubmission, receive};
 use crate::logs::{self, LogRange};
 use crate::service::{Message, Wanted};
 use crate::store::{MAX_DAYS, StoredVersion};
@@ -10,6 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::fmt::Display;
+use tokio::task::JoinError;
 use tyndall_transport::{Body, empty, json, text};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, IdError};
 
@@ -23,6 +25,8 @@ const RAY_VERSION: &str = "2.60.0";
 const DEFAULT_EVENTS: u32 = 100;
 const MAX_EVENTS: u32 = 10_000;
 const DEFAULT_DAYS: u64 = 30;
+/// Code is small; what is large is loaded by it.
+const MAX_CODE_BYTES: usize = 128 << 20;
 
 impl Api {
     pub(super) async fn public(&self, path: &str, request: Request<Incoming>) -> Answer {
@@ -83,6 +87,10 @@ impl Api {
             return Ok(empty(StatusCode::OK));
         }
         let rest = under(APPLICATIONS).ok_or_else(not_found)?;
+        if method == Method::PUT {
+            let name = application(rest).map_err(bad)?;
+            return self.deploy_code(name, request).await;
+        }
         match (method, rest.rsplit_once('/')) {
             (&Method::GET, Some((name, "versions"))) => self.versions(name).await,
             (&Method::POST, Some((name, "rollback"))) => {
@@ -109,6 +117,29 @@ impl Api {
         let text = String::from_utf8(body.to_vec())
             .map_err(|_| bad("the body is no text; send YAML or JSON"))?;
         self.try_ask(|reply| Message::Submit { text, reply }).await?;
+        Ok(empty(StatusCode::OK))
+    }
+
+    /// One application with its code. Decoding and writing are not done where others wait for it.
+    async fn deploy_code(&self, name: ApplicationName, request: Request<Incoming>) -> Answer {
+        if !self.takes_code {
+            let why = "code is taken on the loopback only, unless the server has a token; set \
+                       TYNDALL_ADMIN_TOKEN where it starts\n";
+            return Err(text(StatusCode::FORBIDDEN, why));
+        }
+        let body = read_up_to(MAX_CODE_BYTES, request).await?;
+        let dir = self.code_dir.clone();
+        let received = tokio::task::spawn_blocking(move || {
+            let mut submission: CodeSubmission = serde_json::from_slice(&body).map_err(bad)?;
+            let code = std::mem::take(&mut submission.code);
+            let received = receive(&dir, &code);
+            let received = received.map_err(|refusal| text(refusal.status, refusal.reason))?;
+            Ok((Box::new(submission), received))
+        });
+        let failed = |why: JoinError| text(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
+        let (submission, received) = received.await.map_err(failed)??;
+        let deploy = |reply| Message::DeployCode { name, submission, received, reply };
+        self.try_ask(deploy).await?;
         Ok(empty(StatusCode::OK))
     }
 

@@ -248,6 +248,7 @@ async fn the_document_lists_what_there_is() {
         "GET /api/ray/version",
         "GET /api/tyndall/applications/",
         "DELETE /api/tyndall/applications/{application}",
+        "PUT /api/tyndall/applications/{application}",
         "GET /api/tyndall/applications/{application}/versions",
         "POST /api/tyndall/applications/{application}/rollback",
         "GET /api/tyndall/controller-health",
