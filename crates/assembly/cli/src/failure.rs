@@ -40,8 +40,9 @@ impl Failure {
     /// From a message that may end in `; what to do`.
     pub(crate) fn from_text(text: &str) -> Self {
         match text.split_once("; ") {
-            Some((cause, cure)) => Self::new(cause).with_cure(cure),
-            None => Self::new(text),
+            // What has lines of its own, such as a traceback, is told as it is.
+            Some((cause, cure)) if !text.contains('\n') => Self::new(cause).with_cure(cure),
+            _ => Self::new(text),
         }
     }
 

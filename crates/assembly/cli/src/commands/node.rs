@@ -163,7 +163,7 @@ fn proxy_args(config: &RunConfig) -> Result<Vec<String>, Failure> {
 /// The server's processes read their log settings, and keys that others may not see among their
 /// arguments, in the environment; these are those that flags gave.
 fn child_env(config: &RunConfig) -> BTreeMap<String, String> {
-    let mut env = log_env(config);
+    let mut env = flag_env(config);
     let secrets = &config.api_keys.secrets;
     if !secrets.is_empty() {
         env.insert(keys::VARIABLE.to_owned(), secrets.join(","));
@@ -171,8 +171,8 @@ fn child_env(config: &RunConfig) -> BTreeMap<String, String> {
     env
 }
 
-fn log_env(config: &RunConfig) -> BTreeMap<String, String> {
-    let given = ["log", "log_format"].iter().filter_map(|key| {
+fn flag_env(config: &RunConfig) -> BTreeMap<String, String> {
+    let given = ["log", "log_format", "python"].iter().filter_map(|key| {
         let line = config.effective.iter().find(|line| line.key == *key)?;
         let name = tyndall_config::setting(key)?.env;
         matches!(line.origin, Origin::Flag(_)).then(|| (name.to_owned(), line.value.clone()))
