@@ -3,7 +3,7 @@
     python bench/structured.py target/release/tyndall MODEL
 
 Streams the same prompt without a structure and with each of some, in turns, and prints the median time per token of each and
-what it adds. The structures leave the model free for as long as it is asked to write, so that the lengths are the same.
+the median of what it adds to that of the same round. The structures leave the model free for as long as it is asked to write, so that the lengths are the same.
 MODEL is a checkpoint whose vocabulary has the size that is asked about; weights may be random.
 """
 
@@ -39,32 +39,41 @@ STRUCTURES = {
 
 
 def stream(url, model, fields, num_tokens):
-    """Seconds per token of one stream after its first event, and its tokens; one event may hold several."""
+    """Seconds per token of one stream after its first event, and those tokens.
+
+    An event may hold several tokens: where they end in the middle of a character, their text comes with a later one.
+    """
     asked = {"model": model, "prompt": "import json", "max_tokens": num_tokens, "stream": True, "temperature": 1, "seed": 7}
-    asked |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
+    asked |= {"ignore_eos": True, "return_token_ids": True}
     request = urllib.request.Request(f"{url}/v1/completions", json.dumps(asked | fields).encode())
-    times, written = [], 0
+    times, written = [], []
     with urllib.request.urlopen(request) as answer:
         for line in answer:
             if line.startswith(b"data: {"):
                 times.append(time.perf_counter())
-                usage = json.loads(line[6:]).get("usage")
-                written = usage["completion_tokens"] if usage else written
-    return (times[-1] - times[0]) / max(written - 1, 1), written
+                written.append(sum(len(choice.get("token_ids") or []) for choice in json.loads(line[6:])["choices"]))
+    after_the_first = sum(written[1:])
+    return (times[-1] - times[0]) / max(after_the_first, 1), after_the_first
 
 
 def measure(url, model, args):
-    found = {name: [] for name in STRUCTURES}
-    for name, fields in STRUCTURES.items():
-        stream(url, model, fields, 4)
-    for _ in range(args.rounds):
-        for name, fields in STRUCTURES.items():
-            found[name].append(stream(url, model, fields, args.tokens))
-    base = statistics.median(seconds for seconds, _ in found["none"])
+    """Each round has its own order and its own base, so that a machine that grows slower or faster favours nobody."""
+    names = list(STRUCTURES)
+    found = {name: [] for name in names}
+    added = {name: [] for name in names}
+    for name in names:
+        stream(url, model, STRUCTURES[name], 4)
+    for number in range(args.rounds):
+        first = number % len(names)
+        times = {name: stream(url, model, STRUCTURES[name], args.tokens) for name in names[first:] + names[:first]}
+        for name, (seconds, _) in times.items():
+            found[name].append(times[name])
+            added[name].append(seconds / times["none"][0] - 1)
     for name, streams in found.items():
         middle = statistics.median(seconds for seconds, _ in streams)
         tokens = sum(written for _, written in streams)
-        print(f"{name:<20} {tokens:>6} tokens  {middle * 1e3:8.3f} ms per token  {(middle / base - 1) * 100:+6.1f} %")
+        share = statistics.median(added[name]) * 100
+        print(f"{name:<20} {tokens:>6} tokens  {middle * 1e3:8.3f} ms per token  {share:+6.1f} %")
 
 
 def main():

@@ -10,16 +10,31 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use std::sync::Arc;
+use tyndall_types::ApplicationName;
+
+/// How requests and responses are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// JSON, as everything in Rust.
+    #[default]
+    Json,
+    /// Bytes that only the two deployments understand, which are code of one language.
+    Opaque,
+}
 
 /// One call of a deployment.
 #[derive(Debug, Clone)]
 pub struct Call {
+    /// Another application than the caller's.
+    pub application: Option<ApplicationName>,
     /// The deployment's name in its application.
     pub deployment: String,
     /// Which of its methods: `call`, `stream`, or one of [`Methods`](crate::Methods).
     pub method: String,
-    /// The request, as JSON.
+    /// The request.
     pub body: Bytes,
+    /// How it is written, and the responses shall be.
+    pub encoding: Encoding,
     /// What the deployment shall know of the request.
     pub context: RequestContext,
 }
@@ -32,10 +47,11 @@ pub trait Caller: Send + Sync + 'static {
     /// A handle was read that calls by this: calls may come.
     fn connected(&self) {}
 
-    /// Calls a method that gives one response, as JSON.
+    /// Calls a method that gives one response, in the call's encoding.
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Bytes>>;
 
-    /// Calls a method that gives a stream of responses, each as JSON. An error is its last item.
+    /// Calls a method that gives a stream of responses, in the call's encoding. An error is its last
+    /// item.
     fn stream(&self, call: Call) -> BoxStream<'static, Result<Bytes>>;
 }
 

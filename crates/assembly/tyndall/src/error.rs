@@ -77,6 +77,10 @@ pub enum Error {
     UserError {
         /// What it says, with its causes.
         message: String,
+        /// The exception itself, in base64, where caller and callee are code of a language that can
+        /// hand one on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exception: Option<String>,
     },
     /// The call does not fit the deployment: a body that is not a request, a method that does not
     /// exist.
@@ -99,7 +103,7 @@ impl Error {
     #[must_use]
     pub fn user(error: impl Into<BoxError>) -> Self {
         let error = error.into();
-        Self::UserError { message: with_causes(error.to_string(), error.as_ref()) }
+        Self::UserError { message: with_causes(error.to_string(), error.as_ref()), exception: None }
     }
 
     /// A request that the deployment cannot take.
@@ -126,7 +130,7 @@ impl Error {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
         let text = text.unwrap_or_else(|| "no message".to_owned());
-        Self::UserError { message: format!("the deployment panicked: {text}") }
+        Self::user(format!("the deployment panicked: {text}"))
     }
 
     /// The variant's name, for metrics.
@@ -177,7 +181,7 @@ impl IntoResponse for Error {
     fn into_response(self) -> axum::response::Response {
         let (status, failed) = (self.status(), Failed(self.kind()));
         let body = match &self {
-            Self::UserError { message } | Self::InvalidOptions { message } => {
+            Self::UserError { message, .. } | Self::InvalidOptions { message } => {
                 tracing::error!(error = message, "a request failed");
                 "Internal Server Error".to_owned()
             }

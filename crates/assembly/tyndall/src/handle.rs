@@ -1,7 +1,7 @@
 //! Handles: the client side of calls between deployments.
 
 use crate::application::{self, Node};
-use crate::caller::{self, Call, Caller};
+use crate::caller::{self, Call, Caller, Encoding};
 use crate::context::RequestContext;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
@@ -190,7 +190,15 @@ impl Target {
         let own = limit(options).and_then(|limit| Instant::now().checked_add(limit));
         context.deadline = own.into_iter().chain(context.deadline).min();
         let (deployment, method) = (deployment.clone(), method.to_owned());
-        Ok((caller.clone(), Call { deployment, method, body: write(request)?, context }))
+        let call = Call {
+            application: None,
+            deployment,
+            method,
+            body: write(request)?,
+            encoding: Encoding::Json,
+            context,
+        };
+        Ok((caller.clone(), call))
     }
 }
 

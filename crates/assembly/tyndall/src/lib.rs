@@ -74,6 +74,7 @@
 //! | the request and the replica that code runs in | [`context`] |
 //! | tests without processes | [`testing`] |
 //! | what runs a program | [`main`], [`Described`], [`wire`] |
+//! | a binding to another language | [`foreign`] |
 #![forbid(unsafe_code)]
 
 mod application;
@@ -83,6 +84,7 @@ pub mod context;
 mod deployment;
 mod described;
 mod error;
+pub mod foreign;
 mod handle;
 pub mod http;
 mod methods;
@@ -96,7 +98,7 @@ pub mod wire;
 pub use application::{Application, Bound};
 pub use axum;
 pub use batching::{BatchOptions, Batcher, StreamBatcher};
-pub use caller::{Call, Caller};
+pub use caller::{Call, Caller, Encoding};
 pub use context::{ReplicaContext, RequestContext};
 pub use deployment::Deployment;
 pub use described::{Described, DescribedDeployment, ProgramInit};

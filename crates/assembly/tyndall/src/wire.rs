@@ -4,20 +4,23 @@
 //! |---|---|
 //! | `POST /-/call/{method}` | the request as JSON → the response as JSON |
 //! | the same, with `accept: application/x-ndjson` | the request as JSON → one line `{"item": response}` for each item; one `{"error": …}` ends the stream early |
+//! | `POST /-/call/{method}`, with `content-type: application/octet-stream` | bytes → bytes, which only the two deployments understand |
+//! | the same, with `accept: application/x-tyndall-frames` | bytes → frames: one byte, `I` for an item or `E` for the error that ends the stream, four of the length, most significant first, and the item's bytes, or the error as JSON |
 //!
 //! The headers are those of [`RequestContext::write_headers`]. An answer that is not 2xx has an
 //! [`Error`] as JSON; with `x-tyndall-not-started` the call may go to another replica. A stream that
 //! fails before its first item has such an answer too. A body that breaks off was cut: what came
 //! may not be all.
 
-use crate::caller::Call;
+use crate::caller::{Call, Encoding};
 use crate::context::RequestContext;
 use crate::error::{Error, Result};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tyndall_transport::{BoxError, JsonLines, read_body};
@@ -29,7 +32,15 @@ pub const CALL_PATH: &str = "/-/call/";
 /// What a caller accepts that wants a stream.
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
-/// Largest response of a call.
+/// What a caller accepts that wants a stream of bytes.
+const FRAMES: HeaderValue = HeaderValue::from_static("application/x-tyndall-frames");
+
+/// Bytes that nobody on the way understands.
+const OPAQUE: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Largest response of a call, and item of a stream.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// The request of a call, for a method that streams or for one that does not.
@@ -45,16 +56,51 @@ pub fn encode(call: &Call, is_stream: bool) -> Result<Request<Bytes>> {
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
     call.context.write_headers(headers);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let (kind, streamed) = kinds(call.encoding);
+    headers.insert(header::CONTENT_TYPE, kind);
     if is_stream {
-        headers.insert(header::ACCEPT, LINES);
+        headers.insert(header::ACCEPT, streamed);
     }
     Ok(request)
 }
 
+/// Content types of a request or response, and of a stream.
+fn kinds(encoding: Encoding) -> (HeaderValue, HeaderValue) {
+    match encoding {
+        Encoding::Json => (JSON, LINES),
+        Encoding::Opaque => (OPAQUE, FRAMES),
+    }
+}
+
 /// Whether a call wants a stream.
 pub(crate) fn is_stream(headers: &HeaderMap) -> bool {
-    headers.get(header::ACCEPT) == Some(&LINES)
+    matches!(headers.get(header::ACCEPT), Some(kind) if *kind == LINES || *kind == FRAMES)
+}
+
+/// How a call is written.
+pub(crate) fn encoding(headers: &HeaderMap) -> Encoding {
+    match headers.get(header::CONTENT_TYPE) {
+        Some(kind) if *kind == OPAQUE => Encoding::Opaque,
+        _ => Encoding::Json,
+    }
+}
+
+/// Content type of a response.
+pub(crate) fn content_type(encoding: Encoding) -> HeaderValue {
+    kinds(encoding).0
+}
+
+/// Content type of a stream of [`item`]s.
+pub(crate) fn stream_type(encoding: Encoding) -> HeaderValue {
+    kinds(encoding).1
+}
+
+/// An item as a part of a stream.
+pub(crate) fn item(encoding: Encoding, item: &Result<Bytes>) -> Vec<u8> {
+    match encoding {
+        Encoding::Json => line(item),
+        Encoding::Opaque => frame(item),
+    }
 }
 
 /// The context of a call.
@@ -63,7 +109,7 @@ pub(crate) fn context(headers: &HeaderMap) -> RequestContext {
 }
 
 /// An item as a line of a stream.
-pub(crate) fn line(item: &Result<Bytes>) -> Vec<u8> {
+fn line(item: &Result<Bytes>) -> Vec<u8> {
     match item {
         Ok(json) => [b"{\"item\":", &json[..], b"}\n"].concat(),
         Err(error) => {
@@ -73,9 +119,19 @@ pub(crate) fn line(item: &Result<Bytes>) -> Vec<u8> {
     }
 }
 
-/// The content type of [`line`]s.
-pub(crate) fn line_type() -> HeaderValue {
-    LINES
+fn frame(item: &Result<Bytes>) -> Vec<u8> {
+    let too_long = |_| Error::user("an item of the stream has more than 4 GiB; send smaller ones");
+    let framed = item.as_ref().map_err(Clone::clone).and_then(|bytes| {
+        u32::try_from(bytes.len()).map(|length| (length, bytes)).map_err(too_long)
+    });
+    match framed {
+        Ok((length, bytes)) => [b"I", &length.to_be_bytes()[..], bytes].concat(),
+        Err(error) => {
+            let json = serde_json::to_vec(&error).expect("errors have string keys only");
+            let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+            [b"E", &length.to_be_bytes()[..], &json].concat()
+        }
+    }
 }
 
 /// The response of a call.
@@ -128,7 +184,82 @@ where
         let refused = async move { Err(decode(response).await.err().unwrap_or_else(broken)) };
         return stream::once(refused).boxed();
     }
+    if response.headers().get(header::CONTENT_TYPE) == Some(&FRAMES) {
+        return frames(response.into_body()).boxed();
+    }
     items(JsonLines::new(response.into_body())).boxed()
+}
+
+/// What has come of a stream of frames.
+struct Frames<B> {
+    body: B,
+    pending: BytesMut,
+}
+
+impl<B> Frames<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// The next whole frame; none at the end.
+    async fn next(&mut self) -> Result<Option<Result<Bytes>>, String> {
+        loop {
+            if let Some(frame) = self.take()? {
+                return Ok(Some(frame));
+            }
+            let Some(frame) = self.body.frame().await else {
+                return match self.pending.is_empty() {
+                    true => Ok(None),
+                    false => Err("the answer ends within an item".to_owned()),
+                };
+            };
+            let frame = frame.map_err(|error| {
+                let error: BoxError = error.into();
+                tyndall_types::with_causes(error.to_string(), error.as_ref())
+            })?;
+            if let Ok(data) = frame.into_data() {
+                self.pending.extend_from_slice(&data);
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Result<Bytes>>, String> {
+        const HEAD: usize = 5;
+        let Some(head) = self.pending.first_chunk::<HEAD>() else { return Ok(None) };
+        let [kind, length @ ..] = *head;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > MAX_RESPONSE_BYTES {
+            return Err(format!("an item has {length} bytes, more than {MAX_RESPONSE_BYTES}"));
+        }
+        if self.pending.len() < HEAD + length {
+            return Ok(None);
+        }
+        let bytes = self.pending.split_to(HEAD + length).freeze().slice(HEAD..);
+        match kind {
+            b'I' => Ok(Some(Ok(bytes))),
+            b'E' => serde_json::from_slice(&bytes)
+                .map(|error| Some(Err(error)))
+                .map_err(|error| format!("an error is none: {error}")),
+            _ => Err("a frame is neither an item nor an error".to_owned()),
+        }
+    }
+}
+
+fn frames<B>(body: B) -> impl Stream<Item = Result<Bytes>>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let frames = Frames { body, pending: BytesMut::new() };
+    stream::unfold(Some(frames), |frames| async move {
+        let mut frames = frames?;
+        match frames.next().await {
+            Ok(None) => None,
+            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(frames))),
+            Ok(Some(Err(error))) => Some((Err(error), None)),
+            Err(message) => Some((Err(Error::ReplicaUnavailable { message }), None)),
+        }
+    })
 }
 
 fn items<B>(lines: JsonLines<Line, B>) -> impl Stream<Item = Result<Bytes>>
@@ -163,6 +294,8 @@ mod tests {
 
     fn call(method: &str) -> Call {
         Call {
+            application: None,
+            encoding: Encoding::Json,
             deployment: "D".into(),
             method: method.into(),
             body: "1".into(),
@@ -191,6 +324,25 @@ mod tests {
         assert_eq!(cut.await, [Ok(Bytes::from("1"))], "the framing says that the rest is missing");
         let garbled: Vec<_> = decode_stream(Response::new(full("x\n"))).collect().await;
         assert!(matches!(garbled[..], [Err(Error::ReplicaUnavailable { .. })]));
+    }
+
+    #[tokio::test]
+    async fn frames_carry_any_bytes_and_end_like_lines() {
+        let error = Error::user("no");
+        let sent = [Ok(Bytes::from_static(b"\0\n")), Ok(Bytes::new()), Err(error.clone())];
+        let body: Vec<u8> = sent.iter().flat_map(|one| item(Encoding::Opaque, one)).collect();
+        let answer = |body: Vec<u8>| {
+            let mut response = Response::new(full(body));
+            response.headers_mut().insert(header::CONTENT_TYPE, stream_type(Encoding::Opaque));
+            decode_stream(response).collect::<Vec<_>>()
+        };
+        assert_eq!(answer(body.clone()).await, sent);
+        let cut = answer(body[..6].to_vec()).await;
+        assert!(matches!(cut[..], [Err(Error::ReplicaUnavailable { .. })]), "{cut:?}");
+        let long = answer(b"I\xff\xff\xff\xff".to_vec()).await;
+        assert!(long[0].as_ref().unwrap_err().to_string().contains("more than"), "{long:?}");
+        let strange = answer(b"X\0\0\0\0".to_vec()).await;
+        assert!(strange[0].as_ref().unwrap_err().to_string().contains("neither"), "{strange:?}");
     }
 
     #[tokio::test]

@@ -116,6 +116,8 @@ impl Replica {
 
     async fn call(&self, method: &str, request: Value) -> tyndall::Result<Value> {
         let call = Call {
+            application: None,
+            encoding: tyndall::Encoding::Json,
             deployment: String::new(),
             method: method.to_owned(),
             body: serde_json::to_vec(&request).unwrap().into(),

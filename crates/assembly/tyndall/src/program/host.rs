@@ -12,6 +12,7 @@
 //! starts, while it drains, and when it has `max_ongoing_requests`: another may take them.
 
 use super::ongoing::{Ongoing, Requests};
+use crate::caller::Encoding;
 use crate::context::RequestContext;
 use crate::error::{Error, Result};
 use crate::servant::Servant;
@@ -172,12 +173,15 @@ impl App {
         let context = wire::context(request.headers());
         let request_id = HeaderValue::from_str(&context.request_id);
         let is_stream = wire::is_stream(request.headers());
+        let encoding = wire::encoding(request.headers());
         let answer = match self.body(request).await {
-            Ok(body) if is_stream => lines(servant.stream(method, body, context), ongoing).await,
+            Ok(body) if is_stream => {
+                streamed(servant.stream(method, body, context), encoding, ongoing).await
+            }
             Ok(body) => {
                 let answer = servant.call(method, body, context).await;
                 ongoing.came(&answer);
-                answer.map(whole)
+                answer.map(|body| whole(body, encoding))
             }
             Err(error) => {
                 let answer = Err(error);
@@ -202,27 +206,27 @@ impl Drop for Updating<'_> {
 }
 
 /// A response that is there: its request is over.
-fn whole(body: Bytes) -> Response<AnyBody> {
+fn whole(body: Bytes, encoding: Encoding) -> Response<AnyBody> {
     let mut response = Response::new(AnyBody::from(body));
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, wire::content_type(encoding));
     response
 }
 
-/// A stream as lines. An error before its first item is one of the whole answer.
-async fn lines(
+/// A stream of items. An error before its first one is one of the whole answer.
+async fn streamed(
     mut items: stream::BoxStream<'static, Result<Bytes>>,
+    encoding: Encoding,
     mut ongoing: Ongoing,
 ) -> Result<Response<AnyBody>> {
     let first = items.next().await.transpose();
     ongoing.came(&first);
     let items = stream::iter(first?.map(Ok)).chain(items);
-    let lines = items.map(move |item| {
+    let items = items.map(move |item| {
         ongoing.came(&item);
-        Ok::<_, Error>(wire::line(&item))
+        Ok::<_, Error>(wire::item(encoding, &item))
     });
-    let mut response = Response::new(AnyBody::from_stream(lines));
-    response.headers_mut().insert(header::CONTENT_TYPE, wire::line_type());
+    let mut response = Response::new(AnyBody::from_stream(items));
+    response.headers_mut().insert(header::CONTENT_TYPE, wire::stream_type(encoding));
     Ok(response)
 }
 

@@ -14,10 +14,13 @@ use super::host::App;
 use super::ongoing::Requests;
 use super::routes::Routes;
 use crate::application::Built;
+use crate::caller::Caller;
 use crate::context::{ReplicaContext, ReplicaFacts};
 use crate::described::ProgramInit;
 use crate::error::{Error, Result};
 use crate::servant::Servant;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::Method;
 use serde_json::Value;
 use std::future::Future;
@@ -68,11 +71,37 @@ pub(super) enum ReplicaError {
     Start { reason: String },
 }
 
+/// What a replica's value is made from.
+pub(crate) struct Started {
+    pub(crate) deployment: String,
+    pub(crate) init: ProgramInit,
+    pub(crate) config: DeploymentConfig,
+    pub(crate) context: ReplicaContext,
+    pub(crate) caller: Arc<dyn Caller>,
+}
+
+/// Makes it, hands it its `user_config`, and checks its health.
+pub(crate) trait Start:
+    FnOnce(Started) -> BoxFuture<'static, Result<Arc<dyn Servant>>>
+{
+}
+
+impl<F: FnOnce(Started) -> BoxFuture<'static, Result<Arc<dyn Servant>>>> Start for F {}
+
+/// Starts a deployment of an application that is built here.
+pub(super) fn from_application(build: impl FnOnce(Value) -> Result<Built>) -> impl Start {
+    move |started: Started| {
+        let found = build(started.init.args).and_then(|built| {
+            let part = built.find(&started.deployment)?;
+            let user_config = started.config.user_config;
+            Ok(part.start(started.init.init, started.caller, started.context, user_config))
+        });
+        async move { found?.await }.boxed()
+    }
+}
+
 /// Is a replica until it is told to end.
-pub(super) fn block_on(
-    options: ReplicaOptions,
-    build: impl FnOnce(Value) -> Result<Built>,
-) -> Result<(), ReplicaError> {
+pub(super) fn block_on(options: ReplicaOptions, start: impl Start) -> Result<(), ReplicaError> {
     let threads = options.config.resources.num_cpus.ceil().clamp(0.0, 256.0) as usize;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.max(MIN_THREADS))
@@ -82,7 +111,7 @@ pub(super) fn block_on(
     let outcome = runtime.block_on(async {
         let terminate = signal(SignalKind::terminate()).map_err(ReplicaError::System)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(ReplicaError::System)?;
-        run(options, build, either(terminate, interrupt)).await
+        run(options, start, either(terminate, interrupt)).await
     });
     // Blocking work that outlasts the drain is not waited for; the process ends with its main.
     runtime.shutdown_background();
@@ -98,7 +127,7 @@ async fn either(mut terminate: Signal, mut interrupt: Signal) {
 
 async fn run(
     options: ReplicaOptions,
-    build: impl FnOnce(Value) -> Result<Built>,
+    make: impl Start,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ReplicaError> {
     let socket = options.runtime_dir.replica_socket(&options.id);
@@ -125,14 +154,9 @@ async fn run(
     let serve_options = ServeOptions::of_replica(drain);
     let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
     let living = async {
-        let outcome = live(
-            &app,
-            options,
-            process,
-            |options| start(options, build, routes, metrics),
-            shutdown,
-        )
-        .await;
+        let outcome =
+            live(&app, options, process, |options| start(options, make, routes, metrics), shutdown)
+                .await;
         let servant = app.set_stopping();
         let since = Instant::now();
         drop(stop);
@@ -205,33 +229,32 @@ where
 
 async fn start(
     options: ReplicaOptions,
-    build: impl FnOnce(Value) -> Result<Built>,
+    make: impl Start,
     routes: Arc<Routes>,
     metrics: Arc<ProgramMetrics>,
 ) -> Result<Arc<dyn Servant>> {
     let config = options.config;
-    let Workload::Program(program) = config.workload else {
+    let Workload::Program(program) = &config.workload else {
         return Err(Error::options(
             "the deployment is a model, which this program does not serve; start it with `tyndall`",
         ));
     };
-    let init: ProgramInit = serde_json::from_value(program.init).map_err(|error| {
+    let init: ProgramInit = serde_json::from_value(program.init.clone()).map_err(|error| {
         Error::options(format!(
             "the deployment's init is not one of a program: {error}; deploy the program again"
         ))
     })?;
-    let built = build(init.args)?;
-    let part = built.find(&program.deployment)?;
+    let deployment = program.deployment.clone();
     let facts = ReplicaFacts {
-        application: config.id.application,
-        deployment: program.deployment.clone(),
+        application: config.id.application.clone(),
+        deployment: deployment.clone(),
         replica_id: options.id,
         max_ongoing_requests: config.max_ongoing_requests,
         rank: options.rank,
         metrics,
     };
     let context = ReplicaContext { facts: Arc::new(facts) };
-    part.start(init.init, routes, context, config.user_config).await
+    make(Started { deployment, init, config, context, caller: routes }).await
 }
 
 /// Sends a report until the controller has taken it. A report may arrive twice, which means the

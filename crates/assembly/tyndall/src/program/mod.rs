@@ -16,9 +16,13 @@ mod life;
 mod ongoing;
 mod routes;
 
+pub(crate) use life::Started;
+pub(crate) use routes::Routes;
+
 use crate::application::Application;
 use crate::error::{Error, Result};
 use args::{Args, Role};
+use life::Start;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::io::Write;
@@ -108,7 +112,10 @@ pub fn main<Kind>(builder: impl Builder<Kind>) -> ExitCode {
     let outcome = match args::parse(words) {
         Ok(Args::None) => print(&usage(&program)),
         Ok(Args::Role(Role::Describe { args })) => describe(&builder, args),
-        Ok(Args::Role(Role::Replica(replica))) => replica_role(*replica, builder, started_at),
+        Ok(Args::Role(Role::Replica(replica))) => {
+            let start = life::from_application(move |args| builder.build(args)?.build());
+            replica_role(*replica, start, started_at)
+        }
         Err(message) => {
             eprintln!("{message}\n{}", usage(&program));
             return ExitCode::from(2);
@@ -157,9 +164,27 @@ fn describe<Kind>(builder: &impl Builder<Kind>, args: Value) -> Result<(), Failu
     print(&format!("{line}\n"))
 }
 
-fn replica_role<Kind>(
+/// Is a replica, whatever its value is: `words` are those after the program's name.
+pub(crate) fn replica(
+    words: impl Iterator<Item = String>,
+    start: impl Start,
+) -> Result<(), Option<String>> {
+    let started_at = Instant::now();
+    let replica = match args::parse(words).map_err(Some)? {
+        Args::Role(Role::Replica(replica)) => replica,
+        Args::None | Args::Role(Role::Describe { .. }) => {
+            return Err(Some("the role is not that of a replica".to_owned()));
+        }
+    };
+    replica_role(*replica, start, started_at).map_err(|failure| match failure {
+        Failure::Told => None,
+        Failure::Untold(message) => Some(message),
+    })
+}
+
+fn replica_role(
     replica: args::ReplicaArgs,
-    builder: impl Builder<Kind>,
+    start: impl Start,
     started_at: Instant,
 ) -> Result<(), Failure> {
     prepare_child(replica.parent_pid).map_err(|error| Failure::Untold(error.to_string()))?;
@@ -171,8 +196,7 @@ fn replica_role<Kind>(
         rank: variable("TYNDALL_REPLICA_RANK").and_then(|rank| rank.parse().ok()).unwrap_or(0),
         started_at,
     };
-    let build = move |args| builder.build(args)?.build();
-    life::block_on(options, build).map_err(|error| {
+    life::block_on(options, start).map_err(|error| {
         // A failed start was reported to the controller, which tells it.
         if !matches!(error, life::ReplicaError::Start { .. }) {
             tracing::error!(

@@ -31,7 +31,7 @@ use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId};
 const FIND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The ways from a replica to the deployments of its application.
-pub(super) struct Routes {
+pub(crate) struct Routes {
     router: Arc<Router>,
     application: ApplicationName,
     is_needed: Notify,
@@ -43,8 +43,17 @@ impl Routes {
         replica: &ReplicaId,
         application: ApplicationName,
     ) -> Self {
+        Self::outside(runtime_dir, replica.as_str(), application)
+    }
+
+    /// Of a process that is no replica, by a name of its own.
+    pub(crate) fn outside(
+        runtime_dir: &RuntimeDir,
+        name: &str,
+        application: ApplicationName,
+    ) -> Self {
         let controller = Client::unix(runtime_dir.controller_socket());
-        let router = Arc::new(Router::new(controller, format!("{HANDLE_PREFIX}{replica}")));
+        let router = Arc::new(Router::new(controller, format!("{HANDLE_PREFIX}{name}")));
         Self { router, application, is_needed: Notify::new() }
     }
 
@@ -52,7 +61,7 @@ impl Routes {
     ///
     /// # Cancel safety
     /// Dropping the future closes the links; calls go on with what is known.
-    pub(super) async fn run(self: Arc<Self>) {
+    pub(crate) async fn run(self: Arc<Self>) {
         self.is_needed.notified().await;
         self.router.run().await;
     }
@@ -63,7 +72,8 @@ impl Routes {
         call: Call,
         is_stream: bool,
     ) -> impl Future<Output = Result<Response<AnswerBody>>> + Send + use<> {
-        let (router, application) = (self.router.clone(), self.application.clone());
+        let router = self.router.clone();
+        let application = call.application.clone().unwrap_or_else(|| self.application.clone());
         async move {
             let deployment = find(&router, application, &call.deployment).await?;
             let (parts, body) = wire::encode(&call, is_stream)?.into_parts();
@@ -165,6 +175,7 @@ fn unsent(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::Encoding;
     use tyndall_router::TooLate;
     use tyndall_types::protocol::{Backpressure, Unavailable};
 
@@ -192,6 +203,8 @@ mod tests {
         let application = ApplicationName::new("app").unwrap();
         let routes = Routes::new(&directory, &ReplicaId::new("r0"), application);
         let call = |deployment: &str| Call {
+            application: None,
+            encoding: Encoding::Json,
             deployment: deployment.into(),
             method: "call".into(),
             body: "1".into(),

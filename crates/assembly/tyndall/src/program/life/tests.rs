@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::application::Application;
-use crate::caller::Call;
+use crate::caller::{Call, Encoding};
 use crate::deployment::Deployment;
 use crate::options::DeploymentOptions;
 use crate::wire;
@@ -135,7 +135,7 @@ impl Process {
             ReplicaOptions { runtime_dir, id, config, rank: 0, started_at: Instant::now() };
         let probe = Arc::<Probe>::default();
         let (stop, stopped) = oneshot::channel::<()>();
-        let build = |_| Application::new(Told::bind(String::new())).build();
+        let build = from_application(|_| Application::new(Told::bind(String::new())).build());
         let life = run(options, build, async { drop(stopped.await) });
         let replica = tokio::spawn(PROBE.scope(probe.clone(), life));
         Self { probe, client, reports, stop, replica, _dir: dir }
@@ -174,6 +174,8 @@ impl Process {
 
 fn call(method: &str, request: Value) -> Call {
     Call {
+        application: None,
+        encoding: Encoding::Json,
         deployment: "Told".into(),
         method: method.into(),
         body: serde_json::to_vec(&request).unwrap().into(),

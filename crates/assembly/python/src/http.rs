@@ -1,0 +1,548 @@
+//! A request of HTTP as ASGI sees it, and its answer.
+//!
+//! Source of the messages: the ASGI specification, HTTP & WebSocket 2.3.
+
+use crate::queue::Queue;
+use crate::request::{CancelOnDrop, Context, Shared, disconnect, resolve};
+use axum::body::Body;
+use axum::extract::{OriginalUri, Request};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::BodyExt;
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyAny, PyBytes, PyDict, PyList, PyString};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tyndall::RequestContext;
+
+/// Bodies up to this length are there when the request begins.
+const MAX_WHOLE_BYTES: u64 = 1 << 20;
+
+/// Parts of an answer that wait for the client, before the code that makes more waits too.
+const MAX_PARTS: usize = 64;
+
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What is known of the client's body.
+enum Incoming {
+    Whole(Bytes),
+    Parts(Body),
+    /// A part is being read.
+    Reading,
+    /// All of it was handed on.
+    Read,
+}
+
+/// How far the answer is.
+enum Answer {
+    Waiting(oneshot::Sender<Head>),
+    /// The head is known, and is sent with the first part of the body.
+    Begun(oneshot::Sender<Head>, StatusCode, HeaderMap),
+    Parts(mpsc::Sender<Bytes>),
+    Done,
+}
+
+/// The head of an answer, and its body.
+struct Head {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Outgoing,
+}
+
+enum Outgoing {
+    Whole(Bytes),
+    Parts(mpsc::Receiver<Bytes>),
+}
+
+/// Hands a request to the loop, and waits for the head of its answer.
+///
+/// # Cancel safety
+/// Dropping the future, or the answer before its end, cancels the task of the request.
+pub(crate) async fn answer(
+    queue: Arc<Queue>,
+    request: Request,
+    context: RequestContext,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let body = match begin(&head.headers, body).await {
+        Ok(body) => body,
+        Err(error) => return plain(StatusCode::BAD_REQUEST, error),
+    };
+    let shared = Arc::new(Shared::default());
+    let guard = CancelOnDrop { queue: queue.clone(), shared: shared.clone() };
+    let (reply, replied) = oneshot::channel();
+    let uri = match head.extensions.get::<OriginalUri>() {
+        Some(OriginalUri(uri)) => uri.clone(),
+        None => head.uri,
+    };
+    let own = queue.clone();
+    let runtime = Handle::current();
+    queue.push(move |py, handler| {
+        let request = HttpRequest {
+            method: head.method,
+            uri,
+            headers: head.headers,
+            context: Arc::new(context),
+            queue: own,
+            runtime,
+            shared,
+            incoming: Arc::new(Mutex::new(body)),
+            answer: Mutex::new(Answer::Waiting(reply)),
+        };
+        handler.call_method1(intern!(py, "http"), (Py::new(py, request)?,)).map(drop)
+    });
+    let Ok(Head { status, headers, body }) = replied.await else {
+        // It was dropped without an answer; the log has the reason.
+        return plain(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error".to_owned());
+    };
+    let body = match body {
+        Outgoing::Whole(bytes) => Body::from(bytes),
+        Outgoing::Parts(parts) => Body::new(Parts { parts, guard }),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// A short body is read whole before Python hears of the request.
+async fn begin(headers: &HeaderMap, body: Body) -> Result<Incoming, String> {
+    let length = match headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok().and_then(|length| length.parse::<u64>().ok()),
+        None if headers.contains_key(header::TRANSFER_ENCODING) => None,
+        None => Some(0),
+    };
+    if length.is_some_and(|length| length <= MAX_WHOLE_BYTES) {
+        let whole = body.collect().await.map_err(|error| error.to_string())?;
+        return Ok(Incoming::Whole(whole.to_bytes()));
+    }
+    Ok(Incoming::Parts(body))
+}
+
+fn plain(status: StatusCode, text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// The body of an answer that comes in parts.
+struct Parts {
+    parts: mpsc::Receiver<Bytes>,
+    guard: CancelOnDrop,
+}
+
+impl HttpBody for Parts {
+    type Data = Bytes;
+    type Error = axum::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+        self.parts.poll_recv(cx).map(|part| match part {
+            Some(bytes) => Some(Ok(Frame::data(bytes))),
+            None if self.guard.shared.is_answered() => None,
+            None => Some(Err("the code that makes the answer has failed".into())),
+        })
+    }
+}
+
+/// A request, as the loop sees it.
+#[pyclass(frozen, module = "tyndall._tyndall")]
+pub(crate) struct HttpRequest {
+    method: http::Method,
+    uri: http::Uri,
+    headers: HeaderMap,
+    context: Arc<RequestContext>,
+    queue: Arc<Queue>,
+    runtime: Handle,
+    shared: Arc<Shared>,
+    incoming: Arc<Mutex<Incoming>>,
+    answer: Mutex<Answer>,
+}
+
+#[pymethods]
+impl HttpRequest {
+    #[getter]
+    fn context(&self) -> Context {
+        Context { context: self.context.clone() }
+    }
+
+    #[getter]
+    fn method(&self) -> &str {
+        self.method.as_str()
+    }
+
+    /// The path as it was sent.
+    #[getter]
+    fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// Whether the answer is complete.
+    #[getter]
+    fn is_answered(&self) -> bool {
+        self.shared.is_answered()
+    }
+
+    /// Whether the answer has begun.
+    #[getter]
+    fn is_begun(&self) -> bool {
+        !matches!(*lock(&self.answer), Answer::Waiting(_) | Answer::Begun(..))
+    }
+
+    /// The task to cancel when the client goes away.
+    fn set_task(&self, task: Py<PyAny>) {
+        self.shared.set_task(task);
+    }
+
+    /// The scope of ASGI.
+    fn scope<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let scope = PyDict::new(py);
+        let asgi = PyDict::new(py);
+        asgi.set_item(intern!(py, "version"), intern!(py, "3.0"))?;
+        asgi.set_item(intern!(py, "spec_version"), intern!(py, "2.3"))?;
+        let path = self.uri.path();
+        let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+        let query = self.uri.query().unwrap_or_default().as_bytes();
+        let text = |name: &HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
+        scope.set_item(intern!(py, "type"), intern!(py, "http"))?;
+        scope.set_item(intern!(py, "asgi"), asgi)?;
+        scope.set_item(intern!(py, "http_version"), intern!(py, "1.1"))?;
+        scope.set_item(intern!(py, "method"), self.method.as_str())?;
+        scope.set_item(intern!(py, "scheme"), text(&FORWARDED_PROTO).unwrap_or("http"))?;
+        scope.set_item(intern!(py, "path"), &*decoded)?;
+        scope.set_item(intern!(py, "raw_path"), PyBytes::new(py, path.as_bytes()))?;
+        scope.set_item(intern!(py, "query_string"), PyBytes::new(py, query))?;
+        scope.set_item(intern!(py, "root_path"), self.context.root_path.as_str())?;
+        scope.set_item(intern!(py, "headers"), self.headers(py)?)?;
+        let client = text(&FORWARDED_FOR).and_then(|list| list.split(',').next());
+        scope.set_item(intern!(py, "client"), client.map(|host| (host.trim(), 0_u16)))?;
+        let server = text(&header::HOST).map(|host| match host.rsplit_once(':') {
+            Some((name, port)) => (name, port.parse::<u16>().ok()),
+            None => (host, None),
+        });
+        scope.set_item(intern!(py, "server"), server)?;
+        Ok(scope)
+    }
+
+    /// The next message of the client: what ASGI awaits of `receive`.
+    fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let mut incoming = lock(&self.incoming);
+        match std::mem::replace(&mut *incoming, Incoming::Read) {
+            Incoming::Whole(bytes) => ready(py, request_message(py, &bytes, false)?.into_any()),
+            Incoming::Parts(body) => {
+                *incoming = Incoming::Reading;
+                drop(incoming);
+                let future = new_future(py)?;
+                self.read_part(body, future.clone_ref(py));
+                Ok(future)
+            }
+            Incoming::Reading => {
+                *incoming = Incoming::Reading;
+                Err(PyRuntimeError::new_err("a part of the body is being received already"))
+            }
+            Incoming::Read if self.shared.is_gone() => ready(py, disconnect(py)?.into_any()),
+            Incoming::Read => {
+                drop(incoming);
+                let future = new_future(py)?;
+                self.shared.set_receiving(future.clone_ref(py));
+                Ok(future)
+            }
+        }
+    }
+
+    /// Takes a message of ASGI.
+    fn send(&self, py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Py<PyAny>> {
+        let kind = field(message, intern!(py, "type"))?;
+        let kind = kind.ok_or_else(|| PyValueError::new_err("a message has no type"))?;
+        match kind.extract::<PyBackedStr>()?.as_ref() {
+            "http.response.start" => self.send_head(py, message),
+            "http.response.body" => {
+                let bytes = match field(message, intern!(py, "body"))? {
+                    Some(body) => to_bytes(&body)?,
+                    None => Bytes::new(),
+                };
+                let more = field(message, intern!(py, "more_body"))?;
+                let more = more.map_or(Ok(false), |more| more.is_truthy())?;
+                self.send_part(py, bytes, more)
+            }
+            other => Err(PyValueError::new_err(format!(
+                "{other:?} is not a message of an answer; send http.response.start, then \
+                 http.response.body"
+            ))),
+        }
+    }
+
+    /// A whole answer at once.
+    fn reply(&self, status: u16, content_type: &str, body: &Bound<'_, PyAny>) -> PyResult<()> {
+        let body = to_bytes(body)?;
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(header::CONTENT_TYPE, value(content_type.as_bytes())?);
+        self.reply_whole(status_of(status)?, headers, body);
+        Ok(())
+    }
+
+    /// As `reply`, with headers.
+    fn reply_with(
+        &self,
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let body = to_bytes(body)?;
+        let mut map = HeaderMap::with_capacity(headers.len());
+        for (name, text) in headers {
+            map.append(name_of(name.as_bytes())?, value(text.as_bytes())?);
+        }
+        self.reply_whole(status_of(status)?, map, body);
+        Ok(())
+    }
+
+    /// The task is over. What is not complete by now never will be: an answer that has not begun
+    /// is a 500, one that has is broken off.
+    fn close(&self) {
+        *lock(&self.answer) = Answer::Done;
+    }
+}
+
+impl HttpRequest {
+    fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for (name, value) in &self.headers {
+            let name = PyBytes::new(py, name.as_str().as_bytes());
+            list.append((name, PyBytes::new(py, value.as_bytes())))?;
+        }
+        Ok(list)
+    }
+
+    fn reply_whole(&self, status: StatusCode, headers: HeaderMap, body: Bytes) {
+        let answer = std::mem::replace(&mut *lock(&self.answer), Answer::Done);
+        self.shared.answered();
+        if let Answer::Waiting(reply) | Answer::Begun(reply, ..) = answer {
+            // Nobody waits for it when the client is gone.
+            drop(reply.send(Head { status, headers, body: Outgoing::Whole(body) }));
+        }
+    }
+
+    fn read_part(&self, mut body: Body, future: Py<PyAny>) {
+        let (queue, incoming) = (self.queue.clone(), self.incoming.clone());
+        self.runtime.spawn(async move {
+            let mut part = None;
+            while part.is_none() {
+                part = match body.frame().await {
+                    Some(Ok(frame)) => frame.into_data().ok().map(|bytes| Ok((bytes, true))),
+                    Some(Err(error)) => Some(Err(error)),
+                    None => Some(Ok((Bytes::new(), false))),
+                };
+            }
+            let is_last = !matches!(part, Some(Ok((_, true))));
+            *lock(&incoming) = if is_last { Incoming::Read } else { Incoming::Parts(body) };
+            queue.push(move |py, _| {
+                let message = match part {
+                    Some(Ok((bytes, more))) => request_message(py, &bytes, more)?,
+                    // The client broke off.
+                    Some(Err(_)) | None => disconnect(py)?,
+                };
+                resolve(future.bind(py), message.as_any())
+            });
+        });
+    }
+
+    fn send_head(&self, py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Py<PyAny>> {
+        let status = field(message, intern!(py, "status"))?;
+        let status = status.ok_or_else(|| PyValueError::new_err("an answer has no status"))?;
+        let status = status_of(status.extract()?)?;
+        let mut headers = HeaderMap::new();
+        if let Some(given) = field(message, intern!(py, "headers"))? {
+            for pair in given.try_iter()? {
+                let (name, text): (PyBackedBytes, PyBackedBytes) = pair?.extract()?;
+                let name = name_of(&name)?;
+                // How the answer is framed is the server's business.
+                if name != header::TRANSFER_ENCODING && name != header::CONNECTION {
+                    headers.append(name, value(&text)?);
+                }
+            }
+        }
+        let mut answer = lock(&self.answer);
+        *answer = match std::mem::replace(&mut *answer, Answer::Done) {
+            Answer::Waiting(reply) => Answer::Begun(reply, status, headers),
+            Answer::Done if self.shared.is_gone() => Answer::Done,
+            other => {
+                *answer = other;
+                return Err(PyRuntimeError::new_err("the answer has begun already"));
+            }
+        };
+        drop(answer);
+        ready(py, py.None().into_bound(py))
+    }
+
+    fn send_part(&self, py: Python<'_>, bytes: Bytes, more: bool) -> PyResult<Py<PyAny>> {
+        let mut answer = lock(&self.answer);
+        let parts = match std::mem::replace(&mut *answer, Answer::Done) {
+            Answer::Begun(reply, status, headers) if !more => {
+                self.shared.answered();
+                drop(reply.send(Head { status, headers, body: Outgoing::Whole(bytes) }));
+                return ready(py, py.None().into_bound(py));
+            }
+            Answer::Begun(reply, status, headers) => {
+                let (parts, body) = mpsc::channel(MAX_PARTS);
+                drop(reply.send(Head { status, headers, body: Outgoing::Parts(body) }));
+                parts
+            }
+            Answer::Parts(parts) => parts,
+            Answer::Waiting(reply) => {
+                *answer = Answer::Waiting(reply);
+                return Err(PyRuntimeError::new_err(
+                    "http.response.body comes after http.response.start",
+                ));
+            }
+            Answer::Done if self.shared.is_gone() => {
+                return ready(py, py.None().into_bound(py));
+            }
+            Answer::Done => {
+                return Err(PyRuntimeError::new_err("the answer is complete already"));
+            }
+        };
+        if more {
+            *answer = Answer::Parts(parts.clone());
+        } else {
+            self.shared.answered();
+        }
+        drop(answer);
+        if bytes.is_empty() {
+            return ready(py, py.None().into_bound(py));
+        }
+        match parts.try_send(bytes) {
+            Err(mpsc::error::TrySendError::Full(bytes)) => {
+                let future = new_future(py)?;
+                let (queue, waiting) = (self.queue.clone(), future.clone_ref(py));
+                self.runtime.spawn(async move {
+                    // It fails when the client is gone, which the task is told by itself.
+                    drop(parts.send(bytes).await);
+                    queue.push(move |py, _| resolve(waiting.bind(py), py.None().bind(py)));
+                });
+                Ok(future)
+            }
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {
+                ready(py, py.None().into_bound(py))
+            }
+        }
+    }
+}
+
+fn request_message<'py>(
+    py: Python<'py>,
+    bytes: &Bytes,
+    more: bool,
+) -> PyResult<Bound<'py, PyDict>> {
+    let message = PyDict::new(py);
+    message.set_item(intern!(py, "type"), intern!(py, "http.request"))?;
+    message.set_item(intern!(py, "body"), PyBytes::new(py, bytes))?;
+    message.set_item(intern!(py, "more_body"), more)?;
+    Ok(message)
+}
+
+fn field<'py>(
+    message: &Bound<'py, PyDict>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    message.get_item(name)
+}
+
+/// Bytes of a `bytes`, or of what can be made one.
+pub(crate) fn to_bytes(value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+    /// What is shorter is cheaper copied.
+    const MAX_COPIED: usize = 16 << 10;
+    if let Ok(bytes) = value.extract::<PyBackedBytes>() {
+        let is_short = bytes.len() <= MAX_COPIED;
+        return Ok(if is_short { Bytes::copy_from_slice(&bytes) } else { Bytes::from_owner(bytes) });
+    }
+    let made = value.py().get_type::<PyBytes>().call1((value,))?;
+    Ok(Bytes::copy_from_slice(&made.extract::<PyBackedBytes>()?))
+}
+
+fn status_of(status: u16) -> PyResult<StatusCode> {
+    StatusCode::from_u16(status).map_err(|_| {
+        PyValueError::new_err(format!("{status} is not a status of HTTP; use 100 to 999"))
+    })
+}
+
+fn name_of(name: &[u8]) -> PyResult<HeaderName> {
+    HeaderName::from_bytes(name).map_err(|_| {
+        let name = String::from_utf8_lossy(name);
+        PyValueError::new_err(format!("{name:?} cannot be the name of a header"))
+    })
+}
+
+fn value(text: &[u8]) -> PyResult<HeaderValue> {
+    HeaderValue::from_bytes(text).map_err(|_| {
+        let text = String::from_utf8_lossy(text);
+        PyValueError::new_err(format!("{text:?} cannot be the value of a header"))
+    })
+}
+
+/// A future of the loop that runs.
+pub(crate) fn new_future(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let running = RUNNING.import(py, "asyncio", "get_running_loop")?;
+    Ok(running.call0()?.call_method0(intern!(py, "create_future"))?.unbind())
+}
+
+/// An awaitable that never waits.
+fn ready(py: Python<'_>, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    Ok(Py::new(py, Ready { value: value.unbind() })?.into_any())
+}
+
+#[pyclass(frozen, module = "tyndall._tyndall")]
+struct Ready {
+    value: Py<PyAny>,
+}
+
+#[pymethods]
+impl Ready {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Err(PyStopIteration::new_err((self.value.clone_ref(py),)))
+    }
+
+    /// With `throw` and `close`, what makes it a coroutine to asyncio.
+    fn send(&self, py: Python<'_>, _value: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        self.__next__(py)
+    }
+
+    #[pyo3(signature = (error, _value=None, _traceback=None))]
+    fn throw(
+        &self,
+        error: Bound<'_, PyAny>,
+        _value: Option<Py<PyAny>>,
+        _traceback: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        Err(PyErr::from_value(error))
+    }
+
+    fn close(&self) {}
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,41 @@
+//! The extension module `tyndall._tyndall`: the `tyndall` crate under Python code.
+//!
+//! Rust has its own threads and never waits for Python's lock there. What arrives is put into a
+//! [`queue`](queue::Queue), which the asyncio loop of the replica drains when a file descriptor says
+//! that there is something; what Python answers goes through channels. So the lock is taken by the
+//! threads that run the user's code, and by those only, but for calls of handles outside of a loop.
+//!
+//! | module | what |
+//! |---|---|
+//! | `queue` | work for the loop, in order |
+//! | `request` | who a request of the loop belongs to, and its end |
+//! | `http` | a request of HTTP as ASGI sees it, and its answer |
+//! | `call` | a call of a method by a handle, and its answer |
+//! | `caller` | calls that Python's handles make |
+//! | `replica` | a replica whose deployment is a Python object |
+
+mod call;
+mod caller;
+mod http;
+mod queue;
+mod replica;
+mod request;
+
+use pyo3::prelude::*;
+
+/// The module.
+#[pymodule]
+fn _tyndall(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<queue::Bridge>()?;
+    module.add_class::<http::HttpRequest>()?;
+    module.add_class::<call::CallRequest>()?;
+    module.add_class::<replica::Job>()?;
+    module.add_class::<caller::Caller>()?;
+    module.add_class::<caller::Calling>()?;
+    module.add_class::<caller::Items>()?;
+    module.add_class::<request::Context>()?;
+    module.add_function(wrap_pyfunction!(replica::run_replica, module)?)?;
+    module.add_function(wrap_pyfunction!(caller::connect, module)?)?;
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! A replica whose deployment is a Python object.
+
+use crate::caller::Caller;
+use crate::queue::{Bridge, Queue};
+use crate::{call, http};
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use pyo3::exceptions::PyOSError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyAny, PyDict};
+use serde_json::Value;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+use tyndall::foreign::{Foreign, ForeignStart, replica};
+use tyndall::{Error, RequestContext, Result};
+
+/// Is a replica, on threads beside the loop; at its end the handler's `ended(message)` is called in
+/// the loop, with nothing after an orderly end.
+///
+/// `words` are those after the program's name, from `role` on.
+#[pyfunction]
+pub(crate) fn run_replica(words: Vec<String>, bridge: &Bound<'_, Bridge>) -> PyResult<()> {
+    let queue = bridge.get().queue.clone();
+    let living = move || {
+        let own = queue.clone();
+        let outcome = replica(words.into_iter(), move |start| begin(own, start).boxed());
+        queue.push(move |py, handler| {
+            let message = outcome.err().map(Option::unwrap_or_default);
+            handler.call_method1(intern!(py, "ended"), (message,)).map(drop)
+        });
+    };
+    let spawned = std::thread::Builder::new().name("tyndall-replica".to_owned()).spawn(living);
+    spawned.map(drop).map_err(|error| PyOSError::new_err(error.to_string()))
+}
+
+async fn begin(queue: Arc<Queue>, start: ForeignStart) -> Result<Arc<dyn Foreign>> {
+    let caller = Caller::of_replica(start.caller.clone(), queue.clone());
+    let config = serde_json::to_string(&start.config).expect("wire types have string keys only");
+    let args = start.init.args.to_string();
+    let told = job(&queue, "start", move |py| {
+        let told = PyDict::new(py);
+        told.set_item("application", start.context.application().as_str())?;
+        told.set_item("deployment", start.deployment)?;
+        told.set_item("replica_id", start.context.replica_id().as_str())?;
+        told.set_item("rank", start.context.rank())?;
+        told.set_item("args", args)?;
+        told.set_item("config", config)?;
+        told.set_item("caller", Py::new(py, caller)?)?;
+        Ok(told.into_any())
+    });
+    told.await?;
+    Ok(Arc::new(PythonReplica { queue }))
+}
+
+struct PythonReplica {
+    queue: Arc<Queue>,
+}
+
+impl Foreign for PythonReplica {
+    fn call(
+        &self,
+        method: &str,
+        body: Bytes,
+        request: RequestContext,
+    ) -> BoxFuture<'static, Result<Bytes>> {
+        call::call(self.queue.clone(), method.to_owned(), body, request).boxed()
+    }
+
+    fn stream(
+        &self,
+        method: &str,
+        body: Bytes,
+        request: RequestContext,
+    ) -> BoxStream<'static, Result<Bytes>> {
+        call::items(self.queue.clone(), method.to_owned(), body, request).boxed()
+    }
+
+    fn http(&self, request: Request, context: RequestContext) -> BoxFuture<'static, Response> {
+        http::answer(self.queue.clone(), request, context).boxed()
+    }
+
+    fn reconfigure(&self, user_config: Value) -> BoxFuture<'_, Result<()>> {
+        let json = user_config.to_string();
+        job(&self.queue, "reconfigure", move |py| Ok(json.into_pyobject(py)?.into_any())).boxed()
+    }
+
+    fn check_health(&self) -> BoxFuture<'_, Result<()>> {
+        job(&self.queue, "check_health", |py| Ok(py.None().into_bound(py))).boxed()
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        job(&self.queue, "stop", |py| Ok(py.None().into_bound(py))).map(drop).boxed()
+    }
+}
+
+/// Has the loop do something, and waits until it is done.
+fn job<A>(
+    queue: &Arc<Queue>,
+    method: &'static str,
+    argument: A,
+) -> impl Future<Output = Result<()>> + Send + use<A>
+where
+    A: for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
+{
+    let (done, is_done) = oneshot::channel();
+    queue.push(move |py, handler| {
+        let job = Py::new(py, Job { done: Mutex::new(Some(done)) })?;
+        handler.call_method1(method, (job, argument(py)?)).map(drop)
+    });
+    async move {
+        let outcome = is_done.await.unwrap_or_else(|_| Err(format!("{method} had no end")));
+        outcome.map_err(Error::user)
+    }
+}
+
+/// Something that the loop does for the replica.
+#[pyclass(frozen, module = "tyndall._tyndall")]
+pub(crate) struct Job {
+    done: Mutex<Option<oneshot::Sender<std::result::Result<(), String>>>>,
+}
+
+#[pymethods]
+impl Job {
+    /// It is done, or why it is not.
+    #[pyo3(signature = (error=None))]
+    fn done(&self, error: Option<String>) {
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(done) = done {
+            // Nobody waits for it when the replica ends.
+            drop(done.send(error.map_or(Ok(()), Err)));
+        }
+    }
+}

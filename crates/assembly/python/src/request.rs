@@ -1,0 +1,172 @@
+//! Who a request of the loop belongs to, and its end.
+
+use crate::queue::Queue;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyAny, PyDict};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+use tyndall::RequestContext;
+
+/// What a request's Rust half and its Python half share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// The task that carries it out.
+    task: Mutex<Option<Py<PyAny>>>,
+    /// A future that waits for the client's next message.
+    receiving: Mutex<Option<Py<PyAny>>>,
+    is_answered: AtomicBool,
+    is_gone: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn set_task(&self, task: Py<PyAny>) {
+        if !self.is_answered.load(Ordering::Acquire) {
+            *lock(&self.task) = Some(task);
+        }
+    }
+
+    /// The future is resolved when the client goes away.
+    pub(crate) fn set_receiving(&self, future: Py<PyAny>) {
+        *lock(&self.receiving) = Some(future);
+    }
+
+    /// Nobody is to be cancelled from here on.
+    pub(crate) fn answered(&self) {
+        self.is_answered.store(true, Ordering::Release);
+        // What refers to the task is what the task refers to.
+        drop(lock(&self.task).take());
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_answered.load(Ordering::Acquire)
+    }
+
+    /// The client went away.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Acquire)
+    }
+
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        if let Some(future) = lock(&self.receiving).take() {
+            resolve(future.bind(py), disconnect(py)?.as_any())?;
+        }
+        if let Some(task) = lock(&self.task).take() {
+            task.call_method0(py, intern!(py, "cancel"))?;
+        }
+        Ok(())
+    }
+}
+
+/// `http.disconnect`, as ASGI tells it.
+pub(crate) fn disconnect(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let message = PyDict::new(py);
+    message.set_item(intern!(py, "type"), intern!(py, "http.disconnect"))?;
+    Ok(message)
+}
+
+/// Sets a future's result, unless it is done.
+pub(crate) fn resolve(future: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = future.py();
+    if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
+        future.call_method1(intern!(py, "set_result"), (value,))?;
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Cancels a request's task when it is dropped before the answer is complete: its client is gone.
+pub(crate) struct CancelOnDrop {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if self.shared.is_answered() {
+            return;
+        }
+        self.shared.is_gone.store(true, Ordering::Release);
+        let shared = self.shared.clone();
+        self.queue.push(move |py, _| shared.cancel(py));
+    }
+}
+
+/// What a request knows of where it comes from; calls that it makes hand it on.
+#[pyclass(frozen, module = "tyndall._tyndall")]
+pub(crate) struct Context {
+    pub(crate) context: Arc<RequestContext>,
+}
+
+#[pymethods]
+impl Context {
+    /// That of a request that begins here.
+    #[new]
+    #[pyo3(signature = (request_id, multiplexed_model_id="", session_id=""))]
+    fn new(request_id: String, multiplexed_model_id: &str, session_id: &str) -> Self {
+        let context = RequestContext {
+            request_id,
+            multiplexed_model_id: multiplexed_model_id.to_owned(),
+            session_id: session_id.to_owned(),
+            ..RequestContext::default()
+        };
+        Self { context: Arc::new(context) }
+    }
+
+    #[getter]
+    fn request_id(&self) -> &str {
+        &self.context.request_id
+    }
+
+    #[getter]
+    fn root_path(&self) -> &str {
+        &self.context.root_path
+    }
+
+    #[getter]
+    fn multiplexed_model_id(&self) -> &str {
+        &self.context.multiplexed_model_id
+    }
+
+    #[getter]
+    fn session_id(&self) -> &str {
+        &self.context.session_id
+    }
+
+    #[getter]
+    fn traceparent(&self) -> &str {
+        &self.context.traceparent
+    }
+
+    /// Seconds that are left; none is no end.
+    #[getter]
+    fn time_left(&self) -> Option<f64> {
+        let left = self.context.deadline?.saturating_duration_since(Instant::now());
+        Some(left.as_secs_f64())
+    }
+}
+
+/// The context of a call that a request makes, with what the handle says.
+pub(crate) fn child(
+    parent: &RequestContext,
+    multiplexed_model_id: String,
+    session_id: &str,
+    timeout_s: Option<f64>,
+) -> RequestContext {
+    let own = timeout_s
+        // What is too large to be a time never comes.
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok())
+        .and_then(|limit| Instant::now().checked_add(limit));
+    let session_id = if session_id.is_empty() { &parent.session_id } else { session_id };
+    RequestContext {
+        multiplexed_model_id,
+        session_id: session_id.to_owned(),
+        deadline: own.into_iter().chain(parent.deadline).min(),
+        ..parent.clone()
+    }
+}

@@ -1,0 +1,169 @@
+//! Deployments whose code is in another language: what a binding to that language needs.
+//!
+//! The process belongs to the language: its program says its deployments as
+//! [`Described`](crate::Described) by its own means, and for `role replica` it calls [`replica`]
+//! on a thread beside its own. From there this library carries sockets, admission, health, draining
+//! and the calls to other deployments; a [`Foreign`] carries out what arrives.
+
+use crate::caller::Caller;
+use crate::context::{self, ReplicaContext, RequestContext, Scope};
+use crate::described::ProgramInit;
+use crate::error::Result;
+use crate::program::{self, Started};
+use crate::servant::Servant;
+use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tyndall_types::ApplicationName;
+use tyndall_types::protocol::{DeploymentConfig, RuntimeDir};
+
+/// A replica's value, in another language. Bodies and items are in
+/// [`Encoding::Opaque`](crate::Encoding::Opaque).
+///
+/// Whoever ends a call drops its future, or its stream: the code of the call is to be cancelled
+/// then.
+pub trait Foreign: Send + Sync + 'static {
+    /// Calls a method that gives one response.
+    fn call(
+        &self,
+        method: &str,
+        body: Bytes,
+        request: RequestContext,
+    ) -> BoxFuture<'static, Result<Bytes>>;
+
+    /// Calls a method that gives a stream.
+    fn stream(
+        &self,
+        method: &str,
+        body: Bytes,
+        request: RequestContext,
+    ) -> BoxStream<'static, Result<Bytes>>;
+
+    /// Answers HTTP. The prefix of the application is off the path;
+    /// [`OriginalUri`](axum::extract::OriginalUri) has the whole.
+    fn http(&self, request: Request, context: RequestContext) -> BoxFuture<'static, Response>;
+
+    /// Takes a new `user_config`.
+    fn reconfigure(&self, user_config: Value) -> BoxFuture<'_, Result<()>>;
+
+    /// Whether it is well.
+    fn check_health(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Called once at an orderly end, after the last request.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What a replica is made from.
+#[derive(Clone)]
+pub struct ForeignStart {
+    /// Which of the program's deployments.
+    pub deployment: String,
+    /// What it is made from.
+    pub init: ProgramInit,
+    /// All that holds for the deployment; `user_config` is to be taken before the start is done,
+    /// unless it is null.
+    pub config: DeploymentConfig,
+    /// The replica.
+    pub context: ReplicaContext,
+    /// The way to other deployments.
+    pub caller: Arc<dyn Caller>,
+}
+
+impl std::fmt::Debug for ForeignStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ForeignStart").field(&self.deployment).finish()
+    }
+}
+
+/// Is a replica until it is told to end; `words` are those after the program's name.
+///
+/// # Errors
+/// One line for standard error, or nothing where the log or the controller has been told.
+pub fn replica<F>(words: impl Iterator<Item = String>, start: F) -> Result<(), Option<String>>
+where
+    F: FnOnce(ForeignStart) -> BoxFuture<'static, Result<Arc<dyn Foreign>>> + Send + 'static,
+{
+    program::replica(words, move |started: Started| {
+        let Started { deployment, init, config, context, caller } = started;
+        let own = context.clone();
+        let starting = start(ForeignStart { deployment, init, config, context, caller });
+        async move { Ok(Arc::new(Adapter::new(starting.await?, own)) as Arc<dyn Servant>) }.boxed()
+    })
+}
+
+/// The way from a process that is no replica to the deployments of a server of the same user.
+///
+/// # Panics
+/// Outside of a tokio runtime, in which the links to the controller then live.
+#[must_use]
+pub fn connect(runtime_dir: PathBuf, name: &str, application: ApplicationName) -> Arc<dyn Caller> {
+    let routes = program::Routes::outside(&RuntimeDir(runtime_dir), name, application);
+    let routes = Arc::new(routes);
+    tokio::spawn(routes.clone().run());
+    routes.connected();
+    routes
+}
+
+struct Adapter {
+    this: Arc<dyn Foreign>,
+    context: ReplicaContext,
+    router: Router,
+}
+
+impl Adapter {
+    fn new(this: Arc<dyn Foreign>, context: ReplicaContext) -> Self {
+        let answering = this.clone();
+        let router = Router::new().fallback(move |request: Request| {
+            let context = context::request().map(|context| (*context).clone());
+            answering.http(request, context.unwrap_or_default())
+        });
+        Self { this, context, router }
+    }
+}
+
+impl Servant for Adapter {
+    fn call(
+        &self,
+        method: &str,
+        body: Bytes,
+        request: RequestContext,
+    ) -> BoxFuture<'static, Result<Bytes>> {
+        self.this.call(method, body, request)
+    }
+
+    fn stream(
+        &self,
+        method: &str,
+        body: Bytes,
+        request: RequestContext,
+    ) -> BoxStream<'static, Result<Bytes>> {
+        self.this.stream(method, body, request)
+    }
+
+    fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    fn scope(&self, request: RequestContext) -> Scope {
+        Scope { request: Arc::new(request), replica: Some(self.context.clone()) }
+    }
+
+    fn reconfigure(&self, user_config: Value) -> BoxFuture<'_, Result<()>> {
+        self.this.reconfigure(user_config)
+    }
+
+    fn check_health(&self) -> BoxFuture<'_, Result<()>> {
+        self.this.check_health()
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        self.this.stop()
+    }
+}

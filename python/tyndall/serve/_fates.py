@@ -1,0 +1,99 @@
+"""What becomes of options that Ray has and Tyndall does not carry out.
+
+It is what a config file says of them: most are accepted and warned of, because what they ask for is there anyway or
+because one machine has no use for it; a few are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from ._checks import shown
+from .config import DEFAULT_POLICY, DEFAULT_ROUTER
+
+_NO_RAY_NODES = "this machine is the only node"
+_NO_CODE = "nothing is fetched or installed for an application"
+_NO_ROUTERS = "replicas are chosen by power of two choices"
+_FIGURES = "figures come with every answer"
+_NO_TRIES = "a request that waits is woken when a replica has room: nothing is tried again and again"
+
+IGNORED: Final[dict[str, tuple[Any, str]]] = {
+    "graceful_shutdown_wait_loop_s": (2.0, "the end of the last request is an event"),
+    "placement_group_strategy": (None, _NO_RAY_NODES),
+    "placement_group_bundle_label_selector": (None, _NO_RAY_NODES),
+    "ray_actor_options.accelerator_type": (None, _NO_RAY_NODES),
+    "ray_actor_options.label_selector": (None, _NO_RAY_NODES),
+    "ray_actor_options.fallback_strategy": (None, _NO_RAY_NODES),
+    "ray_actor_options.runtime_env.working_dir": (None, _NO_CODE),
+    "ray_actor_options.runtime_env.py_modules": (None, _NO_CODE),
+    "ray_actor_options.runtime_env.pip": (None, _NO_CODE),
+    "ray_actor_options.runtime_env.uv": (None, _NO_CODE),
+    "ray_actor_options.runtime_env.conda": (None, _NO_CODE),
+    "ray_actor_options.runtime_env.image_uri": (None, _NO_CODE),
+    "ray_actor_options.runtime_env.container": (None, _NO_CODE),
+    "autoscaling_config.metrics_interval_s": (10.0, "counts are exact and pushed at every change: nothing is sampled"),
+    "logging_config.logs_dir": (None, "all lines go to the log of the server"),
+    "logging_config.enable_access_log": (True, "requests are counted in the metrics"),
+    "logging_config.additional_log_standard_attrs": ([], "no log record is Python's"),
+    "request_router_config.request_router_class": (DEFAULT_ROUTER, _NO_ROUTERS),
+    "request_router_config.request_router_kwargs": ({}, _NO_ROUTERS),
+    "request_router_config.request_routing_stats_period_s": (10.0, _FIGURES),
+    "request_router_config.request_routing_stats_timeout_s": (30.0, _FIGURES),
+    "request_router_config.initial_backoff_s": (0.025, _NO_TRIES),
+    "request_router_config.backoff_multiplier": (2.0, _NO_TRIES),
+    "request_router_config.max_backoff_s": (0.5, _NO_TRIES),
+}
+"""By path: what has no effect, unless it says this default, and why."""
+
+REFUSED: Final[dict[str, str]] = {
+    "gang_scheduling_config": "leave it out: groups of replicas are not there yet",
+    "deployment_actors": "leave it out: there are no actors",
+}
+"""By path: what cannot be carried out, and what to do."""
+
+POLICIES: Final = (
+    "tyndall.policies:ongoing_requests",
+    "tyndall.policies:queue_length",
+    "tyndall.policies:tokens",
+    "tyndall.policies:time_to_first_token",
+    DEFAULT_POLICY,
+    "ray.serve.autoscaling_policy:replica_queue_length_autoscaling_policy",
+)
+"""Autoscaling policies of a deployment that are built in."""
+
+
+def without_effect(options: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each option that was set and has no effect."""
+    for path, value in _paths(options):
+        default, why = IGNORED.get(path, (value, ""))
+        if value != default:
+            yield f"{path} has no effect: {why}"
+    environment = (options.get("ray_actor_options") or {}).get("runtime_env") or {}
+    for key in environment:
+        path = f"ray_actor_options.runtime_env.{key}"
+        if key != "env_vars" and path not in IGNORED:
+            yield f"{path} has no effect: it is unknown"
+
+
+def refuse(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first option that cannot be carried out."""
+    for path, cure in REFUSED.items():
+        if options.get(path):
+            raise ValueError(f"{path} cannot be carried out\n{cure}")
+    scaling = options.get("autoscaling_config") or {}
+    policy = (scaling.get("policy") or {}).get("policy_function", DEFAULT_POLICY)
+    if policy.replace(":", ".") not in {known.replace(":", ".") for known in POLICIES}:
+        known = ", ".join(path for path in POLICIES if path.startswith("tyndall."))
+        raise ValueError(
+            f"autoscaling_config.policy names {shown(policy)}, and policies in Python are not there yet\n"
+            f"built in are {known}"
+        )
+
+
+def _paths(options: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in options.items():
+        path = f"{before}{key}"
+        yield path, value
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{path}.")

@@ -1,0 +1,257 @@
+"""What `.remote()` gives: one answer, a stream of answers, or the answers of all replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Future
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
+
+from .exceptions import RayServeException, RequestCancelledError
+
+R = TypeVar("R")
+
+END: Final = object()
+"""What a stream's future has after the last item."""
+
+_IN_LOOP = (
+    "Sync methods should not be called from within an `asyncio` event loop. Use `await response` instead.\n"
+    "in a stream, use `async for`"
+)
+
+
+class Stream(Protocol):
+    """The items of an answer, as a router gives them."""
+
+    def next(self) -> Future[Any]:
+        """The next item, or `END`; the one before has come."""
+        ...
+
+    def cancel(self) -> None:
+        """No item is wanted any more; again and at the end it does nothing."""
+        ...
+
+
+def refuse_in_loop() -> None:
+    """Raises RuntimeError where waiting would hold up an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(_IN_LOOP)
+
+
+def _wait(future: Future[Any], end: float | None) -> Any:
+    """The future's result; TimeoutError if it has none by then."""
+    remaining = None if end is None else max(0.0, end - time.monotonic())
+    try:
+        return future.result(remaining)
+    except concurrent.futures.TimeoutError as error:
+        # The code that was called may have raised one too.
+        if future.done():
+            raise
+        raise TimeoutError("Timed out waiting for response.\nallow more in timeout_s, or cancel it") from error
+
+
+def _deadline(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
+
+
+class _Response(Generic[R]):
+    """What both kinds of answers do."""
+
+    def __init__(self, request_id: str, by_reference: bool) -> None:
+        self._request_id = request_id
+        self._by_reference = by_reference
+        self._cancelled = False
+
+    @property
+    def request_id(self) -> str:
+        return self._request_id
+
+    @property
+    def by_reference(self) -> bool:
+        return self._by_reference
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled
+
+    def _cancelled_error(self) -> BaseException:
+        """By whom it was cancelled: whoever holds this, or the request that made the call."""
+        return RequestCancelledError(self._request_id) if self._cancelled else asyncio.CancelledError()
+
+    def _result(self, future: Future[Any], end: float | None = None) -> Any:
+        try:
+            return _wait(future, end)
+        except concurrent.futures.CancelledError:
+            raise self._cancelled_error() from None
+
+    async def _awaited(self, future: Future[Any]) -> Any:
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            raise self._cancelled_error() from None
+
+    def _to_object_ref(self, *_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError("there are no ObjectRefs: answers go by value\nawait the response, or pass it on as it is")
+
+    _to_object_ref_sync = _to_object_ref
+
+    def __reduce__(self) -> NoReturn:
+        raise RayServeException(
+            f"`{type(self).__name__}` cannot be pickled, and so not be inside of an argument.\n"
+            "await it first and pass what it gives, or pass it as an argument of its own"
+        )
+
+
+class DeploymentResponse(_Response[R]):
+    """The answer of a call, which is on its way.
+
+    It can be awaited as often as one likes, be waited for with `result` outside of event loops, and be an argument of
+    another call, which then begins when it is there.
+    """
+
+    def __init__(self, future: Future[Any], request_id: str = "", *, by_reference: bool = True) -> None:
+        super().__init__(request_id, by_reference)
+        self._future = future
+        self._whole = future
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self._awaited(self._future).__await__()
+
+    def result(self, *, timeout_s: float | None = None) -> R:
+        """Waits for the answer.
+
+        Raises what the deployment's code raised; TimeoutError after so many seconds, with the call going on; and
+        RuntimeError in an event loop, which it would hold up.
+        """
+        refuse_in_loop()
+        answer: R = self._result(self._future, _deadline(timeout_s))
+        return answer
+
+    def cancel(self) -> None:
+        """Ends the call: one that waits is never sent, of one that runs the next `await` raises.
+
+        Afterwards it does nothing.
+        """
+        if not self._cancelled:
+            self._cancelled = True
+            self._future.cancel()
+
+
+class DeploymentResponseGenerator(_Response[R]):
+    """The items of a call that streams, as they come: for `for` and `async for`, once."""
+
+    def __init__(self, opened: Future[Stream], request_id: str = "", *, by_reference: bool = True) -> None:
+        super().__init__(request_id, by_reference)
+        self._opened = opened
+        self._is_over = False
+        # Stands for the whole stream, for whoever cancels it.
+        self._whole: Future[None] = Future()
+        self._whole.add_done_callback(lambda whole: _stop(opened) if whole.cancelled() else None)
+
+    def __await__(self) -> NoReturn:
+        raise TypeError("`DeploymentResponseGenerator` cannot be awaited directly.\nuse `async for`")
+
+    def result(self, *, timeout_s: float | None = None) -> NoReturn:
+        raise TypeError("`DeploymentResponseGenerator` has no result of its own.\nuse `for`, or `async for`")
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        return self
+
+    async def __anext__(self) -> R:
+        if self._is_over:
+            raise StopAsyncIteration
+        try:
+            stream: Stream = await self._awaited(self._opened)
+            item = await self._awaited(stream.next())
+        except BaseException:
+            self._end()
+            raise
+        if item is END:
+            self._end()
+            raise StopAsyncIteration
+        answer: R = item
+        return answer
+
+    def __iter__(self) -> Iterator[R]:
+        return self
+
+    def __next__(self) -> R:
+        refuse_in_loop()
+        if self._is_over:
+            raise StopIteration
+        try:
+            item = self._result(self._result(self._opened).next())
+        except BaseException:
+            self._end()
+            raise
+        if item is END:
+            self._end()
+            raise StopIteration
+        answer: R = item
+        return answer
+
+    def cancel(self) -> None:
+        """Ends the call; what is asked for next raises RequestCancelledError. Afterwards it does nothing."""
+        if not self._cancelled:
+            self._cancelled = True
+            self._whole.cancel()
+
+    def _end(self) -> None:
+        """After the last item, or an error, nobody works on it."""
+        self._is_over = True
+        self._whole.cancel()
+
+    def __del__(self) -> None:
+        # Whoever drops it wants no more items.
+        self._whole.cancel()
+
+
+def _stop(opened: Future[Stream]) -> None:
+    """Cancels a stream, also one that is not there yet."""
+
+    def cancel(done: Future[Stream]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            done.result().cancel()
+
+    if not opened.cancel():
+        opened.add_done_callback(cancel)
+
+
+class DeploymentBroadcastResponse:
+    """The answers of all replicas of a deployment."""
+
+    def __init__(self, begin: Callable[[], list[Future[Any]]], request_id: str = "") -> None:
+        self._futures = begin()
+        self._request_id = request_id
+
+    def results(self, *, timeout_s: float | None = None, return_exceptions: bool = False) -> list[Any]:
+        """Waits for all; the first exception is raised, or all are given in the answers' places."""
+        refuse_in_loop()
+        end = _deadline(timeout_s)
+        return [self._settled(lambda: _wait(one, end), return_exceptions) for one in self._futures]  # noqa: B023
+
+    async def results_async(self, *, timeout_s: float | None = None, return_exceptions: bool = False) -> list[Any]:
+        answers = asyncio.gather(*map(asyncio.wrap_future, self._futures), return_exceptions=return_exceptions)
+        try:
+            return list(await asyncio.wait_for(answers, timeout_s))
+        except asyncio.TimeoutError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise TimeoutError(str(error)) from error
+
+    @staticmethod
+    def _settled(wait: Callable[[], Any], return_exceptions: bool) -> Any:
+        try:
+            return wait()
+        except Exception as error:
+            if return_exceptions:
+                return error
+            raise
+
+    def __repr__(self) -> str:
+        return f"DeploymentBroadcastResponse(replicas={len(self._futures)})"

@@ -1,0 +1,188 @@
+"""A deployment's class or function at work: its object, and calls of its methods, on an event loop.
+
+Coroutines run on the loop. What is not a coroutine runs in a pool of threads, so that it does not hold up the others.
+Both see the request's context variables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import inspect
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from .exceptions import RayServeException
+
+logger = logging.getLogger("tyndall.serve")
+
+_NOTHING: Final = object()
+
+
+class UserCallable:
+    """The object of a class, or a function. All coroutines of it run on one loop."""
+
+    def __init__(self, func_or_class: Callable[..., Any], max_workers: int) -> None:
+        self._func_or_class = func_or_class
+        self._target: Any = None
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers, thread_name_prefix="serve-method")
+        self._in_threads = os.environ.get("RAY_SERVE_RUN_SYNC_IN_THREADPOOL", "1") == "1"
+
+    @property
+    def target(self) -> Any:
+        """The object of the class, or the function; None before `start`."""
+        return self._target
+
+    async def start(self, args: tuple[Any, ...], kwargs: dict[str, Any], user_config: Any, rank: Any) -> None:
+        """Makes the object and configures it. `__init__` may be a coroutine; it runs on the loop in any case."""
+        if inspect.isclass(self._func_or_class):
+            self._target = await _made(self._func_or_class, args, kwargs)
+        else:
+            self._target = self._func_or_class
+        await self.reconfigure(user_config, rank)
+
+    async def reconfigure(self, user_config: Any, rank: Any) -> None:
+        """Hands on what is to be known; nothing is called if there is nothing."""
+        method = getattr(self._target, "reconfigure", None) if inspect.isclass(self._func_or_class) else None
+        if method is None:
+            if user_config is not None:
+                raise RayServeException(
+                    "user_config is set, and the deployment has no method `reconfigure`\n"
+                    "give its class one, or leave user_config out"
+                )
+            return
+        takes_rank = "rank" in inspect.signature(method).parameters
+        if user_config is not None or takes_rank:
+            await self._run(method, (user_config,), {"rank": rank} if takes_rank else {})
+
+    async def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a method gives."""
+        answer = await self._run(self._method(name), args, kwargs)
+        if inspect.isgenerator(answer) or inspect.isasyncgen(answer):
+            if inspect.isgenerator(answer):
+                answer.close()
+            raise TypeError(
+                f"Method '{name}' returned a generator. You must use `handle.options(stream=True)` to call "
+                "generators on a deployment."
+            )
+        return answer
+
+    async def stream(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+        """The items that a method gives."""
+        answer = await self._run(self._method(name), args, kwargs)
+        if inspect.isasyncgen(answer):
+            try:
+                async for item in answer:
+                    yield item
+            finally:
+                await answer.aclose()
+        elif inspect.isgenerator(answer):
+            # One context for all items, as if one function ran, and one thread at a time.
+            context, lock = contextvars.copy_context(), threading.Lock()
+
+            def alone(step: Callable[..., Any], *given: Any) -> Any:
+                with lock:
+                    return context.run(step, *given)
+
+            try:
+                while (item := await self._in_pool(alone, next, answer, _NOTHING)) is not _NOTHING:
+                    yield item
+            finally:
+                # It may be in the midst of an item; nobody waits for that.
+                self._later(alone, answer.close)
+        else:
+            raise TypeError(
+                f"Method '{name}' was called with `handle.options(stream=True)`, and did not return a generator."
+            )
+
+    async def check_health(self) -> None:
+        """Raises what the deployment's own check raises."""
+        check = getattr(self._target, "check_health", None) if inspect.isclass(self._func_or_class) else None
+        if check is not None:
+            await self._run(check, (), {})
+
+    async def stop(self) -> None:
+        """Lets go of the object, and calls its `__del__`, once."""
+        target, self._target = self._target, None
+        destructor = getattr(target, "__del__", None) if inspect.isclass(self._func_or_class) else None
+        if destructor is not None:
+            try:
+                await self._run(destructor, (), {})
+            except Exception:
+                logger.exception("`__del__` of a deployment failed")
+            _forget_destructor(target)
+        self._pool.shutdown(wait=False)
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        if not inspect.isclass(self._func_or_class):
+            if name == "__call__":
+                return self._func_or_class
+            known = ["__call__"]
+        else:
+            method = getattr(self._target, name, None)
+            if callable(method):
+                return method  # type: ignore[no-any-return]
+            methods = inspect.getmembers(self._func_or_class, callable)
+            known = [one for one, _ in methods if not one.startswith("_") or one == "__call__"]
+        raise RayServeException(
+            f"Tried to call a method '{name}' that does not exist. Available methods: {known}."
+        )
+
+    async def _run(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            if _is_async(method) or _is_generator(method) or not self._in_threads:
+                answer = method(*args, **kwargs)
+            else:
+                context = contextvars.copy_context()
+                answer = await self._in_pool(lambda: context.run(method, *args, **kwargs))
+            return await answer if inspect.isawaitable(answer) else answer
+        except (StopIteration, StopAsyncIteration) as error:
+            # Python takes these for the end of a loop and would lose them.
+            raise RuntimeError(f"the deployment raised {type(error).__name__}") from error
+
+    async def _in_pool(self, step: Callable[..., Any], *args: Any) -> Any:
+        if not self._in_threads:
+            return step(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, step, *args)
+
+    def _later(self, step: Callable[..., Any], *args: Any) -> None:
+        if self._in_threads:
+            self._pool.submit(step, *args)
+        else:
+            step(*args)
+
+
+async def _made(of: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An object; its `__init__` may be a coroutine."""
+    make: Any = of.__new__
+    # Only a class that takes arguments there gets them there.
+    target = make(of) if make is object.__new__ else make(of, *args, **kwargs)
+    begin: Any = type(target).__init__
+    begun = begin(target, *args, **kwargs)
+    if inspect.isawaitable(begun):
+        await begun
+    return target
+
+
+def _is_async(method: Callable[..., Any]) -> bool:
+    called = method if inspect.isroutine(method) else type(method).__call__
+    return inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called)
+
+
+def _is_generator(method: Callable[..., Any]) -> bool:
+    called = method if inspect.isroutine(method) else type(method).__call__
+    return inspect.isgeneratorfunction(called)
+
+
+def _forget_destructor(target: Any) -> None:
+    """Python calls `__del__` when the object goes; it has been called."""
+    try:
+        target.__class__ = type(type(target).__name__, (type(target),), {"__del__": lambda _: None, "__slots__": ()})
+    except TypeError:
+        # An object with another layout keeps its class, and hears of its end twice.
+        logger.debug("an object of %s hears of its end twice", type(target).__name__)
+

@@ -1,0 +1,371 @@
+"""Options of deployments and of the server, by Ray Serve's names.
+
+Wherever one of these records is taken, a dictionary with the same keys is taken too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from . import _checks as checks
+from ._model import Model, option, required
+
+__all__ = [
+    "AggregationFunction",
+    "AutoscalingConfig",
+    "AutoscalingContext",
+    "AutoscalingPolicy",
+    "BackpressureConfig",
+    "ControllerOptions",
+    "DeploymentActorConfig",
+    "DeploymentMode",
+    "GangPlacementStrategy",
+    "GangRuntimeFailurePolicy",
+    "GangSchedulingConfig",
+    "HTTPOptions",
+    "LoggingConfig",
+    "ProxyLocation",
+    "RequestRouterConfig",
+    "TracingConfig",
+    "gRPCOptions",
+]
+
+DEFAULT_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
+DEFAULT_ROUTER = "ray.serve._private.request_router:PowerOfTwoChoicesRequestRouter"
+DEFAULT_METRICS_INTERVAL_S = 10.0
+AUTO_MAX_REPLICAS = 100
+
+
+class ProxyLocation(str, Enum):
+    """Where requests from outside are taken."""
+
+    Disabled = "Disabled"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ProxyLocation | None:
+        # The name before Ray 2.0.
+        return cls.Disabled if value == "NoServer" else None
+
+
+class DeploymentMode(str, Enum):
+    """The older name and words of `ProxyLocation`."""
+
+    NoServer = "NoServer"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
+
+class AggregationFunction(str, Enum):
+    """What of the look-back period counts."""
+
+    MEAN = "mean"
+    MAX = "max"
+    MIN = "min"
+
+
+class GangPlacementStrategy(str, Enum):
+    PACK = "PACK"
+    SPREAD = "SPREAD"
+
+
+class GangRuntimeFailurePolicy(str, Enum):
+    RESTART_GANG = "RESTART_GANG"
+    RESTART_REPLICA = "RESTART_REPLICA"
+
+
+def _member(of: type[Enum]) -> checks.Check:
+    """A member of an enumeration, or its word."""
+    known = checks.word(*(str(one.value) for one in of))
+
+    def check(name: str, value: Any) -> Enum:
+        return of(known(name, value))
+
+    return check
+
+
+def _record(of: type[Model]) -> checks.Check:
+    return of.parse
+
+
+@dataclass(kw_only=True)
+class AutoscalingPolicy(Model):
+    """Another way to decide how many replicas there are."""
+
+    policy_function: str | Callable[..., Any] = option(DEFAULT_POLICY, checks.import_path)
+    policy_kwargs: dict[str, Any] = option({}, checks.json_mapping)
+
+
+@dataclass(kw_only=True)
+class AutoscalingConfig(Model):
+    """When replicas come and go."""
+
+    min_replicas: int = option(1, checks.whole(0))
+    initial_replicas: int | None = option(None, checks.nullable(checks.whole(0)))
+    max_replicas: int = option(1, checks.whole(1))
+    target_ongoing_requests: float = option(2.0, checks.POSITIVE)
+    metrics_interval_s: float = option(DEFAULT_METRICS_INTERVAL_S, checks.POSITIVE)
+    look_back_period_s: float = option(30.0, checks.POSITIVE)
+    smoothing_factor: float = option(1.0, checks.POSITIVE)
+    upscale_smoothing_factor: float | None = option(None, checks.nullable(checks.POSITIVE))
+    downscale_smoothing_factor: float | None = option(None, checks.nullable(checks.POSITIVE))
+    upscaling_factor: float | None = option(None, checks.nullable(checks.POSITIVE))
+    downscaling_factor: float | None = option(None, checks.nullable(checks.POSITIVE))
+    downscale_delay_s: float = option(600.0, checks.NOT_NEGATIVE)
+    downscale_to_zero_delay_s: float | None = option(None, checks.nullable(checks.NOT_NEGATIVE))
+    upscale_delay_s: float = option(30.0, checks.NOT_NEGATIVE)
+    aggregation_function: AggregationFunction | str = option(AggregationFunction.MEAN, _member(AggregationFunction))
+    policy: AutoscalingPolicy | dict[str, Any] | None = option(None, checks.nullable(_record(AutoscalingPolicy)))
+
+    def rules(self) -> None:
+        least, most, initial = self.min_replicas, self.max_replicas, self.initial_replicas
+        if most < least:
+            raise ValueError(
+                f"max_replicas ({most}) must be greater than or equal to min_replicas ({least})!\n"
+                "raise max_replicas or lower min_replicas"
+            )
+        if initial is not None and not least <= initial <= most:
+            raise ValueError(
+                f"initial_replicas ({initial}) must lie between min_replicas ({least}) and max_replicas ({most})\n"
+                "choose one between them, or leave it out"
+            )
+        if self.metrics_interval_s != DEFAULT_METRICS_INTERVAL_S:
+            message = "metrics_interval_s has no effect: counts are exact and pushed at every change"
+            warnings.warn(message, DeprecationWarning, stacklevel=4)
+        if self.look_back_period_s <= self.metrics_interval_s and "look_back_period_s" in self._set:
+            message = (
+                f"look_back_period_s ({self.look_back_period_s:g}) is not above metrics_interval_s "
+                f"({self.metrics_interval_s:g}), which Ray will refuse"
+            )
+            warnings.warn(message, FutureWarning, stacklevel=4)
+
+    @classmethod
+    def auto(cls, given: Any = None) -> AutoscalingConfig:
+        """What `num_replicas="auto"` means, under what was set."""
+        if isinstance(given, AutoscalingConfig):
+            fields = given.user_set()
+        elif isinstance(given, Mapping) or given is None:
+            fields = dict(given or {})
+        else:
+            raise checks.wrong_type("autoscaling_config", given, "a dictionary or AutoscalingConfig")
+        made = cls(**{"min_replicas": 1, "max_replicas": AUTO_MAX_REPLICAS, "target_ongoing_requests": 2, **fields})
+        made._set = set(fields)
+        return made
+
+    @classmethod
+    def default(cls) -> AutoscalingConfig:
+        return cls.auto()
+
+    def get_policy(self) -> AutoscalingPolicy:
+        return self.policy if isinstance(self.policy, AutoscalingPolicy) else AutoscalingPolicy()
+
+    def get_upscaling_factor(self) -> float:
+        return self.upscaling_factor or self.upscale_smoothing_factor or self.smoothing_factor
+
+    def get_downscaling_factor(self) -> float:
+        return self.downscaling_factor or self.downscale_smoothing_factor or self.smoothing_factor
+
+
+@dataclass
+class AutoscalingContext:
+    """What a policy decides by."""
+
+    deployment_id: Any
+    deployment_name: str
+    app_name: str | None
+    current_num_replicas: int
+    target_num_replicas: int
+    running_replicas: list[Any] = field(default_factory=list)
+    total_num_requests: float = 0.0
+    total_queued_requests: float = 0.0
+    aggregated_metrics: dict[str, dict[Any, float]] = field(default_factory=dict)
+    raw_metrics: dict[str, dict[Any, list[Any]]] = field(default_factory=dict)
+    capacity_adjusted_min_replicas: int = 1
+    capacity_adjusted_max_replicas: int = 1
+    policy_state: dict[str, Any] = field(default_factory=dict)
+    last_scale_up_time: float | None = None
+    last_scale_down_time: float | None = None
+    current_time: float | None = None
+    config: AutoscalingConfig | None = None
+
+    @property
+    def total_running_requests(self) -> float:
+        return max(0.0, self.total_num_requests - self.total_queued_requests)
+
+
+def _status_code(name: str, value: Any) -> int:
+    code: int = checks.whole(0)(name, value)
+    if code not in (503, 429):
+        raise checks.misfit(name, value, "503 or 429")
+    return code
+
+
+@dataclass(kw_only=True)
+class BackpressureConfig(Model):
+    """The answer when the queue is full."""
+
+    status_code: int = option(503, _status_code)
+    retry_after_s: float | None = option(None, checks.nullable(checks.NOT_NEGATIVE))
+
+
+@dataclass(kw_only=True)
+class RequestRouterConfig(Model):
+    """How replicas are chosen."""
+
+    request_router_class: str | Callable[..., Any] = option(DEFAULT_ROUTER, checks.import_path)
+    request_router_kwargs: dict[str, Any] = option({}, checks.json_mapping)
+    request_routing_stats_period_s: float = option(10.0, checks.POSITIVE)
+    request_routing_stats_timeout_s: float = option(30.0, checks.POSITIVE)
+    initial_backoff_s: float = option(0.025, checks.POSITIVE)
+    backoff_multiplier: float = option(2.0, checks.POSITIVE)
+    max_backoff_s: float = option(0.5, checks.POSITIVE)
+
+
+_STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def _log_level(name: str, value: Any) -> str:
+    """The name of a level, also of its number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return logging.getLevelName(value)
+    level = checks.text(name, value).upper()
+    if not isinstance(logging.getLevelName(level), int):
+        raise checks.misfit(name, value, "DEBUG, INFO, WARNING, ERROR, CRITICAL or a number")
+    return level
+
+
+def _log_attributes(name: str, value: Any) -> list[str]:
+    given = checks.listed(checks.text)(name, value)
+    for one in given:
+        if one not in _STANDARD_ATTRIBUTES:
+            raise checks.misfit(name, one, "attributes that each of Python's log records has")
+    return list(dict.fromkeys(given))
+
+
+@dataclass(kw_only=True)
+class LoggingConfig(Model):
+    """Logs of replicas."""
+
+    encoding: str = option("TEXT", checks.word("TEXT", "JSON"))
+    log_level: int | str = option("INFO", _log_level)
+    logs_dir: str | None = option(None, checks.nullable(checks.text))
+    enable_access_log: bool = option(True, checks.boolean)
+    # Not compared, as in Ray: it changes nothing but the lines.
+    additional_log_standard_attrs: list[str] = field(
+        default_factory=list, compare=False, metadata={"check": _log_attributes}
+    )
+
+
+def _default_host() -> str:
+    return os.environ.get("RAY_SERVE_DEFAULT_HTTP_HOST") or "127.0.0.1"
+
+
+def _middlewares(name: str, value: Any) -> list[Any]:
+    if value:
+        raise ValueError(f"{name} is no longer taken\nput the middleware into the ASGI application of the ingress")
+    return []
+
+
+def _no_cpus(name: str, value: Any) -> int:
+    if value != 0:
+        raise ValueError(f"{name} is {checks.shown(value)}: the proxy's CPUs are not set aside\nleave it out")
+    return 0
+
+
+def _proxy_location(name: str, value: Any) -> ProxyLocation:
+    known = [one.value for one in ProxyLocation]
+    return ProxyLocation(checks.word(*known, "NoServer")(name, value))
+
+
+@dataclass(kw_only=True)
+class HTTPOptions(Model):
+    """The HTTP listener."""
+
+    host: str | None = field(default_factory=_default_host, metadata={"check": checks.nullable(checks.text)})
+    port: int = option(8000, checks.whole(0, 65_535))
+    middlewares: list[Any] = option([], _middlewares)
+    location: ProxyLocation | str | None = option(None, checks.nullable(_proxy_location))
+    num_cpus: int = option(0, _no_cpus)
+    root_url: str = option("", checks.text)
+    root_path: str = option("", checks.text)
+    request_timeout_s: float | None = option(None, checks.nullable(checks.POSITIVE))
+    keep_alive_timeout_s: int = option(90, checks.whole(0, 86_400))
+    ssl_keyfile: str | None = option(None, checks.nullable(checks.text))
+    ssl_certfile: str | None = option(None, checks.nullable(checks.text))
+    ssl_keyfile_password: str | None = option(None, checks.nullable(checks.text))
+    ssl_ca_certs: str | None = option(None, checks.nullable(checks.text))
+
+    def rules(self) -> None:
+        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
+            raise ValueError("ssl_keyfile and ssl_certfile go together\nset both or neither")
+        if self.location is not None:
+            message = "HTTPOptions.location is deprecated; use proxy_location of serve.start"
+            warnings.warn(message, DeprecationWarning, stacklevel=4)
+
+
+@dataclass(kw_only=True)
+class gRPCOptions(Model):  # noqa: N801, Ray's name
+    """The gRPC listener."""
+
+    port: int = option(9000, checks.whole(0, 65_535))
+    grpc_servicer_functions: list[str] = option([], checks.listed(checks.import_path))
+    request_timeout_s: float | None = option(None, checks.nullable(checks.POSITIVE))
+    enable_reflection: bool = option(True, checks.boolean)
+
+
+def _env_vars_only(name: str, value: Any) -> dict[str, Any]:
+    given = checks.mapping(name, value)
+    if stray := [key for key in given if key != "env_vars"]:
+        raise ValueError(f"{name} has {', '.join(stray)}\nonly env_vars may stand in it")
+    return {key: checks.texts(f"{name}.{key}", one) for key, one in given.items()}
+
+
+@dataclass(kw_only=True)
+class ControllerOptions(Model):
+    """The controller's environment."""
+
+    runtime_env: dict[str, Any] | None = option(None, checks.nullable(_env_vars_only))
+
+
+@dataclass(kw_only=True)
+class TracingConfig(Model):
+    """Export of spans."""
+
+    enabled: bool | None = option(None, checks.nullable(checks.boolean))
+    exporter_import_path: str | None = option(None, checks.nullable(checks.import_path))
+    sampling_ratio: float = option(0.01, checks.number(0.0, 1.0))
+
+
+@dataclass(kw_only=True)
+class GangSchedulingConfig(Model):
+    """Replicas that start together."""
+
+    gang_size: int = required(checks.whole(1))
+    gang_placement_strategy: GangPlacementStrategy | str = option(
+        GangPlacementStrategy.PACK, _member(GangPlacementStrategy)
+    )
+    runtime_failure_policy: GangRuntimeFailurePolicy | str = option(
+        GangRuntimeFailurePolicy.RESTART_GANG, _member(GangRuntimeFailurePolicy)
+    )
+
+    def rules(self) -> None:
+        if self.runtime_failure_policy == GangRuntimeFailurePolicy.RESTART_REPLICA:
+            raise NotImplementedError("runtime_failure_policy RESTART_REPLICA is not there\nuse RESTART_GANG")
+
+
+@dataclass(kw_only=True)
+class DeploymentActorConfig(Model):
+    """An actor beside the replicas."""
+
+    name: str = required(checks.text)
+    actor_class: str | type = required(checks.import_path)
+    init_args: tuple[Any, ...] = option((), lambda _, value: tuple(value))
+    init_kwargs: dict[str, Any] = option({}, checks.mapping)
+    actor_options: dict[str, Any] = option({}, checks.mapping)

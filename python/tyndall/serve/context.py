@@ -1,0 +1,193 @@
+"""What runs now: the replica, and the request that it works on."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .exceptions import RayServeException
+
+__all__ = [
+    "DeploymentID",
+    "ReplicaContext",
+    "ReplicaID",
+    "ReplicaRank",
+    "RequestContext",
+    "get_replica_context",
+]
+
+_FULL_ID_PREFIX = "SERVE_REPLICA::"
+
+
+@dataclass(frozen=True)
+class DeploymentID:
+    """A deployment of an application."""
+
+    name: str
+    app_name: str = "default"
+
+    def __str__(self) -> str:
+        return f"Deployment(name='{self.name}', app='{self.app_name}')"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class ReplicaID:
+    """A replica, for its whole life."""
+
+    unique_id: str
+    deployment_id: DeploymentID
+
+    def to_full_id_str(self) -> str:
+        """With the deployment and the application, `#` between them."""
+        return f"{_FULL_ID_PREFIX}{self.deployment_id.app_name}#{self.deployment_id.name}#{self.unique_id}"
+
+    def __str__(self) -> str:
+        of = self.deployment_id
+        return f"Replica(id='{self.unique_id}', deployment='{of.name}', app='{of.app_name}')"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class ReplicaRank:
+    """Which of the replicas of its deployment it is, from 0 on."""
+
+    rank: int = 0
+    node_rank: int = 0
+    local_rank: int = 0
+
+
+@dataclass(frozen=True)
+class ReplicaContext:
+    """The replica that runs now."""
+
+    replica_id: ReplicaID
+    servable_object: Any = None
+    """The object of the deployment's class, or the function."""
+    rank: ReplicaRank = field(default_factory=ReplicaRank)
+    world_size: int = 1
+    """Replicas that the deployment shall have, not those that there are."""
+    code_version: str | None = None
+    gang_context: Any = None
+    max_ongoing_requests: int = 5
+
+    @property
+    def app_name(self) -> str:
+        return self.replica_id.deployment_id.app_name
+
+    @property
+    def deployment(self) -> str:
+        return self.replica_id.deployment_id.name
+
+    @property
+    def replica_tag(self) -> str:
+        return self.replica_id.unique_id
+
+
+class Children:
+    """The calls that a request has made and that have not ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: set[Future[Any]] = set()
+        self._is_cancelled = False
+
+    def add(self, call: Future[Any]) -> None:
+        """Ends with its request from now on; at once, if the request has been cancelled."""
+        with self._lock:
+            is_late = self._is_cancelled
+            if not is_late:
+                self._calls.add(call)
+        if is_late:
+            call.cancel()
+        else:
+            call.add_done_callback(self._discard)
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._is_cancelled = True
+            calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+
+    def _discard(self, call: Future[Any]) -> None:
+        with self._lock:
+            self._calls.discard(call)
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """The request that is worked on now; calls that it makes inherit from it."""
+
+    route: str = ""
+    request_id: str = ""
+    _internal_request_id: str = ""
+    app_name: str = ""
+    multiplexed_model_id: str = ""
+    session_id: str = ""
+    is_http_request: bool = False
+    grpc_context: Any = None
+    children: Children | None = field(default=None, compare=False, repr=False)
+    """What whoever runs the request cancels with it; absent outside of a request."""
+
+
+_NO_REQUEST = RequestContext()
+
+_serve_request_context: contextvars.ContextVar[RequestContext] = contextvars.ContextVar(
+    "serve_request_context", default=_NO_REQUEST
+)
+_serve_batch_request_context: contextvars.ContextVar[tuple[RequestContext, ...]] = contextvars.ContextVar(
+    "serve_batch_request_context", default=()
+)
+
+# A process of its own has one replica; in local testing mode each call says whose it is.
+_replica_of_process: ReplicaContext | None = None
+_replica_of_call: contextvars.ContextVar[ReplicaContext | None] = contextvars.ContextVar(
+    "serve_replica_context", default=None
+)
+
+
+def _get_serve_request_context() -> RequestContext:
+    return _serve_request_context.get()
+
+
+def _set_request_context(**changes: Any) -> None:
+    """Changes fields of the current request's context, for what runs in it from now on."""
+    _serve_request_context.set(replace(_serve_request_context.get(), **changes))
+
+
+def _get_internal_replica_context() -> ReplicaContext | None:
+    return _replica_of_call.get() or _replica_of_process
+
+
+def _set_internal_replica_context(context: ReplicaContext | None) -> None:
+    """Says which replica this process is."""
+    global _replica_of_process
+    _replica_of_process = context
+
+
+def get_replica_context() -> ReplicaContext:
+    """The replica that runs this.
+
+    Raises RayServeException outside of a replica.
+    """
+    context = _get_internal_replica_context()
+    if context is None:
+        raise RayServeException(
+            "`serve.get_replica_context()` may only be called from within a Serve replica.\n"
+            "call it in a method of a deployment"
+        )
+    return context
+
+
+def get_multiplexed_model_id() -> str:
+    """The model that the current request means, in a batch the one that all its requests mean; else an empty text."""
+    batch = _serve_batch_request_context.get()
+    return batch[0].multiplexed_model_id if batch else _serve_request_context.get().multiplexed_model_id
