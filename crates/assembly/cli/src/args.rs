@@ -179,6 +179,9 @@ pub(crate) struct StartArgs {
     /// Stay in the foreground, as service managers want it
     #[arg(long)]
     pub(crate) foreground: bool,
+    /// End with the program that started it, and keep no state unless told where
+    #[arg(long, value_name = "PID", requires = "foreground", hide = true)]
+    pub(crate) owner_pid: Option<u32>,
 }
 
 #[derive(Debug, Args)]

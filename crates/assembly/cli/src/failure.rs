@@ -58,6 +58,14 @@ impl Failure {
         Self::new("")
     }
 
+    /// Says it where the program that started this one reads.
+    pub(crate) fn tell_owner(self) -> Result<ExitCode, Self> {
+        let cure = self.cure.iter().map(|cure| format!("help: {cure}\n")).collect::<String>();
+        let said = format!("error: {}\n{cure}", self.cause);
+        drop(std::io::stdout().lock().write_all(said.as_bytes()));
+        Ok(ExitCode::from(self.code))
+    }
+
     pub(crate) fn report(&self) -> ExitCode {
         if self.cause.is_empty() {
             return ExitCode::from(self.code);

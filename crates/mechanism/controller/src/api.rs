@@ -22,7 +22,9 @@ use tyndall_control::Event;
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, Client, Handler, LineSender, empty, line_channel, read_body, text};
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::{ApplicationConfig, DemandReport, KeyUsageReport, ReplicaReport};
+use tyndall_types::protocol::{
+    ApplicationConfig, DemandReport, KeyUsageReport, ReplicaReport, RuntimeDir,
+};
 
 const MAX_BODY_BYTES: usize = 4 << 20;
 /// Bodies are small and come from this machine.
@@ -51,6 +53,8 @@ pub(crate) struct Api {
     /// Where the logs of the node go.
     pub(crate) log_file: Option<Arc<PathBuf>>,
     pub(crate) metrics: Arc<ControllerMetrics>,
+    /// Where the sockets of the node lie.
+    pub(crate) runtime_dir: RuntimeDir,
     /// Where code of applications is kept.
     pub(crate) code_dir: Arc<PathBuf>,
     /// Whether applications may bring code: not from whoever can reach the port over a network.

@@ -186,13 +186,13 @@ pub(crate) fn file_of(config: &ApplicationConfig) -> Option<PathBuf> {
 
 impl Service {
     /// Adds or replaces one application that brings its code; others are not touched. Every call is
-    /// a new version of the code, as in Ray.
+    /// a new version of the code, as in Ray. Returns its number.
     pub(crate) fn deploy_code(
         &mut self,
         name: &ApplicationName,
         submission: &CodeSubmission,
         received: &Received,
-    ) -> Result<(), Refusal> {
+    ) -> Result<u64, Refusal> {
         let file = self.code.dir.join(format!("{}.pkl", received.hash));
         let spec = spec(name, &submission.application)?;
         let ApplicationKind::Python { overrides, .. } = &spec.kind else {

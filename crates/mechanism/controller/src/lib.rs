@@ -140,6 +140,7 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         token: token.clone(),
         metrics: metrics.clone(),
         log_file: log_file.clone(),
+        runtime_dir: options.runtime_dir.clone(),
         code_dir: code_dir.clone(),
         takes_code: scope == Scope::Node || is_loopback || token.is_some(),
         scope,

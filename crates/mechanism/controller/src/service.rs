@@ -69,12 +69,12 @@ pub(crate) enum Message {
     Submit { text: String, reply: Reply<Result<(), Refusal>> },
     /// An application is wanted that is built already.
     Deploy { config: Arc<ApplicationConfig>, reply: Reply<Result<(), Refusal>> },
-    /// An application is wanted that brings its code.
+    /// An application is wanted that brings its code; answers its version.
     DeployCode {
         name: ApplicationName,
         submission: Box<CodeSubmission>,
         received: Received,
-        reply: Reply<Result<(), Refusal>>,
+        reply: Reply<Result<u64, Refusal>>,
     },
     /// A build is over.
     Built {
@@ -324,7 +324,9 @@ impl Service {
     fn serve(&mut self, message: Message) {
         match message {
             Message::Submit { text, reply } => answer(reply, self.submit(&text)),
-            Message::Deploy { config, reply } => answer(reply, self.deploy_built(config)),
+            Message::Deploy { config, reply } => {
+                answer(reply, self.deploy_built(config).map(drop));
+            }
             Message::DeployCode { name, submission, received, reply } => {
                 answer(reply, self.deploy_code(&name, &submission, &received));
             }

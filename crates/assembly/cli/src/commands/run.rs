@@ -98,7 +98,10 @@ fn run_applications(
         "Running {kind}: {target:?}.\n{applications} {what} at {url}  (admin API at \
          {admin_url})\n"
     ))?;
-    let extras = ControllerExtras { request_timeout_s: http.request_timeout_s, log_file: None };
+    let extras = ControllerExtras {
+        request_timeout_s: http.request_timeout_s,
+        ..ControllerExtras::default()
+    };
     let admin = node.admin_address()?;
     let token = crate::commands::admin::token(env);
     node.supervise(&config, env, &extras, |_| async move {

@@ -11,8 +11,9 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::fmt::Display;
+use std::net::SocketAddr;
 use tokio::task::JoinError;
-use tyndall_transport::{Body, empty, json, text};
+use tyndall_transport::{Body, empty, json, reachable, text};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, IdError};
 
 const RAY_APPLICATIONS: &str = "/api/serve/applications/";
@@ -53,6 +54,7 @@ impl Api {
             (Method::GET, "/api/tyndall/controller-health/") => {
                 Ok(json(StatusCode::OK, &self.ask(Message::Health).await?))
             }
+            (Method::GET, "/api/tyndall/node/") => Ok(json(StatusCode::OK, &self.node())),
             (Method::GET, "/api/tyndall/events/") => self.events(&query).await,
             (Method::GET, "/api/tyndall/usage/") => {
                 Ok(json(StatusCode::OK, &self.try_ask(Message::Usage).await?))
@@ -139,8 +141,8 @@ impl Api {
         let failed = |why: JoinError| text(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
         let (submission, received) = received.await.map_err(failed)??;
         let deploy = |reply| Message::DeployCode { name, submission, received, reply };
-        self.try_ask(deploy).await?;
-        Ok(empty(StatusCode::OK))
+        let version = self.try_ask(deploy).await?;
+        Ok(json(StatusCode::OK, &json!({"version": version})))
     }
 
     async fn scale(&self, application: &str, deployment: &str, body: &Bytes) -> Answer {
@@ -235,6 +237,17 @@ impl Api {
         let read = read.map_err(|error| failed(error.to_string()))?;
         let (lines, offset) = read.map_err(|error| failed(error.to_string()))?;
         Ok(json(StatusCode::OK, &json!({"text": lines, "offset": offset})))
+    }
+
+    /// Where programs of this machine reach clients' port and the node's sockets.
+    fn node(&self) -> Value {
+        let http = &self.instance.http;
+        let address = http.host.parse().map(|host| SocketAddr::new(host, http.port));
+        let address = address.map_or_else(
+            |_| format!("{}:{}", http.host, http.port),
+            |address| reachable(address).to_string(),
+        );
+        json!({"url": format!("http://{address}"), "runtime_dir": self.runtime_dir.path()})
     }
 
     async fn shutdown(&self) -> Answer {

@@ -21,6 +21,7 @@ pub(super) fn document() -> Value {
             "/api/tyndall/events": read("What happened, oldest first", json!([
                 query("application", "string"), query("after", "integer"), query("limit", "integer"),
             ])),
+            "/api/tyndall/node": read("Where its clients' port and its sockets are", json!([])),
             "/api/tyndall/controller-health":
                 read("How the controller is: Ray's ControllerHealthMetrics", json!([])),
             "/api/tyndall/logs": read("Lines of the node's log file, and where they end", json!([

@@ -23,8 +23,10 @@ fn submission(code: &str) -> Value {
 const ONE: &str = "b25l";
 const TWO: &str = "dHdv";
 
-async fn put(node: &Node, body: &Value) -> Result<(), ClientError> {
-    node.admin.tell(Method::PUT, &format!("{OURS}app"), body).await
+/// Answers the version.
+async fn put(node: &Node, body: &Value) -> Result<u64, ClientError> {
+    let answer: Value = node.admin.call(Method::PUT, &format!("{OURS}app"), body).await?;
+    Ok(answer["version"].as_u64().unwrap())
 }
 
 /// The pickles that are kept.
@@ -39,7 +41,7 @@ async fn one_application_brings_its_code_and_others_stay() {
     node.builds_to(&application("other", vec![resident("other", "1")]));
     node.put(&file(&[("other", "1")])).await.unwrap();
     node.started_and_ready().await;
-    put(&node, &submission(ONE)).await.unwrap();
+    assert_eq!(put(&node, &submission(ONE)).await.unwrap(), 1);
     let first = node.started().await;
     assert_eq!(first.executable, Some("/venv/bin/python".into()));
     assert_eq!(first.working_dir, Some("/src".into()));
@@ -65,7 +67,7 @@ async fn one_application_brings_its_code_and_others_stay() {
     assert_eq!(node.stopped().await, first.id);
     node.supervisor.exit(&first.id, None);
     assert_eq!(kept(&node), [b"one"]);
-    put(&node, &submission(TWO)).await.unwrap();
+    assert_eq!(put(&node, &submission(TWO)).await.unwrap(), 3);
     assert_eq!(kept(&node).len(), 2, "the first may still be gone back to");
     node.started_and_ready().await;
     let old = node.stopped().await;
@@ -85,6 +87,13 @@ async fn one_application_brings_its_code_and_others_stay() {
     node.until("app", Running).await;
     node.admin.tell(Method::DELETE, &format!("{OURS}app"), &()).await.unwrap();
     assert!(kept(&node).is_empty());
+}
+
+#[tokio::test]
+async fn programs_of_the_machine_are_told_where_its_node_is() {
+    let node = Node::start().await;
+    let told = node.json("/api/tyndall/node").await;
+    assert_eq!(told, json!({"url": "http://127.0.0.1:8000", "runtime_dir": node.dir.path()}));
 }
 
 #[tokio::test]

@@ -252,6 +252,7 @@ async fn the_document_lists_what_there_is() {
         "GET /api/tyndall/applications/{application}/versions",
         "POST /api/tyndall/applications/{application}/rollback",
         "GET /api/tyndall/controller-health",
+        "GET /api/tyndall/node",
         "GET /api/tyndall/events",
         "GET /api/tyndall/usage",
         "GET /api/tyndall/keys/usage",
