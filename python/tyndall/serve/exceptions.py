@@ -12,6 +12,7 @@ __all__ = [
     "BackPressureError",
     "DeploymentUnavailableError",
     "RayServeException",
+    "RayTaskError",
     "ReplicaUnavailableError",
     "RequestCancelledError",
     "TaskCancelledError",
@@ -23,6 +24,10 @@ class RayServeException(Exception):
     """Any error of serving, as opposed to one of the code that is served."""
 
     http_status: ClassVar[int] = 500
+
+
+class RayTaskError(RayServeException):
+    """What a deployment's code has raised, as text: the traceback in its replica."""
 
 
 class TaskCancelledError(Exception):

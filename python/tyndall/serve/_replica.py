@@ -1,0 +1,239 @@
+"""A replica: the deployment's object on an event loop, behind the requests that Rust brings.
+
+The loop is the process's main thread, where many libraries want to be. Everything else has threads of its own, in Rust:
+sockets, admission, health, draining. What arrives is a call of a method of `_Host`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tyndall import _tyndall
+
+from . import _calls, _router, http
+from ._graph import code_of
+from ._user_callable import UserCallable
+from .context import (
+    Children,
+    DeploymentID,
+    ReplicaContext,
+    ReplicaID,
+    ReplicaRank,
+    RequestContext,
+    _serve_request_context,
+    _set_internal_replica_context,
+)
+
+logger = logging.getLogger("tyndall.serve")
+
+
+def main(load: Callable[[dict[str, Any]], Any], rest: list[str]) -> int:
+    """Is a replica until it is told to end, and returns its exit status; `rest` is what follows `role replica`."""
+    return _Host(load).run(["role", "replica", *rest])
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed."""
+    try:
+        import uvloop  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class _Host:
+    """Carries out what arrives. Rust calls the methods that have no underscore, in the loop."""
+
+    def __init__(self, load: Callable[[dict[str, Any]], Any]) -> None:
+        self._load = load
+        self._loop = _new_loop()
+        self._user: UserCallable | None = None
+        self._front: http.Front | None = None
+        self._app_name = ""
+        self._message: str | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self, words: list[str]) -> int:
+        bridge = _tyndall.Bridge(self)
+        asyncio.set_event_loop(self._loop)
+        self._loop.add_reader(bridge.fileno(), bridge.drain)
+        _tyndall.run_replica(words, bridge)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.remove_reader(bridge.fileno())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        if self._message:
+            print(self._message, file=sys.stderr)
+        return 0 if self._message is None else 1
+
+    def ended(self, message: str | None) -> None:
+        """Rust's side is over: in an orderly way, or with a line for standard error, which may be empty."""
+        self._message = message
+        self._loop.stop()
+
+    # --- The deployment's life ----------------------------------------------------------------------------------------
+
+    def start(self, job: _tyndall.Job, told: dict[str, Any]) -> None:
+        self._do(job, self._start(told))
+
+    async def _start(self, told: dict[str, Any]) -> None:
+        config = json.loads(told["config"])
+        app_name, name = told["application"], told["deployment"]
+        self._app_name = app_name
+        _router.install(_calls.routers(told["caller"], self._loop, threading.get_ident()))
+        app = self._load(json.loads(told["args"]))
+        code = code_of(app, app_name).get(name)
+        if code is None:
+            raise ValueError(f"the application has no deployment {name!r}\ndeploy it again if its code has changed")
+        rank = ReplicaRank(told["rank"], told["rank"], told["rank"])
+        max_ongoing = config["max_ongoing_requests"]
+        context = ReplicaContext(
+            replica_id=ReplicaID(told["replica_id"], DeploymentID(name, app_name)),
+            rank=rank,
+            world_size=config.get("num_replicas") or config["autoscaling"]["min_replicas"] or 1,
+            code_version=config["code_version"],
+            max_ongoing_requests=max_ongoing,
+        )
+        _set_internal_replica_context(context)
+        self._user = user = UserCallable(code.func_or_class, max_ongoing)
+        await user.start(code.init_args, code.init_kwargs, config["user_config"], rank)
+        _set_internal_replica_context(replace_servable(context, user.target))
+        self._front = await http.front(user)
+        await user.check_health()
+
+    def reconfigure(self, job: _tyndall.Job, user_config: str) -> None:
+        assert self._user is not None, "it has started"
+        context = _context_of_process()
+        self._do(job, self._user.reconfigure(json.loads(user_config), context.rank))
+
+    def check_health(self, job: _tyndall.Job, _: None) -> None:
+        assert self._user is not None, "it has started"
+        self._do(job, self._user.check_health())
+
+    def stop(self, job: _tyndall.Job, _: None) -> None:
+        self._do(job, self._stop())
+
+    async def _stop(self) -> None:
+        if self._front is not None:
+            await self._front.stop()
+        if self._user is not None:
+            await self._user.stop()
+
+    def _do(self, job: _tyndall.Job, work: Coroutine[Any, Any, None]) -> None:
+        async def done() -> None:
+            try:
+                await work
+            except BaseException as error:
+                job.done("".join(traceback.format_exception(error)).rstrip())
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                job.done()
+
+        self._spawn(done())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        # The loop itself holds tasks weakly.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- Requests -----------------------------------------------------------------------------------------------------
+
+    def http(self, request: _tyndall.HttpRequest) -> None:
+        request.set_task(self._spawn(self._http(request)))
+
+    async def _http(self, request: _tyndall.HttpRequest) -> None:
+        context = request.context
+        children = self._enter(context, is_http=True)
+        assert self._front is not None, "it has started"
+        try:
+            await self._front.answer(request)
+        except asyncio.CancelledError:
+            children.cancel()
+            raise
+        finally:
+            request.close()
+
+    def call(self, request: _tyndall.CallRequest) -> None:
+        work = self._stream(request) if request.is_stream else self._call(request)
+        request.set_task(self._spawn(work))
+
+    async def _call(self, request: _tyndall.CallRequest) -> None:
+        children = self._enter(request.context, is_http=False)
+        assert self._user is not None, "it has started"
+        try:
+            args, kwargs = _calls.loads(request.body)
+            request.reply(_calls.dumps(await self._user.call(request.method, args, kwargs)))
+        except asyncio.CancelledError:
+            children.cancel()
+            request.fail(_calls.cancelled(request.context.request_id))
+            raise
+        except BaseException as error:
+            _log(request.method, error)
+            request.fail(_calls.written(error))
+
+    async def _stream(self, request: _tyndall.CallRequest) -> None:
+        children = self._enter(request.context, is_http=False)
+        assert self._user is not None, "it has started"
+        try:
+            args, kwargs = _calls.loads(request.body)
+            items = self._user.stream(request.method, args, kwargs)
+            try:
+                async for item in items:
+                    slow = request.item(_calls.dumps(item))
+                    if slow is not None:
+                        await slow
+            finally:
+                await items.aclose()  # type: ignore[attr-defined]
+            request.close()
+        except asyncio.CancelledError:
+            children.cancel()
+            request.fail(_calls.cancelled(request.context.request_id))
+            raise
+        except BaseException as error:
+            _log(request.method, error)
+            request.fail(_calls.written(error))
+
+    def _enter(self, context: _tyndall.Context, *, is_http: bool) -> Children:
+        """The context of the request, for what runs in this task; and the calls that will end with it."""
+        children = Children()
+        _calls.current.set(context)
+        _serve_request_context.set(
+            RequestContext(
+                route=context.root_path or "/",
+                request_id=context.request_id,
+                app_name=self._app_name,
+                multiplexed_model_id=context.multiplexed_model_id,
+                session_id=context.session_id,
+                is_http_request=is_http,
+                children=children,
+            )
+        )
+        return children
+
+
+def replace_servable(context: ReplicaContext, target: Any) -> ReplicaContext:
+    from dataclasses import replace
+
+    return replace(context, servable_object=target)
+
+
+def _context_of_process() -> ReplicaContext:
+    from .context import get_replica_context
+
+    return get_replica_context()
+
+
+def _log(method: str, error: BaseException) -> None:
+    logger.error("a call of %r failed", method, exc_info=error)
