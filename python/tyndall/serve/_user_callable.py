@@ -119,18 +119,14 @@ class UserCallable:
 
     def _method(self, name: str) -> Callable[..., Any]:
         if not inspect.isclass(self._func_or_class):
-            if name == "__call__":
-                return self._func_or_class
-            known = ["__call__"]
-        else:
-            method = getattr(self._target, name, None)
-            if callable(method):
-                return method  # type: ignore[no-any-return]
-            methods = inspect.getmembers(self._func_or_class, callable)
-            known = [one for one, _ in methods if not one.startswith("_") or one == "__call__"]
-        raise RayServeException(
-            f"Tried to call a method '{name}' that does not exist. Available methods: {known}."
-        )
+            # A function has no methods: it is called by whatever name.
+            return self._func_or_class
+        method = getattr(self._target, name, None)
+        if callable(method):
+            return method  # type: ignore[no-any-return]
+        methods = inspect.getmembers(self._func_or_class, callable)
+        known = [one for one, _ in methods if not one.startswith("_") or one == "__call__"]
+        raise RayServeException(f"Tried to call a method '{name}' that does not exist. Available methods: {known}.")
 
     async def _run(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -185,4 +181,3 @@ def _forget_destructor(target: Any) -> None:
     except TypeError:
         # An object with another layout keeps its class, and hears of its end twice.
         logger.debug("an object of %s hears of its end twice", type(target).__name__)
-

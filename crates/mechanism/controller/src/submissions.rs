@@ -130,14 +130,24 @@ impl Service {
         prefix: Option<&str>,
         is_other: impl Fn(&Origin) -> bool,
     ) -> Result<(), Refusal> {
-        let Some(prefix) = prefix else { return Ok(()) };
-        let mut others = self.origins.at(prefix);
-        let other = others.find(|(other, origin)| *other != name && is_other(origin));
-        let Some((other, _)) = other else { return Ok(()) };
+        let Some((prefix, other)) = self.occupant(name, prefix, is_other) else { return Ok(()) };
         Err(Refusal::invalid(format!(
             "application {other} is mounted at {prefix} already; give {name} another \
              route_prefix, or delete the other one first",
         )))
+    }
+
+    /// Which other application is where this one is to be mounted.
+    pub(crate) fn occupant<'a>(
+        &self,
+        name: &ApplicationName,
+        prefix: Option<&'a str>,
+        is_other: impl Fn(&Origin) -> bool,
+    ) -> Option<(&'a str, &ApplicationName)> {
+        let prefix = prefix?;
+        let mut others = self.origins.at(prefix);
+        let other = others.find(|(other, origin)| *other != name && is_other(origin));
+        other.map(|(other, _)| (prefix, other))
     }
 
     /// Builds a submission; what is carried out goes on meanwhile.
@@ -170,7 +180,7 @@ impl Service {
             config.source = ApplicationSource::Declarative;
             config.submitted = (&submitted).into();
             problem(&config).map_or(Ok(()), Err)?;
-            self.deploy(config.into(), "").map_err(|refusal| refusal.reason)
+            self.deploy(config.into(), "").map(drop).map_err(|refusal| refusal.reason)
         });
         if let Err(reason) = outcome {
             tracing::error!(application = %name, "failed to deploy: {reason}");
@@ -188,20 +198,20 @@ impl Service {
         }
     }
 
-    /// Carries out what was built elsewhere, in place of a build that goes on.
-    pub(crate) fn deploy_built(&mut self, config: Arc<ApplicationConfig>) -> Result<(), Refusal> {
+    /// Carries out what was built elsewhere, in place of a build that goes on. Returns its number.
+    pub(crate) fn deploy_built(&mut self, config: Arc<ApplicationConfig>) -> Result<u64, Refusal> {
         problem(&config).map_or(Ok(()), |problem| Err(Refusal::invalid(problem)))?;
         let own = Origin::of(&config);
         self.check_route(&config.name, own.route_prefix.as_deref(), |other| {
             !own.is_models || !other.is_models
         })?;
         let name = config.name.clone();
-        self.deploy(config, "")?;
+        let version = self.deploy(config, "")?;
         self.builds.cancel(&name);
-        Ok(())
+        Ok(version)
     }
 
-    fn deploy(&mut self, config: Arc<ApplicationConfig>, note: &str) -> Result<(), Refusal> {
+    fn deploy(&mut self, config: Arc<ApplicationConfig>, note: &str) -> Result<u64, Refusal> {
         let deployed_at = self.clock.now();
         let name = config.name.clone();
         let version = match &mut self.store {
@@ -213,9 +223,10 @@ impl Service {
         };
         tracing::debug!(application = %name, version, "deployed");
         self.origins.insert(name.clone(), Origin::of(&config));
+        self.code.deployed(version, &config, false);
         self.record(&name, "deployed", &format!("version {version}{note}"));
         self.apply(Event::Deploy { config, version, deployed_at, fallback: None });
-        Ok(())
+        Ok(version)
     }
 
     /// The core went back to an older version: that is a new one.
@@ -228,9 +239,12 @@ impl Service {
         self.record(name, "rolled_back", how);
         self.origins.insert(name.clone(), Origin::of(config));
         let (now, note) = (self.clock.now(), format!(": rolled back {how}"));
-        if let Some(Err(error)) = self.store.as_mut().map(|store| store.deploy(config, &note, now))
-        {
-            tracing::error!(%error, application = %name, "failed to keep a rollback");
+        match self.store.as_mut().map(|store| store.deploy(config, &note, now)) {
+            Some(Err(error)) => {
+                tracing::error!(%error, application = %name, "failed to keep a rollback");
+            }
+            Some(Ok(version)) => self.code.deployed(version, config, true),
+            None => {}
         }
     }
 
@@ -257,6 +271,7 @@ impl Service {
 
     fn forget(&mut self, name: ApplicationName) {
         self.builds.cancel(&name);
+        self.code.forget(&name);
         self.origins.remove(&name);
         // It goes even if it cannot be written down: it would only come back with the next
         // controller, which is better than a delete that does nothing.
@@ -338,6 +353,7 @@ impl Service {
                 format!("{name}: {what}; its versions are {}", known.join(", ")),
             ));
         };
+        self.check_code(&found.config)?;
         let note = format!(": back to version {}, as asked", found.version);
         self.deploy(Arc::new(found.config.clone()), &note)?;
         self.builds.cancel(name);
