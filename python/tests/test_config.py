@@ -131,8 +131,11 @@ def test_the_context_of_policies_adds_up():
 def test_log_levels_become_names():
     assert LoggingConfig(log_level=logging.WARNING).log_level == "WARNING"
     assert LoggingConfig(log_level="error").log_level == "ERROR"
-    with pytest.raises(ValueError, match="DEBUG, INFO"):
-        LoggingConfig(log_level="LOUD")
+    for given, known in [("warn", "WARNING"), ("FATAL", "CRITICAL"), (15, 15), ("NOTSET", 0), ("30", "WARNING")]:
+        assert LoggingConfig(log_level=given).log_level == known
+    for bad in ("LOUD", 101, None, 1.5):
+        with pytest.raises(ValueError, match="DEBUG, INFO"):
+            LoggingConfig(log_level=bad)
 
 
 def test_log_attributes_are_those_of_python_and_are_not_compared():

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tyndall import serve
-from tyndall.serve._graph import IS_INGRESS, build, code_of, describe
+from tyndall.serve._graph import INGRESS, build, code_of, describe
 from tyndall.serve.exceptions import RayServeException
 from tyndall.serve.handle import DeploymentHandle
 
@@ -228,7 +228,7 @@ def test_one_deployment_is_the_ingress():
     class Web:
         pass
 
-    setattr(Web, IS_INGRESS, True)
+    setattr(Web, INGRESS, None)
     web = serve.deployment(Web)
     assert build(web.bind()).ingress == "Web"
     both = web.options(name="both")

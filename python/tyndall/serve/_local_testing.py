@@ -7,6 +7,7 @@ again as on their way to another process; `max_ongoing_requests`, `max_queued_re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import threading
@@ -200,15 +201,17 @@ class _Items:
     def next(self) -> Future[Any]:
         item: Future[Any] = Future()
         with self._lock:
+            is_full = self._is_full()
             if self._ready:
                 item.set_result(self._ready.popleft())
-                is_ended = self._ended is not None
             elif self._ended is not None:
                 return _outcome(self._ended)
             else:
-                self._asked, is_ended = item, False
-        if not is_ended:
-            self._wake()
+                self._asked = item
+        if is_full:
+            with contextlib.suppress(RuntimeError):
+                # It raises where the replica has ended a moment before, and so has the stream.
+                self._loop.call_soon_threadsafe(self._room.set)
         return item
 
     def cancel(self) -> None:
@@ -220,13 +223,18 @@ class _Items:
         try:
             async for item in items:
                 self._put(item)
-                while len(self._ready) >= _MAX_ITEMS_AHEAD:
+                while self._is_full():
+                    # Cleared first, looked at again, then waited for: no taking of an item is missed.
                     self._room.clear()
-                    await self._room.wait()
+                    if self._is_full():
+                        await self._room.wait()
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+
+    def _is_full(self) -> bool:
+        return len(self._ready) >= _MAX_ITEMS_AHEAD
 
     def _put(self, item: Any) -> None:
         with self._lock:
@@ -242,13 +250,6 @@ class _Items:
             asked, self._asked = self._asked, None
         if asked is not None:
             _futures.follow(_outcome(work), asked)
-
-    def _wake(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._room.set)
-        except RuntimeError:
-            # The replica has ended a moment before, and so has the stream.
-            pass
 
 
 def _outcome(work: Future[Any]) -> Future[Any]:

@@ -231,14 +231,23 @@ class RequestRouterConfig(Model):
 _STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
-def _log_level(name: str, value: Any) -> str:
-    """The name of a level, also of its number."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return logging.getLevelName(value)
-    level = checks.text(name, value).upper()
-    if not isinstance(logging.getLevelName(level), int):
-        raise checks.misfit(name, value, "DEBUG, INFO, WARNING, ERROR, CRITICAL or a number")
-    return level
+_LEVELS = {level: logging.getLevelName(level) for level in (10, 20, 30, 40, 50)}
+
+
+def _log_level(name: str, value: Any) -> int | str:
+    """The name of a level, or its number where it has no name of its own."""
+    accepted = f"one of {', '.join(_LEVELS.values())}, or a whole number from 0 to 100"
+    if isinstance(value, str) and not value.isdecimal():
+        value = logging.getLevelName(value.upper())
+        if not isinstance(value, int):
+            raise checks.misfit(name, value.removeprefix("Level "), accepted)
+    try:
+        level: int = checks.whole(0, 100)(name, value)
+    except checks.OptionTypeError:
+        raise checks.wrong_type(name, value, accepted) from None
+    except ValueError:
+        raise checks.misfit(name, value, accepted) from None
+    return _LEVELS.get(level, level)
 
 
 def _log_attributes(name: str, value: Any) -> list[str]:

@@ -6,13 +6,14 @@ process (`_local_testing`), and one for those in processes of their own.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from . import _futures
 from ._checks import misfit, shown
@@ -37,14 +38,17 @@ __all__ = [
     "Stream",
 ]
 
+_PROCESS = uuid.uuid4().hex
+_numbers = itertools.count()
+"""With the above, an id for each call."""
+
 _SERIALIZATIONS = ("cloudpickle", "pickle", "msgpack", "orjson")
 _NO_STREAMS = (
     "the stream of a call cannot be an argument of another call\ncollect what it gives, or pass items one by one"
 )
 
 
-@dataclass(frozen=True)
-class CallOptions:
+class CallOptions(NamedTuple):
     """What goes with a call to the replica."""
 
     request_id: str
@@ -214,7 +218,10 @@ class DeploymentHandle:
         is_python = name.startswith("__") and name.endswith("__") and name != "__call__"
         if is_python or name in ("_shared", "_handle_options"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return self.options(method_name=name)
+        method = self.options(method_name=name)
+        # The next one who asks does not come here.
+        self.__dict__[name] = method
+        return method
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Begins a call and gives a `DeploymentResponse`, with `stream=True` a `DeploymentResponseGenerator`.
@@ -290,7 +297,7 @@ class DeploymentHandle:
         current, own = _get_serve_request_context(), self._handle_options
         return CallOptions(
             request_id=current.request_id or str(uuid.uuid4()),
-            internal_request_id=str(uuid.uuid4()),
+            internal_request_id=f"{_PROCESS}-{next(_numbers)}",
             route=current.route,
             app_name=current.app_name or self.app_name,
             multiplexed_model_id=own.multiplexed_model_id,
@@ -353,9 +360,12 @@ def _with_responses(
 ) -> Future[Any]:
     """Begins a call when the responses among its arguments are there."""
     given = [*args, *kwargs.values()]
-    if any(isinstance(one, DeploymentResponseGenerator) for one in given):
-        raise RuntimeError(_NO_STREAMS)
-    waited = [one for one in given if isinstance(one, DeploymentResponse)]
+    waited: list[Future[Any]] = []
+    for one in given:
+        if isinstance(one, DeploymentResponse):
+            waited.append(one._future)
+        elif isinstance(one, DeploymentResponseGenerator):
+            raise RuntimeError(_NO_STREAMS)
     if not waited:
         return begin(args, kwargs)
 
@@ -365,4 +375,4 @@ def _with_responses(
         values = [next(left) if isinstance(one, DeploymentResponse) else one for one in given]
         return begin(tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True)))
 
-    return _futures.after([one._future for one in waited], resolved)
+    return _futures.after(waited, resolved)
