@@ -42,7 +42,7 @@ def test_defaults_are_rays():
         "downscale_to_zero_delay_s": None,
         "upscale_delay_s": 30.0,
         "aggregation_function": "mean",
-        "policy": None,
+        "policy": {"policy_function": config.DEFAULT_POLICY, "policy_kwargs": {}},
     }
     assert RequestRouterConfig().to_dict() == {
         "request_router_class": config.DEFAULT_ROUTER,

@@ -282,7 +282,7 @@ class _Local:
 _local: Final = _Local()
 
 
-def run(app: Application, name: str = "default") -> DeploymentHandle:
+def run(app: Application, name: str = "default") -> DeploymentHandle[Any]:
     """Starts an application in this process, callees before their callers, in place of an earlier one of that name.
 
     Raises what a deployment's constructor raises; nothing runs then.
@@ -306,7 +306,7 @@ def run(app: Application, name: str = "default") -> DeploymentHandle:
     return _handle(ingress, name)
 
 
-def handle_of(name: str, deployment: str | None = None) -> DeploymentHandle | None:
+def handle_of(name: str, deployment: str | None = None) -> DeploymentHandle[Any] | None:
     """A handle of an application of this process; of its ingress, where no deployment is named."""
     # Without the lock: a constructor may ask while its application starts.
     found = _local.applications.get(name)
@@ -329,7 +329,7 @@ def shutdown() -> None:
         delete(name)
 
 
-def _handle(deployment_name: str, app_name: str) -> DeploymentHandle:
+def _handle(deployment_name: str, app_name: str) -> DeploymentHandle[Any]:
     return DeploymentHandle(deployment_name, app_name, router=LocalRouter(DeploymentID(deployment_name, app_name)))
 
 

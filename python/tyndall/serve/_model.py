@@ -6,9 +6,11 @@ import dataclasses
 import difflib
 import enum
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
-from ._checks import Check, wrong_type
+from ._checks import Check, OptionTypeError, wrong_type
+
+_MISSING: Final = object()
 
 M = TypeVar("M", bound="Model")
 
@@ -23,14 +25,20 @@ def option(default: Any, check: Check) -> Any:
 
 def required(check: Check) -> Any:
     """A field without a default."""
-    return dataclasses.field(metadata={"check": check})
+
+    def checked(name: str, value: Any) -> Any:
+        if value is _MISSING:
+            raise OptionTypeError(f"{name} is missing\nit has no default: write it")
+        return check(name, value)
+
+    return dataclasses.field(default=_MISSING, metadata={"check": checked})
 
 
-def unknown(name: str, key: str, known: list[str]) -> ValueError:
+def unknown(name: str, key: str, known: list[str]) -> OptionTypeError:
     """A key that is none of those there are."""
     near = difflib.get_close_matches(key, known, 1)
     cure = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-    return ValueError(f"{key!r} is no field of {name}\n{cure}")
+    return OptionTypeError(f"{key!r} is no field of {name}\n{cure}")
 
 
 class Model:

@@ -25,6 +25,7 @@ __all__ = [
     "ControllerOptions",
     "DeploymentActorConfig",
     "DeploymentMode",
+    "EncodingType",
     "GangPlacementStrategy",
     "GangRuntimeFailurePolicy",
     "GangSchedulingConfig",
@@ -53,6 +54,13 @@ class ProxyLocation(str, Enum):
     def _missing_(cls, value: object) -> ProxyLocation | None:
         # The name before Ray 2.0.
         return cls.Disabled if value == "NoServer" else None
+
+
+class EncodingType(str, Enum):
+    """The form of log lines."""
+
+    TEXT = "TEXT"
+    JSON = "JSON"
 
 
 class DeploymentMode(str, Enum):
@@ -91,16 +99,16 @@ def _member(of: type[Enum]) -> checks.Check:
     return check
 
 
-def _record(of: type[Model]) -> checks.Check:
-    return of.parse
-
-
 @dataclass(kw_only=True)
 class AutoscalingPolicy(Model):
     """Another way to decide how many replicas there are."""
 
     policy_function: str | Callable[..., Any] = option(DEFAULT_POLICY, checks.import_path)
     policy_kwargs: dict[str, Any] = option({}, checks.json_mapping)
+
+
+def _policy(name: str, value: Any) -> AutoscalingPolicy:
+    return AutoscalingPolicy.parse(name, {} if value is None else value)
 
 
 @dataclass(kw_only=True)
@@ -122,7 +130,7 @@ class AutoscalingConfig(Model):
     downscale_to_zero_delay_s: float | None = option(None, checks.nullable(checks.NOT_NEGATIVE))
     upscale_delay_s: float = option(30.0, checks.NOT_NEGATIVE)
     aggregation_function: AggregationFunction | str = option(AggregationFunction.MEAN, _member(AggregationFunction))
-    policy: AutoscalingPolicy | dict[str, Any] | None = option(None, checks.nullable(_record(AutoscalingPolicy)))
+    policy: AutoscalingPolicy | dict[str, Any] | None = option(None, _policy)
 
     def rules(self) -> None:
         least, most, initial = self.min_replicas, self.max_replicas, self.initial_replicas
@@ -164,7 +172,7 @@ class AutoscalingConfig(Model):
         return cls.auto()
 
     def get_policy(self) -> AutoscalingPolicy:
-        return self.policy if isinstance(self.policy, AutoscalingPolicy) else AutoscalingPolicy()
+        return _policy("policy", self.policy)
 
     def get_upscaling_factor(self) -> float:
         return self.upscaling_factor or self.upscale_smoothing_factor or self.smoothing_factor
@@ -262,7 +270,7 @@ def _log_attributes(name: str, value: Any) -> list[str]:
 class LoggingConfig(Model):
     """Logs of replicas."""
 
-    encoding: str = option("TEXT", checks.word("TEXT", "JSON"))
+    encoding: EncodingType | str = option(EncodingType.TEXT, _member(EncodingType))
     log_level: int | str = option("INFO", _log_level)
     logs_dir: str | None = option(None, checks.nullable(checks.text))
     enable_access_log: bool = option(True, checks.boolean)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from . import _futures
 from ._checks import misfit, shown
@@ -37,6 +37,9 @@ __all__ = [
     "Router",
     "Stream",
 ]
+
+T = TypeVar("T")
+"""The class of the deployment, for readers."""
 
 _PROCESS = uuid.uuid4().hex
 _numbers = itertools.count()
@@ -132,7 +135,7 @@ class _HandleOptions:
                 raise misfit(name, getattr(self, name), f"one of {', '.join(_SERIALIZATIONS)}")
 
 
-class DeploymentHandle:
+class DeploymentHandle(Generic[T]):
     """Calls a deployment: `handle.remote(...)`, or `handle.method.remote(...)`.
 
     Copies with other options share the way to the replicas. A handle can be pickled: it is a name then.
@@ -190,7 +193,7 @@ class DeploymentHandle:
         _by_reference: Default | bool = DEFAULT,
         request_serialization: Default | str = DEFAULT,
         response_serialization: Default | str = DEFAULT,
-    ) -> DeploymentHandle:
+    ) -> DeploymentHandle[T]:
         """A handle with these options; this one stays as it is."""
         if _prefer_local_routing is not DEFAULT:
             message = (
@@ -210,10 +213,10 @@ class DeploymentHandle:
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not DEFAULT}
         return self._with(replace(self._handle_options, **changes))
 
-    def _with(self, options: _HandleOptions) -> DeploymentHandle:
+    def _with(self, options: _HandleOptions) -> DeploymentHandle[T]:
         return DeploymentHandle(self.deployment_name, self.app_name, _shared=self._shared, _options=options)
 
-    def __getattr__(self, name: str) -> DeploymentHandle:
+    def __getattr__(self, name: str) -> DeploymentHandle[T]:
         # Python itself asks for names like these, for instance when it copies or pickles.
         is_python = name.startswith("__") and name.endswith("__") and name != "__call__"
         if is_python or name in ("_shared", "_handle_options"):
@@ -317,7 +320,7 @@ class DeploymentHandle:
     def __repr__(self) -> str:
         return f"DeploymentHandle(deployment='{self.deployment_name}')"
 
-    def __reduce__(self) -> tuple[Callable[..., DeploymentHandle], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., DeploymentHandle[T]], tuple[Any, ...]]:
         return _restore, (self.deployment_name, self.app_name, self._handle_options, self._shared.is_local)
 
 
@@ -344,7 +347,7 @@ class _Shared:
             close()
 
 
-def _restore(deployment_name: str, app_name: str, options: _HandleOptions, is_local: bool) -> DeploymentHandle:
+def _restore(deployment_name: str, app_name: str, options: _HandleOptions, is_local: bool) -> DeploymentHandle[Any]:
     router: Router | None = None
     if is_local:
         from ._local_testing import LocalRouter
