@@ -6,7 +6,7 @@ import logging
 import cloudpickle
 import pytest
 
-from tyndall.serve import config, schema
+from tyndall.serve import autoscaling_policy, config, schema
 from tyndall.serve.config import (
     AggregationFunction,
     AutoscalingConfig,
@@ -119,6 +119,17 @@ def test_a_policy_is_a_path():
         AutoscalingPolicy(policy_function="a:b", policy_kwargs={"a": object()})
     with pytest.raises(ValueError, match="import path"):
         AutoscalingPolicy(policy_function="alone")
+
+
+def test_rays_own_policies_can_be_named_and_called():
+    for function in (autoscaling_policy.default_autoscaling_policy, "tyndall.serve.autoscaling_policy.default"):
+        made = AutoscalingPolicy(policy_function=function).policy_function
+        assert made.startswith("ray.serve.autoscaling_policy:")
+    given = AutoscalingConfig(target_ongoing_requests=4, max_replicas=9)
+    context = AutoscalingContext("d", "d", "a", 2, 3, total_num_requests=10, config=given)
+    assert autoscaling_policy.default_autoscaling_policy(context) == (2.5, {})
+    context.current_num_replicas = 0
+    assert autoscaling_policy.default_autoscaling_policy(context) == (3.0, {})
 
 
 def test_the_context_of_policies_adds_up():

@@ -270,16 +270,8 @@ def _copied(given: Any) -> Any:
     return cloudpickle.loads(cloudpickle.dumps(given))
 
 
-class _Local:
-    """The applications of this process."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.applications: dict[str, tuple[str, dict[str, _Replica]]] = {}
-        """By name: the ingress, and replicas by deployment, callees before callers."""
-
-
-_local: Final = _Local()
+_applications: Final[dict[str, tuple[str, dict[str, _Replica]]]] = {}
+"""Those of this process, by name: the ingress, and replicas by deployment, callees before callers."""
 
 
 def run(app: Application, name: str = "default") -> DeploymentHandle[Any]:
@@ -291,25 +283,24 @@ def run(app: Application, name: str = "default") -> DeploymentHandle[Any]:
     for deployment, one in code.items():
         _warn(deployment, one)
     ingress = next(iter(code))
-    with _local.lock:
-        delete(name)
-        replicas: dict[str, _Replica] = {}
-        _local.applications[name] = (ingress, replicas)
-        for deployment in reversed(code):
-            replicas[deployment] = _Replica(code[deployment], DeploymentID(deployment, name))
-            try:
-                replicas[deployment].start()
-            except BaseException:
-                logger.exception(f"Failed to initialize deployment {deployment!r}.")
-                delete(name)
-                raise
+    delete(name)
+    # It is there while it starts: a constructor may call what has started before.
+    replicas: dict[str, _Replica] = {}
+    _applications[name] = (ingress, replicas)
+    for deployment in reversed(code):
+        replicas[deployment] = _Replica(code[deployment], DeploymentID(deployment, name))
+        try:
+            replicas[deployment].start()
+        except BaseException:
+            logger.exception(f"Failed to initialize deployment {deployment!r}.")
+            delete(name)
+            raise
     return _handle(ingress, name)
 
 
 def handle_of(name: str, deployment: str | None = None) -> DeploymentHandle[Any] | None:
     """A handle of an application of this process; of its ingress, where no deployment is named."""
-    # Without the lock: a constructor may ask while its application starts.
-    found = _local.applications.get(name)
+    found = _applications.get(name)
     if found is None or (deployment is not None and deployment not in found[1]):
         return None
     return _handle(deployment or found[0], name)
@@ -317,15 +308,14 @@ def handle_of(name: str, deployment: str | None = None) -> DeploymentHandle[Any]
 
 def delete(name: str) -> bool:
     """Stops an application of this process, callers before those that they call; whether there was one."""
-    with _local.lock:
-        found = _local.applications.pop(name, None)
+    found = _applications.pop(name, None)
     for replica in reversed((found[1] if found else {}).values()):
         replica.stop()
     return found is not None
 
 
 def shutdown() -> None:
-    for name in list(_local.applications):
+    for name in list(_applications):
         delete(name)
 
 
@@ -334,7 +324,7 @@ def _handle(deployment_name: str, app_name: str) -> DeploymentHandle[Any]:
 
 
 def _find(deployment_id: DeploymentID) -> _Replica:
-    found = _local.applications.get(deployment_id.app_name)
+    found = _applications.get(deployment_id.app_name)
     replica = found[1].get(deployment_id.name) if found else None
     if replica is None:
         raise DeploymentUnavailableError(deployment_id, "it does not run in this process.")

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 DEFAULT_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
+REPLICA_QUEUE_LENGTH = "ray.serve.autoscaling_policy:replica_queue_length_autoscaling_policy"
 DEFAULT_ROUTER = "ray.serve._private.request_router:PowerOfTwoChoicesRequestRouter"
 DEFAULT_METRICS_INTERVAL_S = 10.0
 AUTO_MAX_REPLICAS = 100
@@ -99,11 +100,20 @@ def _member(of: type[Enum]) -> checks.Check:
     return check
 
 
+def _policy_function(name: str, value: Any) -> str:
+    """A path; of the functions in `tyndall.serve.autoscaling_policy` Ray's, by which the server knows them."""
+    path: str = checks.import_path(name, value)
+    module, _, function = path.replace(":", ".").rpartition(".")
+    if module == f"{__package__}.autoscaling_policy":
+        return f"ray.serve.autoscaling_policy:{function}"
+    return path
+
+
 @dataclass(kw_only=True)
 class AutoscalingPolicy(Model):
     """Another way to decide how many replicas there are."""
 
-    policy_function: str | Callable[..., Any] = option(DEFAULT_POLICY, checks.import_path)
+    policy_function: str | Callable[..., Any] = option(DEFAULT_POLICY, _policy_function)
     policy_kwargs: dict[str, Any] = option({}, checks.json_mapping)
 
 
