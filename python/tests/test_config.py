@@ -173,6 +173,22 @@ def test_options_of_listeners():
         assert HTTPOptions(location="NoServer").location is ProxyLocation.Disabled
 
 
+def test_a_timeout_of_nothing_is_none():
+    for of in (HTTPOptions, gRPCOptions):
+        assert [of(request_timeout_s=given).request_timeout_s for given in (-1, 0, "2.5")] == [None, None, 2.5]
+        with pytest.raises(ValueError, match="request_timeout_s"):
+            of(request_timeout_s="soon")
+
+
+def test_other_keys_of_listeners_are_warned_of_as_newer_versions_may_have_more(warned):
+    assert HTTPOptions.parse("http_options", {"port": 1, "colour": 2}).user_set() == {"port": 1}
+    assert warned() == ["'colour' is no field of HTTPOptions and has no effect"]
+    with pytest.raises(ValueError, match="did you mean port?"):
+        HTTPOptions.parse("http_options", {"prot": 1})
+    with pytest.raises(ValueError, match="no field of LoggingConfig"):
+        LoggingConfig.parse("logging_config", {"colour": 2})
+
+
 def test_the_default_host_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("RAY_SERVE_DEFAULT_HTTP_HOST", "0.0.0.0")
     assert HTTPOptions().host == "0.0.0.0"

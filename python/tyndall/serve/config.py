@@ -6,12 +6,13 @@ Wherever one of these records is taken, a dictionary with the same keys is taken
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from . import _checks as checks
 from ._model import Model, option, required
@@ -294,6 +295,12 @@ def _default_host() -> str:
     return os.environ.get("RAY_SERVE_DEFAULT_HTTP_HOST") or "127.0.0.1"
 
 
+def _timeout(name: str, value: Any) -> float | None:
+    """Seconds; none for 0 and less, as in Ray."""
+    seconds: float = checks.number(-math.inf)(name, value)
+    return seconds if seconds > 0 else None
+
+
 def _middlewares(name: str, value: Any) -> list[Any]:
     if value:
         raise ValueError(f"{name} is no longer taken\nput the middleware into the ASGI application of the ingress")
@@ -315,6 +322,8 @@ def _proxy_location(name: str, value: Any) -> ProxyLocation:
 class HTTPOptions(Model):
     """The HTTP listener."""
 
+    is_open: ClassVar[bool] = True
+
     host: str | None = field(default_factory=_default_host, metadata={"check": checks.nullable(checks.text)})
     port: int = option(8000, checks.whole(0, 65_535))
     middlewares: list[Any] = option([], _middlewares)
@@ -322,7 +331,7 @@ class HTTPOptions(Model):
     num_cpus: int = option(0, _no_cpus)
     root_url: str = option("", checks.text)
     root_path: str = option("", checks.text)
-    request_timeout_s: float | None = option(None, checks.nullable(checks.POSITIVE))
+    request_timeout_s: float | None = option(None, checks.nullable(_timeout))
     keep_alive_timeout_s: int = option(90, checks.whole(0, 86_400))
     ssl_keyfile: str | None = option(None, checks.nullable(checks.text))
     ssl_certfile: str | None = option(None, checks.nullable(checks.text))
@@ -341,9 +350,11 @@ class HTTPOptions(Model):
 class gRPCOptions(Model):  # noqa: N801, Ray's name
     """The gRPC listener."""
 
+    is_open: ClassVar[bool] = True
+
     port: int = option(9000, checks.whole(0, 65_535))
     grpc_servicer_functions: list[str] = option([], checks.listed(checks.import_path))
-    request_timeout_s: float | None = option(None, checks.nullable(checks.POSITIVE))
+    request_timeout_s: float | None = option(None, checks.nullable(_timeout))
     enable_reflection: bool = option(True, checks.boolean)
 
 
