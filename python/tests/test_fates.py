@@ -8,6 +8,7 @@ import pytest
 from tyndall import serve
 from tyndall.serve import _fates, _options
 from tyndall.serve._graph import build
+from tyndall.serve.autoscaling_policy import default_autoscaling_policy
 
 FIELDS = Path(__file__).parents[2] / "crates/core/config/src/file/fields"
 
@@ -123,3 +124,6 @@ def test_policies_that_are_built_in_are_taken_in_both_forms():
     for path in _fates.POLICIES:
         for text in (path, path.replace(":", ".")):
             build(Model.options(autoscaling_config={"policy": {"policy_function": text}}).bind())
+    own = {"policy_function": default_autoscaling_policy}
+    (one,) = build(Model.options(autoscaling_config={"policy": own}).bind()).described["deployments"]
+    assert one["autoscaling_config"]["policy"]["policy_function"] in _fates.POLICIES

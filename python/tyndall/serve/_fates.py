@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ._checks import shown
-from .config import DEFAULT_POLICY, DEFAULT_ROUTER
+from .config import DEFAULT_POLICY, DEFAULT_ROUTER, REPLICA_QUEUE_LENGTH
 
 _NO_RAY_NODES = "this machine is the only node"
 _NO_CODE = "nothing is installed for an application; what it needs is in its Python"
@@ -56,7 +56,7 @@ POLICIES: Final = (
     "tyndall.policies:tokens",
     "tyndall.policies:time_to_first_token",
     DEFAULT_POLICY,
-    "ray.serve.autoscaling_policy:replica_queue_length_autoscaling_policy",
+    REPLICA_QUEUE_LENGTH,
 )
 """Autoscaling policies of a deployment that are built in."""
 
