@@ -74,6 +74,16 @@ def without_effect(options: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path} has no effect: it is unknown"
 
 
+def scaling(options: Mapping[str, Any]) -> Iterator[str]:
+    """A line where replicas take fewer requests than they shall have."""
+    config, ongoing = options.get("autoscaling_config"), options.get("max_ongoing_requests", 5)
+    if config is not None and ongoing < config.target_ongoing_requests:
+        yield (
+            f"a replica takes {ongoing} requests and the target is {config.target_ongoing_requests:g}: only requests "
+            "that wait can add replicas. Raise max_ongoing_requests above it."
+        )
+
+
 def refuse(options: Mapping[str, Any]) -> None:
     """Raises ValueError for the first option that cannot be carried out."""
     for path, cure in REFUSED.items():

@@ -227,7 +227,7 @@ def _carried_out(node: _Node) -> None:
             raise ValueError("user_config is set, and a function has no reconfigure\nmake it a class that has")
     except ValueError as error:
         raise ValueError(f"deployment {node.name!r}: {error}") from None
-    for line in _fates.without_effect(options):
+    for line in (*_fates.without_effect(options), *_fates.scaling(node.code.options)):
         logger.warning(f"deployment {node.name!r}: {line}")
 
 
