@@ -262,7 +262,7 @@ def _describe(source: Source, argv: list[str]) -> int:
 
         answer = describe(source.load(given.args), given.args)
         text = json.dumps(answer)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001, whatever the code ends with is the answer
         answer = {"error": told(error)}
         text = json.dumps(answer)
     sys.stdout.flush()
