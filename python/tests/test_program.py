@@ -69,7 +69,7 @@ def describe(directory, *source, args=None, **env):
         command += ["--args", json.dumps(args)]
     paths = [str(Path(_program.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **env}
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, cwd=directory, env=environment, capture_output=True, text=True)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 

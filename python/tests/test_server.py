@@ -206,7 +206,7 @@ def alone(monkeypatch, tmp_path):
     yield tmp_path
     if _server._own is not None:
         _server._own.end()
-        monkeypatch.setattr(_server, "_own", None)
+        _server._own = None
 
 
 def test_a_server_is_started_where_none_runs_and_ends_with_this_process(alone):
@@ -242,6 +242,7 @@ def test_a_server_that_has_ended_is_started_again(alone):
     first._process.wait()
     program(alone, 'printf "http://127.0.0.1:1\\nhttp://127.0.0.1:3\\n"; exec sleep 1000')
     _server.start()
+    assert not first.runs()
     assert _server._own is not first and os.environ["TYNDALL_ADDRESS"] == "http://127.0.0.1:3"
 
 

@@ -47,10 +47,13 @@ def start(http_options: HTTPOptions | None = None, logging_config: LoggingConfig
     """
     global _own
     with _lock:
-        if _own is not None and not _own.runs():
-            _own.forget()
+        is_there = _is_there()
+        if not is_there and _own is not None and _own.is_addressed():
+            # It was shut down, and may still be on its way.
+            _own.end()
             _own = None
-        if _is_there():
+            is_there = _is_there()
+        if is_there:
             _warn_of_other_options(http_options)
             return
         if os.environ.get(_ADDRESS) or os.environ.get("RAY_DASHBOARD_ADDRESS"):
@@ -200,18 +203,17 @@ class _OwnServer:
     def runs(self) -> bool:
         return self._process.poll() is None
 
-    def forget(self) -> None:
-        """Looks for others again where this one was."""
-        atexit.unregister(self.end)
-        if os.environ.get(_ADDRESS) == self._address:
-            del os.environ[_ADDRESS]
+    def is_addressed(self) -> bool:
+        return os.environ.get(_ADDRESS) == self._address
 
     def end(self) -> None:
         """Lets it finish its requests, so that whoever comes next finds its ports free."""
+        if self.is_addressed():
+            del os.environ[_ADDRESS]
         # A child that was forked is not the one that started it.
         if os.getpid() != self._owner_pid:
             return
-        self.forget()
+        atexit.unregister(self.end)
         self._process.terminate()
         try:
             self._process.wait(_END_TIMEOUT_S)
