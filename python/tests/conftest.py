@@ -18,6 +18,8 @@ def warned(caplog):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_runs_on():
+def _alone(monkeypatch):
+    """No test finds a server that it did not start, or leaves an application behind."""
+    monkeypatch.setenv("TYNDALL_ADDRESS", "http://127.0.0.1:1")
     yield
     _local_testing.shutdown()

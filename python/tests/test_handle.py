@@ -300,7 +300,6 @@ def test_there_are_no_object_refs(handle):
                 ask()
 
 
-
 def stream_of(hand, *values):
     """A stream that has its items at once."""
     left = iter([*values, END])

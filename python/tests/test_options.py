@@ -193,9 +193,13 @@ def test_auto_lies_under_what_was_set():
     assert (made.min_replicas, made.max_replicas, made.target_ongoing_requests) == (5, 100, 2)
     assert made.user_set() == {"min_replicas": 5}
     with pytest.raises(ValueError, match=r"max_replicas \(100\) must be"):
-        of(num_replicas="auto", autoscaling_config=AutoscalingConfig(min_replicas=200, max_replicas=300).user_set() | {
-            "max_replicas": 100,
-        })
+        of(
+            num_replicas="auto",
+            autoscaling_config=AutoscalingConfig(min_replicas=200, max_replicas=300).user_set()
+            | {
+                "max_replicas": 100,
+            },
+        )
 
 
 def test_records_and_dictionaries_are_the_same():

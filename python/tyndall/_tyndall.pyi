@@ -95,3 +95,19 @@ class Caller:
 
 def run_replica(words: list[str], bridge: Bridge) -> None: ...
 def connect(runtime_dir: str | PathLike[str], name: str, application: str) -> Caller: ...
+
+class Batcher:
+    """Forms batches. The bridge's handler has `batch(job, (items, model))` and `refused(item, message)`."""
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        caller: Caller | None,
+        max_batch_size: int,
+        batch_wait_timeout_s: float,
+        max_concurrent_batches: int,
+        size_fn: Callable[[list[Any]], int] | None,
+    ) -> None: ...
+    def submit(self, item: object, context: Context | None) -> Calling: ...
+    def set_max_batch_size(self, max_batch_size: int) -> None: ...
+    def set_batch_wait_timeout_s(self, seconds: float) -> None: ...

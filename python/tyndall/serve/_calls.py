@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextvars
 import json
@@ -30,6 +29,9 @@ from .handle import CallOptions, Router
 
 current: contextvars.ContextVar[_tyndall.Context | None] = contextvars.ContextVar("tyndall_request", default=None)
 """Where the request that is worked on now comes from."""
+
+of_process: _tyndall.Caller | None = None
+"""The replica's own way to deployments."""
 
 loads = pickle.loads
 
@@ -122,10 +124,11 @@ class _Target:
         self.timeout_s = None
 
 
-def routers(
-    caller: _tyndall.Caller, loop: asyncio.AbstractEventLoop | None, thread: int | None
-) -> Callable[[DeploymentID], Router]:
+def routers(caller: _tyndall.Caller, thread: int | None) -> Callable[[DeploymentID], Router]:
     """Makes routers that call by `caller`; `thread` is that of the loop in which Rust's outcomes arrive."""
+    if thread is not None:
+        global of_process
+        of_process = caller
     return lambda deployment_id: _Router(caller, thread, deployment_id)
 
 

@@ -89,7 +89,7 @@ class _Host:
         config = json.loads(told["config"])
         app_name, name = told["application"], told["deployment"]
         self._app_name = app_name
-        _router.install(_calls.routers(told["caller"], self._loop, threading.get_ident()))
+        _router.install(_calls.routers(told["caller"], threading.get_ident()))
         app = self._load(json.loads(told["args"]))
         code = code_of(app, app_name).get(name)
         if code is None:

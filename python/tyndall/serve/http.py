@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copyreg
 import inspect
 import json
 import logging
 import pickle
+import sys
 import types
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
@@ -35,6 +37,7 @@ class _Frozen:
     def __init__(self, app: Any) -> None:
         import cloudpickle  # type: ignore[import-untyped]
 
+        _teach_pickle()
         try:
             self._pickled: bytes = cloudpickle.dumps(app)
         except Exception as error:
@@ -46,6 +49,23 @@ class _Frozen:
     def thaw(self) -> Any:
         app = pickle.loads(self._pickled)
         return app() if _is_builder(app) else app
+
+
+def _teach_pickle() -> None:
+    """Starlette's `State` asks itself for its attributes before it has any, and so cannot be read from a pickle."""
+    datastructures = sys.modules.get("starlette.datastructures")
+    if datastructures is not None:
+        copyreg.pickle(datastructures.State, _reduced_state)
+
+
+def _reduced_state(state: Any) -> tuple[Callable[[dict[str, Any]], Any], tuple[dict[str, Any]]]:
+    return _made_state, (state._state,)
+
+
+def _made_state(given: dict[str, Any]) -> Any:
+    from starlette.datastructures import State
+
+    return State(given)
 
 
 def _is_builder(app: Any) -> bool:

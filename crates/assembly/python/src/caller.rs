@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
+use tyndall::foreign::{ForeignStart, Scoped};
 use tyndall::{Call, Encoding, Error, RequestContext, Result};
 use tyndall_types::ApplicationName;
 
@@ -28,14 +29,20 @@ const MAX_ITEMS: usize = 256;
 #[pyclass(frozen, module = "tyndall._tyndall")]
 pub(crate) struct Caller {
     caller: Arc<dyn tyndall::Caller>,
-    runtime: Handle,
+    pub(crate) runtime: Handle,
+    pub(crate) scoped: Scoped,
     /// Absent outside of a replica.
     queue: Option<Arc<Queue>>,
 }
 
 impl Caller {
-    pub(crate) fn of_replica(caller: Arc<dyn tyndall::Caller>, queue: Arc<Queue>) -> Self {
-        Self { caller, runtime: Handle::current(), queue: Some(queue) }
+    pub(crate) fn of_replica(start: &ForeignStart, queue: Arc<Queue>) -> Self {
+        Self {
+            caller: start.caller.clone(),
+            runtime: Handle::current(),
+            scoped: Scoped::of_replica(start.context.clone()),
+            queue: Some(queue),
+        }
     }
 
     fn prepare(&self, target: Target, body: &Bound<'_, PyAny>) -> PyResult<Call> {
@@ -149,6 +156,12 @@ pub(crate) struct Calling {
     task: AbortHandle,
 }
 
+impl Calling {
+    pub(crate) fn of(task: AbortHandle) -> Self {
+        Self { task }
+    }
+}
+
 #[pymethods]
 impl Calling {
     /// Ends it, wherever it is; `done` is not called any more.
@@ -236,22 +249,27 @@ async fn take(
 /// The way from a process that is no replica to the deployments of a server of the same user.
 #[pyfunction]
 pub(crate) fn connect(runtime_dir: PathBuf, name: &str, application: &str) -> PyResult<Caller> {
-    static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
     let application = ApplicationName::new(application)
         .map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let runtime = background()?;
+    let _entered = runtime.enter();
+    let caller = tyndall::foreign::connect(runtime_dir, name, application);
+    Ok(Caller { caller, runtime: runtime.clone(), scoped: Scoped::default(), queue: None })
+}
+
+/// A runtime for what no replica has one for.
+pub(crate) fn background() -> PyResult<Handle> {
+    static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
     let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let handle = match &*runtime {
-        Some(runtime) => runtime.handle().clone(),
+    match &*runtime {
+        Some(runtime) => Ok(runtime.handle().clone()),
         None => {
             let made = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
                 .build()
                 .map_err(|error| PyOSError::new_err(error.to_string()))?;
-            runtime.insert(made).handle().clone()
+            Ok(runtime.insert(made).handle().clone())
         }
-    };
-    let _entered = handle.enter();
-    let caller = tyndall::foreign::connect(runtime_dir, name, application);
-    Ok(Caller { caller, runtime: handle.clone(), queue: None })
+    }
 }

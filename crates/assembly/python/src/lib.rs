@@ -9,11 +9,13 @@
 //! |---|---|
 //! | `queue` | work for the loop, in order |
 //! | `request` | who a request of the loop belongs to, and its end |
+//! | `batch` | batches of `serve.batch` |
 //! | `http` | a request of HTTP as ASGI sees it, and its answer |
 //! | `call` | a call of a method by a handle, and its answer |
 //! | `caller` | calls that Python's handles make |
 //! | `replica` | a replica whose deployment is a Python object |
 
+mod batch;
 mod call;
 mod caller;
 mod http;
@@ -31,6 +33,7 @@ fn _tyndall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<http::HttpRequest>()?;
     module.add_class::<call::CallRequest>()?;
     module.add_class::<replica::Job>()?;
+    module.add_class::<batch::Batcher>()?;
     module.add_class::<caller::Caller>()?;
     module.add_class::<caller::Calling>()?;
     module.add_class::<caller::Items>()?;

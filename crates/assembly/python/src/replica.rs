@@ -39,7 +39,7 @@ pub(crate) fn run_replica(words: Vec<String>, bridge: &Bound<'_, Bridge>) -> PyR
 }
 
 async fn begin(queue: Arc<Queue>, start: ForeignStart) -> Result<Arc<dyn Foreign>> {
-    let caller = Caller::of_replica(start.caller.clone(), queue.clone());
+    let caller = Caller::of_replica(&start, queue.clone());
     let config = serde_json::to_string(&start.config).expect("wire types have string keys only");
     let args = start.init.args.to_string();
     let told = job(&queue, "start", move |py| {
@@ -99,7 +99,7 @@ impl Foreign for PythonReplica {
 }
 
 /// Has the loop do something, and waits until it is done.
-fn job<A>(
+pub(crate) fn job<A>(
     queue: &Arc<Queue>,
     method: &'static str,
     argument: A,

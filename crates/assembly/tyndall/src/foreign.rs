@@ -111,6 +111,39 @@ pub fn connect(runtime_dir: PathBuf, name: &str, application: ApplicationName) -
     routes
 }
 
+/// What holds where code of the language runs that Rust knows nothing of: the replica, if there is
+/// one.
+#[derive(Debug, Clone, Default)]
+pub struct Scoped {
+    replica: Option<ReplicaContext>,
+}
+
+impl Scoped {
+    /// In a replica.
+    #[must_use]
+    pub fn of_replica(replica: ReplicaContext) -> Self {
+        Self { replica: Some(replica) }
+    }
+
+    /// Does something there, outside of requests.
+    pub fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.scope(Arc::default()).enter(work)
+    }
+
+    /// Does something there, for a request.
+    pub fn run<F: Future>(
+        &self,
+        request: Arc<RequestContext>,
+        work: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        self.scope(request).run(work)
+    }
+
+    fn scope(&self, request: Arc<RequestContext>) -> Scope {
+        Scope { request, replica: self.replica.clone() }
+    }
+}
+
 struct Adapter {
     this: Arc<dyn Foreign>,
     context: ReplicaContext,
