@@ -140,6 +140,13 @@ def test_what_the_code_exits_with_is_an_error(project):
     assert status == 1 and answer["error"].endswith("SystemExit: not today")
 
 
+def test_threads_of_the_code_hold_nothing_up(project):
+    threads = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    (project / "busy.py").write_text(threads + "from package.main import app\n")
+    status, answer = describe(project, "--import-path", "busy:app")
+    assert status == 0 and answer["ingress"] == "Greeter"
+
+
 def archive_of(directory, into):
     with zipfile.ZipFile(into, "w") as archive:
         for path in directory.rglob("*.py"):

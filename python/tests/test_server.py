@@ -224,10 +224,10 @@ def test_a_server_is_started_where_none_runs_and_ends_with_this_process(alone):
 
 
 def test_why_a_server_cannot_start_is_told(alone):
-    program(alone, 'printf "error: port 8000 is in use\\nhelp: end what listens\\n"; exit 1')
+    program(alone, 'echo "error: --host x lets others in"; echo "help: give --api-keys, or add --insecure"; exit 1')
     with pytest.raises(RuntimeError) as told:
         _server.start()
-    assert str(told.value) == "port 8000 is in use\nend what listens"
+    assert str(told.value) == "--host x lets others in\ngive TYNDALL_API_KEYS, or add TYNDALL_INSECURE"
     program(alone, "exit 3")
     with pytest.raises(RuntimeError, match="ended with status 3\nits lines on standard error say why"):
         _server.start()

@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ import threading
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -194,7 +194,7 @@ class _OwnServer:
         self._process.kill()
         status = self._process.wait()
         if lines:
-            raise RuntimeError("\n".join(line.removeprefix("error: ").removeprefix("help: ") for line in lines))
+            raise RuntimeError("\n".join(map(_for_programs, lines)))
         raise RuntimeError(
             f"the server did not start within {_START_TIMEOUT_S:g}s and ended with status {status}\n"
             "its lines on standard error say why"
@@ -219,6 +219,17 @@ class _OwnServer:
             self._process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+
+def _for_programs(line: str) -> str:
+    """What a command says, to somebody who sets variables in place of flags."""
+    if line.startswith("help: "):
+        line = re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda flag: _variable(flag[1]), line)
+    return line.removeprefix("error: ").removeprefix("help: ")
+
+
+def _variable(flag: str) -> str:
+    return f"TYNDALL_{flag.upper().replace('-', '_')}"
 
 
 # --- Applications -----------------------------------------------------------------------------------------------------
@@ -325,7 +336,7 @@ def _wait_for_proxy() -> None:
     deadline = time.monotonic() + _PROXY_TIMEOUT_S
     while True:
         try:
-            with urllib.request.urlopen(f"{at}/-/healthz", timeout=_PROXY_TIMEOUT_S):
+            with _admin.opener.open(f"{at}/-/healthz", timeout=_PROXY_TIMEOUT_S):
                 return
         except OSError:
             if time.monotonic() > deadline:
