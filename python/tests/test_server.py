@@ -177,6 +177,14 @@ def test_what_cannot_be_pickled_is_told_before_anything_is_sent(server):
     assert not server.puts
 
 
+def test_what_is_too_large_is_told_before_it_is_sent(server, monkeypatch):
+    monkeypatch.setattr(_server, "_MAX_CODE_BYTES", 1 << 20)
+    large = build(Root.bind(bytes(3 << 20)), "app")
+    with pytest.raises(ValueError, match="application 'app' has 3 MiB as a pickle, and 1 may go\nbind what the code"):
+        _server.deploy([large])
+    assert not server.puts
+
+
 def test_options_of_a_server_that_runs_stay(server, warned):
     _server.start(HTTPOptions(host="127.0.0.1", port=9999))
     (line,) = warned()

@@ -32,6 +32,8 @@ logger = logging.getLogger("tyndall.serve")
 _START_TIMEOUT_S = 60.0
 _PROXY_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 30.0
+_MAX_CODE_BYTES = 90 << 20
+"""What the server takes, in base64 and with the rest of a submission."""
 _POLL_S = 0.1
 _ADDRESS = "TYNDALL_ADDRESS"
 _LEVELS = {"CRITICAL": "error", "ERROR": "error", "WARNING": "warn", "INFO": "info", "DEBUG": "debug"}
@@ -265,8 +267,6 @@ def _refused(error: urllib.error.HTTPError, built: Built) -> RayServeException:
         return RayServeException(said)
     if error.code == 401:
         said += "\nset TYNDALL_ADMIN_TOKEN as where the server was started"
-    if error.code == 413:
-        said += "\nbind what the code loads its data from, such as a path, instead of the data"
     return RayServeException(f'Failed to deploy application "{built.name}": {said}')
 
 
@@ -280,6 +280,11 @@ def _pickled(built: Built) -> bytes:
             f"application {built.name!r} cannot be pickled: {error}\n"
             "bind what is made of it, such as a path, and make the object itself in __init__"
         ) from error
+    if len(pickled) > _MAX_CODE_BYTES:
+        raise ValueError(
+            f"application {built.name!r} has {len(pickled) >> 20} MiB as a pickle, and {_MAX_CODE_BYTES >> 20} may go\n"
+            "bind what the code loads its data from, such as a path, instead of the data"
+        )
     return pickled
 
 
