@@ -23,12 +23,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
+CODE = HERE / "sdk"
 sys.path.insert(0, str(HERE))
 
 import machine
 from figures import MEGABYTES, MILLISECONDS, OURS, REQUESTS_PER_S, Results, Unit
-from processes import Child, PeerError, descendants, end_descendants, free_port, memory_mb, nothing_stays
-from ray_serve import head_node, serve_run
+from processes import (
+    Child,
+    PeerError,
+    descendants,
+    end_all,
+    end_descendants,
+    free_port,
+    identities,
+    memory_mb,
+    nothing_stays,
+)
 from target import first_line, python_versions
 
 RAY, HAPROXY, GRANIAN = "ray-serve", "ray-serve haproxy", "granian"
@@ -36,7 +46,12 @@ HAPROXY_MODE = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZE
 CHUNKS_PER_S = Unit("chunks/s", True)
 ITEM = json.dumps({"name": "chair", "price": 12.5, "tags": ["a", "b"]})
 ROWS = ("noop", "fastapi", "chain p50", "streams", "batched", "first answer", "idle memory")
-APPLICATIONS = {"noop": "noop", "fastapi": "fastapi", "chain p50": "chain", "streams": "streams", "batched": "batched"}
+APPLICATIONS = {
+    "fastapi": "sdk_app:fastapi",
+    "chain p50": "sdk_app:chain",
+    "streams": "sdk_app:streams",
+    "batched": "sdk_app:batched",
+}
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -60,9 +75,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 @contextmanager
 def tyndall(args: argparse.Namespace, application: str) -> Iterator[tuple[str, list[int]]]:
     """The application's address and its processes."""
-    env = {"NO_COLOR": "1", "PYTHONPATH": f"{HERE.parents[1] / 'python'}:{HERE}", "TYNDALL_PYTHON": args.python}
+    env = {"NO_COLOR": "1", "PYTHONPATH": f"{HERE.parents[1] / 'python'}:{CODE}", "TYNDALL_PYTHON": args.python}
     flags = ["--port", "0", "--admin-port", "0"]
-    child = Child([args.tyndall, "run", f"sdk_app:{application}", *flags], env)
+    child = Child([args.tyndall, "run", application, *flags], env)
     try:
         child.wait_until("it is ready", lambda: "\nready" in child.output(), args.timeout)
         url = re.findall(r"http://127\.0\.0\.1:\d+", child.output())[0]
@@ -75,10 +90,18 @@ def tyndall(args: argparse.Namespace, application: str) -> Iterator[tuple[str, l
 @contextmanager
 def ray(args: argparse.Namespace, application: str, env: dict[str, str]) -> Iterator[tuple[str, list[int]]]:
     """The same of a cluster of its own."""
-    folder = Path(args.python).parent
-    with head_node(folder, {**env, "SDK": "ray"}, args.timeout) as (child, env, url):
-        with serve_run(folder, f"sdk_app:{application}", env, args.timeout):
-            yield url, [child.pid, *descendants(child.pid)]
+    port = free_port()
+    path = f"{Path(args.python).parent}:{os.environ.get('PATH', '')}"
+    env = {**env, "SDK": "ray", "PYTHONPATH": str(CODE), "RAY_USAGE_STATS_ENABLED": "0", "PATH": path}
+    before = set(descendants(os.getpid()))
+    child = Child([args.python, str(CODE / "ray_server.py"), application, str(port)], env)
+    try:
+        child.wait_until("it is ready", lambda: "\nready" in f"\n{child.output()}", args.timeout)
+        yield f"http://127.0.0.1:{port}", [pid for pid in descendants(os.getpid()) if pid not in before]
+    finally:
+        child.stop()
+        # Its daemons have left its tree and become children of this process.
+        end_all(identities([pid for pid in descendants(os.getpid()) if pid not in before]))
 
 
 @contextmanager
@@ -87,7 +110,7 @@ def granian(args: argparse.Namespace, _application: str) -> Iterator[tuple[str, 
     port = free_port()
     command = [str(Path(args.python).with_name("granian")), "--interface", "asgi", "--no-ws", "--loop", "uvloop"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "sdk_app:bare"]
-    child = Child(command, {"PYTHONPATH": f"{HERE.parents[1] / 'python'}:{HERE}"})
+    child = Child(command, {"PYTHONPATH": f"{HERE.parents[1] / 'python'}:{CODE}"})
     try:
         url = f"http://127.0.0.1:{port}"
         child.wait_until("it answers", lambda: answers(url), args.timeout)
@@ -128,10 +151,10 @@ async def chunks_per_s(url: str, seconds: float, clients: int = 16) -> float:
         seen = 0
         while time.perf_counter() < end_s:
             reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            writer.write(b"GET / HTTP/1.0\r\nhost: x\r\n\r\n")
             body = await reader.read(-1)
             writer.close()
-            # Each line is one chunk of the deployment, however it was sent on.
+            # Each line is one chunk of the deployment, however it was sent on; HTTP/1.0 has no frames between them.
             lines = len(re.findall(rb"\d{6}\n", body))
             if lines != 1000:
                 raise PeerError(f"a stream had {lines} of 1000 chunks")
@@ -145,14 +168,15 @@ async def chunks_per_s(url: str, seconds: float, clients: int = 16) -> float:
 
 def first_answer(args: argparse.Namespace, target: str) -> float:
     """Milliseconds from the start of the code in a fresh process to its first answer."""
-    env = {**os.environ, "PYTHONPATH": f"{HERE.parents[1] / 'python'}:{HERE}", "SDK_PORT": str(free_port())}
+    env = {**os.environ, "PYTHONPATH": f"{HERE.parents[1] / 'python'}:{CODE}", "SDK_PORT": str(free_port())}
     env |= {"TYNDALL_BIN": str(Path(args.tyndall).absolute()), "TYNDALL_ADMIN_PORT": str(free_port())}
     env |= {"SDK": "ray" if target == RAY else "tyndall"}
-    command = [args.python, str(HERE / "sdk_first_answer.py")]
+    command = [args.python, str(CODE / "first_answer.py")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=args.timeout, check=False)
     if done.returncode != 0:
         raise PeerError(f"{target}: serve.run failed: {done.stderr.strip()[-600:]}")
-    return float(done.stdout.split()[-1])
+    found = re.findall(r"^first answer after (\S+) ms$", done.stdout, re.MULTILINE)
+    return float(found[0])
 
 
 def visit(args: argparse.Namespace, target: str, row: str, results: Results) -> None:
@@ -161,7 +185,7 @@ def visit(args: argparse.Namespace, target: str, row: str, results: Results) -> 
         return results.add(row, target, first_answer(args, target), MILLISECONDS)
     env = HAPROXY_MODE if target == HAPROXY else {}
     starts = {OURS: tyndall, GRANIAN: granian}
-    application = APPLICATIONS.get(row, "noop")
+    application = APPLICATIONS.get(row, "sdk_noop:noop")
     start = starts.get(target)
     with start(args, application) if start else ray(args, application, env) as (url, pids):
         if row == "idle memory":

@@ -87,10 +87,12 @@ class Raises:
             raise TimeoutError("too late")
         if kind == "unsayable":
             return object()
-        if kind == "midway":
+        if kind in ("midway", "at once"):
 
             async def parts():
                 yield "first"
+                if kind == "midway":
+                    await asyncio.sleep(0.01)
                 raise ValueError("midway")
 
             return StreamingResponse(parts())
@@ -99,7 +101,7 @@ class Raises:
 
 def test_errors_have_their_statuses_and_keep_secrets(deploy):
     client, _ = deploy(Raises.bind())
-    for kind, status in [("value", 500), ("unsayable", 500), ("full", 429), ("late", 408)]:
+    for kind, status in [("value", 500), ("unsayable", 500), ("at once", 500), ("full", 429), ("late", 408)]:
         answer = client.get("/", params={"kind": kind})
         assert answer.status_code == status, answer.text
         assert "secret" not in answer.text

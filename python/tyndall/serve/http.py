@@ -10,7 +10,7 @@ import logging
 import pickle
 import sys
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, Protocol
 
 from tyndall import _tyndall
@@ -200,11 +200,92 @@ async def _reply(request: _tyndall.HttpRequest, result: Any) -> None:
         request.reply(200, "text/plain", b"")
     elif isinstance(result, (bytes, bytearray, memoryview)):
         request.reply(200, "text/plain", bytes(result))
+    elif _is_plain_stream(result):
+        await _stream(request, result)
     elif _is_asgi(result):
         scope = request.scope()
         await result(scope, request.receive, request.send)
     else:
         request.reply(200, "application/json", encoded(result))
+
+
+# --- Streams ----------------------------------------------------------------------------------------------------------
+
+_MAX_PART_BYTES: Final = 32 << 10
+"""Chunks that are there at once are sent together, up to this length."""
+
+
+def _is_plain_stream(result: Any) -> bool:
+    """Starlette's own response of chunks: what derives from it may do otherwise."""
+    responses = sys.modules.get("starlette.responses")
+    return responses is not None and type(result) is responses.StreamingResponse
+
+
+async def _stream(request: _tyndall.HttpRequest, response: Any) -> None:
+    """Sends a response of chunks as Starlette does, but all that is there with one message."""
+    await request.send(
+        {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+    )
+    chunks = response.body_iterator
+    try:
+        rest = await _pump(request, chunks, response.charset)
+    finally:
+        if hasattr(chunks, "aclose"):
+            await chunks.aclose()
+    await request.send({"type": "http.response.body", "body": rest, "more_body": False})
+    if response.background is not None:
+        await response.background()
+
+
+@types.coroutine
+def _pump(request: _tyndall.HttpRequest, chunks: Any, charset: str) -> Generator[Any, Any, bytes]:
+    """Sends chunks, and returns those at the end that are not sent yet.
+
+    It takes the steps of the iterator by itself, to see when one waits: before that, everything is sent.
+    """
+    pending: list[bytes] = []
+    length = 0
+    following = chunks.__aiter__().__anext__
+    while True:
+        step = following().__await__()
+        try:
+            waits_for = step.send(None)
+            if pending:
+                yield from _sent(request, pending)
+                length = 0
+            chunk = yield from _resumed(step, waits_for)
+        except StopIteration as done:
+            chunk = done.value
+        except StopAsyncIteration:
+            return b"".join(pending)
+        data = chunk if isinstance(chunk, bytes) else bytes(chunk) if not isinstance(chunk, str) else chunk.encode(charset)
+        pending.append(data)
+        length += len(data)
+        if length >= _MAX_PART_BYTES:
+            yield from _sent(request, pending)
+            length = 0
+
+
+def _sent(request: _tyndall.HttpRequest, pending: list[bytes]) -> Generator[Any, Any, None]:
+    body = b"".join(pending)
+    pending.clear()
+    yield from request.send({"type": "http.response.body", "body": body, "more_body": True}).__await__()
+
+
+def _resumed(step: Any, waits_for: Any) -> Generator[Any, Any, Any]:
+    """Goes on with a step that waits, as `await` does, and returns what it gives."""
+    while True:
+        try:
+            value = yield waits_for
+        except BaseException as error:
+            resume: Callable[[Any], Any] = step.throw
+            value = error
+        else:
+            resume = step.send
+        try:
+            waits_for = resume(value)
+        except StopIteration as done:
+            return done.value
 
 
 def _is_asgi(result: Any) -> bool:

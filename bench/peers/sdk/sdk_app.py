@@ -1,24 +1,12 @@
-"""The applications of sdk.py, the same code for Tyndall and Ray Serve; `SDK` names the package that serves them."""
-
-import os
+"""The applications of sdk.py, the same code for Tyndall and Ray Serve."""
 
 from fastapi import FastAPI
 from pydantic import BaseModel
+from sdk_noop import serve
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-if os.environ.get("SDK") == "ray":
-    from ray import serve
-else:
-    from tyndall import serve
-
 CHUNKS = 1000
-
-
-@serve.deployment(max_ongoing_requests=256)
-class Noop:
-    async def __call__(self, request: Request) -> str:
-        return "ok"
 
 
 class Item(BaseModel):
@@ -91,7 +79,6 @@ class Batched:
         return str(await self.double(21))
 
 
-noop = Noop.bind()
 fastapi = Api.bind()
 chain = First.bind(Next.bind(Last.bind()))
 streams = Streams.bind()
