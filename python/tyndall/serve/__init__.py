@@ -15,8 +15,6 @@ from . import _logging as _logging
 from .deployment import Application, Deployment, deployment
 
 if TYPE_CHECKING:
-    from .api import _run as _run
-    from .api import _run_many as _run_many
     from .api import (
         RunTarget,
         delete,
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
         start,
         status,
     )
+    from .api import _run as _run
+    from .api import _run_many as _run_many
     from .config import ControllerOptions, HTTPOptions, TracingConfig
     from .context import get_multiplexed_model_id, get_replica_context
 

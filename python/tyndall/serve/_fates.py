@@ -13,7 +13,7 @@ from ._checks import shown
 from .config import DEFAULT_POLICY, DEFAULT_ROUTER
 
 _NO_RAY_NODES = "this machine is the only node"
-_NO_CODE = "nothing is fetched or installed for an application"
+_NO_CODE = "nothing is installed for an application; what it needs is in its Python"
 _NO_ROUTERS = "replicas are chosen by power of two choices"
 _FIGURES = "figures come with every answer"
 _NO_TRIES = "a request that waits is woken when a replica has room: nothing is tried again and again"
@@ -25,8 +25,6 @@ IGNORED: Final[dict[str, tuple[Any, str]]] = {
     "ray_actor_options.accelerator_type": (None, _NO_RAY_NODES),
     "ray_actor_options.label_selector": (None, _NO_RAY_NODES),
     "ray_actor_options.fallback_strategy": (None, _NO_RAY_NODES),
-    "ray_actor_options.runtime_env.working_dir": (None, _NO_CODE),
-    "ray_actor_options.runtime_env.py_modules": (None, _NO_CODE),
     "ray_actor_options.runtime_env.pip": (None, _NO_CODE),
     "ray_actor_options.runtime_env.uv": (None, _NO_CODE),
     "ray_actor_options.runtime_env.conda": (None, _NO_CODE),
@@ -72,7 +70,7 @@ def without_effect(options: Mapping[str, Any]) -> Iterator[str]:
     environment = (options.get("ray_actor_options") or {}).get("runtime_env") or {}
     for key in environment:
         path = f"ray_actor_options.runtime_env.{key}"
-        if key != "env_vars" and path not in IGNORED:
+        if key not in ("env_vars", "working_dir", "py_modules") and path not in IGNORED:
             yield f"{path} has no effect: it is unknown"
 
 
@@ -89,6 +87,29 @@ def refuse(options: Mapping[str, Any]) -> None:
             f"autoscaling_config.policy names {shown(policy)}, and policies in Python are not there yet\n"
             f"built in are {known}"
         )
+
+
+def server_options(http: Mapping[str, Any], grpc: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each option of listeners that was set and has no effect.
+
+    Raises ValueError for one that cannot be carried out.
+    """
+    for name in ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs"):
+        if http.get(name) is not None:
+            raise ValueError(f"http_options.{name} cannot be carried out\nend TLS in front of the proxy")
+    for name, (default, why) in _IGNORED_HTTP.items():
+        if http.get(name, default) != default:
+            yield f"http_options.{name} has no effect: {why}"
+    for name, value in grpc.items():
+        if value:
+            yield f"grpc_options.{name} has no effect: gRPC is not served yet"
+
+
+_IGNORED_HTTP: Final[dict[str, tuple[Any, str]]] = {
+    "root_path": ("", "links are made from the route prefix alone"),
+    "root_url": ("", "links are made from the route prefix alone"),
+    "keep_alive_timeout_s": (90, "an idle connection costs nothing and stays until its client ends it"),
+}
 
 
 def _paths(options: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,13 +11,17 @@ import logging
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from . import _fates, _options
 from .config import LoggingConfig
 from .deployment import Application, Deployment
+from .exceptions import RayServeException
 
 logger = logging.getLogger("tyndall.serve")
+
+IS_INGRESS: Final = "_serve_is_ingress"
+"""The attribute of a class that is decorated with `@serve.ingress`."""
 
 MakeHandle = Callable[[str, str], Any]
 """Of a deployment's and its application's name makes a handle."""
@@ -72,6 +76,7 @@ def build(
     nodes = _walk(app, name, make_handle)
     for node in nodes:
         _carried_out(node)
+    _one_ingress(nodes)
     if logging_config is not None:
         logging_config = LoggingConfig.parse("logging_config", logging_config).to_dict(only_set=True)
     return Built(
@@ -221,6 +226,16 @@ def _carried_out(node: _Node) -> None:
         raise ValueError(f"deployment {node.name!r}: {error}") from None
     for line in _fates.without_effect(options):
         logger.warning(f"deployment {node.name!r}: {line}")
+
+
+def _one_ingress(nodes: list[_Node]) -> None:
+    """HTTP reaches one deployment."""
+    names = [node.name for node in nodes if getattr(node.code.func_or_class, IS_INGRESS, False)]
+    if len(names) > 1:
+        raise RayServeException(
+            f"several deployments of the application are decorated with @serve.ingress: {', '.join(names)}\n"
+            "leave it with the one that requests from outside come to, and call the others by their handles"
+        )
 
 
 def _described(nodes: list[_Node], args: dict[str, Any]) -> dict[str, Any]:

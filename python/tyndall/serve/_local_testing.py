@@ -77,9 +77,7 @@ class _Replica:
         self._backpressure = options.get("backpressure_config")
         self._num_queued = 0
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name=f"serve-{deployment_id.name}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"serve-{deployment_id.name}", daemon=True)
 
     def start(self) -> None:
         """Makes the object; what its `__init__` or `reconfigure` raises is raised."""

@@ -41,8 +41,7 @@ def _num_replicas(name: str, value: Any) -> int | str | None:
         return "auto" if value else None
     if value == 0:
         raise ValueError(
-            "num_replicas is expected to larger than 0\n"
-            "for none while idle set autoscaling_config with min_replicas 0"
+            "num_replicas is expected to larger than 0\nfor none while idle set autoscaling_config with min_replicas 0"
         )
     accepted = 'a whole number from 1 on, or "auto"'
     try:

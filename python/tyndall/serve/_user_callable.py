@@ -119,30 +119,27 @@ class UserCallable:
 
     def _method(self, name: str) -> Callable[..., Any]:
         if not inspect.isclass(self._func_or_class):
-            if name == "__call__":
-                return self._func_or_class
-            known = ["__call__"]
-        else:
-            method = getattr(self._target, name, None)
-            if callable(method):
-                return method  # type: ignore[no-any-return]
-            methods = inspect.getmembers(self._func_or_class, callable)
-            known = [one for one, _ in methods if not one.startswith("_") or one == "__call__"]
-        raise RayServeException(
-            f"Tried to call a method '{name}' that does not exist. Available methods: {known}."
-        )
+            # A function has no methods: it is called by whatever name.
+            return self._func_or_class
+        method = getattr(self._target, name, None)
+        if callable(method):
+            return method  # type: ignore[no-any-return]
+        methods = inspect.getmembers(self._func_or_class, callable)
+        known = [one for one, _ in methods if not one.startswith("_") or one == "__call__"]
+        raise RayServeException(f"Tried to call a method '{name}' that does not exist. Available methods: {known}.")
 
     async def _run(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if _is_async(method) or _is_generator(method) or not self._in_threads:
+            answer = _without_stop(method, *args, **kwargs)
+        else:
+            context = contextvars.copy_context()
+            answer = await self._in_pool(lambda: context.run(_without_stop, method, *args, **kwargs))
+        if not inspect.isawaitable(answer):
+            return answer
         try:
-            if _is_async(method) or _is_generator(method) or not self._in_threads:
-                answer = method(*args, **kwargs)
-            else:
-                context = contextvars.copy_context()
-                answer = await self._in_pool(lambda: context.run(method, *args, **kwargs))
-            return await answer if inspect.isawaitable(answer) else answer
-        except (StopIteration, StopAsyncIteration) as error:
-            # Python takes these for the end of a loop and would lose them.
-            raise RuntimeError(f"the deployment raised {type(error).__name__}") from error
+            return await answer
+        except StopAsyncIteration as error:
+            raise _stopped(error) from error
 
     async def _in_pool(self, step: Callable[..., Any], *args: Any) -> Any:
         if not self._in_threads:
@@ -154,6 +151,18 @@ class UserCallable:
             self._pool.submit(step, *args)
         else:
             step(*args)
+
+
+def _without_stop(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return method(*args, **kwargs)
+    except (StopIteration, StopAsyncIteration) as error:
+        raise _stopped(error) from error
+
+
+def _stopped(error: Exception) -> RuntimeError:
+    """Python takes these for the end of a loop, and futures do not hold them."""
+    return RuntimeError(f"the deployment raised {type(error).__name__}")
 
 
 async def _made(of: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -185,4 +194,3 @@ def _forget_destructor(target: Any) -> None:
     except TypeError:
         # An object with another layout keeps its class, and hears of its end twice.
         logger.debug("an object of %s hears of its end twice", type(target).__name__)
-

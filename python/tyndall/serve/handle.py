@@ -39,8 +39,7 @@ __all__ = [
 
 _SERIALIZATIONS = ("cloudpickle", "pickle", "msgpack", "orjson")
 _NO_STREAMS = (
-    "the stream of a call cannot be an argument of another call\n"
-    "collect what it gives, or pass items one by one"
+    "the stream of a call cannot be an argument of another call\ncollect what it gives, or pass items one by one"
 )
 
 
@@ -190,7 +189,9 @@ class DeploymentHandle:
     ) -> DeploymentHandle:
         """A handle with these options; this one stays as it is."""
         if _prefer_local_routing is not DEFAULT:
-            message = "_prefer_local_routing of options() is deprecated and has no effect: this machine is the only node"
+            message = (
+                "_prefer_local_routing of options() is deprecated and has no effect: this machine is the only node"
+            )
             warnings.warn(message, DeprecationWarning, stacklevel=2)
         given = {
             "method_name": method_name,
@@ -365,4 +366,3 @@ def _with_responses(
         return begin(tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True)))
 
     return _futures.after([one._future for one in waited], resolved)
-

@@ -1,0 +1,125 @@
+"""Options that are accepted and have no effect, and those that are refused: as a config file says it of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tyndall import serve
+from tyndall.serve import _fates, _options
+from tyndall.serve._graph import build
+
+FIELDS = Path(__file__).parents[2] / "crates/core/config/src/file/fields"
+
+OBJECTS = {
+    "": "DEPLOYMENT",
+    "autoscaling_config": "AUTOSCALING",
+    "ray_actor_options": "ACTOR",
+    "request_router_config": "ROUTER",
+    "logging_config": "LOGGING",
+}
+"""Where in the options stands which of the config file's tables."""
+
+
+def table(name):
+    """Fields of one of the config file's tables, with what becomes of each."""
+    source = "".join(path.read_text() for path in sorted(FIELDS.glob("*.rs")))
+    (body,) = re.findall(rf"static {name}: Object = .*?\n}};", source, re.DOTALL)
+    # Fields that several tables have are constants.
+    constants = dict(re.findall(r"const (\w+): Field =\s*(Field::new\(.*?);\n", source, re.DOTALL))
+    for constant, field in constants.items():
+        body = body.replace(f"        {constant},", f"        {field},")
+    fields = re.split(r"Field::new\(", body)[1:]
+    fate = lambda text: "ignored" if ".ignored(" in text else "refused" if ".refused(" in text else "used"  # noqa: E731
+    return {re.match(r'\s*"(\w+)"', field)[1]: fate(field) for field in fields}
+
+
+@serve.deployment
+class Model:
+    pass
+
+
+@pytest.mark.parametrize(("where", "name"), OBJECTS.items())
+def test_the_config_file_says_the_same(where, name):
+    before = f"{where}." if where else ""
+    fields = table(name)
+    own = {path.removeprefix(before): "ignored" for path in _fates.IGNORED if path.startswith(before)}
+    own |= {path.removeprefix(before): "refused" for path in _fates.REFUSED if path.startswith(before)}
+    # Config files do not have these words of a router yet.
+    own = {path: fate for path, fate in own.items() if "." not in path and "backoff" not in path}
+    assert own == {field: fate for field, fate in fields.items() if fate != "used"}
+
+
+def test_the_config_file_knows_all_that_is_described():
+    assert set(_options.CHECKS) - set(table("DEPLOYMENT")) == {"max_constructor_retry_count"}
+    for name in ("autoscaling_config", "logging_config"):
+        record = _options.CHECKS[name](name, {})
+        assert set(record.field_names()) <= set(table(OBJECTS[name]))
+    assert set(_options._ACTOR_OPTIONS) == set(table("ACTOR"))
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"graceful_shutdown_wait_loop_s": 1}, "graceful_shutdown_wait_loop_s has no effect"),
+        (
+            {"placement_group_bundles": [{"CPU": 1}], "placement_group_strategy": "PACK"},
+            "placement_group_strategy has no effect: this machine is the only node",
+        ),
+        ({"ray_actor_options": {"accelerator_type": "T4"}}, "ray_actor_options.accelerator_type has no effect"),
+        (
+            {"ray_actor_options": {"runtime_env": {"pip": ["numpy"]}}},
+            "ray_actor_options.runtime_env.pip has no effect",
+        ),
+        (
+            {"ray_actor_options": {"runtime_env": {"colour": 1}}},
+            "ray_actor_options.runtime_env.colour has no effect: it is unknown",
+        ),
+        ({"logging_config": {"logs_dir": "/tmp/logs"}}, "logging_config.logs_dir has no effect"),
+        ({"request_router_config": {"request_router_class": "m:C"}}, "request_router_class has no effect"),
+        ({"request_router_config": {"initial_backoff_s": 1}}, "initial_backoff_s has no effect"),
+    ],
+)
+def test_what_has_no_effect_is_warned_of(options, line, warned):
+    built = build(Model.options(**options).bind())
+    assert [line in one for one in warned()] == [True]
+    assert warned()[0].startswith("deployment 'Model': ")
+    assert "backoff" not in str(built.described), "a config file would refuse the word"
+
+
+def test_what_says_the_default_is_not_warned_of(warned):
+    build(
+        Model.options(
+            graceful_shutdown_wait_loop_s=2,
+            logging_config={"enable_access_log": True},
+            request_router_config={"max_backoff_s": 0.5},
+            ray_actor_options={"runtime_env": {"env_vars": {"A": "b"}}},
+        ).bind()
+    )
+    assert warned() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gang_scheduling_config": {"gang_size": 1}}, "gang_scheduling_config cannot be carried out\nleave it out"),
+        ({"deployment_actors": [{"name": "a", "actor_class": "m:C"}]}, "deployment_actors cannot be carried out"),
+        (
+            {"autoscaling_config": {"policy": {"policy_function": "mine:policy"}}},
+            "policies in Python are not there yet\nbuilt in are tyndall.policies:ongoing_requests",
+        ),
+        (
+            {"autoscaling_config": {"policy": {"policy_function": "tyndall.policies:shared_budget"}}},
+            "policies in Python are not there yet",
+        ),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"deployment 'Model': {message}|{message}"):
+        build(Model.options(**options).bind())
+
+
+def test_policies_that_are_built_in_are_taken_in_both_forms():
+    for path in _fates.POLICIES:
+        for text in (path, path.replace(":", ".")):
+            build(Model.options(autoscaling_config={"policy": {"policy_function": text}}).bind())
