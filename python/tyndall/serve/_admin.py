@@ -14,7 +14,7 @@ from typing import Any
 
 from .exceptions import RayServeException
 
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+DEFAULT_PORT = "8265"
 _TIMEOUT_S = 30.0
 _POLL_S = 0.1
 
@@ -25,7 +25,9 @@ class ServerUnreachable(RayServeException):
 
 def address() -> str:
     """Where the server's API is: what the commands of `tyndall` go by, too."""
-    given = os.environ.get("TYNDALL_ADDRESS") or os.environ.get("RAY_DASHBOARD_ADDRESS") or DEFAULT_ADDRESS
+    given = os.environ.get("TYNDALL_ADDRESS") or os.environ.get("RAY_DASHBOARD_ADDRESS")
+    if not given:
+        return f"http://127.0.0.1:{os.environ.get('TYNDALL_ADMIN_PORT') or DEFAULT_PORT}"
     if not given.startswith(("http://", "https://")):
         raise ValueError(f"the server's address is {given!r}\nit begins with http:// or https://")
     return given.rstrip("/")

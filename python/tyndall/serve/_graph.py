@@ -44,6 +44,8 @@ class Built:
     """An application whose deployments have their names."""
 
     name: str
+    application: Application
+    """What it was built from; replicas walk it again."""
     route_prefix: str | None
     described: dict[str, Any]
     """As `role describe` prints it: `ingress`, and `deployments` with their options, callers before callees."""
@@ -81,6 +83,7 @@ def build(
         logging_config = LoggingConfig.parse("logging_config", logging_config).to_dict(only_set=True)
     return Built(
         name=name,
+        application=app,
         route_prefix=route_prefix,
         described=_described(nodes, args or {}),
         code={node.name: node.code for node in nodes},

@@ -17,6 +17,7 @@ Examples:
   tyndall run ./my-model --name mine           serve a directory
   tyndall plan Qwen/Qwen3-0.6B                 what it would take, without starting it
   tyndall run serve.yaml                       serve the applications of a Ray Serve config file
+  tyndall run main:app                         serve the application `app` of main.py
   tyndall status                               what runs, from another terminal
   tyndall bench serve --url http://127.0.0.1:8000   how fast it is
 
@@ -49,13 +50,15 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve a model in the foreground; Ctrl-C finishes what is running and ends everything
+    /// Serve a model, or applications, in the foreground; Ctrl-C finishes what is running and ends
+    /// everything
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
     /// Start a server in the background; `deploy` gives it applications
     #[command(after_help = START_EXAMPLES)]
     Start(StartArgs),
-    /// Deploy the applications of a config file, as Ray Serve's, or a program, on a running server
+    /// Deploy the applications of a config file, as Ray Serve's, a program, or an application in
+    /// Python, on a running server
     Deploy(DeployArgs),
     /// Show what runs: applications, deployments, replicas, load
     Status(StatusArgs),
@@ -82,7 +85,7 @@ pub(crate) enum Command {
     Keys(KeysArgs),
     /// Show what was deployed from config files, or look at such a file
     Config(ConfigCommand),
-    /// Write a config file for models and programs
+    /// Write a config file for models, programs and applications in Python
     Build(BuildArgs),
     /// Try the autoscaling of a config file on a trace of requests, in virtual time
     Simulate(Box<tyndall_sim::SimulateArgs>),
@@ -99,9 +102,35 @@ pub(crate) enum Command {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) settings: SettingArgs<All>,
+    #[command(flatten)]
+    pub(crate) application: ApplicationArgs,
     /// Print every setting with its origin, and exit
     #[arg(long)]
     pub(crate) print_config: bool,
+}
+
+/// What a command says of an application of code.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Applications of code")]
+pub(crate) struct ApplicationArgs {
+    /// Arguments of what builds the application
+    #[arg(value_name = "KEY=VALUE", help_heading = None)]
+    pub(crate) arguments: Vec<String>,
+    /// Where an application in Python is found [default: .]
+    #[arg(short = 'd', long, value_name = "DIR")]
+    pub(crate) app_dir: Option<PathBuf>,
+    /// Where its replicas run: a directory or a zip archive [default: that of --app-dir]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) working_dir: Option<String>,
+    /// A YAML file with its runtime_env: env_vars, working_dir, py_modules
+    #[arg(long, value_name = "FILE")]
+    pub(crate) runtime_env: Option<PathBuf>,
+    /// The same as JSON
+    #[arg(long, value_name = "JSON", conflicts_with = "runtime_env")]
+    pub(crate) runtime_env_json: Option<String>,
+    /// Where it is mounted; a config file says that itself [default: /]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) route_prefix: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -150,19 +179,21 @@ pub(crate) struct StartArgs {
     /// Stay in the foreground, as service managers want it
     #[arg(long)]
     pub(crate) foreground: bool,
+    /// End with the program that started it, and keep no state unless told where
+    #[arg(long, value_name = "PID", requires = "foreground", hide = true)]
+    pub(crate) owner_pid: Option<u32>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DeployArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
-    /// A config file (.yaml, .yml, .json) or a program
+    /// A config file (.yaml, .yml, .json), a program, or an import path such as module:app
     #[arg(value_name = "FILE")]
     pub(crate) source: String,
-    /// Arguments of a program's application
-    #[arg(value_name = "KEY=VALUE")]
-    pub(crate) arguments: Vec<String>,
-    /// The name of a program's application
+    #[command(flatten)]
+    pub(crate) application: ApplicationArgs,
+    /// The name of the application, where no config file says it
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Return when every application runs; fail when one cannot
@@ -223,9 +254,12 @@ pub(crate) struct ShutdownArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
-    /// Models and programs, each an application
+    /// Models, programs and import paths of applications in Python, each an application
     #[arg(required = true, value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
+    /// Where applications in Python are found
+    #[arg(short = 'd', long, value_name = "DIR", default_value = ".")]
+    pub(crate) app_dir: PathBuf,
     /// Write it there instead of to standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output_path: Option<PathBuf>,

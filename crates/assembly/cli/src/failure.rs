@@ -40,8 +40,9 @@ impl Failure {
     /// From a message that may end in `; what to do`.
     pub(crate) fn from_text(text: &str) -> Self {
         match text.split_once("; ") {
-            Some((cause, cure)) => Self::new(cause).with_cure(cure),
-            None => Self::new(text),
+            // What has lines of its own, such as a traceback, is told as it is.
+            Some((cause, cure)) if !text.contains('\n') => Self::new(cause).with_cure(cure),
+            _ => Self::new(text),
         }
     }
 
@@ -55,6 +56,14 @@ impl Failure {
     /// A failure that was told already: only the exit code remains.
     pub(crate) fn told() -> Self {
         Self::new("")
+    }
+
+    /// Says it where the program that started this one reads.
+    pub(crate) fn tell_owner(self) -> Result<ExitCode, Self> {
+        let cure = self.cure.iter().map(|cure| format!("help: {cure}\n")).collect::<String>();
+        let said = format!("error: {}\n{cure}", self.cause);
+        drop(std::io::stdout().lock().write_all(said.as_bytes()));
+        Ok(ExitCode::from(self.code))
     }
 
     pub(crate) fn report(&self) -> ExitCode {

@@ -41,7 +41,7 @@ fn dispatch(command: Command, env: &Environment, started_at: Instant) -> Result<
         Command::Rollback(args) => commands::history::rollback(&args, env)?,
         Command::Events(args) => commands::history::events(&args, env)?,
         Command::Logs(args) => commands::history::logs(&args, env)?,
-        Command::Build(args) => commands::build::build(&args)?,
+        Command::Build(args) => commands::build::build(&args, env)?,
         Command::ControllerHealth(args) => commands::health::health(&args, env)?,
         Command::Status(args) => commands::status::status(&args, env, is_called_serve())?,
         Command::Delete(args) => commands::delete::delete(&args, env)?,

@@ -123,7 +123,11 @@ fn controller_options(
         state_dir,
         admin: listener()?,
         admin_token: commands::token(env),
-        builder: AppBuilder { executable: Some(std::env::current_exe()?), args },
+        builder: AppBuilder {
+            executable: Some(std::env::current_exe()?),
+            args,
+            request_timeout_s: Some(node.request_timeout_s),
+        },
         capacity: Capacity { memory_bytes: node.memory_bytes, ..Capacity::default() },
         instance: Instance {
             node_id: node.node_id,

@@ -468,7 +468,11 @@ pub(crate) fn to_bytes(value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     const MAX_COPIED: usize = 16 << 10;
     if let Ok(bytes) = value.extract::<PyBackedBytes>() {
         let is_short = bytes.len() <= MAX_COPIED;
-        return Ok(if is_short { Bytes::copy_from_slice(&bytes) } else { Bytes::from_owner(bytes) });
+        return Ok(if is_short {
+            Bytes::copy_from_slice(&bytes)
+        } else {
+            Bytes::from_owner(bytes)
+        });
     }
     let made = value.py().get_type::<PyBytes>().call1((value,))?;
     Ok(Bytes::copy_from_slice(&made.extract::<PyBackedBytes>()?))

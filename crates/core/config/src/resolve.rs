@@ -48,6 +48,8 @@ pub struct RunConfig {
     pub state_dir: Option<PathBuf>,
     /// Bytes of all replicas together; absent is what is free.
     pub node_memory_bytes: Option<u64>,
+    /// What runs applications in Python; absent is that of the environment.
+    pub python: Option<PathBuf>,
     /// Form of the logs.
     pub log_format: LogFormat,
     /// What is logged.
@@ -174,6 +176,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
     let generate = generate(&mut reader)?;
     let state_dir = reader.read_optional("state_dir", |text| Ok(PathBuf::from(text)))?;
     let node_memory_bytes = reader.read_optional("node_memory", parse::parse_bytes)?;
+    let python = reader.read_optional("python", |text| Ok(PathBuf::from(text)))?;
     let log_format = reader.read("log_format", log_format)?.value;
     let log_filter = reader.read("log", non_empty)?.value;
     isa(env)?;
@@ -189,6 +192,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
         generate,
         state_dir,
         node_memory_bytes,
+        python,
         log_format,
         log_filter,
         effective: reader.effective,

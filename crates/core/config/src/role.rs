@@ -4,6 +4,7 @@ use crate::error::ConfigError;
 use crate::origin::{Environment, RawSettings, Reader};
 use crate::parse;
 use crate::resolve::{ApiKeys, LogFormat, log_format};
+use std::path::PathBuf;
 
 /// An instruction set for the kernels, by the words of `TYNDALL_ISA`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ impl Isa {
 pub struct RoleConfig {
     /// `TYNDALL_ISA`; absent takes the best that the machine has.
     pub isa: Option<Isa>,
+    /// What runs applications in Python; absent is that of the environment.
+    pub python: Option<PathBuf>,
     /// Form of the logs.
     pub log_format: LogFormat,
     /// What is logged.
@@ -57,6 +60,7 @@ impl RoleConfig {
         let mut reader = Reader::new(&raw, env);
         Ok(Self {
             isa: isa(env)?,
+            python: reader.read_optional("python", |text| Ok(PathBuf::from(text)))?,
             log_format: reader.read("log_format", log_format)?.value,
             log_filter: reader.read("log", |text| Ok(text.to_owned()))?.value,
             api_keys: ApiKeys {

@@ -93,7 +93,7 @@ macro_rules! settings {
 settings! {
     Serving: {
         target "TARGET" "TYNDALL_TARGET" = "MODEL_ID", "facebook/opt-125m" "TARGET",
-            "What to serve: `demo`, a directory, or a Hugging Face id";
+            "What to serve: `demo`, a directory, a Hugging Face id, a config file, a program, or the import path of an application in Python, such as main:app";
         host "--host" "TYNDALL_HOST", "127.0.0.1" "IP",
             "Address for clients; another than loopback wants API keys or --insecure";
         port "--port" "TYNDALL_PORT", "8000" "PORT",
@@ -188,6 +188,8 @@ settings! {
             "Where deployments are kept over restarts; else they end with the command";
         node_memory "--node-memory" "TYNDALL_NODE_MEMORY", "" "BYTES",
             "Memory of all replicas of this machine together, such as 16GiB; models that do not fit take turns. Else what is free at the start";
+        python "--python" "TYNDALL_PYTHON", "" "PYTHON",
+            "Python that runs applications in Python: its path, or a name on the PATH; else that of $VIRTUAL_ENV, else python3";
         log_format "--log-format" "TYNDALL_LOG_FORMAT", "text" "FORMAT",
             "Form of the logs on standard error: text or json";
         log "--log" "TYNDALL_LOG", "info" "FILTER",

@@ -1,7 +1,9 @@
 //! What the processes of a node do first.
 
+use crate::processes::async_pidfd;
+use rustix::io::Errno;
 use rustix::process::{
-    Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 
 /// Why a child must not go on.
@@ -34,6 +36,24 @@ pub fn prepare_child(parent_pid: u32) -> Result<(), PrepareError> {
     }
 }
 
+/// Resolves when another process has ended; at once when it is not there.
+///
+/// # Errors
+/// [`PrepareError::System`] when the system cannot tell.
+pub async fn ended(pid: u32) -> Result<(), PrepareError> {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
+    let watched = match async_pidfd(pid) {
+        Ok(watched) => watched,
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(()),
+        Err(error) => return Err(PrepareError::System(errno(&error))),
+    };
+    watched.readable().await.map(drop).map_err(|error| PrepareError::System(errno(&error)))
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
 /// Lets this process, and those that it starts, open as many files as the system allows. A client is
 /// one, and one at work at a replica two; the usual 1024 would stand below the bounds of the queues.
 pub fn raise_file_limit() {
@@ -54,6 +74,26 @@ mod tests {
         setrlimit(Resource::Nofile, Rlimit { current: Some(low), ..limit }).unwrap();
         raise_file_limit();
         assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_another_process_is_seen() {
+        let mut child = tokio::process::Command::new("/bin/cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id().unwrap();
+        let mut end = std::pin::pin!(ended(pid));
+        tokio::select! {
+            biased;
+            _ = &mut end => panic!("it runs"),
+            () = std::future::ready(()) => {}
+        }
+        drop(child.stdin.take());
+        end.await.unwrap();
+        child.wait().await.unwrap();
+        ended(pid).await.unwrap();
+        ended(0).await.unwrap();
     }
 
     #[test]

@@ -263,7 +263,7 @@ impl Processes {
     reason = "its successor is an unsafe function; the descriptor is owned by the AsyncFd and \
               never replaced, which is all that it asks for"
 )]
-fn async_pidfd(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn async_pidfd(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
 }
 

@@ -22,7 +22,9 @@ use tyndall_control::Event;
 use tyndall_telemetry::exposition;
 use tyndall_transport::{Body, Client, Handler, LineSender, empty, line_channel, read_body, text};
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::{ApplicationConfig, DemandReport, KeyUsageReport, ReplicaReport};
+use tyndall_types::protocol::{
+    ApplicationConfig, DemandReport, KeyUsageReport, ReplicaReport, RuntimeDir,
+};
 
 const MAX_BODY_BYTES: usize = 4 << 20;
 /// Bodies are small and come from this machine.
@@ -51,6 +53,12 @@ pub(crate) struct Api {
     /// Where the logs of the node go.
     pub(crate) log_file: Option<Arc<PathBuf>>,
     pub(crate) metrics: Arc<ControllerMetrics>,
+    /// Where the sockets of the node lie.
+    pub(crate) runtime_dir: RuntimeDir,
+    /// Where code of applications is kept.
+    pub(crate) code_dir: Arc<PathBuf>,
+    /// Whether applications may bring code: not from whoever can reach the port over a network.
+    pub(crate) takes_code: bool,
     /// What the admin port asks for.
     pub(crate) token: Option<Arc<str>>,
     pub(crate) scope: Scope,
@@ -223,7 +231,14 @@ async fn parse<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Res
 }
 
 async fn read(request: Request<Incoming>) -> Result<Bytes, Response<Body>> {
-    let read = read_body(request.into_body(), MAX_BODY_BYTES);
+    read_up_to(MAX_BODY_BYTES, request).await
+}
+
+async fn read_up_to(
+    limit_bytes: usize,
+    request: Request<Incoming>,
+) -> Result<Bytes, Response<Body>> {
+    let read = read_body(request.into_body(), limit_bytes);
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => Err(text(StatusCode::BAD_REQUEST, error.to_string())),

@@ -34,6 +34,8 @@ pub struct Builder {
     pub executable: Option<PathBuf>,
     /// Its arguments.
     pub args: Vec<String>,
+    /// Seconds to the begin of an answer, where an application says nothing; absent is the default.
+    pub request_timeout_s: Option<f64>,
 }
 
 /// What is being built, or waits for it.
@@ -96,6 +98,10 @@ impl Builds {
         self.running.remove(application).map(|running| running.submitted)
     }
 
+    pub(crate) fn request_timeout_s(&self) -> Option<f64> {
+        self.builder.request_timeout_s
+    }
+
     /// What is being built of an application.
     pub(crate) fn submitted(&self, application: &ApplicationName) -> Option<&Value> {
         self.running.get(application).map(|running| &running.submitted)
@@ -142,6 +148,7 @@ async fn build(builder: &Builder, input: &str) -> Result<Box<ApplicationConfig>,
     let (answer, reason, ()) = tokio::join!(read(stdout), read(stderr), write);
     let status = child.wait().await.map_err(failed)?;
     let reason = reason.trim();
+    let reason = reason.strip_prefix("error: ").unwrap_or(reason);
     if !status.success() {
         let silent = format!("{} ended with {status} and said nothing", executable.display());
         return Err(if reason.is_empty() { silent } else { reason.to_owned() });
@@ -180,7 +187,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let log = home.path().join("log");
         let args = ["-c", SCRIPT, &log.display().to_string()].map(str::to_owned).to_vec();
-        let builder = Builder { executable: Some("/bin/sh".into()), args };
+        let builder = Builder { executable: Some("/bin/sh".into()), args, ..Builder::default() };
         let (messages, mut inbox) = mpsc::channel(1);
         let mut builds = Builds::with_turns(builder, messages, TURNS);
         for index in 0..8 {

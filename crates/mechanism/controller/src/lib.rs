@@ -13,6 +13,7 @@
 mod api;
 mod builds;
 mod clock;
+mod code;
 mod health;
 mod logs;
 mod metrics;
@@ -102,6 +103,8 @@ pub enum ControllerError {
 pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ControllerError::System)?;
     let store = options.state_dir.as_deref().map(Store::open).transpose()?;
+    let state_dir = options.state_dir.as_deref();
+    let code_dir = state_dir.unwrap_or(options.runtime_dir.path()).join("code");
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
     let supervisor = Client::unix(options.runtime_dir.supervisor_socket());
     let events = supervisor::events(&supervisor).await.map_err(ControllerError::Supervisor)?;
@@ -112,6 +115,7 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         runtime_dir: options.runtime_dir.clone(),
         store,
         builder: options.builder,
+        code_dir: code_dir.clone(),
         capacity: options.capacity,
         commands,
         routes,
@@ -123,6 +127,8 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     let instance = Arc::new(options.instance);
     let log_file = options.log_file.map(Arc::new);
     let token: Option<Arc<str>> = options.admin_token.map(Arc::from);
+    let is_loopback = options.admin.tcp_addr().is_none_or(|address| address.ip().is_loopback());
+    let code_dir = Arc::new(code_dir);
     let path = options.runtime_dir.controller_socket();
     let socket =
         Listener::bind_unix(&path).map_err(|source| ControllerError::Socket { path, source })?;
@@ -134,6 +140,9 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         token: token.clone(),
         metrics: metrics.clone(),
         log_file: log_file.clone(),
+        runtime_dir: options.runtime_dir.clone(),
+        code_dir: code_dir.clone(),
+        takes_code: scope == Scope::Node || is_loopback || token.is_some(),
         scope,
     };
     let serve_options = ServeOptions { drain: Duration::ZERO, ..ServeOptions::default() };

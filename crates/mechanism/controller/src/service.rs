@@ -2,6 +2,7 @@
 
 use crate::builds::{Builder, Builds};
 use crate::clock::Clock;
+use crate::code::{CodeFiles, CodeSubmission, Received};
 use crate::health::{self, Health, Turn};
 use crate::metrics::ControllerMetrics;
 use crate::notices;
@@ -14,6 +15,7 @@ use crate::supervisor::Command;
 use http::Method;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -67,6 +69,13 @@ pub(crate) enum Message {
     Submit { text: String, reply: Reply<Result<(), Refusal>> },
     /// An application is wanted that is built already.
     Deploy { config: Arc<ApplicationConfig>, reply: Reply<Result<(), Refusal>> },
+    /// An application is wanted that brings its code; answers its version.
+    DeployCode {
+        name: ApplicationName,
+        submission: Box<CodeSubmission>,
+        received: Received,
+        reply: Reply<Result<u64, Refusal>>,
+    },
     /// A build is over.
     Built {
         application: ApplicationName,
@@ -108,6 +117,7 @@ pub(crate) struct Service {
     pub(crate) state: State,
     pub(crate) store: Option<Store>,
     pub(crate) builds: Builds,
+    pub(crate) code: CodeFiles,
     /// Where each application came from that is wanted.
     pub(crate) origins: Origins,
     /// What the newest config file says of all its applications.
@@ -132,6 +142,7 @@ pub(crate) struct Parts {
     pub(crate) runtime_dir: RuntimeDir,
     pub(crate) store: Option<Store>,
     pub(crate) builder: Builder,
+    pub(crate) code_dir: PathBuf,
     pub(crate) capacity: Capacity,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) routes: watch::Sender<u64>,
@@ -141,8 +152,8 @@ pub(crate) struct Parts {
 
 impl Service {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { runtime_dir, store, builder, capacity, commands, routes, messages, metrics } =
-            parts;
+        let Parts { runtime_dir, store, builder, code_dir, capacity, .. } = parts;
+        let Parts { commands, routes, messages, metrics, .. } = parts;
         let clock = Clock::start();
         let seed_ms = u64::try_from(clock.now().as_millis()).unwrap_or(u64::MAX);
         let mut service = Self {
@@ -150,6 +161,7 @@ impl Service {
             state: State::new(runtime_dir.clone(), seed_ms),
             store,
             builds: Builds::new(builder, messages.clone()),
+            code: CodeFiles::new(code_dir),
             origins: Origins::default(),
             shared: Value::Object(Map::new()),
             metrics,
@@ -208,6 +220,7 @@ impl Service {
             tracing::info!(application = %application.name, "restored from the state directory");
             self.restore_application(application);
         }
+        self.code.sweep_all();
         Ok(())
     }
 
@@ -217,6 +230,11 @@ impl Service {
         self.origins.insert(name.clone(), Origin { source, ..Origin::default() });
         if let Some((config, version, deployed_at)) = current {
             self.origins.insert(name.clone(), Origin { source, ..Origin::of(&config) });
+            if let Some(proven) = &fallback {
+                self.code.deployed(proven.version, &proven.config, true);
+            }
+            let is_proven = fallback.as_ref().is_some_and(|proven| proven.version == version);
+            self.code.deployed(version, &config, is_proven);
             let config = Arc::new(config);
             self.apply(Event::Deploy { config, version, deployed_at, fallback });
         }
@@ -306,7 +324,12 @@ impl Service {
     fn serve(&mut self, message: Message) {
         match message {
             Message::Submit { text, reply } => answer(reply, self.submit(&text)),
-            Message::Deploy { config, reply } => answer(reply, self.deploy_built(config)),
+            Message::Deploy { config, reply } => {
+                answer(reply, self.deploy_built(config).map(drop));
+            }
+            Message::DeployCode { name, submission, received, reply } => {
+                answer(reply, self.deploy_code(&name, &submission, &received));
+            }
             Message::Delete { name, reply } => answer(reply, self.delete(name)),
             Message::DeleteAll(reply) => answer(reply, self.delete_all()),
             Message::Scale { id, target, reply } => answer(reply, self.scale(id, target)),
@@ -409,6 +432,7 @@ impl Service {
                 {
                     tracing::warn!(%error, "failed to note that a version serves");
                 }
+                self.code.proven(&application, version);
                 None
             }
             Action::RolledBack { application, version, to, config, reason } => {

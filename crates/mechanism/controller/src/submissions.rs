@@ -170,7 +170,7 @@ impl Service {
             config.source = ApplicationSource::Declarative;
             config.submitted = (&submitted).into();
             problem(&config).map_or(Ok(()), Err)?;
-            self.deploy(config.into(), "").map_err(|refusal| refusal.reason)
+            self.deploy(config.into(), "").map(drop).map_err(|refusal| refusal.reason)
         });
         if let Err(reason) = outcome {
             tracing::error!(application = %name, "failed to deploy: {reason}");
@@ -188,20 +188,20 @@ impl Service {
         }
     }
 
-    /// Carries out what was built elsewhere, in place of a build that goes on.
-    pub(crate) fn deploy_built(&mut self, config: Arc<ApplicationConfig>) -> Result<(), Refusal> {
+    /// Carries out what was built elsewhere, in place of a build that goes on. Returns its number.
+    pub(crate) fn deploy_built(&mut self, config: Arc<ApplicationConfig>) -> Result<u64, Refusal> {
         problem(&config).map_or(Ok(()), |problem| Err(Refusal::invalid(problem)))?;
         let own = Origin::of(&config);
         self.check_route(&config.name, own.route_prefix.as_deref(), |other| {
             !own.is_models || !other.is_models
         })?;
         let name = config.name.clone();
-        self.deploy(config, "")?;
+        let version = self.deploy(config, "")?;
         self.builds.cancel(&name);
-        Ok(())
+        Ok(version)
     }
 
-    fn deploy(&mut self, config: Arc<ApplicationConfig>, note: &str) -> Result<(), Refusal> {
+    fn deploy(&mut self, config: Arc<ApplicationConfig>, note: &str) -> Result<u64, Refusal> {
         let deployed_at = self.clock.now();
         let name = config.name.clone();
         let version = match &mut self.store {
@@ -213,9 +213,10 @@ impl Service {
         };
         tracing::debug!(application = %name, version, "deployed");
         self.origins.insert(name.clone(), Origin::of(&config));
+        self.code.deployed(version, &config, false);
         self.record(&name, "deployed", &format!("version {version}{note}"));
         self.apply(Event::Deploy { config, version, deployed_at, fallback: None });
-        Ok(())
+        Ok(version)
     }
 
     /// The core went back to an older version: that is a new one.
@@ -228,9 +229,12 @@ impl Service {
         self.record(name, "rolled_back", how);
         self.origins.insert(name.clone(), Origin::of(config));
         let (now, note) = (self.clock.now(), format!(": rolled back {how}"));
-        if let Some(Err(error)) = self.store.as_mut().map(|store| store.deploy(config, &note, now))
-        {
-            tracing::error!(%error, application = %name, "failed to keep a rollback");
+        match self.store.as_mut().map(|store| store.deploy(config, &note, now)) {
+            Some(Err(error)) => {
+                tracing::error!(%error, application = %name, "failed to keep a rollback");
+            }
+            Some(Ok(version)) => self.code.deployed(version, config, true),
+            None => {}
         }
     }
 
@@ -257,6 +261,7 @@ impl Service {
 
     fn forget(&mut self, name: ApplicationName) {
         self.builds.cancel(&name);
+        self.code.forget(&name);
         self.origins.remove(&name);
         // It goes even if it cannot be written down: it would only come back with the next
         // controller, which is better than a delete that does nothing.
@@ -338,6 +343,7 @@ impl Service {
                 format!("{name}: {what}; its versions are {}", known.join(", ")),
             ));
         };
+        self.check_code(&found.config)?;
         let note = format!(": back to version {}, as asked", found.version);
         self.deploy(Arc::new(found.config.clone()), &note)?;
         self.builds.cancel(name);

@@ -1,29 +1,26 @@
 //! Applications as they are described become what the controller can run: models are found and
-//! planned, programs are asked what they have.
+//! planned, programs and applications in Python are asked what they have.
 //!
 //! `tyndall role build` does it for the controller, in a process of its own; `tyndall build` writes
 //! config files.
 
 use crate::args::BuildArgs;
-use crate::commands::{template, yaml};
+use crate::commands::{python, template, yaml};
 use crate::failure::Failure;
 use crate::output::print;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tyndall_config::Environment;
 use tyndall_config::file::{
-    ApplicationKind, ApplicationSpec, ConfigFile, DeploymentOverride, ModelSpec as FileModel,
-    code_version,
+    ApplicationKind, ApplicationSpec, ConfigFile, DeploymentOverride, DescribedError,
+    DescribedProgram, Launch, ModelSpec as FileModel,
 };
 use tyndall_hub::{HubOptions, Silent};
 use tyndall_model::{CheckpointSpec, PlanRequest};
-use tyndall_types::protocol::{
-    ApplicationConfig, ApplicationSource, DeploymentConfig, ModelTask, ProgramConfig,
-};
-use tyndall_types::{DeploymentId, DeploymentName};
+use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, DeploymentConfig, ModelTask};
 
 /// Longer submissions are no configuration.
 const MAX_INPUT_BYTES: u64 = 8 << 20;
@@ -64,12 +61,8 @@ fn application(
         ApplicationKind::Program { executable, args, overrides } => {
             program_of(&spec, Path::new(executable), args, overrides, machine)?
         }
-        ApplicationKind::Python { import_path, .. } => {
-            return Err(Failure::new(format!("{import_path} is Python, which is not run yet"))
-                .with_cure(
-                    "serve models with import_path: ray.serve.llm:build_openai_app or model: \
-                     NAME, and programs in Rust with program: PATH",
-                ));
+        ApplicationKind::Python { import_path, args, overrides } => {
+            python_of(&spec, import_path, args, overrides, (machine, env))?
         }
     };
     Ok(ApplicationConfig {
@@ -173,59 +166,70 @@ fn program_of(
     overrides: &[DeploymentOverride],
     machine: Machine,
 ) -> Result<Vec<DeploymentConfig>, Failure> {
-    let described = describe(executable, args)?;
-    let strange = |what: &str| {
-        Failure::new(format!("{} describes itself in a strange way: {what}", executable.display()))
-            .with_cure("build it with the tyndall crate of this release")
-    };
-    let list = described["deployments"].as_array().ok_or_else(|| strange("no deployments"))?;
+    python::check_paths(&spec.paths)?;
+    let mut command = Command::new(executable);
+    command.envs(&spec.env_vars);
+    if let Some(dir) = &spec.paths.working_dir {
+        command.current_dir(dir);
+    }
+    let described = describe(executable, command, args)?;
     let metadata = executable.metadata()?;
     let modified =
         metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-    let identity = json!([modified.map(|at| at.as_nanos().to_string()), metadata.len()]);
-    let mut deployments = Vec::new();
-    let mut known = Vec::new();
-    for one in list {
-        let mut options: Map<String, Value> = one.as_object().cloned().unwrap_or_default();
-        let init = options.remove("init").unwrap_or_default();
-        options.remove("calls");
-        let code = DeploymentOverride::from_json(&Value::Object(options)).map_err(|problems| {
-            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            strange(&lines.join("; "))
-        })?;
-        let own = overrides.iter().find(|own| own.name == code.name);
-        let options =
-            own.map_or_else(|| code.options.clone(), |own| own.options.over(&code.options));
-        let version = json!([spec.code_version, identity, init]);
-        let program = ProgramConfig {
-            executable: executable.to_owned(),
-            deployment: code.name.to_string(),
-            init,
-        };
-        let id = DeploymentId { application: spec.name.clone(), deployment: code.name.clone() };
-        let mut config = options.to_deployment(id, program, spec, machine.request_timeout_s);
-        config.code_version = code_version(&json!([version, config.env_vars, config.resources]));
-        deployments.push(config);
-        known.push(code.name);
+    let program = DescribedProgram {
+        executable,
+        launch: &|paths| {
+            let dir = paths.working_dir.as_ref();
+            let working_dir = dir.and_then(|dir| std::path::absolute(dir).ok());
+            Launch { args: Vec::new(), working_dir }
+        },
+        identity: json!([modified.map(|at| at.as_nanos().to_string()), metadata.len()]),
+        described: &described,
+    };
+    let deployments = spec.deployments(&program, overrides, machine.request_timeout_s);
+    deployments.map_err(|error| {
+        strange(error, executable, "build it with the tyndall crate of this release")
+    })
+}
+
+/// The same for an application in Python.
+fn python_of(
+    spec: &ApplicationSpec,
+    import_path: &str,
+    args: &Value,
+    overrides: &[DeploymentOverride],
+    (machine, env): (Machine, &Environment),
+) -> Result<Vec<DeploymentConfig>, Failure> {
+    let interpreter = python::interpreter(env)?;
+    let described = python::describe(&interpreter, import_path, spec, args)?;
+    let program = DescribedProgram {
+        executable: &interpreter,
+        launch: &|paths| python::launch(import_path, paths),
+        identity: json!(interpreter),
+        described: &described,
+    };
+    let deployments = spec.deployments(&program, overrides, machine.request_timeout_s);
+    deployments.map_err(|error| {
+        strange(error, Path::new(import_path), "mend what its code says of the deployment")
+    })
+}
+
+fn strange(error: DescribedError, program: &Path, cure: &str) -> Failure {
+    match error {
+        DescribedError::Unknown { .. } => {
+            Failure::new(error.to_string()).with_cure("mend its name under deployments:")
+        }
+        DescribedError::Unusable(what) => {
+            Failure::new(format!("{} describes itself in a strange way: {what}", program.display()))
+                .with_cure(cure)
+        }
     }
-    if let Some(stray) = overrides.iter().find(|own| !known.contains(&own.name)) {
-        let known: Vec<&str> = known.iter().map(DeploymentName::as_str).collect();
-        let name = stray.name.as_str();
-        return Err(Failure::new(format!(
-            "Deployment '{name}' does not exist. Available: {known:?}"
-        ))
-        .with_cure("mend its name under deployments:"));
-    }
-    if deployments.is_empty() {
-        return Err(strange("it has no deployment"));
-    }
-    Ok(deployments)
 }
 
 /// What `PROGRAM role describe` prints.
-fn describe(executable: &Path, args: &Value) -> Result<Value, Failure> {
+fn describe(executable: &Path, mut command: Command, args: &Value) -> Result<Value, Failure> {
     let shown = executable.display();
-    let output = Command::new(executable)
+    let output = command
         .args(["role", "describe", "--args"])
         .arg(args.to_string())
         .stdin(Stdio::null())
@@ -245,8 +249,8 @@ fn describe(executable: &Path, args: &Value) -> Result<Value, Failure> {
     })
 }
 
-/// `tyndall build`: a config file for models and programs.
-pub(crate) fn build(args: &BuildArgs) -> Result<(), Failure> {
+/// `tyndall build`: a config file for models, programs and applications in Python.
+pub(crate) fn build(args: &BuildArgs, env: &Environment) -> Result<(), Failure> {
     let is_alone = args.targets.len() == 1;
     let mut applications = Vec::new();
     for (i, target) in args.targets.iter().enumerate() {
@@ -255,8 +259,14 @@ pub(crate) fn build(args: &BuildArgs) -> Result<(), Failure> {
         let mut application = json!({"name": format!("app{number}"), "route_prefix": route});
         let path = Path::new(target);
         if path.is_file() {
-            let described = describe(path, &json!({}))?;
+            let described = describe(path, Command::new(path), &json!({}))?;
             application["program"] = target.as_str().into();
+            application["args"] = json!({});
+            application["deployments"] = options_of(&described);
+        } else if python::is_import_path(target) {
+            let described = python::describe_alone(target, &args.app_dir, env)?;
+            application["import_path"] = target.as_str().into();
+            application["runtime_env"] = json!({});
             application["args"] = json!({});
             application["deployments"] = options_of(&described);
         } else {

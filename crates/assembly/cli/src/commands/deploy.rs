@@ -2,25 +2,28 @@
 
 use crate::args::DeployArgs;
 use crate::commands::admin::Admin;
-use crate::commands::files;
+use crate::commands::files::{self, Source};
 use crate::failure::Failure;
 use crate::output::print;
-use std::collections::BTreeMap;
-use std::path::Path;
 use tyndall_config::Environment;
 
 pub(crate) fn deploy(args: &DeployArgs, env: &Environment) -> Result<(), Failure> {
-    let path = Path::new(&args.source);
-    if !files::is_application_source(path) {
+    let source =
+        Source { target: &args.source, name: args.name.as_deref(), options: &args.application };
+    if !source.is_application() {
         let source = &args.source;
-        let failure = Failure::new(format!("{source:?} is no config file and no program"));
+        let failure =
+            Failure::new(format!("{source:?} is no config file, no program and no import path"));
         return Err(failure.with_cure(
-            "name a .yaml or .json file, or an executable; a model is written as `model: NAME` in \
-             a file",
+            "name a .yaml or .json file, an executable, or module:app; a model is written as \
+             `model: NAME` in a file",
         ));
     }
-    let arguments = arguments(&args.arguments)?;
-    let (text, file) = files::read_with(path, &arguments, args.name.as_deref())?;
+    if source.is_config() && !args.application.arguments.is_empty() {
+        let cause = "arguments go with a program or an import path, and this is a config file";
+        return Err(Failure::new(cause).with_cure("write them under args: in the file"));
+    }
+    let (text, file) = source.read(env)?;
     let config = file.typed().map_err(|problem| Failure::new(problem.to_string()))?;
     let names: Vec<String> =
         config.applications.iter().map(|application| application.name.to_string()).collect();
@@ -41,32 +44,4 @@ pub(crate) fn deploy(args: &DeployArgs, env: &Environment) -> Result<(), Failure
         files::wait_until_deployed(&client, &names, print).await
     })?;
     if failed.is_empty() { Ok(()) } else { Err(Failure::from_text(&failed.join("\n"))) }
-}
-
-/// `key=value` pairs; values stay texts, and only the first `=` splits.
-fn arguments(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
-    let pair = |pair: &String| match pair.split_once('=') {
-        Some((key, value)) if !key.is_empty() && !value.is_empty() => {
-            Ok((key.to_owned(), value.to_owned()))
-        }
-        _ => Err(Failure::new(format!(
-            "Invalid application argument {pair:?}, must be of the form '<key>=<val>'."
-        ))),
-    };
-    pairs.iter().map(pair).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_are_pairs() {
-        let parse =
-            |pairs: &[&str]| arguments(&pairs.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(parse(&["a=1", "b=x=y"]).unwrap()["b"], "x=y");
-        for bad in ["a", "a=", "=1"] {
-            assert!(parse(&[bad]).is_err(), "{bad}");
-        }
-    }
 }

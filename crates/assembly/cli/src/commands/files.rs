@@ -1,15 +1,19 @@
 //! Config files on their way to a server.
 
+use crate::args::ApplicationArgs;
+use crate::commands::python;
+use crate::commands::runtime_env::{self, RuntimeEnv};
 use crate::failure::Failure;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tyndall_config::file::{ConfigFile, Problem, Severity};
+use tyndall_config::Environment;
+use tyndall_config::file::{ApplicationKind, ApplicationSpec, ConfigFile, Problem, Severity};
 use tyndall_transport::Client;
 use tyndall_types::ApplicationStatus;
 use tyndall_types::protocol::InstanceDetails;
@@ -20,7 +24,7 @@ const MAX_FILE_BYTES: u64 = 8 << 20;
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 
 /// Whether this is a config file or a deployment program, and no model.
-pub(crate) fn is_application_source(path: &Path) -> bool {
+fn is_application_source(path: &Path) -> bool {
     path.is_file() && (is_config(path) || is_program(path))
 }
 
@@ -33,60 +37,101 @@ fn is_program(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// The text to submit and what it says; a program is a file of one application.
-pub(crate) fn read(path: &Path) -> Result<(String, ConfigFile), Failure> {
-    read_with(path, &BTreeMap::new(), None)
+/// What is to be submitted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    /// A config file, a program, or the import path of an application in Python.
+    pub(crate) target: &'a str,
+    /// The name of the application, where the source is no file of several.
+    pub(crate) name: Option<&'a str>,
+    /// What the command line says of it.
+    pub(crate) options: &'a ApplicationArgs,
 }
 
-/// The same, with arguments and a name for the application of a program.
-pub(crate) fn read_with(
-    path: &Path,
-    args: &BTreeMap<String, String>,
-    name: Option<&str>,
-) -> Result<(String, ConfigFile), Failure> {
-    if is_config(path) {
-        if !args.is_empty() {
-            let cause = "arguments go with a program, and this is a config file";
-            return Err(Failure::new(cause).with_cure("write them under args: in the file"));
+impl Source<'_> {
+    /// Whether there is anything of that kind.
+    pub(crate) fn is_application(&self) -> bool {
+        is_application_source(Path::new(self.target)) || self.is_import_path()
+    }
+
+    pub(crate) fn is_import_path(&self) -> bool {
+        python::is_import_path(self.target) && !Path::new(self.target).exists()
+    }
+
+    /// It has applications of its own, with their names, routes and arguments.
+    pub(crate) fn is_config(&self) -> bool {
+        !self.is_import_path() && is_config(Path::new(self.target))
+    }
+
+    /// The text to submit and what it says.
+    pub(crate) fn read(&self, env: &Environment) -> Result<(String, ConfigFile), Failure> {
+        let path = Path::new(self.target);
+        if self.is_config() {
+            return self.read_config(path, env);
         }
-        return read_config(path);
+        let mut application = if self.is_import_path() {
+            json!({"import_path": self.target})
+        } else {
+            json!({"program": path.canonicalize()?})
+        };
+        if let Some(name) = self.name {
+            application["name"] = name.into();
+        }
+        if let Some(route) = &self.options.route_prefix {
+            application["route_prefix"] = route.as_str().into();
+        }
+        let args = arguments(&self.options.arguments)?;
+        if !args.is_empty() {
+            application["args"] = json!(args);
+        }
+        let settings = RuntimeEnv::new(self.options, env)?;
+        settings.add_to(&mut application, self.is_import_path());
+        let text = json!({"applications": [application]}).to_string();
+        let file = checked(path, ConfigFile::parse(&text))?;
+        Ok((text, file))
     }
-    let program = path.canonicalize()?;
-    let mut application = json!({"program": program});
-    if let Some(name) = name {
-        application["name"] = name.into();
+
+    fn read_config(&self, path: &Path, env: &Environment) -> Result<(String, ConfigFile), Failure> {
+        let text = text(path)?;
+        let file = checked(path, parse(path, &text))?;
+        // Files that it names are put into what is sent: the server need not see them. Paths are its
+        // own, so they are made absolute.
+        let submitted = file.typed().map_err(|problem| Failure::new(line(path, &problem)))?;
+        let base = path.canonicalize()?.parent().map(Path::to_owned).unwrap_or_default();
+        let settings = RuntimeEnv::new(self.options, env)?;
+        let one = |spec: &ApplicationSpec| {
+            let mut application = absolute(spec.submitted.clone(), &base);
+            let is_python = matches!(spec.kind, ApplicationKind::Python { .. });
+            settings.add_to(&mut application, is_python);
+            application
+        };
+        let applications: Vec<_> = submitted.applications.iter().map(one).collect();
+        let mut document = submitted.shared;
+        document["applications"] = applications.into();
+        if let Some(capacity) = submitted.target_capacity {
+            document["target_capacity"] = capacity.into();
+        }
+        Ok((document.to_string(), file))
     }
-    if !args.is_empty() {
-        application["args"] = json!(args);
-    }
-    let text = json!({"applications": [application]}).to_string();
-    let file = checked(path, ConfigFile::parse(&text))?;
-    Ok((text, file))
 }
 
-fn read_config(path: &Path) -> Result<(String, ConfigFile), Failure> {
-    let text = text(path)?;
-    let file = checked(path, parse(path, &text))?;
-    // Files that it names are put into what is sent: the server need not see them. Paths are its
-    // own, so they are made absolute.
-    let submitted = file.typed().map_err(|problem| Failure::new(line(path, &problem)))?;
-    let base = path.canonicalize()?.parent().map(Path::to_owned).unwrap_or_default();
-    let applications: Vec<_> = submitted
-        .applications
-        .iter()
-        .map(|application| absolute(application.submitted.clone(), &base))
-        .collect();
-    let mut document = submitted.shared;
-    document["applications"] = applications.into();
-    if let Some(capacity) = submitted.target_capacity {
-        document["target_capacity"] = capacity.into();
-    }
-    Ok((document.to_string(), file))
+/// `key=value` pairs; values stay texts, and only the first `=` splits.
+fn arguments(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |pair: &String| match pair.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err(Failure::new(format!(
+            "Invalid application argument {pair:?}, must be of the form '<key>=<val>'."
+        ))),
+    };
+    pairs.iter().map(pair).collect()
 }
 
-/// Paths of programs and models that start with `.` mean the file's own folder.
-fn absolute(mut application: serde_json::Value, base: &Path) -> serde_json::Value {
-    let fix = |value: &mut serde_json::Value| {
+/// Paths of programs and models that start with `.` mean the file's own folder, and so do all of
+/// `runtime_env`.
+fn absolute(mut application: Value, base: &Path) -> Value {
+    let fix = |value: &mut Value| {
         if let Some(text) = value.as_str().filter(|text| text.starts_with('.')) {
             *value = base.join(text).display().to_string().into();
         }
@@ -94,13 +139,19 @@ fn absolute(mut application: serde_json::Value, base: &Path) -> serde_json::Valu
     for key in ["program", "model"] {
         application.get_mut(key).into_iter().for_each(fix);
     }
-    let in_model = |model: &mut serde_json::Value| {
+    let in_model = |model: &mut Value| {
         model.pointer_mut("/model_loading_config/model_source").into_iter().for_each(fix);
     };
     application.get_mut("model").into_iter().for_each(in_model);
     let configs = application.pointer_mut("/args/llm_configs");
-    let configs = configs.and_then(serde_json::Value::as_array_mut);
+    let configs = configs.and_then(Value::as_array_mut);
     configs.into_iter().flatten().for_each(in_model);
+    let in_env = |env: &mut Value| runtime_env::absolute(env, base);
+    application.get_mut("runtime_env").into_iter().for_each(in_env);
+    let deployments = application.get_mut("deployments").and_then(Value::as_array_mut);
+    for deployment in deployments.into_iter().flatten() {
+        deployment.pointer_mut("/ray_actor_options/runtime_env").into_iter().for_each(in_env);
+    }
     application
 }
 
@@ -203,4 +254,68 @@ pub(crate) async fn wait_until_deployed(
         }
     }
     Ok(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_pairs() {
+        let parse =
+            |pairs: &[&str]| arguments(&pairs.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(parse(&["a=1", "b=x=y"]).unwrap()["b"], "x=y");
+        for bad in ["a", "a=", "=1"] {
+            assert!(parse(&[bad]).is_err(), "{bad}");
+        }
+    }
+
+    fn submitted(target: &str, name: Option<&str>, options: &ApplicationArgs) -> Value {
+        let source = Source { target, name, options };
+        assert!(source.is_application(), "{target}");
+        let (text, file) = source.read(&Environment::new()).unwrap();
+        assert!(file.is_valid());
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn an_import_path_is_a_file_of_one_application() {
+        let mut options = ApplicationArgs::default();
+        let here = std::env::current_dir().unwrap();
+        let plain = json!({"import_path": "app:app", "runtime_env": {"working_dir": here}});
+        assert_eq!(submitted("app:app", None, &options), json!({"applications": [plain]}));
+        options.arguments = vec!["a=1".to_owned()];
+        options.route_prefix = Some("/x".to_owned());
+        options.working_dir = Some("/w".to_owned());
+        options.app_dir = Some("/code".into());
+        options.runtime_env_json = Some(r#"{"env_vars": {"A": "b"}}"#.to_owned());
+        let full = json!({
+            "import_path": "pkg.app", "name": "n", "route_prefix": "/x", "args": {"a": "1"},
+            "runtime_env": {"env_vars": {"A": "b", "PYTHONPATH": "/code"}, "working_dir": "/w"},
+        });
+        assert_eq!(submitted("pkg.app", Some("n"), &options), json!({"applications": [full]}));
+    }
+
+    #[test]
+    fn paths_of_a_file_are_those_of_its_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let base = home.path().canonicalize().unwrap();
+        let path = home.path().join("serve.yaml");
+        let text = "applications:\n- name: a\n  import_path: a:b\n  route_prefix: /a\n  runtime_env: \
+                    {working_dir: src, py_modules: [lib, /m, 'file:///x.zip']}\n  deployments: \
+                    [{name: D, ray_actor_options: {runtime_env: {working_dir: ./own}}}]\n\
+                    - {name: b, import_path: a:b}\n- {name: m, model: m, route_prefix: /m}\n";
+        std::fs::write(&path, text).unwrap();
+        let options = ApplicationArgs::default();
+        let document = submitted(&path.display().to_string(), None, &options);
+        let of = |i: usize, pointer: &str| document["applications"][i].pointer(pointer).cloned();
+        assert_eq!(of(0, "/runtime_env/working_dir"), Some(json!(base.join("src"))));
+        let modules = json!([base.join("lib"), "/m", "file:///x.zip"]);
+        assert_eq!(of(0, "/runtime_env/py_modules"), Some(modules));
+        let own = "/deployments/0/ray_actor_options/runtime_env/working_dir";
+        assert_eq!(of(0, own), Some(json!(base.join("./own"))));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(of(1, "/runtime_env/working_dir"), Some(json!(here)));
+        assert_eq!(of(2, "/runtime_env"), None);
+    }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tyndall_cluster::process::raise_file_limit;
+use tyndall_cluster::process::{ended, raise_file_limit};
 use tyndall_cluster::{NodeDir, Supervisor, SupervisorOptions};
 use tyndall_config::{Environment, Origin, RunConfig};
 use tyndall_controller::Store;
@@ -35,6 +35,8 @@ pub(crate) struct ControllerExtras {
     pub(crate) request_timeout_s: Option<f64>,
     /// Where the logs of the node go, if not to a terminal.
     pub(crate) log_file: Option<PathBuf>,
+    /// The process with whose end the node ends.
+    pub(crate) owner_pid: Option<u32>,
 }
 
 impl Node {
@@ -99,6 +101,15 @@ impl Node {
             let supervisor =
                 Supervisor::start(options).await.map_err(|error| Failure::of(&error))?;
             let runtime_dir = supervisor.runtime_dir().clone();
+            if let Some(pid) = extras.owner_pid {
+                let trigger = supervisor.shutdown_trigger();
+                tokio::spawn(async move {
+                    if let Err(error) = ended(pid).await {
+                        tracing::error!(%error, "failed to watch the program that started this");
+                    }
+                    trigger.shutdown();
+                });
+            }
             let started = tokio::select! {
                 started = async {
                     let ready = supervisor.controller_ready(START_DEADLINE).await;
@@ -163,7 +174,7 @@ fn proxy_args(config: &RunConfig) -> Result<Vec<String>, Failure> {
 /// The server's processes read their log settings, and keys that others may not see among their
 /// arguments, in the environment; these are those that flags gave.
 fn child_env(config: &RunConfig) -> BTreeMap<String, String> {
-    let mut env = log_env(config);
+    let mut env = flag_env(config);
     let secrets = &config.api_keys.secrets;
     if !secrets.is_empty() {
         env.insert(keys::VARIABLE.to_owned(), secrets.join(","));
@@ -171,8 +182,8 @@ fn child_env(config: &RunConfig) -> BTreeMap<String, String> {
     env
 }
 
-fn log_env(config: &RunConfig) -> BTreeMap<String, String> {
-    let given = ["log", "log_format"].iter().filter_map(|key| {
+fn flag_env(config: &RunConfig) -> BTreeMap<String, String> {
+    let given = ["log", "log_format", "python"].iter().filter_map(|key| {
         let line = config.effective.iter().find(|line| line.key == *key)?;
         let name = tyndall_config::setting(key)?.env;
         matches!(line.origin, Origin::Flag(_)).then(|| (name.to_owned(), line.value.clone()))

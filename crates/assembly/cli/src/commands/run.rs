@@ -1,7 +1,7 @@
 //! `tyndall run`: a model, or the applications of a config file, in the foreground.
 
 use crate::args::RunArgs;
-use crate::commands::files;
+use crate::commands::files::{self, Source};
 use crate::commands::node::{ControllerExtras, Node, START_DEADLINE};
 use crate::commands::plan::{Planned, find};
 use crate::commands::template;
@@ -10,7 +10,6 @@ use crate::output::print;
 use bytes::Bytes;
 use http::{Method, Request};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +33,14 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
     }
     crate::roles::init_logs("run", &config.log_filter, config.log_format)?;
     let target = config.target.value.clone();
-    if files::is_application_source(Path::new(&target)) {
-        return run_file(args.settings.0, &target, env);
+    let name = config.name.as_ref().map(DeploymentName::as_str);
+    let source = Source { target: &target, name, options: &args.application };
+    if source.is_application() {
+        return run_applications(args.settings.0, source, env);
+    }
+    if let Some(pair) = args.application.arguments.first() {
+        return Err(Failure::new(format!("a model takes no arguments, and {pair:?} is one"))
+            .with_cure("leave it out; flags say how a model runs"));
     }
     let node = Node::new(&config)?;
     let model = find(&config, env)?;
@@ -70,13 +75,16 @@ pub(crate) fn run(args: RunArgs, env: &Environment) -> Result<ExitCode, Failure>
     })
 }
 
-/// Serves the applications of a config file, or of a program, until the end.
-fn run_file(
+/// Serves the applications of a config file, of a program, or in Python, until the end.
+fn run_applications(
     mut settings: RawSettings,
-    target: &str,
+    source: Source<'_>,
     env: &Environment,
 ) -> Result<ExitCode, Failure> {
-    let (text, file) = files::read(Path::new(target))?;
+    if source.is_config() && !source.options.arguments.is_empty() {
+        tracing::warn!("arguments have no effect beside a config file; it has args: of its own");
+    }
+    let (text, file) = source.read(env)?;
     let http = file.typed().map_err(|problem| Failure::new(problem.to_string()))?.http;
     take_http_options(&mut settings, &http, env)?;
     let config = tyndall_config::resolve(&settings, env)?;
@@ -84,11 +92,16 @@ fn run_file(
     let (url, admin_url) = (node.url()?, node.admin_url()?);
     let (applications, _) = file.counts();
     let what = if applications == 1 { "application" } else { "applications" };
+    let kind = if source.is_import_path() { "import path" } else { "config file" };
+    let target = source.target;
     print(&format!(
-        "Running config file: {target:?}.\n{applications} {what} at {url}  (admin API at \
+        "Running {kind}: {target:?}.\n{applications} {what} at {url}  (admin API at \
          {admin_url})\n"
     ))?;
-    let extras = ControllerExtras { request_timeout_s: http.request_timeout_s, log_file: None };
+    let extras = ControllerExtras {
+        request_timeout_s: http.request_timeout_s,
+        ..ControllerExtras::default()
+    };
     let admin = node.admin_address()?;
     let token = crate::commands::admin::token(env);
     node.supervise(&config, env, &extras, |_| async move {

@@ -18,6 +18,9 @@ const LOG_FILE: &str = "tyndall.log";
 const READY_FILE: &str = "ready";
 
 pub(crate) fn start(args: StartArgs, env: &Environment) -> Result<ExitCode, Failure> {
+    if let Some(pid) = args.owner_pid {
+        return owned(&args.settings.0, pid, env).or_else(|failure| failure.tell_owner());
+    }
     let mut settings = args.settings.0.clone();
     let has_state = settings.get("state_dir").is_some() || env.contains_key("TYNDALL_STATE_DIR");
     if !has_state {
@@ -54,7 +57,7 @@ fn foreground(
     print(&started(&told))?;
     let log_file = state_dir.join(LOG_FILE);
     let log_file = log_file.is_file().then_some(log_file);
-    let extras = ControllerExtras { request_timeout_s: None, log_file };
+    let extras = ControllerExtras { log_file, ..ControllerExtras::default() };
     let ready = state_dir.join(READY_FILE);
     let ended = node.supervise(config, env, &extras, |_| async {
         std::fs::write(&ready, told)?;
@@ -63,6 +66,17 @@ fn foreground(
     // One that is gone was never written.
     drop(std::fs::remove_file(state_dir.join(READY_FILE)));
     ended
+}
+
+/// A server of another program, which ends with it. It says on standard output where it listens when
+/// it does, or why it cannot.
+fn owned(settings: &RawSettings, owner_pid: u32, env: &Environment) -> Result<ExitCode, Failure> {
+    let config = tyndall_config::resolve(settings, env)?;
+    crate::roles::init_logs("start", &config.log_filter, config.log_format)?;
+    let node = Node::new(&config)?;
+    let told = format!("{}\n{}\n", node.url()?, node.admin_url()?);
+    let extras = ControllerExtras { owner_pid: Some(owner_pid), ..ControllerExtras::default() };
+    node.supervise(&config, env, &extras, |_| async { print(&told) })
 }
 
 /// Starts this program once more, in a session of its own, and returns when it serves.

@@ -30,8 +30,9 @@ pub use problem::{Problem, Severity};
 pub use schema::{schema, table};
 pub use typed::{
     ActorOptions, ApplicationKind, ApplicationSpec, AutoscalingOption, AutoscalingOptions,
-    DeploymentOptions, DeploymentOverride, EngineOptions, HttpOptions, LoggingOptions, ModelSpec,
-    OwnOptions, ReplicaCount, ServeConfig, code_version,
+    CodePaths, DeploymentOptions, DeploymentOverride, DescribedError, DescribedProgram,
+    EngineOptions, HttpOptions, Launch, LoggingOptions, ModelSpec, OwnOptions, PythonCode,
+    ReplicaCount, ServeConfig, code_version, is_archive,
 };
 
 use node::Node;
@@ -41,6 +42,14 @@ use node::Node;
 pub struct ConfigFile {
     root: Node,
     problems: Vec<Problem>,
+}
+
+/// What a text of YAML or JSON says, as JSON.
+///
+/// # Errors
+/// A [`Problem`] where it is neither.
+pub fn value(text: &str) -> Result<serde_json::Value, Problem> {
+    Ok(node::parse(text, None)?.to_json())
 }
 
 /// A value that holds, and where it came from.

@@ -1,7 +1,8 @@
 //! What people and tools ask: Ray Serve's paths, and ours beside them.
 
 use super::details::Shape;
-use super::{Answer, Api, HEALTHZ, busy, decoded, not_found, openapi, read};
+use super::{Answer, Api, HEALTHZ, busy, decoded, not_found, openapi, read, read_up_to};
+use crate::code::{CodeSubmission, receive};
 use crate::logs::{self, LogRange};
 use crate::service::{Message, Wanted};
 use crate::store::{MAX_DAYS, StoredVersion};
@@ -10,7 +11,9 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::fmt::Display;
-use tyndall_transport::{Body, empty, json, text};
+use std::net::SocketAddr;
+use tokio::task::JoinError;
+use tyndall_transport::{Body, empty, json, reachable, text};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, IdError};
 
 const RAY_APPLICATIONS: &str = "/api/serve/applications/";
@@ -23,6 +26,8 @@ const RAY_VERSION: &str = "2.60.0";
 const DEFAULT_EVENTS: u32 = 100;
 const MAX_EVENTS: u32 = 10_000;
 const DEFAULT_DAYS: u64 = 30;
+/// Code is small; what is large is loaded by it.
+const MAX_CODE_BYTES: usize = 128 << 20;
 
 impl Api {
     pub(super) async fn public(&self, path: &str, request: Request<Incoming>) -> Answer {
@@ -49,6 +54,7 @@ impl Api {
             (Method::GET, "/api/tyndall/controller-health/") => {
                 Ok(json(StatusCode::OK, &self.ask(Message::Health).await?))
             }
+            (Method::GET, "/api/tyndall/node/") => Ok(json(StatusCode::OK, &self.node())),
             (Method::GET, "/api/tyndall/events/") => self.events(&query).await,
             (Method::GET, "/api/tyndall/usage/") => {
                 Ok(json(StatusCode::OK, &self.try_ask(Message::Usage).await?))
@@ -83,6 +89,10 @@ impl Api {
             return Ok(empty(StatusCode::OK));
         }
         let rest = under(APPLICATIONS).ok_or_else(not_found)?;
+        if method == Method::PUT {
+            let name = application(rest).map_err(bad)?;
+            return self.deploy_code(name, request).await;
+        }
         match (method, rest.rsplit_once('/')) {
             (&Method::GET, Some((name, "versions"))) => self.versions(name).await,
             (&Method::POST, Some((name, "rollback"))) => {
@@ -110,6 +120,29 @@ impl Api {
             .map_err(|_| bad("the body is no text; send YAML or JSON"))?;
         self.try_ask(|reply| Message::Submit { text, reply }).await?;
         Ok(empty(StatusCode::OK))
+    }
+
+    /// One application with its code. Decoding and writing are not done where others wait for it.
+    async fn deploy_code(&self, name: ApplicationName, request: Request<Incoming>) -> Answer {
+        if !self.takes_code {
+            let why = "code is taken on the loopback only, unless the server has a token; set \
+                       TYNDALL_ADMIN_TOKEN where it starts\n";
+            return Err(text(StatusCode::FORBIDDEN, why));
+        }
+        let body = read_up_to(MAX_CODE_BYTES, request).await?;
+        let dir = self.code_dir.clone();
+        let received = tokio::task::spawn_blocking(move || {
+            let mut submission: CodeSubmission = serde_json::from_slice(&body).map_err(bad)?;
+            let code = std::mem::take(&mut submission.code);
+            let received = receive(&dir, &code);
+            let received = received.map_err(|refusal| text(refusal.status, refusal.reason))?;
+            Ok((Box::new(submission), received))
+        });
+        let failed = |why: JoinError| text(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
+        let (submission, received) = received.await.map_err(failed)??;
+        let deploy = |reply| Message::DeployCode { name, submission, received, reply };
+        let version = self.try_ask(deploy).await?;
+        Ok(json(StatusCode::OK, &json!({"version": version})))
     }
 
     async fn scale(&self, application: &str, deployment: &str, body: &Bytes) -> Answer {
@@ -204,6 +237,17 @@ impl Api {
         let read = read.map_err(|error| failed(error.to_string()))?;
         let (lines, offset) = read.map_err(|error| failed(error.to_string()))?;
         Ok(json(StatusCode::OK, &json!({"text": lines, "offset": offset})))
+    }
+
+    /// Where programs of this machine reach clients' port and the node's sockets.
+    fn node(&self) -> Value {
+        let http = &self.instance.http;
+        let address = http.host.parse().map(|host| SocketAddr::new(host, http.port));
+        let address = address.map_or_else(
+            |_| format!("{}:{}", http.host, http.port),
+            |address| reachable(address).to_string(),
+        );
+        json!({"url": format!("http://{address}"), "runtime_dir": self.runtime_dir.path()})
     }
 
     async fn shutdown(&self) -> Answer {

@@ -14,13 +14,14 @@ pub(super) fn document() -> Value {
             "/api/v1/applications/{application}/deployments/{deployment}/scale": scale(),
             "/api/ray/version": read("The versions that Ray's client asks for", json!([])),
             "/api/tyndall/applications/": read("Everything that is deployed", json!([])),
-            "/api/tyndall/applications/{application}": delete(),
+            "/api/tyndall/applications/{application}": application(),
             "/api/tyndall/applications/{application}/versions":
                 read("Its versions, newest first", json!([path_name("application")])),
             "/api/tyndall/applications/{application}/rollback": rollback(),
             "/api/tyndall/events": read("What happened, oldest first", json!([
                 query("application", "string"), query("after", "integer"), query("limit", "integer"),
             ])),
+            "/api/tyndall/node": read("Where its clients' port and its sockets are", json!([])),
             "/api/tyndall/controller-health":
                 read("How the controller is: Ray's ControllerHealthMetrics", json!([])),
             "/api/tyndall/logs": read("Lines of the node's log file, and where they end", json!([
@@ -62,6 +63,40 @@ fn applications() -> Value {
             "responses": answers(&[("200", "they finish what they have and go")]),
         },
     })
+}
+
+/// The one path that takes code, beside deleting.
+fn application() -> Value {
+    let mut path = delete();
+    path["put"] = json!({
+        "summary": "Add or replace one application that brings its code; others stay",
+        "parameters": [path_name("application")],
+        "requestBody": body(json!({
+            "type": "object",
+            "required": ["described", "python", "code"],
+            "additionalProperties": false,
+            "properties": {
+                "application": {
+                    "type": "object",
+                    "description": "as in a config file, without name and import_path",
+                },
+                "described": {"type": "object", "description": "what `role describe` prints"},
+                "python": {"type": "string", "description": "path of the interpreter"},
+                "sys_path": {"type": "array", "items": {"type": "string"}},
+                "code": {
+                    "type": "string", "contentEncoding": "base64",
+                    "description": "a pickle of the application, made by cloudpickle",
+                },
+            },
+        })),
+        "responses": answers(&[
+            ("200", "accepted; its replicas are started now"),
+            ("400", "what is wrong"),
+            ("403", "the port can be reached from elsewhere, and asks for no token"),
+            ("507", "the disk is full"),
+        ]),
+    });
+    path
 }
 
 fn scale() -> Value {

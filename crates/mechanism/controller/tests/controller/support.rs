@@ -232,7 +232,11 @@ pub(crate) fn options(dir: &Path, admin: Listener, token: Option<String>) -> Con
         state_dir: Some(dir.join("state")),
         admin,
         admin_token: token,
-        builder: Builder { executable: Some("/bin/sh".into()), args: args.into() },
+        builder: Builder {
+            executable: Some("/bin/sh".into()),
+            args: args.into(),
+            ..Builder::default()
+        },
         capacity: Capacity::default(),
         instance: Instance {
             node_id: "node".into(),

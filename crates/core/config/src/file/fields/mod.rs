@@ -14,7 +14,7 @@ use engine::ENGINE;
 use llm::{LLM, LLM_DEPLOYMENT};
 use policy::POLICY;
 
-const NO_CODE: &str = "nothing is fetched or installed for an application";
+const NO_CODE: &str = "nothing is installed for an application; what it needs is in its Python";
 const NO_RAY_NODES: &str = "this machine is the only node";
 
 /// What the docs and the schema begin with: all other objects are inside of these.
@@ -137,8 +137,19 @@ static RUNTIME_ENV: Object = Object {
     is_open: true,
     fields: &[
         Field::new("env_vars", Kind::Variables, "{}", "added to the environment of replicas"),
-        Field::new("working_dir", Kind::Any, "null", "code to fetch").ignored(NO_CODE),
-        Field::new("py_modules", Kind::Any, "null", "code to fetch").ignored(NO_CODE),
+        Field::new(
+            "working_dir",
+            Kind::Text,
+            "null",
+            "where the code runs and may import from: a directory or, in Python, a zip archive; also \
+             as file:// or local://",
+        ),
+        Field::new(
+            "py_modules",
+            Kind::List(&Kind::Text),
+            "null",
+            "what Python may import beside it: packages, modules, zip archives and wheels",
+        ),
         Field::new("pip", Kind::Any, "null", "packages").ignored(NO_CODE),
         Field::new("uv", Kind::Any, "null", "packages").ignored(NO_CODE),
         Field::new("conda", Kind::Any, "null", "packages").ignored(NO_CODE),

@@ -1,5 +1,6 @@
 //! What involves more than one field.
 
+mod code;
 mod models;
 mod policies;
 
@@ -47,6 +48,7 @@ pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
 /// A deployment that a program describes.
 pub(super) fn of_deployment(node: &Node, problems: &mut Vec<Problem>) {
     deployment(node, "", OF_CODE, problems);
+    code::of_deployment(node, problems);
 }
 
 fn text_of<'a>(node: &'a Node, name: &str) -> Option<&'a str> {
@@ -91,6 +93,7 @@ fn application(app: &Node, path: &str, problems: &mut Vec<Problem>) {
         deployment(node, &of(i), requests, problems);
     }
     external_scaler(app, path, &models, problems);
+    code::check(app, path, &models, problems);
     if let Some(policy) = app.get("autoscaling_policy") {
         policies::of_application(policy, &inside(path, "autoscaling_policy"), problems);
     }

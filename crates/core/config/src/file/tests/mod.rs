@@ -1,3 +1,4 @@
+mod code;
 mod engine;
 mod models;
 mod options;
@@ -408,6 +409,8 @@ const FIELDS: &[&str] = &[
     "logging_config",
     "placement_group_config",
     "runtime_env",
+    "working_dir",
+    "py_modules",
     "model_loading_config",
 ];
 

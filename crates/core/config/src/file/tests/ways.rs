@@ -164,9 +164,9 @@ fn exactly_one_way_is_written_and_what_goes_with_it() {
         ),
         ("program: p, runtime_env: {env_vars: {A=B: x}}", "{A", ".runtime_env.env_vars: "),
         (
-            "program: p, runtime_env: {working_dir: x}",
-            "working",
-            ".runtime_env.working_dir: working_dir has no effect: nothing is fetched",
+            "program: p, runtime_env: {pip: [x]}",
+            "pip",
+            ".runtime_env.pip: pip has no effect: nothing is installed",
         ),
     ] {
         let text = format!("applications:\n- {{{app}}}");

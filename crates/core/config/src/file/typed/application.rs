@@ -1,5 +1,6 @@
 //! One application of a file.
 
+use super::code::CodePaths;
 use super::deployment::DeploymentOverride;
 use super::{LoggingOptions, ModelSpec, read};
 use crate::file::fields::{BuiltInPolicy, LLM_INGRESS, PolicyKind};
@@ -26,6 +27,8 @@ pub struct ApplicationSpec {
     pub logging: Option<LoggingOptions>,
     /// Variables of all of its deployments; a deployment's own win.
     pub env_vars: BTreeMap<String, String>,
+    /// Where its code lies, where a deployment does not say otherwise.
+    pub paths: CodePaths,
     /// What the file says, only the fields that are written; files of models are put into it.
     pub submitted: Value,
     /// What restarts all replicas when it changes, with keys in one order: what Ray Serve makes its
@@ -49,7 +52,7 @@ pub enum ApplicationKind {
         /// Options that replace those of the program.
         overrides: Vec<DeploymentOverride>,
     },
-    /// Code in Python, which the SDK brings.
+    /// Code in Python.
     Python {
         /// `module:attribute` or `module.attribute`.
         import_path: String,
@@ -78,6 +81,7 @@ impl ApplicationSpec {
             autoscaling_policy: app.get("autoscaling_policy").and_then(policy),
             logging,
             env_vars: read::env_vars(app),
+            paths: CodePaths::read(app),
             submitted: app.to_json(),
             code_version: if is_models { Value::Null } else { sorted(code_version(app)) },
             kind,

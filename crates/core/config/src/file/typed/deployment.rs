@@ -1,5 +1,6 @@
 //! Options of one deployment.
 
+use super::code::CodePaths;
 use super::scaling::AutoscalingOption;
 use super::{LoggingOptions, read};
 use crate::file::check::object;
@@ -74,6 +75,8 @@ pub struct ActorOptions {
     pub resources: BTreeMap<String, f64>,
     /// `runtime_env.env_vars`.
     pub env_vars: BTreeMap<String, String>,
+    /// Where its code lies.
+    pub paths: CodePaths,
 }
 
 /// The map `tyndall`; absent is what is not written.
@@ -154,7 +157,7 @@ impl DeploymentOptions {
     }
 
     /// These options where they are written, else those of the code, by Ray's rules: an option
-    /// replaces that of the code as a whole, only variables are joined; a number of replicas leaves
+    /// replaces that of the code as a whole, only `runtime_env` is joined; a number of replicas leaves
     /// autoscaling of the code in force, and `num_replicas: auto` its values.
     ///
     /// Source: ray 2.60.0 `python/ray/serve/_private/application_state.py`.
@@ -172,7 +175,7 @@ impl DeploymentOptions {
             (over, code) => over.or(code),
         };
         let actor = match (over.actor, code.actor) {
-            (Some(over), Some(code)) => Some(over.with_env_vars_over(&code.env_vars)),
+            (Some(over), Some(code)) => Some(over.with_environment_over(&code)),
             (over, code) => over.or(code),
         };
         Self {
@@ -209,14 +212,16 @@ impl ActorOptions {
             memory_bytes: read::number(node, "memory").map(|bytes| bytes as u64),
             resources: node.get("resources").map(read::amounts).unwrap_or_default(),
             env_vars: read::env_vars(node),
+            paths: CodePaths::read(node),
         }
     }
 
-    /// With variables of `base` that it has not itself.
-    fn with_env_vars_over(mut self, base: &BTreeMap<String, String>) -> Self {
-        for (name, value) in base {
+    /// With what of the `runtime_env` of `base` it has not itself.
+    fn with_environment_over(mut self, base: &Self) -> Self {
+        for (name, value) in &base.env_vars {
             self.env_vars.entry(name.clone()).or_insert_with(|| value.clone());
         }
+        self.paths = self.paths.over(&base.paths);
         self
     }
 }

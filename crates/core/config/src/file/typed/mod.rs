@@ -5,6 +5,7 @@
 //! Everything here reads a tree that was checked and has no error in it.
 
 mod application;
+mod code;
 mod deployment;
 mod model;
 mod read;
@@ -12,6 +13,8 @@ mod resolve;
 mod scaling;
 
 pub use application::{ApplicationKind, ApplicationSpec};
+pub(super) use code::local_path;
+pub use code::{CodePaths, DescribedError, DescribedProgram, Launch, PythonCode, is_archive};
 pub use deployment::{
     ActorOptions, DeploymentOptions, DeploymentOverride, OwnOptions, ReplicaCount,
 };

@@ -1,0 +1,184 @@
+//! Applications of code: where it lies, and what is run for it.
+
+use super::*;
+use crate::file::{CodePaths, DescribedError, DescribedProgram, PythonCode};
+use serde_json::{Value, json};
+use std::path::Path;
+use tyndall_types::protocol::{DeploymentConfig, ProgramConfig, Workload};
+
+#[test]
+fn code_lies_where_the_nearest_runtime_env_says() {
+    let app = application(
+        "applications:\n- import_path: a:b\n  runtime_env: {working_dir: 'file:///w.zip', \
+         py_modules: [/m, 'local:///n/k.py']}\n  deployments:\n  - name: D\n    \
+         ray_actor_options: {runtime_env: {working_dir: own}}\n  - name: E\n    \
+         ray_actor_options: {runtime_env: {py_modules: []}}",
+    );
+    let paths = |dir: &str, modules: Option<&[&str]>| CodePaths {
+        working_dir: Some(dir.to_owned()),
+        py_modules: modules.map(|all| all.iter().map(|one| (*one).to_owned()).collect()),
+    };
+    assert_eq!(app.paths, paths("/w.zip", Some(&["/m", "/n/k.py"])));
+    let ApplicationKind::Python { overrides, .. } = &app.kind else { panic!() };
+    let merged = |i: usize| overrides[i].options.actor.as_ref().unwrap().paths.over(&app.paths);
+    assert_eq!(merged(0), paths("own", Some(&["/m", "/n/k.py"])));
+    assert_eq!(merged(1), paths("/w.zip", Some(&[])));
+    assert_eq!(application("applications: [{import_path: a:b}]").paths, CodePaths::default());
+}
+
+#[test]
+fn nothing_is_fetched_and_the_kinds_have_what_they_can_use() {
+    let elsewhere = "is not on this machine, and nothing is fetched\n  help: download it";
+    for (app, token, expected) in [
+        (
+            "import_path: a:b, runtime_env: {working_dir: 'https://e.org/a.zip'}",
+            "'https",
+            format!(".runtime_env.working_dir: \"https://e.org/a.zip\" {elsewhere}"),
+        ),
+        (
+            "import_path: a:b, runtime_env: {py_modules: [/m, 's3://a/b.zip']}",
+            "'s3",
+            format!(".runtime_env.py_modules[1]: \"s3://a/b.zip\" {elsewhere}"),
+        ),
+        (
+            "import_path: a:b, deployments: [{name: D, ray_actor_options: {runtime_env: \
+             {working_dir: 'gs://a'}}}]",
+            "'gs",
+            format!(
+                ".deployments[0].ray_actor_options.runtime_env.working_dir: \"gs://a\" {elsewhere}"
+            ),
+        ),
+        (
+            "program: p, runtime_env: {working_dir: /a.zip}",
+            "/a.zip",
+            ".runtime_env.working_dir: a program runs in a directory, and this is an archive"
+                .to_owned(),
+        ),
+        (
+            "program: p, runtime_env: {py_modules: [a]}",
+            "py_mod",
+            ".runtime_env.py_modules: py_modules has no effect: a program imports".to_owned(),
+        ),
+        (
+            "model: m, runtime_env: {working_dir: 'https://e.org/a.zip'}",
+            "working",
+            ".runtime_env.working_dir: working_dir has no effect: a model runs no code".to_owned(),
+        ),
+        (
+            "model: {model_loading_config: {model_id: m}, runtime_env: {py_modules: [x]}}",
+            "py_mod",
+            ".model.runtime_env.py_modules: py_modules has no effect".to_owned(),
+        ),
+    ] {
+        let text = format!("applications:\n- {{{app}}}");
+        assert_one(&text, token, &format!("applications[0]{expected}"));
+    }
+}
+
+#[test]
+fn an_interpreter_is_told_where_the_code_is() {
+    let launch = |dir: Option<&str>, modules: &[&str]| {
+        let py_modules = modules.iter().map(|one| (*one).to_owned()).collect();
+        let paths = CodePaths { working_dir: dir.map(str::to_owned), py_modules: Some(py_modules) };
+        PythonCode::ImportPath("a:b").launch(&paths, &["/site".to_owned()])
+    };
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let start = "-m tyndall._program --import-path a:b";
+    let plain = launch(Some("/w"), &["/m", "/k.whl"]);
+    assert_eq!(plain.working_dir.as_deref(), Some(Path::new("/w")));
+    assert_eq!(
+        plain.args,
+        words(&format!("{start} --py-module /m --py-module /k.whl --path /site"))
+    );
+    let archive = launch(Some("/w.ZIP"), &[]);
+    assert_eq!(archive.working_dir, None);
+    assert_eq!(archive.args, words(&format!("{start} --working-dir /w.ZIP --path /site")));
+    let file = PythonCode::File(Path::new("/c.pkl")).launch(&CodePaths::default(), &[]);
+    assert_eq!(file.args, words("-m tyndall._program --code /c.pkl"));
+    assert_eq!(file.working_dir, None);
+}
+
+/// What `app` is run as, if it describes itself like this.
+fn deploy(app: &str, described: &Value) -> Result<Vec<DeploymentConfig>, DescribedError> {
+    let app = application(&format!("applications:\n- {app}"));
+    let ApplicationKind::Python { overrides, .. } = &app.kind else { panic!() };
+    let launch = |paths: &CodePaths| PythonCode::ImportPath("a:b").launch(paths, &[]);
+    let program = DescribedProgram {
+        executable: Path::new("/python"),
+        launch: &launch,
+        identity: Value::Null,
+        described,
+    };
+    app.deployments(&program, overrides, None)
+}
+
+#[test]
+fn a_described_application_is_run_with_the_options_of_the_file_over_its_own() {
+    let described = json!({"ingress": "A", "deployments": [
+        {"name": "A", "num_replicas": 2, "init": {"args": {"k": "v"}, "init": null},
+         "calls": ["B"], "ray_actor_options": {"runtime_env": {"working_dir": "/own"}}},
+        {"name": "B", "init": {"args": {"k": "v"}, "init": null}, "calls": []},
+    ]});
+    let app = "{import_path: a:b, args: {k: v}, runtime_env: {working_dir: /w, env_vars: {X: y}}, \
+               deployments: [{name: B, max_ongoing_requests: 7}]}";
+    let deployed = deploy(app, &described).unwrap();
+    let programs: Vec<&ProgramConfig> = deployed
+        .iter()
+        .map(|one| match &one.workload {
+            Workload::Program(program) => program,
+            Workload::Model(_) => panic!(),
+        })
+        .collect();
+    assert_eq!((deployed[0].num_replicas, deployed[1].max_ongoing_requests), (Some(2), 7));
+    assert_eq!(programs[0].deployment, "A");
+    assert_eq!(programs[0].working_dir.as_deref(), Some(Path::new("/own")));
+    assert_eq!(programs[1].working_dir.as_deref(), Some(Path::new("/w")));
+    assert_eq!(programs[1].init, json!({"args": {"k": "v"}, "init": null}));
+    assert_eq!(programs[1].executable, Path::new("/python"));
+    assert_eq!(deployed[1].env_vars["X"], "y");
+
+    // What Ray restarts replicas for, and what it does not.
+    let versions = |app: &str, described: &Value| -> Vec<String> {
+        deploy(app, described).unwrap().into_iter().map(|one| one.code_version).collect()
+    };
+    let base = versions(app, &described);
+    assert_eq!(base, versions(&app.replace("requests: 7", "requests: 8"), &described));
+    for (from, to) in [("k: v", "k: w"), ("a:b", "a:c"), ("/w", "/v"), ("X: y", "X: z")] {
+        let other = versions(&app.replace(from, to), &described);
+        assert!(base.iter().zip(&other).all(|(one, other)| one != other), "{from} {to}");
+    }
+    let mut moved = described.clone();
+    moved["deployments"][0]["ray_actor_options"]["runtime_env"]["working_dir"] = json!("/new");
+    let other = versions(app, &moved);
+    assert_ne!(base[0], other[0]);
+    assert_eq!(base[1], other[1]);
+}
+
+#[test]
+fn what_is_wrong_with_a_description_is_told() {
+    let named = |name: &str| json!({"deployments": [{"name": name}]});
+    let app = "{import_path: a:b, deployments: [{name: nonexistent}]}";
+    assert_eq!(
+        deploy(app, &named("D")).unwrap_err().to_string(),
+        "Deployment 'nonexistent' does not exist. Available: [\"D\"]"
+    );
+    let app = "{import_path: a:b}";
+    for (described, expected) in [
+        (json!({}), "it has no deployment"),
+        (json!({"deployments": []}), "it has no deployment"),
+        (json!({"deployments": [{"name": "D"}, {"name": "D"}]}), "two deployments are called D"),
+        (
+            json!({"deployments": [{"name": "D", "num_replicas": 0}]}),
+            "deployment \"D\": num_replicas: 0 is not ",
+        ),
+        (
+            json!({"deployments": [{"name": "D", "ray_actor_options": {"runtime_env":
+                {"working_dir": "https://e.org/a.zip"}}}]}),
+            "deployment \"D\": ray_actor_options.runtime_env.working_dir: \"https://e.org/a.zip\" \
+             is not on this machine, and nothing is fetched (download it",
+        ),
+    ] {
+        let told = deploy(app, &described).unwrap_err().to_string();
+        assert!(told.starts_with(expected), "{told}");
+    }
+}

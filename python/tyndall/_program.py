@@ -1,0 +1,283 @@
+"""`python -m tyndall._program SOURCE role NAME …`: an application as a program.
+
+The server starts it, not a person:
+
+- `SOURCE` is `--import-path MODULE:ATTRIBUTE` or `--code FILE`, which is a pickle, then `--working-dir ARCHIVE`,
+  `--py-module PATH` and `--path DIRECTORY` as often as there are some.
+- `role describe --args JSON` prints what the application has, as one JSON object, or `{"error": TRACEBACK}`.
+- `role replica …` is a replica of one of its deployments (`tyndall.serve._replica`).
+
+Both build the application anew: what they share with the process that deployed it is the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import inspect
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import typing
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+Load = Callable[[dict[str, Any]], Any]
+"""Makes the application of its arguments."""
+
+_PR_SET_PDEATHSIG = 1
+_IMPORT_MACHINERY = ("<frozen importlib", importlib.__file__, __file__)
+
+
+def main(argv: list[str]) -> int:
+    """Runs one role and returns its exit status."""
+    source, role, rest = _parse(argv)
+    if role == "describe":
+        return _describe(source, rest)
+    source.prepare()
+    from tyndall.serve import _replica
+
+    status: int = _replica.main(source.load, rest)
+    return status
+
+
+# --- The command line -------------------------------------------------------------------------------------------------
+
+
+def _parse(argv: list[str]) -> tuple[Source, str, list[str]]:
+    parser = argparse.ArgumentParser(prog="python -m tyndall._program", allow_abbrev=False)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--import-path")
+    where.add_argument("--code", metavar="FILE")
+    parser.add_argument("--working-dir")
+    parser.add_argument("--py-module", action="append", default=[])
+    parser.add_argument("--path", action="append", default=[])
+    # What comes after the role is the role's.
+    at = argv.index("role") if "role" in argv else len(argv)
+    given, (_, *role) = parser.parse_args(argv[:at]), argv[at:] or ["role"]
+    if not role or role[0] not in ("describe", "replica"):
+        parser.error("which role is missing; the server starts this, not a person")
+    source = Source(given.import_path, given.code, given.working_dir, given.py_module, given.path)
+    return source, role[0], role[1:]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an application is, and what it may import."""
+
+    import_path: str | None = None
+    code: str | None = None
+    working_dir: str | None = None
+    """Absent is where the process already runs."""
+    py_modules: list[str] = field(default_factory=list)
+    path: list[str] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        """Goes where the application runs and makes what it imports importable."""
+        started_in = os.getcwd()
+        if self.working_dir is not None:
+            os.chdir(unpacked(Path(self.working_dir)) if _is_archive(self.working_dir) else self.working_dir)
+        first = [os.getcwd(), *map(import_root, self.py_modules), *self.path]
+        # `python -m` has put the directory in front where it was started.
+        rest = [entry for entry in sys.path if entry not in ("", started_in)]
+        sys.path[:] = list(dict.fromkeys([*first, *rest]))
+        importlib.invalidate_caches()
+
+    def load(self, args: dict[str, Any]) -> Any:
+        """Makes the application; the import path or the pickle may be one, or a function that builds one."""
+        if self.import_path is not None:
+            return build(imported(self.import_path), args)
+        import cloudpickle  # type: ignore[import-untyped]
+
+        assert self.code is not None, "the command line has one of both"
+        with open(self.code, "rb") as file:
+            return build(cloudpickle.load(file), args)
+
+
+# --- What an application is built from --------------------------------------------------------------------------------
+
+
+def imported(import_path: str) -> Any:
+    """What `module:attribute` or `module.attribute` names."""
+    module_name, separator, attribute = import_path.partition(":")
+    if not separator:
+        module_name, _, attribute = import_path.rpartition(".")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        root = module_name.partition(".")[0]
+        if error.name in (root, module_name):
+            raise ModuleNotFoundError(
+                f"No module named {error.name!r} in {os.getcwd()}\n"
+                "name the folder that it is in with --app-dir, or as working_dir under runtime_env",
+                name=error.name,
+            ) from None
+        raise
+    for name in attribute.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise AttributeError(
+                f"module {module_name!r} has no {attribute!r}\nmend the import path {import_path!r}"
+            ) from None
+    return found
+
+
+def build(target: Any, args: dict[str, Any]) -> Any:
+    """The application itself, or what a function of one parameter builds of the arguments."""
+    from tyndall.serve.deployment import Application, Deployment
+
+    if isinstance(target, Application):
+        if args:
+            raise ValueError(
+                f"arguments {sorted(args)} were given, and the application is built already\n"
+                "name a function that builds it of them"
+            )
+        return target
+    if isinstance(target, Deployment):
+        raise TypeError(f"the deployment {target.name!r} is no application\ncall its `.bind()`")
+    if not inspect.isfunction(target):
+        raise TypeError(
+            f"expected an Application or a function that builds one, not {type(target).__name__}\n"
+            "make an Application with `.bind()` of a deployment"
+        )
+    app = target(_typed(target, args))
+    if not isinstance(app, Application):
+        raise TypeError(
+            f"the function {target.__name__!r} that builds the application returned {type(app).__name__}\n"
+            "return an Application, which `.bind()` of a deployment makes"
+        )
+    return app
+
+
+def _typed(builder: Callable[..., Any], args: dict[str, Any]) -> Any:
+    """The arguments as the builder's only parameter wants them: a dict, or a pydantic model."""
+    parameters = inspect.signature(builder).parameters
+    if len(parameters) != 1:
+        raise TypeError(
+            f"the function {builder.__name__!r} that builds the application takes {len(parameters)} parameters\n"
+            "let it take one: a dict of the arguments, or a pydantic model of them"
+        )
+    (name,) = parameters
+    try:
+        kind = typing.get_type_hints(builder).get(name)
+    except NameError:
+        # An annotation that cannot be looked up, as under `TYPE_CHECKING`, says nothing.
+        kind = None
+    # By name, because both versions of pydantic have their own and it is no dependency.
+    for validate in ("model_validate", "parse_obj"):
+        if inspect.isclass(kind) and hasattr(kind, validate):
+            return getattr(kind, validate)(args)
+    return args
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def _is_archive(path: str) -> bool:
+    return path.lower().endswith(".zip")
+
+
+def import_root(module: str) -> str:
+    """The entry of `sys.path` from which a package, module, archive or wheel is imported."""
+    path = Path(module).absolute()
+    if not path.exists():
+        raise FileNotFoundError(f"py_modules: there is no {path}\nmend its path under runtime_env")
+    if _is_archive(module):
+        return str(unpacked(path))
+    # A wheel is an archive that Python imports from as it is.
+    return str(path if path.suffix == ".whl" else path.parent)
+
+
+def unpacked(archive: Path) -> Path:
+    """The directory with what is in an archive; the same archive is unpacked once.
+
+    An only folder at its top is taken for what was packed, unless it is a package itself.
+    """
+    import hashlib
+
+    if not archive.is_file():
+        raise FileNotFoundError(f"there is no archive {archive}\nmend its path under runtime_env")
+    with archive.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tyndall" / "runtime_env"
+    target = cache / digest.hexdigest()[:32]
+    if not target.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=cache, prefix=".unpacking-"))
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(fresh)
+            # Another process may have been faster, with the same contents.
+            fresh.rename(target)
+        except zipfile.BadZipFile:
+            raise ValueError(f"{archive} is no zip archive\nmend its path under runtime_env") from None
+        except OSError:
+            if not target.is_dir():
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    inside = list(target.iterdir())
+    is_wrapped = len(inside) == 1 and inside[0].is_dir() and not (inside[0] / "__init__.py").exists()
+    return inside[0] if is_wrapped else target
+
+
+# --- Roles ------------------------------------------------------------------------------------------------------------
+
+
+def end_with(parent_pid: int) -> None:
+    """Asks the kernel to kill this process when its parent dies."""
+    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
+    if prctl is not None and prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "failed to tie this process to its parent")
+    # The parent may have died before the call; then nobody would ever send the signal.
+    if os.getppid() != parent_pid:
+        raise SystemExit(f"the process {parent_pid} that started this one is gone")
+
+
+def _describe(source: Source, argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="role describe", allow_abbrev=False)
+    parser.add_argument("--args", type=json.loads, default={})
+    parser.add_argument("--parent-pid", type=int)
+    given = parser.parse_args(argv)
+    if given.parent_pid is not None:
+        end_with(given.parent_pid)
+    # What the code prints while it is imported is not the answer.
+    answer_to = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        source.prepare()
+        from tyndall.serve._graph import describe
+
+        answer = describe(source.load(given.args), given.args)
+        text = json.dumps(answer)
+    except BaseException as error:
+        answer = {"error": told(error)}
+        text = json.dumps(answer)
+    sys.stdout.flush()
+    with os.fdopen(answer_to, "w") as file:
+        file.write(text)
+    return 1 if "error" in answer else 0
+
+
+def told(error: BaseException) -> str:
+    """A traceback without the frames before the application's own."""
+    frames: TracebackType | None = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_IMPORT_MACHINERY):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames)).strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
