@@ -248,6 +248,8 @@ def _send(built: Built) -> int:
 
 def _refused(error: urllib.error.HTTPError, built: Built) -> RayServeException:
     said = error.read().decode(errors="replace").strip().replace("\n  help: ", "\n").replace("; ", "\n", 1)
+    if error.code == 409:
+        return RayServeException(said)
     if error.code == 401:
         said += "\nset TYNDALL_ADMIN_TOKEN as where the server was started"
     if error.code == 413:

@@ -64,8 +64,16 @@ impl Drop for Received {
     }
 }
 
-/// Writes a pickle down. Blocks.
-pub(crate) fn receive(dir: &Path, code: &str) -> Result<Received, Refusal> {
+/// Reads what was sent and writes its pickle down. Blocks.
+pub(crate) fn receive(dir: &Path, body: &[u8]) -> Result<(CodeSubmission, Received), Refusal> {
+    let submission = serde_json::from_slice(body);
+    let mut submission: CodeSubmission =
+        submission.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    let received = keep(dir, &std::mem::take(&mut submission.code))?;
+    Ok((submission, received))
+}
+
+fn keep(dir: &Path, code: &str) -> Result<Received, Refusal> {
     static RECEIVED: AtomicU64 = AtomicU64::new(0);
     let bad = |why: String| Refusal::new(StatusCode::BAD_REQUEST, why);
     let bytes = BASE64.decode(code).map_err(|error| bad(format!("code is no base64: {error}")))?;
@@ -199,6 +207,14 @@ impl Service {
             let why = "application says what is served; leave model and program out of it";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
         };
+        if let Some((prefix, other)) = self.occupant(name, spec.route_prefix.as_deref(), |_| true) {
+            // Ray's words, which programs look for.
+            let why = format!(
+                "Prefix {prefix} is being used by application \"{other}\". Failed to deploy \
+                 application \"{name}\"."
+            );
+            return Err(Refusal::new(StatusCode::CONFLICT, why));
+        }
         let program = DescribedProgram {
             executable: &submission.python,
             launch: &|paths| PythonCode::File(&file).launch(paths, &submission.sys_path),
@@ -338,7 +354,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("code");
-        let received = receive(&dir, "aGVsbG8=").unwrap();
+        let received = keep(&dir, "aGVsbG8=").unwrap();
         assert_eq!(std::fs::read(&received.path).unwrap(), b"hello");
         assert!(received.hash.starts_with("2cf24dba5fb0a30e"), "{}", received.hash);
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
@@ -346,7 +362,7 @@ mod tests {
         drop(received);
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
         for (bad, expected) in [("?", "code is no base64"), ("", "code is empty")] {
-            let refusal = receive(&dir, bad).unwrap_err();
+            let refusal = keep(&dir, bad).unwrap_err();
             assert!(refusal.reason.starts_with(expected), "{}", refusal.reason);
         }
     }

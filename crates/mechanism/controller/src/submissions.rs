@@ -130,14 +130,24 @@ impl Service {
         prefix: Option<&str>,
         is_other: impl Fn(&Origin) -> bool,
     ) -> Result<(), Refusal> {
-        let Some(prefix) = prefix else { return Ok(()) };
-        let mut others = self.origins.at(prefix);
-        let other = others.find(|(other, origin)| *other != name && is_other(origin));
-        let Some((other, _)) = other else { return Ok(()) };
+        let Some((prefix, other)) = self.occupant(name, prefix, is_other) else { return Ok(()) };
         Err(Refusal::invalid(format!(
             "application {other} is mounted at {prefix} already; give {name} another \
              route_prefix, or delete the other one first",
         )))
+    }
+
+    /// Which other application is where this one is to be mounted.
+    pub(crate) fn occupant<'a>(
+        &self,
+        name: &ApplicationName,
+        prefix: Option<&'a str>,
+        is_other: impl Fn(&Origin) -> bool,
+    ) -> Option<(&'a str, &ApplicationName)> {
+        let prefix = prefix?;
+        let mut others = self.origins.at(prefix);
+        let other = others.find(|(other, origin)| *other != name && is_other(origin));
+        other.map(|(other, _)| (prefix, other))
     }
 
     /// Builds a submission; what is carried out goes on meanwhile.

@@ -8,6 +8,7 @@ mod keys;
 mod lifecycle;
 mod models;
 mod programs;
+mod python;
 mod rollouts;
 mod streams;
 

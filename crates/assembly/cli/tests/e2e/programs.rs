@@ -17,7 +17,7 @@ use tyndall_types::{ApplicationStatus, ReplicaState};
 
 /// An example of this package. `cargo test` builds them beside the tests, unless it is asked for
 /// some of the tests only.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_tyndall")).with_file_name("examples").join(name);
     assert!(path.is_file(), "{path:?} is missing: cargo build -p tyndall-cli --examples");
     path

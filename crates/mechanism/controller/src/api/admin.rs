@@ -2,7 +2,7 @@
 
 use super::details::Shape;
 use super::{Answer, Api, HEALTHZ, busy, decoded, not_found, openapi, read, read_up_to};
-use crate::code::{CodeSubmission, receive};
+use crate::code::receive;
 use crate::logs::{self, LogRange};
 use crate::service::{Message, Wanted};
 use crate::store::{MAX_DAYS, StoredVersion};
@@ -131,15 +131,12 @@ impl Api {
         }
         let body = read_up_to(MAX_CODE_BYTES, request).await?;
         let dir = self.code_dir.clone();
-        let received = tokio::task::spawn_blocking(move || {
-            let mut submission: CodeSubmission = serde_json::from_slice(&body).map_err(bad)?;
-            let code = std::mem::take(&mut submission.code);
-            let received = receive(&dir, &code);
-            let received = received.map_err(|refusal| text(refusal.status, refusal.reason))?;
-            Ok((Box::new(submission), received))
-        });
+        let received = tokio::task::spawn_blocking(move || receive(&dir, &body)).await;
         let failed = |why: JoinError| text(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());
-        let (submission, received) = received.await.map_err(failed)??;
+        let received = received.map_err(failed)?;
+        let (submission, received) =
+            received.map_err(|refusal| text(refusal.status, refusal.reason))?;
+        let submission = Box::new(submission);
         let deploy = |reply| Message::DeployCode { name, submission, received, reply };
         let version = self.try_ask(deploy).await?;
         Ok(json(StatusCode::OK, &json!({"version": version})))

@@ -92,6 +92,7 @@ fn application() -> Value {
         "responses": answers(&[
             ("200", "accepted; its replicas are started now"),
             ("400", "what is wrong"),
+            ("409", "another application is mounted there"),
             ("403", "the port can be reached from elsewhere, and asks for no token"),
             ("507", "the disk is full"),
         ]),

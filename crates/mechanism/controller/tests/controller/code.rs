@@ -135,8 +135,11 @@ async fn what_cannot_be_carried_out_leaves_nothing() {
     same_place["application"]["route_prefix"] = json!("/x");
     let other = node.admin.tell(Method::PUT, &format!("{OURS}other"), &same_place).await;
     let (status, why) = refused(other);
-    assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert!(why.contains("application app is mounted at /x already"), "{why}");
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert_eq!(
+        why,
+        "Prefix /x is being used by application \"app\". Failed to deploy application \"other\"."
+    );
     assert_eq!(kept(&node), [b"one"]);
 }
 
