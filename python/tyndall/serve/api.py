@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import _admin, _fates, _graph, _local_testing
+from . import _admin, _fates, _graph, _local_testing, _models
 from ._admin import ServerUnreachable
 from .config import ControllerOptions, HTTPOptions, LoggingConfig, ProxyLocation, TracingConfig, gRPCOptions
 from .context import _get_internal_replica_context
@@ -192,7 +192,13 @@ def _run_many(
         wait_for_ingress=wait_for_ingress_deployment_creation,
         wait_for_running=wait_for_applications_running,
     )
-    return [DeploymentHandle(one.ingress, one.name) for one in built]
+    return [_handle_of(one) for one in built]
+
+
+def _handle_of(built: _graph.Built) -> DeploymentHandle:
+    is_models = isinstance(built.application, _models.ModelApplication)
+    router = _models.HttpOnly(built.ingress) if is_models else None
+    return DeploymentHandle(built.ingress, built.name, router=router)
 
 
 def _check_target(one: RunTarget, before: list[str]) -> None:
