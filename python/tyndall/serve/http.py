@@ -10,6 +10,7 @@ import logging
 import pickle
 import sys
 import types
+import typing
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
@@ -38,6 +39,7 @@ class _Frozen:
         import cloudpickle  # type: ignore[import-untyped]
 
         _teach_pickle()
+        _resolve_annotations(app)
         try:
             self._pickled: bytes = cloudpickle.dumps(app)
         except Exception as error:
@@ -49,6 +51,21 @@ class _Frozen:
     def thaw(self) -> Any:
         app = pickle.loads(self._pickled)
         return app() if _is_builder(app) else app
+
+
+def _resolve_annotations(app: Any) -> None:
+    """Has annotations of routes that are texts become what they name: a pickled function has only the globals that it
+    uses, and FastAPI reads its annotations again in the replica."""
+    for route in getattr(getattr(app, "router", app), "routes", None) or ():
+        endpoint = getattr(route, "endpoint", None)
+        annotations = endpoint.__annotations__ if inspect.isfunction(endpoint) else {}
+        if not any(isinstance(one, str) for one in annotations.values()):
+            continue
+        try:
+            endpoint.__annotations__ = typing.get_type_hints(endpoint, include_extras=True)
+        except NameError:
+            # FastAPI has told of it already, or has no use for it.
+            continue
 
 
 def _teach_pickle() -> None:
