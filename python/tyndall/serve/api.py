@@ -195,7 +195,7 @@ def _run_many(
     return [_handle_of(one) for one in built]
 
 
-def _handle_of(built: _graph.Built) -> DeploymentHandle:
+def _handle_of(built: _graph.Built) -> DeploymentHandle[Any]:
     is_models = isinstance(built.application, _models.ModelApplication)
     router = _models.HttpOnly(built.ingress) if is_models else None
     return DeploymentHandle(built.ingress, built.name, router=router)
