@@ -1,6 +1,6 @@
 """Text generation with a model of Hugging Face in plain Ray Serve: no replica while nobody asks.
 
-It imports nothing of Tyndall and is served as it is: `tyndall run ray_serve_app:deployment_graph` in this folder.
+It imports nothing of Tyndall and is served as it is: `tyndall run examples/ray_serverless/ray_serve_app:deployment_graph`.
 Answers `GET /healthz` and `POST /generate`; the variables that it reads are in README.md.
 """
 

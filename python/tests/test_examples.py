@@ -242,8 +242,8 @@ def test_a_program_for_ray_serve_runs_as_it_is(tmp_path, libraries):
         "MAX_NEW_TOKENS": "3",
         "NUM_CPUS_PER_REPLICA": "0.1",
     }
-    target = "ray_serve_app:deployment_graph"
-    with serving(tmp_path, EXAMPLES / "ray_serverless", target, **env) as (url, admin):
+    target = "examples/ray_serverless/ray_serve_app:deployment_graph"
+    with serving(tmp_path, ROOT, target, **env) as (url, admin):
         # Nobody has asked, so there is no replica; the first request starts one.
         details = json.loads(call(f"{admin}/api/tyndall/applications/"))["applications"]["default"]
         assert details["deployments"]["RayServeLLM"]["replicas"] == []

@@ -309,9 +309,9 @@ pub(crate) fn build(args: &BuildArgs, env: &Environment) -> Result<(), Failure> 
             application["program"] = target.as_str().into();
             application["args"] = json!({});
             application["deployments"] = options_of(&described);
-        } else if python::is_import_path(target) {
-            let described = python::describe_alone(target, &args.app_dir, env)?;
-            application["import_path"] = target.as_str().into();
+        } else if let Some(import_path) = python::import_path(target) {
+            let described = python::describe_alone(&import_path, &args.app_dir, env)?;
+            application["import_path"] = import_path.into();
             application["runtime_env"] = json!({});
             application["args"] = json!({});
             if let Some(native) = described[NATIVE].as_object() {
