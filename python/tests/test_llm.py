@@ -8,6 +8,7 @@ from tyndall import llm, serve
 from tyndall.serve import _models
 from tyndall.serve._graph import build, describe
 from tyndall.serve.config import AutoscalingConfig
+from tyndall.serve.exceptions import RayServeException
 from tyndall.serve.llm import (
     LLMConfig,
     LLMServer,
@@ -148,7 +149,7 @@ MODEL = {"model_loading_config": HAIKU}
         (lambda: make_fastapi_ingress(OpenAiIngress, endpoint_map={}), ValueError, "no others can be added"),
         (lambda: LLMServer(MODEL), RuntimeError, "an LLMServer is not constructed"),
         (lambda: build_pd_openai_app({}), NotImplementedError, "is not there"),
-        (lambda: _models.HttpOnly("haiku").call("chat"), NotImplementedError, "no calls by a handle yet"),
+        (lambda: _models.router("haiku", None), RayServeException, "has no route_prefix"),
     ],
 )
 def test_what_cannot_be_is_refused_with_cause_and_cure(make, kind, cause):

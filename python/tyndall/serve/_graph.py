@@ -135,7 +135,7 @@ class _Walk:
         if isinstance(_models.native(app), _models.ModelApplication):
             raise ValueError(
                 f"{app!r} is served without Python: it runs neither in local testing mode nor inside another "
-                "application\nrun it by itself with serve.run, and call it over HTTP"
+                "application\nrun it by itself, and get a handle of it with serve.get_app_handle"
             )
         known = self.names.get(app, "")
         if known:

@@ -6,13 +6,17 @@ place: `{"application": {"import_path": …, "args": …}}`.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from . import _options
 from .deployment import Application, Deployment
+from .exceptions import RayServeException
+
+if TYPE_CHECKING:
+    from .handle import Router
 
 IMPORT_PATH: Final = "tyndall.llm:build_openai_app"
 """The name by which a config file asks for models; the server needs no Python for it."""
@@ -72,25 +76,29 @@ def _with_absolute_source(model: dict[str, Any]) -> dict[str, Any]:
     return {**model, "model_loading_config": {**loading, "model_source": source}}
 
 
-class HttpOnly:
-    """What a handle of such an application does: it says how models are called."""
+def router_of(app_name: str, deployment_name: str) -> Router | None:
+    """The way to a model that runs; None where the deployment is none."""
+    from . import _admin
 
-    is_local = False
+    applications = json.loads(_admin.request("GET", "/api/tyndall/applications/"))["applications"]
+    application = applications.get(app_name) or {"deployments": {}}
+    model = (application["deployments"].get(deployment_name) or {}).get("model_id")
+    return None if model is None else router(model, application.get("route_prefix"))
 
-    def __init__(self, model: str) -> None:
-        self._model = model
 
-    def call(self, *_: Any, **__: Any) -> Future[Any]:
-        self._refuse()
+def router(model: str, route_prefix: str | None) -> Router:
+    """The way to a model of an application that is mounted there.
 
-    def stream(self, *_: Any, **__: Any) -> NoReturn:
-        self._refuse()
+    Raises RayServeException for one that is mounted nowhere.
+    """
+    from . import _server
+    from ._model_calls import ModelRouter
 
-    def _refuse(self) -> NoReturn:
-        raise NotImplementedError(
-            f"the model {self._model!r} has no calls by a handle yet\n"
-            "send it requests over HTTP, such as POST /v1/chat/completions"
+    if route_prefix is None:
+        raise RayServeException(
+            f"the model {model!r} has no route_prefix, and is called over HTTP\ngive its application one"
         )
+    return ModelRouter(_server.url() + route_prefix, model)
 
 
 def native(app: Application) -> Application:

@@ -196,8 +196,9 @@ def _run_many(
 
 
 def _handle_of(built: _graph.Built) -> DeploymentHandle[Any]:
-    is_models = isinstance(built.application, _models.ModelApplication)
-    router = _models.HttpOnly(built.ingress) if is_models else None
+    router = None
+    if isinstance(built.application, _models.ModelApplication) and built.route_prefix is not None:
+        router = _models.router(_models.model_id(built.application.models[0]), built.route_prefix)
     return DeploymentHandle(built.ingress, built.name, router=router)
 
 
@@ -306,7 +307,8 @@ def get_app_handle(name: str) -> DeploymentHandle[Any]:
     topology = application.get("deployment_topology") or {}
     if not topology.get("ingress_deployment"):
         raise RayServeException(f"Application '{name}' has no ingress yet.\nwait until `serve.status()` says RUNNING")
-    return DeploymentHandle(topology["ingress_deployment"], name)
+    ingress = topology["ingress_deployment"]
+    return DeploymentHandle(ingress, name, router=_models.router_of(name, ingress))
 
 
 def get_deployment_handle(
@@ -334,6 +336,7 @@ def get_deployment_handle(
         application = _admin.details()["applications"].get(app_name) or {"deployments": {}}
         if deployment_name not in application["deployments"]:
             raise KeyError(f"Deployment '{deployment_name}' in application '{app_name}' does not exist.")
+        return DeploymentHandle(deployment_name, app_name, router=_models.router_of(app_name, deployment_name))
     return DeploymentHandle(deployment_name, app_name)
 
 
