@@ -11,7 +11,7 @@ import pickle
 import sys
 import types
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, Protocol
 
 from tyndall import _tyndall
@@ -57,15 +57,26 @@ def _resolve_annotations(app: Any) -> None:
     """Has annotations of routes that are texts become what they name: a pickled function has only the globals that it
     uses, and FastAPI reads its annotations again in the replica."""
     for route in getattr(getattr(app, "router", app), "routes", None) or ():
-        endpoint = getattr(route, "endpoint", None)
-        annotations = endpoint.__annotations__ if inspect.isfunction(endpoint) else {}
-        if not any(isinstance(one, str) for one in annotations.values()):
-            continue
-        try:
-            endpoint.__annotations__ = typing.get_type_hints(endpoint, include_extras=True)
-        except NameError:
-            # FastAPI has told of it already, or has no use for it.
-            continue
+        for function in _functions(route):
+            annotations = function.__annotations__ if inspect.isfunction(function) else {}
+            if not any(isinstance(one, str) for one in annotations.values()):
+                continue
+            try:
+                function.__annotations__ = typing.get_type_hints(function, include_extras=True)
+            except NameError:
+                # FastAPI has told of it already, or has no use for it.
+                continue
+
+
+def _functions(route: Any) -> Iterator[Any]:
+    """What a route calls: its endpoint, and all that this depends on."""
+    yield getattr(route, "endpoint", None)
+    waiting = [getattr(route, "dependant", None)]
+    while waiting:
+        dependant = waiting.pop()
+        if dependant is not None:
+            yield dependant.call
+            waiting += dependant.dependencies
 
 
 def _teach_pickle() -> None:
