@@ -115,6 +115,8 @@ MODEL = {"model_loading_config": HAIKU}
     ("make", "kind", "cause"),
     [
         (lambda: LLMConfig(model_loading_config={"id": "a"}), ValueError, "Invalid model_loading_config"),
+        (lambda: LLMConfig(), ValueError, "LLMConfig.model_loading_config is missing"),
+        (lambda: LLMConfig(model_loading_config={}), ValueError, "ModelLoadingConfig.model_id is missing"),
         (lambda: LLMConfig(**MODEL, llm_engine="other"), ValueError, "Unsupported engine: 'other'"),
         (lambda: LLMConfig(**MODEL, engine={}), ValueError, "'engine' is no field of LLMConfig"),
         (
