@@ -293,7 +293,8 @@ def test_handles_by_name(admin):
 
 def test_the_address_is_the_commands(monkeypatch):
     monkeypatch.delenv("TYNDALL_ADDRESS")
-    monkeypatch.delenv("RAY_DASHBOARD_ADDRESS", raising=False)
+    for name in ("RAY_DASHBOARD_ADDRESS", "TYNDALL_ADMIN_PORT"):
+        monkeypatch.delenv(name, raising=False)
     assert _admin.address() == "http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", "http://other:1/")
     assert _admin.address() == "http://other:1"

@@ -31,6 +31,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tyndall import compat
+
 Load = Callable[[dict[str, Any]], Any]
 """Makes the application of its arguments."""
 
@@ -91,6 +93,8 @@ class Source:
         rest = [entry for entry in sys.path if entry not in ("", started_in)]
         sys.path[:] = list(dict.fromkeys([*first, *rest]))
         importlib.invalidate_caches()
+        # What was written for Ray Serve runs as it is.
+        compat.install_for_application()
 
     def load(self, args: dict[str, Any]) -> Any:
         """Makes the application; the import path or the pickle may be one, or a function that builds one."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from . import _fates, _options
+from . import _fates, _models, _options
 from .config import LoggingConfig
 from .deployment import Application, Deployment
 from .exceptions import RayServeException
@@ -48,7 +48,10 @@ class Built:
     """What it was built from; replicas walk it again."""
     route_prefix: str | None
     described: dict[str, Any]
-    """As `role describe` prints it: `ingress`, and `deployments` with their options, callers before callees."""
+    """As `role describe` prints it: `ingress`, and `deployments` with their options, callers before callees.
+
+    Of an application of models it is `application`, which is what a config file says in its place.
+    """
     code: dict[str, Code]
     """By deployment, in the same order."""
     external_scaler_enabled: bool = False
@@ -57,6 +60,8 @@ class Built:
 
     @property
     def ingress(self) -> str:
+        if isinstance(self.application, _models.ModelApplication):
+            return self.application.ingress
         name: str = self.described["ingress"]
         return name
 
@@ -75,17 +80,22 @@ def build(
 
     Raises ValueError with the deployment, the cause and the cure.
     """
-    nodes = _walk(app, name, make_handle)
-    for node in nodes:
-        _carried_out(node)
-    _one_ingress(nodes)
+    app = _models.native(app) if isinstance(app, Application) else app
+    if isinstance(app, _models.ModelApplication):
+        nodes, described = [], app.described
+    else:
+        nodes = _walk(app, name, make_handle)
+        for node in nodes:
+            _carried_out(node)
+        _one_ingress(nodes)
+        described = _described(nodes, args or {})
     if logging_config is not None:
         logging_config = LoggingConfig.parse("logging_config", logging_config).to_dict(only_set=True)
     return Built(
         name=name,
         application=app,
         route_prefix=route_prefix,
-        described=_described(nodes, args or {}),
+        described=described,
         code={node.name: node.code for node in nodes},
         external_scaler_enabled=external_scaler_enabled,
         logging_config=logging_config,
@@ -122,6 +132,11 @@ class _Walk:
 
     def visit(self, app: Application) -> str:
         """The name of an application's deployment; looks through it if that was not done yet."""
+        if isinstance(_models.native(app), _models.ModelApplication):
+            raise ValueError(
+                f"{app!r} is served without Python: it runs neither in local testing mode nor inside another "
+                "application\nrun it by itself, and get a handle of it with serve.get_app_handle"
+            )
         known = self.names.get(app, "")
         if known:
             return known

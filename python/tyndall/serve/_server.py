@@ -24,6 +24,7 @@ from typing import IO, Any
 from . import _admin
 from ._admin import ServerUnreachable
 from ._graph import Built
+from ._models import ModelApplication
 from .config import HTTPOptions, LoggingConfig
 from .exceptions import RayServeException
 
@@ -237,8 +238,8 @@ def _variable(flag: str) -> str:
 # --- Applications -----------------------------------------------------------------------------------------------------
 
 
-def _send(built: Built) -> int:
-    """Sends one application and returns the number of its version."""
+def _send(built: Built) -> int | None:
+    """Sends one application and returns the number of its version; one of models has none before it is built."""
     application: dict[str, Any] = {
         "route_prefix": built.route_prefix,
         "external_scaler_enabled": built.external_scaler_enabled,
@@ -246,6 +247,10 @@ def _send(built: Built) -> int:
     }
     if built.logging_config is not None:
         application["logging_config"] = built.logging_config
+    if isinstance(built.application, ModelApplication):
+        del application["runtime_env"]
+        _put(built, {"application": {**application, **built.application.config}})
+        return None
     body = {
         "application": application,
         "described": _with_absolute_paths(built.described),
@@ -253,12 +258,16 @@ def _send(built: Built) -> int:
         "sys_path": import_paths(),
         "code": base64.b64encode(_pickled(built)).decode(),
     }
+    return int(_put(built, body)["version"])
+
+
+def _put(built: Built, body: dict[str, Any]) -> dict[str, Any]:
     path = f"/api/tyndall/applications/{urllib.parse.quote(built.name, safe='')}"
     try:
-        answer = json.loads(_admin.request("PUT", path, body))
+        answer: dict[str, Any] = json.loads(_admin.request("PUT", path, body))
     except urllib.error.HTTPError as error:
         raise _refused(error, built) from None
-    return int(answer["version"])
+    return answer
 
 
 def _refused(error: urllib.error.HTTPError, built: Built) -> RayServeException:
@@ -312,7 +321,7 @@ def _absolute(path: Any) -> Any:
     return os.path.abspath(path) if isinstance(path, str) and "://" not in path else path
 
 
-def _wait_until_running(name: str, version: int) -> None:
+def _wait_until_running(name: str, version: int | None) -> None:
     """Raises RuntimeError when the version fails, or another takes its place."""
     while True:
         answer = json.loads(_admin.request("GET", "/api/tyndall/applications/"))
@@ -320,7 +329,7 @@ def _wait_until_running(name: str, version: int) -> None:
         if application is None:
             raise RuntimeError(f"Deploying application {name} failed: it was deleted meanwhile")
         status, message = application["status"], application["message"]
-        if application["version"] != version:
+        if version is not None and application["version"] != version:
             message = message or f"version {application['version']} took its place"
             raise RuntimeError(f"Deploying application {name} failed: {message}")
         if status == "RUNNING":

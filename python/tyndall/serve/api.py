@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import _admin, _fates, _graph, _local_testing
+from . import _admin, _fates, _graph, _local_testing, _models
 from ._admin import ServerUnreachable
 from .config import ControllerOptions, HTTPOptions, LoggingConfig, ProxyLocation, TracingConfig, gRPCOptions
 from .context import _get_internal_replica_context
@@ -192,7 +192,14 @@ def _run_many(
         wait_for_ingress=wait_for_ingress_deployment_creation,
         wait_for_running=wait_for_applications_running,
     )
-    return [DeploymentHandle(one.ingress, one.name) for one in built]
+    return [_handle_of(one) for one in built]
+
+
+def _handle_of(built: _graph.Built) -> DeploymentHandle[Any]:
+    router = None
+    if isinstance(built.application, _models.ModelApplication) and built.route_prefix is not None:
+        router = _models.router(_models.model_id(built.application.models[0]), built.route_prefix)
+    return DeploymentHandle(built.ingress, built.name, router=router)
 
 
 def _check_target(one: RunTarget, before: list[str]) -> None:
@@ -300,7 +307,8 @@ def get_app_handle(name: str) -> DeploymentHandle[Any]:
     topology = application.get("deployment_topology") or {}
     if not topology.get("ingress_deployment"):
         raise RayServeException(f"Application '{name}' has no ingress yet.\nwait until `serve.status()` says RUNNING")
-    return DeploymentHandle(topology["ingress_deployment"], name)
+    ingress = topology["ingress_deployment"]
+    return DeploymentHandle(ingress, name, router=_models.router_of(name, ingress))
 
 
 def get_deployment_handle(
@@ -328,6 +336,7 @@ def get_deployment_handle(
         application = _admin.details()["applications"].get(app_name) or {"deployments": {}}
         if deployment_name not in application["deployments"]:
             raise KeyError(f"Deployment '{deployment_name}' in application '{app_name}' does not exist.")
+        return DeploymentHandle(deployment_name, app_name, router=_models.router_of(app_name, deployment_name))
     return DeploymentHandle(deployment_name, app_name)
 
 

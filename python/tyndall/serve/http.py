@@ -10,7 +10,8 @@ import logging
 import pickle
 import sys
 import types
-from collections.abc import Awaitable, Callable, Generator
+import typing
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, Final, Protocol
 
 from tyndall import _tyndall
@@ -38,6 +39,7 @@ class _Frozen:
         import cloudpickle  # type: ignore[import-untyped]
 
         _teach_pickle()
+        _resolve_annotations(app)
         try:
             self._pickled: bytes = cloudpickle.dumps(app)
         except Exception as error:
@@ -49,6 +51,32 @@ class _Frozen:
     def thaw(self) -> Any:
         app = pickle.loads(self._pickled)
         return app() if _is_builder(app) else app
+
+
+def _resolve_annotations(app: Any) -> None:
+    """Has annotations of routes that are texts become what they name: a pickled function has only the globals that it
+    uses, and FastAPI reads its annotations again in the replica."""
+    for route in getattr(getattr(app, "router", app), "routes", None) or ():
+        for function in _functions(route):
+            annotations = function.__annotations__ if inspect.isfunction(function) else {}
+            if not any(isinstance(one, str) for one in annotations.values()):
+                continue
+            try:
+                function.__annotations__ = typing.get_type_hints(function, include_extras=True)
+            except NameError:
+                # FastAPI has told of it already, or has no use for it.
+                continue
+
+
+def _functions(route: Any) -> Iterator[Any]:
+    """What a route calls: its endpoint, and all that this depends on."""
+    yield getattr(route, "endpoint", None)
+    waiting = [getattr(route, "dependant", None)]
+    while waiting:
+        dependant = waiting.pop()
+        if dependant is not None:
+            yield dependant.call
+            waiting += dependant.dependencies
 
 
 def _teach_pickle() -> None:

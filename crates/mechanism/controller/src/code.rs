@@ -7,6 +7,7 @@
 //!    that it would go back to. One that nothing needs any more is removed at once, or at the next
 //!    start of a controller that died in between.
 
+use crate::origins::Origin;
 use crate::service::Service;
 use crate::submissions::Refusal;
 use base64::Engine as _;
@@ -202,19 +203,14 @@ impl Service {
         received: &Received,
     ) -> Result<u64, Refusal> {
         let file = self.code.dir.join(format!("{}.pkl", received.hash));
-        let spec = spec(name, &submission.application)?;
+        let mut application = submission.application.clone();
+        application.insert("import_path".to_owned(), NO_IMPORT_PATH.into());
+        let spec = spec(name, application)?;
         let ApplicationKind::Python { overrides, .. } = &spec.kind else {
             let why = "application says what is served; leave model and program out of it";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
         };
-        if let Some((prefix, other)) = self.occupant(name, spec.route_prefix.as_deref(), |_| true) {
-            // Ray's words, which programs look for.
-            let why = format!(
-                "Prefix {prefix} is being used by application \"{other}\". Failed to deploy \
-                 application \"{name}\"."
-            );
-            return Err(Refusal::new(StatusCode::CONFLICT, why));
-        }
+        self.check_place(name, spec.route_prefix.as_deref(), |_| true)?;
         let program = DescribedProgram {
             executable: &submission.python,
             launch: &|paths| PythonCode::File(&file).launch(paths, &submission.sys_path),
@@ -241,6 +237,21 @@ impl Service {
         self.deploy_built(config.into()).inspect_err(|_| self.code.remove_unless_used(&file))
     }
 
+    /// Refuses a place that another application has, in Ray's words, which programs look for.
+    pub(crate) fn check_place(
+        &self,
+        name: &ApplicationName,
+        prefix: Option<&str>,
+        is_other: impl Fn(&Origin) -> bool,
+    ) -> Result<(), Refusal> {
+        let Some((prefix, other)) = self.occupant(name, prefix, is_other) else { return Ok(()) };
+        let why = format!(
+            "Prefix {prefix} is being used by application \"{other}\". Failed to deploy \
+             application \"{name}\"."
+        );
+        Err(Refusal::new(StatusCode::CONFLICT, why))
+    }
+
     /// Whether the code of a version is still there; that of a config file is nobody's to keep.
     pub(crate) fn check_code(&self, config: &ApplicationConfig) -> Result<(), Refusal> {
         match file_of(config).filter(|file| !file.is_file()) {
@@ -254,11 +265,13 @@ impl Service {
 }
 
 /// What an application of a config file would be that says this.
-fn spec(name: &ApplicationName, given: &Map<String, Value>) -> Result<ApplicationSpec, Refusal> {
+pub(crate) fn spec(
+    name: &ApplicationName,
+    given: Map<String, Value>,
+) -> Result<ApplicationSpec, Refusal> {
     let bad = |why: String| Refusal::new(StatusCode::BAD_REQUEST, why);
-    let mut application = given.clone();
-    application.insert("name".to_owned(), name.as_str().into());
-    application.insert("import_path".to_owned(), NO_IMPORT_PATH.into());
+    let mut application = Map::from_iter([("name".to_owned(), name.as_str().into())]);
+    application.extend(given.into_iter().filter(|(field, _)| field != "name"));
     let text = json!({"applications": [application]}).to_string();
     let file = ConfigFile::parse(&text).map_err(|problem| bad(problem.to_string()))?;
     let errors = file.problems().iter().filter(|problem| problem.severity == Severity::Error);
@@ -291,7 +304,8 @@ mod tests {
 
     /// An application that is made of this file.
     fn made_of(app: &str, file: Option<&Path>) -> ApplicationConfig {
-        let spec = spec(&name(app), &Map::new()).unwrap();
+        let given = json!({"import_path": NO_IMPORT_PATH});
+        let spec = spec(&name(app), given.as_object().unwrap().clone()).unwrap();
         let args = file.map(|file| vec![CODE_ARG.to_owned(), file.display().to_string()]);
         let program = ProgramConfig { args: args.unwrap_or_default(), ..ProgramConfig::default() };
         let id = DeploymentId::try_from(format!("{app}#D")).unwrap();

@@ -17,6 +17,7 @@ mod code;
 mod health;
 mod logs;
 mod metrics;
+mod models;
 mod notices;
 mod origins;
 mod ray;

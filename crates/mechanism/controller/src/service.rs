@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::code::{CodeFiles, CodeSubmission, Received};
 use crate::health::{self, Health, Turn};
 use crate::metrics::ControllerMetrics;
+use crate::models::ModelsSubmission;
 use crate::notices;
 use crate::origins::{Origin, Origins};
 use crate::store::{
@@ -75,6 +76,12 @@ pub(crate) enum Message {
         submission: Box<CodeSubmission>,
         received: Received,
         reply: Reply<Result<u64, Refusal>>,
+    },
+    /// An application of models is wanted that no config file has.
+    DeployModels {
+        name: ApplicationName,
+        submission: ModelsSubmission,
+        reply: Reply<Result<(), Refusal>>,
     },
     /// A build is over.
     Built {
@@ -329,6 +336,9 @@ impl Service {
             }
             Message::DeployCode { name, submission, received, reply } => {
                 answer(reply, self.deploy_code(&name, &submission, &received));
+            }
+            Message::DeployModels { name, submission, reply } => {
+                answer(reply, self.deploy_models(name, submission));
             }
             Message::Delete { name, reply } => answer(reply, self.delete(name)),
             Message::DeleteAll(reply) => answer(reply, self.delete_all()),

@@ -152,7 +152,15 @@ impl Service {
 
     /// Builds a submission; what is carried out goes on meanwhile.
     pub(crate) fn build(&mut self, name: ApplicationName, submitted: Value) {
-        let source = ApplicationSource::Declarative;
+        self.build_from(ApplicationSource::Declarative, name, submitted);
+    }
+
+    pub(crate) fn build_from(
+        &mut self,
+        source: ApplicationSource,
+        name: ApplicationName,
+        submitted: Value,
+    ) {
         let route_prefix = match submitted.get("route_prefix") {
             None => Some("/".to_owned()),
             Some(prefix) => prefix.as_str().map(str::to_owned),
@@ -173,12 +181,16 @@ impl Service {
         outcome: Result<Box<ApplicationConfig>, String>,
     ) {
         let Some(submitted) = self.builds.finish(&name, number) else { return };
+        let source = self.origins.get(&name).map(|origin| origin.source).unwrap_or_default();
         let outcome = outcome.and_then(|mut config| {
             if config.name != name {
                 return Err(format!("the builder answered with application {}", config.name));
             }
-            config.source = ApplicationSource::Declarative;
-            config.submitted = (&submitted).into();
+            config.source = source;
+            // What a program asked for is in no file.
+            if source == ApplicationSource::Declarative {
+                config.submitted = (&submitted).into();
+            }
             problem(&config).map_or(Ok(()), Err)?;
             self.deploy(config.into(), "").map(drop).map_err(|refusal| refusal.reason)
         });

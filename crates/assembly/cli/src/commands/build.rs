@@ -8,7 +8,7 @@ use crate::args::BuildArgs;
 use crate::commands::{python, template, yaml};
 use crate::failure::Failure;
 use crate::output::print;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tyndall_config::Environment;
 use tyndall_config::file::{
     ApplicationKind, ApplicationSpec, ConfigFile, DeploymentOverride, DescribedError,
-    DescribedProgram, Launch, ModelSpec as FileModel,
+    DescribedProgram, Launch, ModelSpec as FileModel, Problem, Severity,
 };
 use tyndall_hub::{HubOptions, Silent};
 use tyndall_model::{CheckpointSpec, PlanRequest};
@@ -24,6 +24,9 @@ use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, DeploymentCo
 
 /// Longer submissions are no configuration.
 const MAX_INPUT_BYTES: u64 = 8 << 20;
+
+/// What says of an application in Python that it is one of models, which no Python serves.
+const NATIVE: &str = "application";
 
 /// What a build may take for granted.
 #[derive(Debug, Clone, Copy)]
@@ -46,23 +49,30 @@ pub(crate) fn role(machine: Machine, env: &Environment) -> Result<(), Failure> {
     let machine = Machine { request_timeout_s, ..machine };
     let spec = config.applications.into_iter().next();
     let spec = spec.ok_or_else(|| unusable("there is no application in it".to_owned()))?;
-    let application = application(spec, machine, env)?;
+    let around = Around { machine, shared: &config.shared, env };
+    let application = application(spec, around)?;
     let json = serde_json::to_string(&application).expect("wire types have string keys only");
     print(&json)
 }
 
-fn application(
-    spec: ApplicationSpec,
+/// What holds for an application beside what it says itself.
+#[derive(Debug, Clone, Copy)]
+struct Around<'a> {
     machine: Machine,
-    env: &Environment,
-) -> Result<ApplicationConfig, Failure> {
+    /// What its file says of all applications.
+    shared: &'a Value,
+    env: &'a Environment,
+}
+
+fn application(spec: ApplicationSpec, around: Around<'_>) -> Result<ApplicationConfig, Failure> {
+    let Around { machine, env, .. } = around;
     let deployments = match &spec.kind {
         ApplicationKind::Models(models) => models_of(&spec, models, machine, env)?,
         ApplicationKind::Program { executable, args, overrides } => {
             program_of(&spec, Path::new(executable), args, overrides, machine)?
         }
         ApplicationKind::Python { import_path, args, overrides } => {
-            python_of(&spec, import_path, args, overrides, (machine, env))?
+            python_of(&spec, import_path, args, overrides, around)?
         }
     };
     Ok(ApplicationConfig {
@@ -198,10 +208,14 @@ fn python_of(
     import_path: &str,
     args: &Value,
     overrides: &[DeploymentOverride],
-    (machine, env): (Machine, &Environment),
+    around: Around<'_>,
 ) -> Result<Vec<DeploymentConfig>, Failure> {
+    let Around { machine, env, .. } = around;
     let interpreter = python::interpreter(env)?;
     let described = python::describe(&interpreter, import_path, spec, args)?;
+    if let Some(native) = described[NATIVE].as_object() {
+        return native_of(spec, native, around);
+    }
     let program = DescribedProgram {
         executable: &interpreter,
         launch: &|paths| python::launch(import_path, paths),
@@ -212,6 +226,38 @@ fn python_of(
     deployments.map_err(|error| {
         strange(error, Path::new(import_path), "mend what its code says of the deployment")
     })
+}
+
+/// Code in Python that builds an application of models has said which: it is as if the file named
+/// these itself.
+fn native_of(
+    spec: &ApplicationSpec,
+    native: &Map<String, Value>,
+    around: Around<'_>,
+) -> Result<Vec<DeploymentConfig>, Failure> {
+    let mut application = spec.submitted.as_object().cloned().unwrap_or_default();
+    application.extend(native.clone());
+    let mut file = around.shared.as_object().cloned().unwrap_or_default();
+    file.insert("applications".to_owned(), json!([application]));
+    let failed = |why: String| Failure::new(format!("the models of '{}': {why}", spec.name));
+    let file = ConfigFile::parse(&Value::from(file).to_string());
+    let file = file.map_err(|problem| failed(problem.to_string()))?;
+    let is_error = |problem: &&Problem| problem.severity == Severity::Error;
+    if let Some(problem) = file.problems().iter().find(is_error) {
+        let path = problem.path.strip_prefix("applications[0].").unwrap_or(&problem.path);
+        let failure = failed(format!("{path}: {}", problem.message));
+        return Err(match &problem.cure {
+            Some(cure) => failure.with_cure(cure.clone()),
+            None => failure,
+        });
+    }
+    let config = file.typed().map_err(|problem| failed(problem.to_string()))?;
+    match config.applications.first() {
+        Some(spec @ ApplicationSpec { kind: ApplicationKind::Models(models), .. }) => {
+            models_of(spec, models, around.machine, around.env)
+        }
+        _ => Err(failed("there are none".to_owned())),
+    }
 }
 
 fn strange(error: DescribedError, program: &Path, cure: &str) -> Failure {
@@ -263,12 +309,16 @@ pub(crate) fn build(args: &BuildArgs, env: &Environment) -> Result<(), Failure> 
             application["program"] = target.as_str().into();
             application["args"] = json!({});
             application["deployments"] = options_of(&described);
-        } else if python::is_import_path(target) {
-            let described = python::describe_alone(target, &args.app_dir, env)?;
-            application["import_path"] = target.as_str().into();
+        } else if let Some(import_path) = python::import_path(target) {
+            let described = python::describe_alone(&import_path, &args.app_dir, env)?;
+            application["import_path"] = import_path.into();
             application["runtime_env"] = json!({});
             application["args"] = json!({});
-            application["deployments"] = options_of(&described);
+            if let Some(native) = described[NATIVE].as_object() {
+                application.as_object_mut().into_iter().for_each(|app| app.extend(native.clone()));
+            } else {
+                application["deployments"] = options_of(&described);
+            }
         } else {
             application["model"] = target.as_str().into();
             application["deployment_config"] = json!({

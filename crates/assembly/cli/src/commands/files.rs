@@ -54,8 +54,12 @@ impl Source<'_> {
         is_application_source(Path::new(self.target)) || self.is_import_path()
     }
 
+    fn import_path(&self) -> Option<String> {
+        python::import_path(self.target).filter(|_| !Path::new(self.target).exists())
+    }
+
     pub(crate) fn is_import_path(&self) -> bool {
-        python::is_import_path(self.target) && !Path::new(self.target).exists()
+        self.import_path().is_some()
     }
 
     /// It has applications of its own, with their names, routes and arguments.
@@ -69,10 +73,9 @@ impl Source<'_> {
         if self.is_config() {
             return self.read_config(path, env);
         }
-        let mut application = if self.is_import_path() {
-            json!({"import_path": self.target})
-        } else {
-            json!({"program": path.canonicalize()?})
+        let mut application = match self.import_path() {
+            Some(import_path) => json!({"import_path": import_path}),
+            None => json!({"program": path.canonicalize()?}),
         };
         if let Some(name) = self.name {
             application["name"] = name.into();

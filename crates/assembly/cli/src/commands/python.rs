@@ -137,9 +137,19 @@ fn ask(
     }
 }
 
-/// Whether a target is the import path of an application, and no model: names of Hugging Face have
-/// a `/` or no dot, and what lies on the disk is meant first.
-pub(crate) fn is_import_path(target: &str) -> bool {
+/// The import path of an application that a target names; none where it names a model. The module
+/// may be written as a path from where the command runs, as in `examples/app:app`.
+pub(crate) fn import_path(target: &str) -> Option<String> {
+    let path = match target.split_once(':') {
+        Some((module, attribute)) => format!("{}:{attribute}", module.replace('/', ".")),
+        None => target.to_owned(),
+    };
+    is_import_path(&path).then_some(path)
+}
+
+/// Whether it is one, and no model: names of Hugging Face have a `/` or no dot, and what lies on the
+/// disk is meant first.
+fn is_import_path(target: &str) -> bool {
     let is_name = |part: &str| {
         let mut chars = part.chars();
         chars.next().is_some_and(|first| first.is_alphabetic() || first == '_')
@@ -184,6 +194,10 @@ mod tests {
 
     #[test]
     fn import_paths_are_told_from_models() {
+        assert_eq!(import_path("a/b_c/app:app.inner").as_deref(), Some("a.b_c.app:app.inner"));
+        for bad in ["./app:app", "/a/app:app", "a//b:app", "a/b", "org/opt-1.3b"] {
+            assert_eq!(import_path(bad), None, "{bad}");
+        }
         for good in ["app:app", "pkg.mod:app", "pkg.mod:Outer.app", "mod.app", "_a.b", "é:f"] {
             assert!(is_import_path(good), "{good}");
         }

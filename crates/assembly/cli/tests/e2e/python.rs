@@ -13,11 +13,14 @@ use tyndall_testkit::{Builder, Server, eventually};
 use tyndall_types::ApplicationStatus;
 
 /// Says of `broken:app` what a builder that raises says, of `bare:app` what an interpreter without
-/// the package says, and is the program for all others. Each start is a line in `log`.
+/// the package says, of `models:app` that it is one of models and of `strange:app` that it is one of
+/// none that could be, and is the program for all others. Each start is a line in `log`.
 const INTERPRETER: &str = r#"#!/bin/sh
 echo "$(pwd) $*" >> "HOME/log"
 case "$4" in
 broken:app) printf '%s' '{"error": "Traceback (most recent call last):\n  File \"broken.py\", line 1\nValueError: no; really"}'; exit 1 ;;
+models:app) printf '%s' '{"application": {"import_path": "tyndall.llm:build_openai_app", "args": {"llm_configs": [{"model_loading_config": {"model_id": "haiku", "model_source": "demo"}, "deployment_config": {"autoscaling_config": {"min_replicas": 0}}}]}}}'; exit ;;
+strange:app) printf '%s' '{"application": {"import_path": "tyndall.llm:build_openai_app", "args": {"llm_configs": [{"model_loading_config": {"model_id": "haiku"}, "engine_kwargs": {"nonsense": 1}}]}}}'; exit ;;
 bare:app) echo "python: No module named tyndall._program; is it there" >&2; exit 1 ;;
 esac
 while [ "$1" != role ]; do shift; done
@@ -279,5 +282,27 @@ fn a_server_ends_with_the_program_that_owns_it() -> Result<()> {
     assert_eq!(output.status.code(), Some(1));
     let said = stdout(&output);
     assert!(said.starts_with(&format!("error: port {port} is in use\nhelp: ")), "{said}");
+    Ok(())
+}
+
+#[test]
+fn code_that_builds_an_application_of_models_serves_none_itself() -> Result<()> {
+    let python = Interpreter::new()?;
+    let mut config = app("models:app");
+    config["applications"][0]["deployments"] =
+        json!([{"name": "LLMServer:haiku", "max_ongoing_requests": 7}]);
+    let server = python.server().start(file(&config)?.path)?;
+    let body = json!({"model": "haiku", "prompt": "Hi", "max_tokens": 2});
+    assert_eq!(server.post("/v1/completions", &body)?.status, 200);
+    let haiku = &server.application("app")?.deployments["LLMServer:haiku"];
+    assert_eq!(haiku.config.as_ref().map(|config| config.max_ongoing_requests), Some(7));
+    assert!(python.starts("replica").is_empty());
+
+    assert_eq!(server.deploy(&app("strange:app"))?.status, 200);
+    let why = failure(&server)?;
+    assert!(
+        why.contains("the models of 'app': args.llm_configs[0].engine_kwargs.nonsense"),
+        "{why}"
+    );
     Ok(())
 }

@@ -4,6 +4,7 @@ use super::details::Shape;
 use super::{Answer, Api, HEALTHZ, busy, decoded, not_found, openapi, read, read_up_to};
 use crate::code::receive;
 use crate::logs::{self, LogRange};
+use crate::models::ModelsSubmission;
 use crate::service::{Message, Wanted};
 use crate::store::{MAX_DAYS, StoredVersion};
 use bytes::Bytes;
@@ -91,7 +92,7 @@ impl Api {
         let rest = under(APPLICATIONS).ok_or_else(not_found)?;
         if method == Method::PUT {
             let name = application(rest).map_err(bad)?;
-            return self.deploy_code(name, request).await;
+            return self.deploy_one(name, request).await;
         }
         match (method, rest.rsplit_once('/')) {
             (&Method::GET, Some((name, "versions"))) => self.versions(name).await,
@@ -122,14 +123,23 @@ impl Api {
         Ok(empty(StatusCode::OK))
     }
 
-    /// One application with its code. Decoding and writing are not done where others wait for it.
-    async fn deploy_code(&self, name: ApplicationName, request: Request<Incoming>) -> Answer {
+    /// One application, of models or with its code. Decoding and writing are not done where others
+    /// wait for it.
+    async fn deploy_one(&self, name: ApplicationName, request: Request<Incoming>) -> Answer {
+        let body = if self.takes_code {
+            read_up_to(MAX_CODE_BYTES, request).await?
+        } else {
+            read(request).await?
+        };
+        if let Some(submission) = ModelsSubmission::of(&body) {
+            self.try_ask(|reply| Message::DeployModels { name, submission, reply }).await?;
+            return Ok(json(StatusCode::OK, &json!({})));
+        }
         if !self.takes_code {
             let why = "code is taken on the loopback only, unless the server has a token; set \
                        TYNDALL_ADMIN_TOKEN where it starts\n";
             return Err(text(StatusCode::FORBIDDEN, why));
         }
-        let body = read_up_to(MAX_CODE_BYTES, request).await?;
         let dir = self.code_dir.clone();
         let received = tokio::task::spawn_blocking(move || receive(&dir, &body)).await;
         let failed = |why: JoinError| text(StatusCode::INTERNAL_SERVER_ERROR, why.to_string());

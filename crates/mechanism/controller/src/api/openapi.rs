@@ -65,20 +65,21 @@ fn applications() -> Value {
     })
 }
 
-/// The one path that takes code, beside deleting.
+/// The one path that takes code, or models that are in no config file, beside deleting.
 fn application() -> Value {
     let mut path = delete();
     path["put"] = json!({
-        "summary": "Add or replace one application that brings its code; others stay",
+        "summary": "Add or replace one application, which brings its code or is one of models; others stay",
         "parameters": [path_name("application")],
         "requestBody": body(json!({
             "type": "object",
-            "required": ["described", "python", "code"],
+            "anyOf": [{"required": ["described", "python", "code"]}, {"required": ["application"]}],
             "additionalProperties": false,
             "properties": {
                 "application": {
                     "type": "object",
-                    "description": "as in a config file, without name and import_path",
+                    "description": "as in a config file, without name; with code also without \
+                                    import_path, and alone one of models",
                 },
                 "described": {"type": "object", "description": "what `role describe` prints"},
                 "python": {"type": "string", "description": "path of the interpreter"},

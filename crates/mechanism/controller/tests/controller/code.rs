@@ -156,3 +156,29 @@ async fn code_is_not_taken_from_pages_or_without_the_token() {
         .unwrap();
     assert_eq!(kept(&node), [b"one"]);
 }
+
+#[tokio::test]
+async fn models_are_built_without_code_and_belong_to_no_file() {
+    let mut node = Node::start().await;
+    let mut built = application("app", vec![resident("app", "1")]);
+    built.route_prefix = Some("/x".to_owned());
+    node.builds_to(&built);
+    let path = format!("{OURS}app");
+    let models = json!({"application": {"route_prefix": "/x", "model": "demo"}});
+    node.admin.tell(Method::PUT, &path, &models).await.unwrap();
+    node.started_and_ready().await;
+    let details = node.until("app", Running).await;
+    assert_eq!(details.source.as_str(), "imperative");
+    assert!(!node.dir.path().join("state/code").exists());
+    node.put(&file(&[])).await.unwrap();
+    node.until("app", Running).await;
+
+    for (body, expected) in [
+        (json!({"application": {"import_path": "a:b"}}), "without code is one of models"),
+        (json!({"application": {"model": "demo", "nothing": 1}}), "nothing"),
+    ] {
+        let (status, why) = refused(node.admin.tell(Method::PUT, &path, &body).await);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{why}");
+        assert!(why.contains(expected), "{why}");
+    }
+}
