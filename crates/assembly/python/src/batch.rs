@@ -58,10 +58,10 @@ impl Batcher {
             let model = context::multiplexed_model_id();
             let num_items = items.len();
             let done = job(&own, "batch", move |py| {
-                Ok(PyTuple::new(py, [
-                    PyList::new(py, items)?.into_any(),
-                    model.into_pyobject(py)?.into_any(),
-                ])?
+                Ok(PyTuple::new(
+                    py,
+                    [PyList::new(py, items)?.into_any(), model.into_pyobject(py)?.into_any()],
+                )?
                 .into_any())
             });
             async move { done.await.map(|()| vec![(); num_items]) }
