@@ -44,7 +44,7 @@ def details(*names):
     return {
         "target_capacity": 50.0,
         "proxies": {"node": {"status": "HEALTHY"}},
-        "applications": {name: application for name in names},
+        "applications": dict.fromkeys(names, application),
     }
 
 

@@ -6,7 +6,7 @@ import logging
 import cloudpickle
 import pytest
 
-from tyndall.serve import config, schema
+from tyndall.serve import autoscaling_policy, config, schema
 from tyndall.serve.config import (
     AggregationFunction,
     AutoscalingConfig,
@@ -42,7 +42,7 @@ def test_defaults_are_rays():
         "downscale_to_zero_delay_s": None,
         "upscale_delay_s": 30.0,
         "aggregation_function": "mean",
-        "policy": None,
+        "policy": {"policy_function": config.DEFAULT_POLICY, "policy_kwargs": {}},
     }
     assert RequestRouterConfig().to_dict() == {
         "request_router_class": config.DEFAULT_ROUTER,
@@ -121,6 +121,17 @@ def test_a_policy_is_a_path():
         AutoscalingPolicy(policy_function="alone")
 
 
+def test_rays_own_policies_can_be_named_and_called():
+    for function in (autoscaling_policy.default_autoscaling_policy, "tyndall.serve.autoscaling_policy.default"):
+        made = AutoscalingPolicy(policy_function=function).policy_function
+        assert made.startswith("ray.serve.autoscaling_policy:")
+    given = AutoscalingConfig(target_ongoing_requests=4, max_replicas=9)
+    context = AutoscalingContext("d", "d", "a", 2, 3, total_num_requests=10, config=given)
+    assert autoscaling_policy.default_autoscaling_policy(context) == (2.5, {})
+    context.current_num_replicas = 0
+    assert autoscaling_policy.default_autoscaling_policy(context) == (3.0, {})
+
+
 def test_the_context_of_policies_adds_up():
     context = AutoscalingContext("d", "d", "a", 2, 3, total_num_requests=10, total_queued_requests=4)
     assert context.total_running_requests == 6
@@ -131,8 +142,11 @@ def test_the_context_of_policies_adds_up():
 def test_log_levels_become_names():
     assert LoggingConfig(log_level=logging.WARNING).log_level == "WARNING"
     assert LoggingConfig(log_level="error").log_level == "ERROR"
-    with pytest.raises(ValueError, match="DEBUG, INFO"):
-        LoggingConfig(log_level="LOUD")
+    for given, known in [("warn", "WARNING"), ("FATAL", "CRITICAL"), (15, 15), ("NOTSET", 0), ("30", "WARNING")]:
+        assert LoggingConfig(log_level=given).log_level == known
+    for bad in ("LOUD", 101, None, 1.5):
+        with pytest.raises(ValueError, match="DEBUG, INFO"):
+            LoggingConfig(log_level=bad)
 
 
 def test_log_attributes_are_those_of_python_and_are_not_compared():
@@ -157,6 +171,22 @@ def test_options_of_listeners():
     assert HTTPOptions(host=None).host is None
     with pytest.warns(DeprecationWarning, match="proxy_location"):
         assert HTTPOptions(location="NoServer").location is ProxyLocation.Disabled
+
+
+def test_a_timeout_of_nothing_is_none():
+    for of in (HTTPOptions, gRPCOptions):
+        assert [of(request_timeout_s=given).request_timeout_s for given in (-1, 0, "2.5")] == [None, None, 2.5]
+        with pytest.raises(ValueError, match="request_timeout_s"):
+            of(request_timeout_s="soon")
+
+
+def test_other_keys_of_listeners_are_warned_of_as_newer_versions_may_have_more(warned):
+    assert HTTPOptions.parse("http_options", {"port": 1, "colour": 2}).user_set() == {"port": 1}
+    assert warned() == ["'colour' is no field of HTTPOptions and has no effect"]
+    with pytest.raises(ValueError, match="did you mean port?"):
+        HTTPOptions.parse("http_options", {"prot": 1})
+    with pytest.raises(ValueError, match="no field of LoggingConfig"):
+        LoggingConfig.parse("logging_config", {"colour": 2})
 
 
 def test_the_default_host_comes_from_the_environment(monkeypatch):

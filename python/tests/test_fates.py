@@ -8,6 +8,7 @@ import pytest
 from tyndall import serve
 from tyndall.serve import _fates, _options
 from tyndall.serve._graph import build
+from tyndall.serve.autoscaling_policy import default_autoscaling_policy
 
 FIELDS = Path(__file__).parents[2] / "crates/core/config/src/file/fields"
 
@@ -76,11 +77,16 @@ def test_the_config_file_knows_all_that_is_described():
             "ray_actor_options.runtime_env.colour has no effect: it is unknown",
         ),
         ({"logging_config": {"logs_dir": "/tmp/logs"}}, "logging_config.logs_dir has no effect"),
+        (
+            {"autoscaling_config": {"target_ongoing_requests": 6}},
+            "a replica takes 5 requests and the target is 6: only requests that wait can add replicas",
+        ),
+        ({"num_replicas": "auto", "max_ongoing_requests": 1}, "a replica takes 1 requests and the target is 2"),
         ({"request_router_config": {"request_router_class": "m:C"}}, "request_router_class has no effect"),
         ({"request_router_config": {"initial_backoff_s": 1}}, "initial_backoff_s has no effect"),
     ],
 )
-def test_what_has_no_effect_is_warned_of(options, line, warned):
+def test_what_does_not_do_what_it_says_is_warned_of(options, line, warned):
     built = build(Model.options(**options).bind())
     assert [line in one for one in warned()] == [True]
     assert warned()[0].startswith("deployment 'Model': ")
@@ -123,3 +129,6 @@ def test_policies_that_are_built_in_are_taken_in_both_forms():
     for path in _fates.POLICIES:
         for text in (path, path.replace(":", ".")):
             build(Model.options(autoscaling_config={"policy": {"policy_function": text}}).bind())
+    own = {"policy_function": default_autoscaling_policy}
+    (one,) = build(Model.options(autoscaling_config={"policy": own}).bind()).described["deployments"]
+    assert one["autoscaling_config"]["policy"]["policy_function"] in _fates.POLICIES

@@ -4,10 +4,11 @@ import dataclasses
 import json
 import threading
 
+import cloudpickle
 import pytest
 
 from tyndall import serve
-from tyndall.serve._graph import IS_INGRESS, build, code_of, describe
+from tyndall.serve._graph import INGRESS, build, code_of, describe
 from tyndall.serve.exceptions import RayServeException
 from tyndall.serve.handle import DeploymentHandle
 
@@ -98,6 +99,12 @@ def test_a_made_name_does_not_meet_a_given_one():
     top = Node.options(name="A").bind(app, given, Leaf.options(name="A").bind())
     assert sorted(names(top)) == ["A", "A_1", "A_2", "A_3"]
     assert names(top)[0] == "A_3", "callees have their names first, as in Ray"
+
+
+def test_a_pickled_application_is_described_the_same():
+    inner = Leaf.options(autoscaling_config={"max_replicas": 2}, logging_config={"encoding": "JSON"}).bind()
+    app = Node.options(num_replicas="auto").bind([inner], again=inner)
+    assert describe(cloudpickle.loads(cloudpickle.dumps(app))) == describe(app)
 
 
 def test_an_application_in_itself_is_refused():
@@ -228,7 +235,7 @@ def test_one_deployment_is_the_ingress():
     class Web:
         pass
 
-    setattr(Web, IS_INGRESS, True)
+    setattr(Web, INGRESS, None)
     web = serve.deployment(Web)
     assert build(web.bind()).ingress == "Web"
     both = web.options(name="both")

@@ -31,7 +31,7 @@ class Holder:
 
 HOLDERS = {
     "list": lambda apps: [apps],
-    "dict": lambda apps: {"deep": {i: app for i, app in enumerate(apps)}},
+    "dict": lambda apps: {"deep": dict(enumerate(apps))},
     "object": lambda apps: Holder(tuple(apps)),
 }
 """Where a node's callees are in what it is made from."""

@@ -440,6 +440,18 @@ def test_a_constructor_may_be_a_coroutine_and_call_others():
     assert run(Async.bind(Calculator.bind(41))).remote().result() == 42
 
 
+def test_a_constructor_may_ask_for_handles_by_name():
+    @serve.deployment
+    class Asking:
+        async def __init__(self, _):
+            self.value = await serve.get_deployment_handle("Calculator").remote(1)
+
+        def __call__(self):
+            return self.value
+
+    assert run(Asking.bind(Calculator.bind(1))).remote().result() == 2
+
+
 def test_a_constructor_that_fails_is_told_and_nothing_runs():
     stopped = []
 

@@ -62,7 +62,7 @@ _NAMES = {
 }
 """Which module has a name."""
 
-_MODULES = ("config", "context", "exceptions", "handle", "metrics", "schema")
+_MODULES = ("autoscaling_policy", "config", "context", "exceptions", "handle", "metrics", "schema")
 """Modules that Ray's package has as attributes without an import of their own."""
 
 __all__ = [

@@ -18,6 +18,9 @@ DEFAULT_PORT = "8265"
 _TIMEOUT_S = 30.0
 _POLL_S = 0.1
 
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks without the proxies of the environment, which cannot reach this machine's loopback."""
+
 
 class ServerUnreachable(RayServeException):
     """There is no server at the address."""
@@ -72,7 +75,7 @@ def request(method: str, path: str, body: Any = None, *, at: str | None = None) 
         data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
     asked = urllib.request.Request(base + path, data=data, headers=headers, method=method)
     try:
-        with urllib.request.urlopen(asked, timeout=_TIMEOUT_S) as answer:
+        with opener.open(asked, timeout=_TIMEOUT_S) as answer:
             content: bytes = answer.read()
             return content
     except urllib.error.HTTPError:

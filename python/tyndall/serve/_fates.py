@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ._checks import shown
-from .config import DEFAULT_POLICY, DEFAULT_ROUTER
+from .config import DEFAULT_POLICY, DEFAULT_ROUTER, REPLICA_QUEUE_LENGTH
 
 _NO_RAY_NODES = "this machine is the only node"
 _NO_CODE = "nothing is installed for an application; what it needs is in its Python"
@@ -56,7 +56,7 @@ POLICIES: Final = (
     "tyndall.policies:tokens",
     "tyndall.policies:time_to_first_token",
     DEFAULT_POLICY,
-    "ray.serve.autoscaling_policy:replica_queue_length_autoscaling_policy",
+    REPLICA_QUEUE_LENGTH,
 )
 """Autoscaling policies of a deployment that are built in."""
 
@@ -72,6 +72,16 @@ def without_effect(options: Mapping[str, Any]) -> Iterator[str]:
         path = f"ray_actor_options.runtime_env.{key}"
         if key not in ("env_vars", "working_dir", "py_modules") and path not in IGNORED:
             yield f"{path} has no effect: it is unknown"
+
+
+def scaling(options: Mapping[str, Any]) -> Iterator[str]:
+    """A line where replicas take fewer requests than they shall have."""
+    config, ongoing = options.get("autoscaling_config"), options.get("max_ongoing_requests", 5)
+    if config is not None and ongoing < config.target_ongoing_requests:
+        yield (
+            f"a replica takes {ongoing} requests and the target is {config.target_ongoing_requests:g}: only requests "
+            "that wait can add replicas. Raise max_ongoing_requests above it."
+        )
 
 
 def refuse(options: Mapping[str, Any]) -> None:

@@ -20,8 +20,8 @@ from .exceptions import RayServeException
 
 logger = logging.getLogger("tyndall.serve")
 
-IS_INGRESS: Final = "_serve_is_ingress"
-"""The attribute of a class that is decorated with `@serve.ingress`."""
+INGRESS: Final = "__serve_ingress_app__"
+"""The attribute that `@serve.ingress` gives a class."""
 
 MakeHandle = Callable[[str, str], Any]
 """Of a deployment's and its application's name makes a handle."""
@@ -227,13 +227,13 @@ def _carried_out(node: _Node) -> None:
             raise ValueError("user_config is set, and a function has no reconfigure\nmake it a class that has")
     except ValueError as error:
         raise ValueError(f"deployment {node.name!r}: {error}") from None
-    for line in _fates.without_effect(options):
+    for line in (*_fates.without_effect(options), *_fates.scaling(node.code.options)):
         logger.warning(f"deployment {node.name!r}: {line}")
 
 
 def _one_ingress(nodes: list[_Node]) -> None:
     """HTTP reaches one deployment."""
-    names = [node.name for node in nodes if getattr(node.code.func_or_class, IS_INGRESS, False)]
+    names = [node.name for node in nodes if hasattr(node.code.func_or_class, INGRESS)]
     if len(names) > 1:
         raise RayServeException(
             f"several deployments of the application are decorated with @serve.ingress: {', '.join(names)}\n"

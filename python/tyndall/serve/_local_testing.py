@@ -7,6 +7,7 @@ again as on their way to another process; `max_ongoing_requests`, `max_queued_re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import threading
@@ -200,15 +201,17 @@ class _Items:
     def next(self) -> Future[Any]:
         item: Future[Any] = Future()
         with self._lock:
+            is_full = self._is_full()
             if self._ready:
                 item.set_result(self._ready.popleft())
-                is_ended = self._ended is not None
             elif self._ended is not None:
                 return _outcome(self._ended)
             else:
-                self._asked, is_ended = item, False
-        if not is_ended:
-            self._wake()
+                self._asked = item
+        if is_full:
+            with contextlib.suppress(RuntimeError):
+                # It raises where the replica has ended a moment before, and so has the stream.
+                self._loop.call_soon_threadsafe(self._room.set)
         return item
 
     def cancel(self) -> None:
@@ -220,13 +223,18 @@ class _Items:
         try:
             async for item in items:
                 self._put(item)
-                while len(self._ready) >= _MAX_ITEMS_AHEAD:
+                while self._is_full():
+                    # Cleared first, looked at again, then waited for: no taking of an item is missed.
                     self._room.clear()
-                    await self._room.wait()
+                    if self._is_full():
+                        await self._room.wait()
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+
+    def _is_full(self) -> bool:
+        return len(self._ready) >= _MAX_ITEMS_AHEAD
 
     def _put(self, item: Any) -> None:
         with self._lock:
@@ -242,13 +250,6 @@ class _Items:
             asked, self._asked = self._asked, None
         if asked is not None:
             _futures.follow(_outcome(work), asked)
-
-    def _wake(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._room.set)
-        except RuntimeError:
-            # The replica has ended a moment before, and so has the stream.
-            pass
 
 
 def _outcome(work: Future[Any]) -> Future[Any]:
@@ -269,19 +270,11 @@ def _copied(given: Any) -> Any:
     return cloudpickle.loads(cloudpickle.dumps(given))
 
 
-class _Local:
-    """The applications of this process."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.applications: dict[str, tuple[str, dict[str, _Replica]]] = {}
-        """By name: the ingress, and replicas by deployment, callees before callers."""
+_applications: Final[dict[str, tuple[str, dict[str, _Replica]]]] = {}
+"""Those of this process, by name: the ingress, and replicas by deployment, callees before callers."""
 
 
-_local: Final = _Local()
-
-
-def run(app: Application, name: str = "default") -> DeploymentHandle:
+def run(app: Application, name: str = "default") -> DeploymentHandle[Any]:
     """Starts an application in this process, callees before their callers, in place of an earlier one of that name.
 
     Raises what a deployment's constructor raises; nothing runs then.
@@ -290,25 +283,24 @@ def run(app: Application, name: str = "default") -> DeploymentHandle:
     for deployment, one in code.items():
         _warn(deployment, one)
     ingress = next(iter(code))
-    with _local.lock:
-        delete(name)
-        replicas: dict[str, _Replica] = {}
-        _local.applications[name] = (ingress, replicas)
-        for deployment in reversed(code):
-            replicas[deployment] = _Replica(code[deployment], DeploymentID(deployment, name))
-            try:
-                replicas[deployment].start()
-            except BaseException:
-                logger.exception(f"Failed to initialize deployment {deployment!r}.")
-                delete(name)
-                raise
+    delete(name)
+    # It is there while it starts: a constructor may call what has started before.
+    replicas: dict[str, _Replica] = {}
+    _applications[name] = (ingress, replicas)
+    for deployment in reversed(code):
+        replicas[deployment] = _Replica(code[deployment], DeploymentID(deployment, name))
+        try:
+            replicas[deployment].start()
+        except BaseException:
+            logger.exception(f"Failed to initialize deployment {deployment!r}.")
+            delete(name)
+            raise
     return _handle(ingress, name)
 
 
-def handle_of(name: str, deployment: str | None = None) -> DeploymentHandle | None:
+def handle_of(name: str, deployment: str | None = None) -> DeploymentHandle[Any] | None:
     """A handle of an application of this process; of its ingress, where no deployment is named."""
-    # Without the lock: a constructor may ask while its application starts.
-    found = _local.applications.get(name)
+    found = _applications.get(name)
     if found is None or (deployment is not None and deployment not in found[1]):
         return None
     return _handle(deployment or found[0], name)
@@ -316,24 +308,23 @@ def handle_of(name: str, deployment: str | None = None) -> DeploymentHandle | No
 
 def delete(name: str) -> bool:
     """Stops an application of this process, callers before those that they call; whether there was one."""
-    with _local.lock:
-        found = _local.applications.pop(name, None)
+    found = _applications.pop(name, None)
     for replica in reversed((found[1] if found else {}).values()):
         replica.stop()
     return found is not None
 
 
 def shutdown() -> None:
-    for name in list(_local.applications):
+    for name in list(_applications):
         delete(name)
 
 
-def _handle(deployment_name: str, app_name: str) -> DeploymentHandle:
+def _handle(deployment_name: str, app_name: str) -> DeploymentHandle[Any]:
     return DeploymentHandle(deployment_name, app_name, router=LocalRouter(DeploymentID(deployment_name, app_name)))
 
 
 def _find(deployment_id: DeploymentID) -> _Replica:
-    found = _local.applications.get(deployment_id.app_name)
+    found = _applications.get(deployment_id.app_name)
     replica = found[1].get(deployment_id.name) if found else None
     if replica is None:
         raise DeploymentUnavailableError(deployment_id, "it does not run in this process.")

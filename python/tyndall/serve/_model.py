@@ -5,10 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import logging
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, Final, TypeVar, cast
 
-from ._checks import Check, wrong_type
+from ._checks import Check, OptionTypeError, wrong_type
+
+_MISSING: Final = object()
+
+logger = logging.getLogger("tyndall.serve")
 
 M = TypeVar("M", bound="Model")
 
@@ -23,14 +28,20 @@ def option(default: Any, check: Check) -> Any:
 
 def required(check: Check) -> Any:
     """A field without a default."""
-    return dataclasses.field(metadata={"check": check})
+
+    def checked(name: str, value: Any) -> Any:
+        if value is _MISSING:
+            raise OptionTypeError(f"{name} is missing\nit has no default: write it")
+        return check(name, value)
+
+    return dataclasses.field(default=_MISSING, metadata={"check": checked})
 
 
-def unknown(name: str, key: str, known: list[str]) -> ValueError:
+def unknown(name: str, key: str, known: list[str]) -> OptionTypeError:
     """A key that is none of those there are."""
     near = difflib.get_close_matches(key, known, 1)
     cure = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-    return ValueError(f"{key!r} is no field of {name}\n{cure}")
+    return OptionTypeError(f"{key!r} is no field of {name}\n{cure}")
 
 
 class Model:
@@ -39,6 +50,10 @@ class Model:
     Subclasses are dataclasses with keywords only. A field that nobody set is not described, so that a config file can
     tell what the code says from what is a default.
     """
+
+    is_open: ClassVar[bool] = False
+    """Whether a dictionary may have other keys, which are warned of: Ray ignores them, so that an older one takes what
+    newer ones know."""
 
     _set: set[str]
 
@@ -90,7 +105,18 @@ class Model:
             return cls(**value.user_set())
         if not isinstance(value, Mapping):
             raise wrong_type(name, value, f"a dictionary or {cls.__name__}")
-        return cls(**value)
+        return cls(**cls._known(value))
+
+    @classmethod
+    def _known(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of it is known, where other keys may be; a key that is near one of the known is not another one."""
+        known = cls.field_names()
+        others = [key for key in given if key not in known and not difflib.get_close_matches(key, known, 1)]
+        if not cls.is_open or not others:
+            return given
+        for key in others:
+            logger.warning(f"{key!r} is no field of {cls.__name__} and has no effect")
+        return {key: value for key, value in given.items() if key not in others}
 
     def user_set(self) -> dict[str, Any]:
         """The fields that were set, as they are."""

@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ import threading
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +32,8 @@ logger = logging.getLogger("tyndall.serve")
 _START_TIMEOUT_S = 60.0
 _PROXY_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 30.0
+_MAX_CODE_BYTES = 90 << 20
+"""What the server takes, in base64 and with the rest of a submission."""
 _POLL_S = 0.1
 _ADDRESS = "TYNDALL_ADDRESS"
 _LEVELS = {"CRITICAL": "error", "ERROR": "error", "WARNING": "warn", "INFO": "info", "DEBUG": "debug"}
@@ -47,10 +49,13 @@ def start(http_options: HTTPOptions | None = None, logging_config: LoggingConfig
     """
     global _own
     with _lock:
-        if _own is not None and not _own.runs():
-            _own.forget()
+        is_there = _is_there()
+        if not is_there and _own is not None and _own.is_addressed():
+            # It was shut down, and may still be on its way.
+            _own.end()
             _own = None
-        if _is_there():
+            is_there = _is_there()
+        if is_there:
             _warn_of_other_options(http_options)
             return
         if os.environ.get(_ADDRESS) or os.environ.get("RAY_DASHBOARD_ADDRESS"):
@@ -191,7 +196,7 @@ class _OwnServer:
         self._process.kill()
         status = self._process.wait()
         if lines:
-            raise RuntimeError("\n".join(line.removeprefix("error: ").removeprefix("help: ") for line in lines))
+            raise RuntimeError("\n".join(map(_for_programs, lines)))
         raise RuntimeError(
             f"the server did not start within {_START_TIMEOUT_S:g}s and ended with status {status}\n"
             "its lines on standard error say why"
@@ -200,23 +205,33 @@ class _OwnServer:
     def runs(self) -> bool:
         return self._process.poll() is None
 
-    def forget(self) -> None:
-        """Looks for others again where this one was."""
-        atexit.unregister(self.end)
-        if os.environ.get(_ADDRESS) == self._address:
-            del os.environ[_ADDRESS]
+    def is_addressed(self) -> bool:
+        return os.environ.get(_ADDRESS) == self._address
 
     def end(self) -> None:
         """Lets it finish its requests, so that whoever comes next finds its ports free."""
+        if self.is_addressed():
+            del os.environ[_ADDRESS]
         # A child that was forked is not the one that started it.
         if os.getpid() != self._owner_pid:
             return
-        self.forget()
+        atexit.unregister(self.end)
         self._process.terminate()
         try:
             self._process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+
+def _for_programs(line: str) -> str:
+    """What a command says, to somebody who sets variables in place of flags."""
+    if line.startswith("help: "):
+        line = re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda flag: _variable(flag[1]), line)
+    return line.removeprefix("error: ").removeprefix("help: ")
+
+
+def _variable(flag: str) -> str:
+    return f"TYNDALL_{flag.upper().replace('-', '_')}"
 
 
 # --- Applications -----------------------------------------------------------------------------------------------------
@@ -252,8 +267,6 @@ def _refused(error: urllib.error.HTTPError, built: Built) -> RayServeException:
         return RayServeException(said)
     if error.code == 401:
         said += "\nset TYNDALL_ADMIN_TOKEN as where the server was started"
-    if error.code == 413:
-        said += "\nbind what the code loads its data from, such as a path, instead of the data"
     return RayServeException(f'Failed to deploy application "{built.name}": {said}')
 
 
@@ -267,6 +280,11 @@ def _pickled(built: Built) -> bytes:
             f"application {built.name!r} cannot be pickled: {error}\n"
             "bind what is made of it, such as a path, and make the object itself in __init__"
         ) from error
+    if len(pickled) > _MAX_CODE_BYTES:
+        raise ValueError(
+            f"application {built.name!r} has {len(pickled) >> 20} MiB as a pickle, and {_MAX_CODE_BYTES >> 20} may go\n"
+            "bind what the code loads its data from, such as a path, instead of the data"
+        )
     return pickled
 
 
@@ -323,7 +341,7 @@ def _wait_for_proxy() -> None:
     deadline = time.monotonic() + _PROXY_TIMEOUT_S
     while True:
         try:
-            with urllib.request.urlopen(f"{at}/-/healthz", timeout=_PROXY_TIMEOUT_S):
+            with _admin.opener.open(f"{at}/-/healthz", timeout=_PROXY_TIMEOUT_S):
                 return
         except OSError:
             if time.monotonic() > deadline:

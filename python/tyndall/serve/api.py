@@ -99,7 +99,7 @@ def run(
     _local_testing_mode: bool = False,
     external_scaler_enabled: bool = False,
     controller_options: Mapping[str, Any] | ControllerOptions | None = None,
-) -> DeploymentHandle:
+) -> DeploymentHandle[Any]:
     """Runs an application, in place of the one of that name, and gives a handle of its ingress.
 
     It returns when the application runs; with `blocking` it stays until Ctrl-C. Other applications stay as they are.
@@ -125,7 +125,7 @@ def _run(
     _local_testing_mode: bool = False,
     external_scaler_enabled: bool = False,
     controller_options: Mapping[str, Any] | ControllerOptions | None = None,
-) -> DeploymentHandle:
+) -> DeploymentHandle[Any]:
     """As `run`; without `_blocking` it returns when the ingress is there, running or not."""
     (handle,) = _run_many(
         [RunTarget(target, name, route_prefix, logging_config, external_scaler_enabled)],
@@ -143,7 +143,7 @@ def run_many(
     wait_for_applications_running: bool = True,
     _local_testing_mode: bool = False,
     controller_options: Mapping[str, Any] | ControllerOptions | None = None,
-) -> list[DeploymentHandle]:
+) -> list[DeploymentHandle[Any]]:
     """Runs several applications at once; as `run` does each of them."""
     handles = _run_many(
         targets,
@@ -163,7 +163,7 @@ def _run_many(
     wait_for_applications_running: bool = True,
     _local_testing_mode: bool = False,
     controller_options: Mapping[str, Any] | ControllerOptions | None = None,
-) -> list[DeploymentHandle]:
+) -> list[DeploymentHandle[Any]]:
     if not targets:
         raise ValueError("No applications provided.")
     names: list[str] = []
@@ -287,7 +287,7 @@ def status() -> ServeStatus:
         return ServeStatus()
 
 
-def get_app_handle(name: str) -> DeploymentHandle:
+def get_app_handle(name: str) -> DeploymentHandle[Any]:
     """A handle of an application's ingress.
 
     Raises RayServeException where there is no such application.
@@ -308,7 +308,7 @@ def get_deployment_handle(
     app_name: str | None = None,
     _check_exists: bool = True,
     _record_telemetry: bool = True,
-) -> DeploymentHandle:
+) -> DeploymentHandle[Any]:
     """A handle of a deployment; in a replica, of the replica's application where none is named.
 
     Raises KeyError where there is no such deployment.

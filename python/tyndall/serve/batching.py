@@ -191,8 +191,8 @@ class _Queue:
         _serve_batch_request_context.set((replace(context, multiplexed_model_id=model),))
         try:
             lists = [list(values) for values in zip(*(item.args for item in items), strict=True)]
-            called = self._func(*lists)
-            if inspect.isasyncgen(called):
+            called: Any = self._func(*lists)
+            if hasattr(called, "__aiter__"):
                 await _hand_out_items(called, items)
             else:
                 _hand_out(await called, items)

@@ -6,12 +6,13 @@ Wherever one of these records is taken, a dictionary with the same keys is taken
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from . import _checks as checks
 from ._model import Model, option, required
@@ -25,6 +26,7 @@ __all__ = [
     "ControllerOptions",
     "DeploymentActorConfig",
     "DeploymentMode",
+    "EncodingType",
     "GangPlacementStrategy",
     "GangRuntimeFailurePolicy",
     "GangSchedulingConfig",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 DEFAULT_POLICY = "ray.serve.autoscaling_policy:default_autoscaling_policy"
+REPLICA_QUEUE_LENGTH = "ray.serve.autoscaling_policy:replica_queue_length_autoscaling_policy"
 DEFAULT_ROUTER = "ray.serve._private.request_router:PowerOfTwoChoicesRequestRouter"
 DEFAULT_METRICS_INTERVAL_S = 10.0
 AUTO_MAX_REPLICAS = 100
@@ -53,6 +56,13 @@ class ProxyLocation(str, Enum):
     def _missing_(cls, value: object) -> ProxyLocation | None:
         # The name before Ray 2.0.
         return cls.Disabled if value == "NoServer" else None
+
+
+class EncodingType(str, Enum):
+    """The form of log lines."""
+
+    TEXT = "TEXT"
+    JSON = "JSON"
 
 
 class DeploymentMode(str, Enum):
@@ -91,16 +101,25 @@ def _member(of: type[Enum]) -> checks.Check:
     return check
 
 
-def _record(of: type[Model]) -> checks.Check:
-    return of.parse
+def _policy_function(name: str, value: Any) -> str:
+    """A path; of the functions in `tyndall.serve.autoscaling_policy` Ray's, by which the server knows them."""
+    path: str = checks.import_path(name, value)
+    module, _, function = path.replace(":", ".").rpartition(".")
+    if module == f"{__package__}.autoscaling_policy":
+        return f"ray.serve.autoscaling_policy:{function}"
+    return path
 
 
 @dataclass(kw_only=True)
 class AutoscalingPolicy(Model):
     """Another way to decide how many replicas there are."""
 
-    policy_function: str | Callable[..., Any] = option(DEFAULT_POLICY, checks.import_path)
+    policy_function: str | Callable[..., Any] = option(DEFAULT_POLICY, _policy_function)
     policy_kwargs: dict[str, Any] = option({}, checks.json_mapping)
+
+
+def _policy(name: str, value: Any) -> AutoscalingPolicy:
+    return AutoscalingPolicy.parse(name, {} if value is None else value)
 
 
 @dataclass(kw_only=True)
@@ -122,7 +141,7 @@ class AutoscalingConfig(Model):
     downscale_to_zero_delay_s: float | None = option(None, checks.nullable(checks.NOT_NEGATIVE))
     upscale_delay_s: float = option(30.0, checks.NOT_NEGATIVE)
     aggregation_function: AggregationFunction | str = option(AggregationFunction.MEAN, _member(AggregationFunction))
-    policy: AutoscalingPolicy | dict[str, Any] | None = option(None, checks.nullable(_record(AutoscalingPolicy)))
+    policy: AutoscalingPolicy | dict[str, Any] | None = option(None, _policy)
 
     def rules(self) -> None:
         least, most, initial = self.min_replicas, self.max_replicas, self.initial_replicas
@@ -164,7 +183,7 @@ class AutoscalingConfig(Model):
         return cls.auto()
 
     def get_policy(self) -> AutoscalingPolicy:
-        return self.policy if isinstance(self.policy, AutoscalingPolicy) else AutoscalingPolicy()
+        return _policy("policy", self.policy)
 
     def get_upscaling_factor(self) -> float:
         return self.upscaling_factor or self.upscale_smoothing_factor or self.smoothing_factor
@@ -231,14 +250,23 @@ class RequestRouterConfig(Model):
 _STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
-def _log_level(name: str, value: Any) -> str:
-    """The name of a level, also of its number."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return logging.getLevelName(value)
-    level = checks.text(name, value).upper()
-    if not isinstance(logging.getLevelName(level), int):
-        raise checks.misfit(name, value, "DEBUG, INFO, WARNING, ERROR, CRITICAL or a number")
-    return level
+_LEVELS = {level: logging.getLevelName(level) for level in (10, 20, 30, 40, 50)}
+
+
+def _log_level(name: str, value: Any) -> int | str:
+    """The name of a level, or its number where it has no name of its own."""
+    accepted = f"one of {', '.join(_LEVELS.values())}, or a whole number from 0 to 100"
+    if isinstance(value, str) and not value.isdecimal():
+        value = logging.getLevelName(value.upper())
+        if not isinstance(value, int):
+            raise checks.misfit(name, value.removeprefix("Level "), accepted)
+    try:
+        level: int = checks.whole(0, 100)(name, value)
+    except checks.OptionTypeError:
+        raise checks.wrong_type(name, value, accepted) from None
+    except ValueError:
+        raise checks.misfit(name, value, accepted) from None
+    return _LEVELS.get(level, level)
 
 
 def _log_attributes(name: str, value: Any) -> list[str]:
@@ -253,7 +281,7 @@ def _log_attributes(name: str, value: Any) -> list[str]:
 class LoggingConfig(Model):
     """Logs of replicas."""
 
-    encoding: str = option("TEXT", checks.word("TEXT", "JSON"))
+    encoding: EncodingType | str = option(EncodingType.TEXT, _member(EncodingType))
     log_level: int | str = option("INFO", _log_level)
     logs_dir: str | None = option(None, checks.nullable(checks.text))
     enable_access_log: bool = option(True, checks.boolean)
@@ -265,6 +293,12 @@ class LoggingConfig(Model):
 
 def _default_host() -> str:
     return os.environ.get("RAY_SERVE_DEFAULT_HTTP_HOST") or "127.0.0.1"
+
+
+def _timeout(name: str, value: Any) -> float | None:
+    """Seconds; none for 0 and less, as in Ray."""
+    seconds: float = checks.number(-math.inf)(name, value)
+    return seconds if seconds > 0 else None
 
 
 def _middlewares(name: str, value: Any) -> list[Any]:
@@ -288,6 +322,8 @@ def _proxy_location(name: str, value: Any) -> ProxyLocation:
 class HTTPOptions(Model):
     """The HTTP listener."""
 
+    is_open: ClassVar[bool] = True
+
     host: str | None = field(default_factory=_default_host, metadata={"check": checks.nullable(checks.text)})
     port: int = option(8000, checks.whole(0, 65_535))
     middlewares: list[Any] = option([], _middlewares)
@@ -295,7 +331,7 @@ class HTTPOptions(Model):
     num_cpus: int = option(0, _no_cpus)
     root_url: str = option("", checks.text)
     root_path: str = option("", checks.text)
-    request_timeout_s: float | None = option(None, checks.nullable(checks.POSITIVE))
+    request_timeout_s: float | None = option(None, checks.nullable(_timeout))
     keep_alive_timeout_s: int = option(90, checks.whole(0, 86_400))
     ssl_keyfile: str | None = option(None, checks.nullable(checks.text))
     ssl_certfile: str | None = option(None, checks.nullable(checks.text))
@@ -314,9 +350,11 @@ class HTTPOptions(Model):
 class gRPCOptions(Model):  # noqa: N801, Ray's name
     """The gRPC listener."""
 
+    is_open: ClassVar[bool] = True
+
     port: int = option(9000, checks.whole(0, 65_535))
     grpc_servicer_functions: list[str] = option([], checks.listed(checks.import_path))
-    request_timeout_s: float | None = option(None, checks.nullable(checks.POSITIVE))
+    request_timeout_s: float | None = option(None, checks.nullable(_timeout))
     enable_reflection: bool = option(True, checks.boolean)
 
 

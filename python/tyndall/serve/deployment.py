@@ -81,6 +81,11 @@ class Deployment:
         return given or derived_name(getattr(self._func_or_class, "__name__", ""))
 
     @property
+    def version(self) -> None:
+        """Versions are told by the code and its options."""
+        return None
+
+    @property
     def func_or_class(self) -> Callable[..., Any]:
         return self._func_or_class
 

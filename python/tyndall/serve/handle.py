@@ -6,13 +6,14 @@ process (`_local_testing`), and one for those in processes of their own.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from . import _futures
 from ._checks import misfit, shown
@@ -37,14 +38,20 @@ __all__ = [
     "Stream",
 ]
 
+T = TypeVar("T")
+"""The class of the deployment, for readers."""
+
+_PROCESS = uuid.uuid4().hex
+_numbers = itertools.count()
+"""With the above, an id for each call."""
+
 _SERIALIZATIONS = ("cloudpickle", "pickle", "msgpack", "orjson")
 _NO_STREAMS = (
     "the stream of a call cannot be an argument of another call\ncollect what it gives, or pass items one by one"
 )
 
 
-@dataclass(frozen=True)
-class CallOptions:
+class CallOptions(NamedTuple):
     """What goes with a call to the replica."""
 
     request_id: str
@@ -128,7 +135,7 @@ class _HandleOptions:
                 raise misfit(name, getattr(self, name), f"one of {', '.join(_SERIALIZATIONS)}")
 
 
-class DeploymentHandle:
+class DeploymentHandle(Generic[T]):
     """Calls a deployment: `handle.remote(...)`, or `handle.method.remote(...)`.
 
     Copies with other options share the way to the replicas. A handle can be pickled: it is a name then.
@@ -186,7 +193,7 @@ class DeploymentHandle:
         _by_reference: Default | bool = DEFAULT,
         request_serialization: Default | str = DEFAULT,
         response_serialization: Default | str = DEFAULT,
-    ) -> DeploymentHandle:
+    ) -> DeploymentHandle[T]:
         """A handle with these options; this one stays as it is."""
         if _prefer_local_routing is not DEFAULT:
             message = (
@@ -206,15 +213,18 @@ class DeploymentHandle:
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not DEFAULT}
         return self._with(replace(self._handle_options, **changes))
 
-    def _with(self, options: _HandleOptions) -> DeploymentHandle:
+    def _with(self, options: _HandleOptions) -> DeploymentHandle[T]:
         return DeploymentHandle(self.deployment_name, self.app_name, _shared=self._shared, _options=options)
 
-    def __getattr__(self, name: str) -> DeploymentHandle:
+    def __getattr__(self, name: str) -> DeploymentHandle[T]:
         # Python itself asks for names like these, for instance when it copies or pickles.
         is_python = name.startswith("__") and name.endswith("__") and name != "__call__"
         if is_python or name in ("_shared", "_handle_options"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return self.options(method_name=name)
+        method = self.options(method_name=name)
+        # The next one who asks does not come here.
+        self.__dict__[name] = method
+        return method
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Begins a call and gives a `DeploymentResponse`, with `stream=True` a `DeploymentResponseGenerator`.
@@ -290,7 +300,7 @@ class DeploymentHandle:
         current, own = _get_serve_request_context(), self._handle_options
         return CallOptions(
             request_id=current.request_id or str(uuid.uuid4()),
-            internal_request_id=str(uuid.uuid4()),
+            internal_request_id=f"{_PROCESS}-{next(_numbers)}",
             route=current.route,
             app_name=current.app_name or self.app_name,
             multiplexed_model_id=own.multiplexed_model_id,
@@ -310,7 +320,7 @@ class DeploymentHandle:
     def __repr__(self) -> str:
         return f"DeploymentHandle(deployment='{self.deployment_name}')"
 
-    def __reduce__(self) -> tuple[Callable[..., DeploymentHandle], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., DeploymentHandle[T]], tuple[Any, ...]]:
         return _restore, (self.deployment_name, self.app_name, self._handle_options, self._shared.is_local)
 
 
@@ -337,7 +347,7 @@ class _Shared:
             close()
 
 
-def _restore(deployment_name: str, app_name: str, options: _HandleOptions, is_local: bool) -> DeploymentHandle:
+def _restore(deployment_name: str, app_name: str, options: _HandleOptions, is_local: bool) -> DeploymentHandle[Any]:
     router: Router | None = None
     if is_local:
         from ._local_testing import LocalRouter
@@ -353,9 +363,12 @@ def _with_responses(
 ) -> Future[Any]:
     """Begins a call when the responses among its arguments are there."""
     given = [*args, *kwargs.values()]
-    if any(isinstance(one, DeploymentResponseGenerator) for one in given):
-        raise RuntimeError(_NO_STREAMS)
-    waited = [one for one in given if isinstance(one, DeploymentResponse)]
+    waited: list[Future[Any]] = []
+    for one in given:
+        if isinstance(one, DeploymentResponse):
+            waited.append(one._future)
+        elif isinstance(one, DeploymentResponseGenerator):
+            raise RuntimeError(_NO_STREAMS)
     if not waited:
         return begin(args, kwargs)
 
@@ -365,4 +378,4 @@ def _with_responses(
         values = [next(left) if isinstance(one, DeploymentResponse) else one for one in given]
         return begin(tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True)))
 
-    return _futures.after([one._future for one in waited], resolved)
+    return _futures.after(waited, resolved)

@@ -363,7 +363,7 @@ def _bind_routes(app: Any, instance: Any) -> None:
         of = _class_of(endpoint)
         if of is None:
             bound.append(route)
-        elif of in names:
+        elif of in names and endpoint is not None:
             bound.append(_rebound(APIRouter, app, route, types.MethodType(endpoint, instance)))
         # A route that is a method of another class belongs to another deployment.
     routes[:] = bound

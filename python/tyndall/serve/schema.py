@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from .config import LoggingConfig
+from .config import EncodingType, LoggingConfig, TracingConfig
+from .context import ReplicaRank
 
 __all__ = [
     "ApplicationStatus",
@@ -16,10 +17,13 @@ __all__ = [
     "DeploymentStatus",
     "DeploymentStatusOverview",
     "DeploymentStatusTrigger",
+    "EncodingType",
     "LoggingConfig",
     "ProxyStatus",
+    "ReplicaRank",
     "ReplicaState",
     "ServeStatus",
+    "TracingConfig",
 ]
 
 
@@ -79,17 +83,17 @@ class ProxyStatus(str, Enum):
 class DeploymentStatusOverview:
     status: DeploymentStatus
     status_trigger: DeploymentStatusTrigger
-    replica_states: dict[ReplicaState, int] = field(default_factory=dict)
+    replica_states: dict[ReplicaState, int]
     """How many replicas are in which state."""
-    message: str = ""
+    message: str
 
 
 @dataclass
 class ApplicationStatusOverview:
     status: ApplicationStatus
-    message: str = ""
-    last_deployed_time_s: float = 0.0
-    deployments: dict[str, DeploymentStatusOverview] = field(default_factory=dict)
+    message: str
+    last_deployed_time_s: float
+    deployments: dict[str, DeploymentStatusOverview]
 
 
 @dataclass

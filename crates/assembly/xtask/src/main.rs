@@ -64,11 +64,12 @@ fn main() -> Result<()> {
         Step::new("lints", || none(cargo(LINTS))),
     ];
     let python = Step::new("python clients", python::clients);
+    let package = Step::new("python package", python::package);
     let browser = Step::new("browser", python::browser);
     let readme = Step::new("readme", || none(readme::run()));
     match Args::parse().task {
         Task::Check => run_all(checks),
-        Task::Python => run_all([python]),
+        Task::Python => run_all([python, package]),
         Task::Browser => run_all([browser]),
         Task::Readme => run_all([readme]),
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
@@ -76,7 +77,7 @@ fn main() -> Result<()> {
         Task::Test => {
             let rust =
                 Step::new("rust tests", || tests(Command::new(env!("CARGO")).args(RUST_TESTS)));
-            run_all(checks.into_iter().chain([rust, python, browser, readme]))
+            run_all(checks.into_iter().chain([rust, python, package, browser, readme]))
         }
     }
 }

@@ -12,6 +12,25 @@ pub(crate) fn clients() -> Result<usize> {
     pytest("tests/python")
 }
 
+/// The Python package: its types, and its tests, which start servers and replicas.
+pub(crate) fn package() -> Result<usize> {
+    extension()?;
+    let mut mypy = Command::new(environment()?);
+    command(mypy.args(["-m", "mypy", "--no-error-summary"]).current_dir(metadata::root()))?;
+    pytest("python/tests")
+}
+
+/// Builds the extension module and puts it where the package's sources are.
+fn extension() -> Result<()> {
+    cargo(&["build", "--quiet", "--package", "tyndall-python"])?;
+    let root = metadata::root();
+    let from = root.join("target/debug/lib_tyndall.so");
+    let to = root.join("python/tyndall/_tyndall.abi3.so");
+    std::fs::copy(&from, &to)
+        .with_context(|| format!("failed to copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
 /// The heavy clients of these names, or every one, with a release binary.
 pub(crate) fn heavy_clients(names: &[String]) -> Result<()> {
     cargo(&["build", "--quiet", "--release", "--package", "tyndall-cli"])?;
@@ -46,6 +65,7 @@ fn pytest(folder: &str) -> Result<usize> {
         Command::new(environment()?)
             .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", folder])
             .env("TYNDALL_BIN", binary)
+            .env("PYTHONPATH", root.join("python"))
             .env("PYTHONDONTWRITEBYTECODE", "1"),
     )
 }

@@ -20,7 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinError;
 use tyndall_control::Event;
 use tyndall_telemetry::exposition;
-use tyndall_transport::{Body, Client, Handler, LineSender, empty, line_channel, read_body, text};
+use tyndall_transport::{
+    Body, BodyError, Client, Handler, LineSender, empty, line_channel, read_body, text,
+};
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::{
     ApplicationConfig, DemandReport, KeyUsageReport, ReplicaReport, RuntimeDir,
@@ -241,6 +243,9 @@ async fn read_up_to(
     let read = read_body(request.into_body(), limit_bytes);
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error @ BodyError::TooLarge { .. })) => {
+            Err(text(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()))
+        }
         Ok(Err(error)) => Err(text(StatusCode::BAD_REQUEST, error.to_string())),
         Err(_) => Err(empty(StatusCode::REQUEST_TIMEOUT)),
     }

@@ -138,6 +138,24 @@ fn an_import_path_is_run_and_deployed_by_name() -> Result<()> {
 }
 
 #[test]
+fn a_config_file_is_written_for_an_import_path() -> Result<()> {
+    let python = Interpreter::new()?;
+    let build = |target: &str| -> Result<Output> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tyndall"));
+        command.args(["build", target, "-d", "/"]).env("TYNDALL_PYTHON", python.path());
+        Ok(command.output()?)
+    };
+    let output = build("pkg.app:app")?;
+    let text = stdout(&output);
+    let application = "- name: app1\n  route_prefix: /\n  import_path: 'pkg.app:app'\n  runtime_env: \
+                       {}\n  args: {}\n  deployments:\n  - name: Echo\n    max_ongoing_requests: 256\n";
+    assert!(text.ends_with(application), "{text}");
+    assert!(python.starts("describe")[0].starts_with("/ -m tyndall._program "));
+    assert!(stderr(&build("broken:app")?).contains("ValueError: no; really"));
+    Ok(())
+}
+
+#[test]
 fn what_the_code_raises_reaches_whoever_asks() -> Result<()> {
     let python = Interpreter::new()?;
     let traceback = "Deploying app 'app' failed with exception:\nTraceback (most recent call \

