@@ -412,7 +412,7 @@ pub(crate) fn text_field(
     message: &Bound<'_, PyDict>,
     name: &Bound<'_, PyString>,
 ) -> PyResult<Option<PyBackedStr>> {
-    field(message, name)?.map(|text| Ok(text.extract()?)).transpose()
+    field(message, name)?.map(|text| text.extract()).transpose()
 }
 
 /// The headers of a message.

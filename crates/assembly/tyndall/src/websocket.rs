@@ -1,11 +1,12 @@
 //! WebSockets of deployments in other languages: the handshake is checked and answered here, frames
 //! are read and written here, and the language gets messages.
 //!
-//! A task has the socket; a [`Sender`] and a [`Receiver`] are what the language has of it. It ends
-//! 1. when the client closes or is gone: the receiver tells how; 2. when the sender closes it or is
-//! dropped: the client has a while to agree; 3. when the drain time of the replica is over: both
-//! sides are told 1012, service restart. Both directions have a bound, and who is fast waits for who
-//! is slow.
+//! A task has the socket; a [`Sender`] and a [`Receiver`] are what the language has of it. Both
+//! directions have a bound, and who is fast waits for who is slow. It ends
+//!
+//! 1. when the client closes or is gone: the receiver tells how;
+//! 2. when the sender closes it or is dropped: the client has a while to agree;
+//! 3. when the drain time of the replica is over: both sides are told 1012, service restart.
 
 use crate::http::MAX_BODY_BYTES;
 use axum::body::Body;
@@ -41,6 +42,9 @@ const SILENCE: Duration = Duration::from_secs(20);
 
 /// How long a client has to agree to the end.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What a client has said before it left is read within such a time.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Bytes of a reason that a frame has room for.
 const MAX_REASON_BYTES: usize = 123;
@@ -361,7 +365,6 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// The next frame; nothing of a client that does not even answer a ping.
-#[expect(clippy::option_option, reason = "the inner one is that of the stream")]
 async fn heard<S: AsyncRead + AsyncWrite + Unpin>(
     reading: &mut Reading<S>,
     pings: &mpsc::Sender<()>,
@@ -417,8 +420,9 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
             }
         };
         if writing.send(frame).await.is_err() {
-            // Who reads learns why.
-            return std::future::pending().await;
+            // Who reads learns why, unless nobody takes what was read before.
+            tokio::time::sleep(LAST_WORDS).await;
+            return Close::lost();
         }
     }
 }

@@ -34,7 +34,7 @@ use tyndall_types::{ApplicationName, ReplicaState};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Says back what it hears, and tells the test how it ended.
-struct Echo(mpsc::UnboundedSender<Close>);
+struct Echo(mpsc::Sender<Close>);
 
 impl Foreign for Echo {
     fn call(&self, _: &str, body: Bytes, _: RequestContext) -> BoxFuture<'static, Result<Bytes>> {
@@ -65,23 +65,24 @@ impl Foreign for Echo {
         headers.insert("x-own", HeaderValue::from_static("1"));
         let (response, sender, mut receiver) = handshake.accept(protocol, headers);
         let ends = self.0.clone();
+        let is_deaf = request.uri().path() == "/deaf";
         tokio::spawn(async move {
-            loop {
+            while is_deaf && sender.send(Outgoing::Message(Message::Text("so".into()))).await {}
+            let end = loop {
                 let answer = match receiver.next().await {
                     Ok(Message::Text(text)) if text.as_str() == "close" => {
-                        let reason = "ä".repeat(100);
-                        Outgoing::Close(Close::new(4001, reason))
+                        Outgoing::Close(Close::new(4001, "ä".repeat(100)))
                     }
                     Ok(Message::Text(text)) if text.as_str() == "drop" => {
                         drop(sender);
-                        break receiver.next().await;
+                        break receiver.next().await.unwrap_err();
                     }
                     Ok(message) => Outgoing::Message(message),
-                    Err(end) => break Err(end),
+                    Err(end) => break end,
                 };
                 sender.send(answer).await;
-            }
-            .map_err(|end| ends.send(end))
+            };
+            ends.send(end).await.unwrap();
         });
         std::future::ready(response).boxed()
     }
@@ -136,7 +137,7 @@ async fn raw(mut request: Request) -> Response {
 struct Process {
     client: Client,
     socket: PathBuf,
-    ends: mpsc::UnboundedReceiver<Close>,
+    ends: mpsc::Receiver<Close>,
     stop: oneshot::Sender<()>,
     replica: JoinHandle<Result<(), ReplicaError>>,
     _dir: tempfile::TempDir,
@@ -144,7 +145,7 @@ struct Process {
 
 impl Process {
     async fn of_foreign(drain_s: f64) -> Self {
-        let (sender, ends) = mpsc::unbounded_channel();
+        let (sender, ends) = mpsc::channel(8);
         let start = move |started: Started| {
             let adapter = Adapter::new(Arc::new(Echo(sender)), started.context);
             std::future::ready(Ok(Arc::new(adapter) as Arc<dyn Servant>)).boxed()
@@ -154,13 +155,13 @@ impl Process {
 
     async fn of_router() -> Self {
         let build = from_application(|_| Application::new(Raw::bind(())).build());
-        Self::start("Raw", 20.0, mpsc::unbounded_channel().1, build).await
+        Self::start("Raw", 20.0, mpsc::channel(8).1, build).await
     }
 
     async fn start(
         name: &str,
         drain_s: f64,
-        ends: mpsc::UnboundedReceiver<Close>,
+        ends: mpsc::Receiver<Close>,
         start: impl Start + Send + 'static,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -289,6 +290,21 @@ async fn clients_that_vanish_or_break_the_rules_are_told_to_the_deployment() {
     assert_eq!(u16::from(code), 1002);
     drop(socket);
     assert_eq!(process.end().await.0, 1002);
+    process.ongoing_is(0).await;
+}
+
+#[tokio::test]
+async fn code_that_only_talks_learns_that_its_client_is_gone() {
+    let mut process = Process::of_foreign(20.0).await;
+    let (mut socket, _) = process.handshake("/deaf", &[]).await.unwrap();
+    // More than waits for the code: its client's end is not read.
+    for _ in 0..100 {
+        socket.send("hear me".into()).await.unwrap();
+    }
+    assert_eq!(next(&mut socket).await, Some("so".into()));
+    drop(socket);
+    // What was read before is there first.
+    assert_eq!(process.end().await.0, 1006);
     process.ongoing_is(0).await;
 }
 
