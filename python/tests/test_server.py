@@ -261,6 +261,7 @@ def test_a_server_that_was_named_is_not_replaced_by_another(alone, monkeypatch):
 
 
 def test_the_program_is_beside_the_interpreter_or_on_the_path_or_named(alone, monkeypatch):
+    monkeypatch.delenv("TYNDALL_BIN", raising=False)
     with pytest.raises(RuntimeError, match="there is no program `tyndall` beside .*\ninstall the package"):
         _server.binary()
     monkeypatch.setenv("TYNDALL_BIN", "/named/tyndall")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
@@ -55,6 +56,25 @@ def _wait(future: Future[Any], end: float | None) -> Any:
         raise TimeoutError("Timed out waiting for response.\nallow more in timeout_s, or cancel it") from error
 
 
+async def _done(future: Future[Any]) -> None:
+    """Waits until a future is done, whoever ends it: for one that ends in this loop without a way around it."""
+    loop, here = asyncio.get_running_loop(), threading.get_ident()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def ended(_: Future[Any]) -> None:
+        if threading.get_ident() == here:
+            wake()
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(wake)
+
+    future.add_done_callback(ended)
+    await waiter
+
+
 def _deadline(timeout_s: float | None) -> float | None:
     return None if timeout_s is None or timeout_s < 0 else time.monotonic() + timeout_s
 
@@ -91,8 +111,12 @@ class _Response(Generic[R]):
 
     async def _awaited(self, future: Future[Any]) -> Any:
         try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
+            if not future.done():
+                await _done(future)
+            return future.result()
+        except (asyncio.CancelledError, concurrent.futures.CancelledError):
+            # Whoever waits no longer wants the answer; of an answer that is there this changes nothing.
+            future.cancel()
             raise self._cancelled_error() from None
 
     def _to_object_ref(self, *_: Any, **__: Any) -> NoReturn:

@@ -29,6 +29,7 @@ class UserCallable:
     def __init__(self, func_or_class: Callable[..., Any], max_workers: int) -> None:
         self._func_or_class = func_or_class
         self._target: Any = None
+        self._for_loop: dict[Any, bool] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers, thread_name_prefix="serve-method")
         self._in_threads = os.environ.get("RAY_SERVE_RUN_SYNC_IN_THREADPOOL", "1") == "1"
 
@@ -129,7 +130,7 @@ class UserCallable:
         raise RayServeException(f"Tried to call a method '{name}' that does not exist. Available methods: {known}.")
 
     async def _run(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _is_async(method) or _is_generator(method) or not self._in_threads:
+        if not self._in_threads or self._is_for_loop(method):
             answer = _without_stop(method, *args, **kwargs)
         else:
             context = contextvars.copy_context()
@@ -140,6 +141,18 @@ class UserCallable:
             return await answer
         except StopAsyncIteration as error:
             raise _stopped(error) from error
+
+    def _is_for_loop(self, method: Callable[..., Any]) -> bool:
+        """Whether it gives up the loop by itself, or does nothing yet when it is called."""
+        function = getattr(method, "__func__", method)
+        try:
+            known = self._for_loop.get(function)
+        except TypeError:
+            # An object that cannot be a key.
+            return _is_async(method) or _is_generator(method)
+        if known is None:
+            known = self._for_loop[function] = _is_async(method) or _is_generator(method)
+        return known
 
     async def _in_pool(self, step: Callable[..., Any], *args: Any) -> Any:
         if not self._in_threads:

@@ -12,7 +12,7 @@ import inspect
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from tyndall import _tyndall
 
@@ -22,7 +22,9 @@ from .exceptions import BackPressureError, RayServeException
 
 __all__ = ["batch"]
 
-_END: Final = object()
+
+class _End:
+    """Comes after the last result. A class: a decorated function may be pickled with what it refers to."""
 
 
 def batch(
@@ -95,13 +97,13 @@ class _Item:
             # A generator's caller asks for it later, or not at all.
             self.future.exception()
         if self.more is not None:
-            self.more.put_nowait(_END)
+            self.more.put_nowait(_End)
 
     def finish(self, result: Any) -> None:
         if not self.future.done():
             self.future.set_result(result)
         if self.more is not None:
-            self.more.put_nowait(_END)
+            self.more.put_nowait(_End)
 
 
 class _Queues:
@@ -316,7 +318,7 @@ def _decorated(func: Any, queues: _Queues) -> Any:
             item = begin(args, kwargs, is_stream=True)
             assert item.more is not None, "it streams"
             try:
-                while (result := await item.more.get()) is not _END:
+                while (result := await item.more.get()) is not _End:
                     yield result
                 if item.future.done() and not item.future.cancelled() and item.future.exception() is not None:
                     raise item.future.exception()  # type: ignore[misc]

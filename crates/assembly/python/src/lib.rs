@@ -17,6 +17,8 @@
 //! | `caller` | calls that Python's handles make |
 //! | `replica` | a replica whose deployment is a Python object |
 
+#![forbid(unsafe_code)]
+
 mod batch;
 mod call;
 mod caller;

@@ -124,7 +124,8 @@ where
     });
     async move {
         let outcome = is_done.await.unwrap_or_else(|_| Err(format!("{method} had no end")));
-        outcome.map_err(Error::user)
+        // As it is: a traceback has lines.
+        outcome.map_err(|message| Error::UserError { message, exception: None })
     }
 }
 
