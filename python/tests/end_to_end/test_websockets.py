@@ -69,6 +69,14 @@ class Talks:
         elif how == "fail":
             raise ValueError("a secret")
 
+    @app.websocket("/hang")
+    async def hang(self, socket: WebSocket):
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            self.ends.append("cancelled")
+            raise
+
     @app.websocket("/fail")
     async def fail(self, socket: WebSocket):
         await socket.accept()
@@ -172,6 +180,18 @@ def test_handshakes_are_refused_with_a_status(deploy):
     with pytest.raises(InvalidStatus) as refused:
         dial(client, "/nowhere")
     assert refused.value.response.status_code == 403, "as Starlette says that there is no such route"
+
+
+def test_the_time_of_a_request_ends_a_handshake_and_not_what_is_open(deploy):
+    client, _ = deploy(Talks.bind())
+    limit = {"x-request-timeout-seconds": "0.5"}
+    with dial(client, "/echo", additional_headers=limit) as socket:
+        with pytest.raises(InvalidStatus) as refused:
+            dial(client, "/hang", additional_headers=limit)
+        assert refused.value.response.status_code == 408
+        eventually("it is cancelled", lambda: client.get("/ends").json()["ends"] == ["cancelled"])
+        socket.send("still here")
+        assert socket.recv(timeout=PATIENCE_S) == "still here"
 
 
 def test_a_deployment_without_an_application_refuses(deploy):

@@ -426,3 +426,51 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_answers_no_ping_is_gone() {
+        let (client, server) = duplex(1 << 16);
+        let (_sender, outgoing) = mpsc::channel(1);
+        let (incoming, _heard) = mpsc::channel(1);
+        let running = tokio::spawn(async move { run(server, outgoing, &incoming, None).await });
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        for _ in 0..3 {
+            // Who reads answers; idle for a minute it is still there.
+            assert_eq!(client.next().await.unwrap().unwrap(), Frame::Ping(Bytes::new()));
+        }
+        assert!(!running.is_finished());
+        assert_eq!(running.await.unwrap(), Close::lost());
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_told_so_before_it_comes() {
+        let (client, server) = duplex(1 << 16);
+        let (_sender, outgoing) = mpsc::channel(1);
+        let (incoming, _heard) = mpsc::channel(1);
+        let running = tokio::spawn(async move { run(server, outgoing, &incoming, None).await });
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        // The begin of a masked binary frame of that length.
+        let length = (MAX_BODY_BYTES as u64 + 1).to_be_bytes();
+        let head = [&[0x82, 0xff], &length[..], &[0; 4], &[7; 100]].concat();
+        client.get_mut().write_all(&head).await.unwrap();
+        let Some(Ok(Frame::Close(Some(told)))) = client.next().await else { panic!("not closed") };
+        assert_eq!(u16::from(told.code), 1009);
+        drop(client);
+        assert_eq!(running.await.unwrap().code, 1009);
+    }
+
+    #[test]
+    fn reasons_fit_into_a_frame_and_codes_that_nobody_may_send_are_not_sent() {
+        let long = Close::new(4000, "ä".repeat(100));
+        let Frame::Close(Some(frame)) = long.frame() else { panic!("no code") };
+        assert_eq!((u16::from(frame.code), frame.reason.len()), (4000, 122));
+        for code in [0, 999, 1005, 1006, 1015, 5000] {
+            assert_eq!(Close::new(code, "").frame(), Frame::Close(None), "{code}");
+        }
+    }
+}
