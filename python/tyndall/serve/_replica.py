@@ -165,6 +165,24 @@ class _Host:
         finally:
             request.close()
 
+    def websocket(self, socket: _tyndall.WebSocket) -> None:
+        socket.set_task(self._spawn(self._websocket(socket)))
+
+    async def _websocket(self, socket: _tyndall.WebSocket) -> None:
+        children = self._enter(socket.context, is_http=True)
+        assert self._front is not None, "it has started"
+        has_failed = True
+        try:
+            await self._front.converse(socket)
+            has_failed = False
+        except asyncio.CancelledError:
+            children.cancel()
+            raise
+        except BaseException as error:
+            logger.error("a WebSocket at %s failed", socket.path, exc_info=error)
+        finally:
+            socket.close(has_failed)
+
     def call(self, request: _tyndall.CallRequest) -> None:
         work = self._stream(request) if request.is_stream else self._call(request)
         request.set_task(self._spawn(work))

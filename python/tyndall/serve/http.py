@@ -142,6 +142,9 @@ class Front(Protocol):
 
     async def answer(self, request: _tyndall.HttpRequest) -> None: ...
 
+    async def converse(self, socket: _tyndall.WebSocket) -> None:
+        """Carries on a WebSocket from its handshake to its end, and raises what the code of the deployment raises."""
+
     async def stop(self) -> None: ...
 
 
@@ -183,6 +186,14 @@ class _Plain:
             raise
         except BaseException as error:
             _failed(request, error)
+
+    async def converse(self, socket: _tyndall.WebSocket) -> None:
+        logger.warning(
+            "a WebSocket at %s is refused: the deployment has no ASGI application\n"
+            "give its class one with @serve.ingress",
+            socket.path,
+        )
+        await socket.send({"type": "websocket.close"})
 
     async def stop(self) -> None:
         pass
@@ -438,6 +449,13 @@ class _Application:
             raise
         except BaseException as error:
             _failed(request, error)
+
+    async def converse(self, socket: _tyndall.WebSocket) -> None:
+        scope = socket.scope()
+        scope["state"] = self._state.copy()
+        await self._app(scope, socket.receive, socket.send)
+        if not socket.is_answered:
+            logger.error("the application has not answered the handshake of a WebSocket at %s", socket.path)
 
 
 def _bind_routes(app: Any, instance: Any) -> None:

@@ -4,8 +4,9 @@
 
 use crate::queue::Queue;
 use crate::request::{CancelOnDrop, Context, Shared, disconnect, resolve};
+use crate::scope::{Head, Kind};
 use axum::body::Body;
-use axum::extract::{OriginalUri, Request};
+use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -16,7 +17,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyAny, PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyAny, PyBytes, PyDict, PyString};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll};
@@ -30,9 +31,6 @@ const MAX_WHOLE_BYTES: u64 = 1 << 20;
 /// Parts of an answer that wait for the client, before the code that makes more waits too.
 const MAX_PARTS: usize = 64;
 
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
 /// What is known of the client's body.
 enum Incoming {
     Whole(Bytes),
@@ -45,15 +43,15 @@ enum Incoming {
 
 /// How far the answer is.
 enum Answer {
-    Waiting(oneshot::Sender<Head>),
+    Waiting(oneshot::Sender<AnswerHead>),
     /// The head is known, and is sent with the first part of the body.
-    Begun(oneshot::Sender<Head>, StatusCode, HeaderMap),
+    Begun(oneshot::Sender<AnswerHead>, StatusCode, HeaderMap),
     Parts(mpsc::Sender<Bytes>),
     Done,
 }
 
 /// The head of an answer, and its body.
-struct Head {
+struct AnswerHead {
     status: StatusCode,
     headers: HeaderMap,
     body: Outgoing,
@@ -73,26 +71,19 @@ pub(crate) async fn answer(
     request: Request,
     context: RequestContext,
 ) -> Response {
-    let (head, body) = request.into_parts();
-    let body = match begin(&head.headers, body).await {
+    let (parts, body) = request.into_parts();
+    let body = match begin(&parts.headers, body).await {
         Ok(body) => body,
         Err(error) => return plain(StatusCode::BAD_REQUEST, error),
     };
     let shared = Arc::new(Shared::default());
     let guard = CancelOnDrop { queue: queue.clone(), shared: shared.clone() };
     let (reply, replied) = oneshot::channel();
-    let uri = match head.extensions.get::<OriginalUri>() {
-        Some(OriginalUri(uri)) => uri.clone(),
-        None => head.uri,
-    };
     let own = queue.clone();
     let runtime = Handle::current();
     queue.push(move |py, handler| {
         let request = HttpRequest {
-            method: head.method,
-            uri,
-            headers: head.headers,
-            context: Arc::new(context),
+            head: Head::new(parts, context),
             queue: own,
             runtime,
             shared,
@@ -101,7 +92,7 @@ pub(crate) async fn answer(
         };
         handler.call_method1(intern!(py, "http"), (Py::new(py, request)?,)).map(drop)
     });
-    let Ok(Head { status, headers, body }) = replied.await else {
+    let Ok(AnswerHead { status, headers, body }) = replied.await else {
         // It was dropped without an answer; the log has the reason.
         return plain(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error".to_owned());
     };
@@ -129,7 +120,7 @@ async fn begin(headers: &HeaderMap, body: Body) -> Result<Incoming, String> {
     Ok(Incoming::Parts(body))
 }
 
-fn plain(status: StatusCode, text: String) -> Response {
+pub(crate) fn plain(status: StatusCode, text: String) -> Response {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -162,10 +153,7 @@ impl HttpBody for Parts {
 /// A request, as the loop sees it.
 #[pyclass(frozen, module = "tyndall._tyndall")]
 pub(crate) struct HttpRequest {
-    method: http::Method,
-    uri: http::Uri,
-    headers: HeaderMap,
-    context: Arc<RequestContext>,
+    head: Head,
     queue: Arc<Queue>,
     runtime: Handle,
     shared: Arc<Shared>,
@@ -177,18 +165,18 @@ pub(crate) struct HttpRequest {
 impl HttpRequest {
     #[getter]
     fn context(&self) -> Context {
-        Context { context: self.context.clone() }
+        Context { context: self.head.context.clone() }
     }
 
     #[getter]
     fn method(&self) -> &str {
-        self.method.as_str()
+        self.head.method.as_str()
     }
 
     /// The path as it was sent.
     #[getter]
     fn path(&self) -> &str {
-        self.uri.path()
+        self.head.uri.path()
     }
 
     /// Whether the answer is complete.
@@ -210,32 +198,7 @@ impl HttpRequest {
 
     /// The scope of ASGI.
     fn scope<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let scope = PyDict::new(py);
-        let asgi = PyDict::new(py);
-        asgi.set_item(intern!(py, "version"), intern!(py, "3.0"))?;
-        asgi.set_item(intern!(py, "spec_version"), intern!(py, "2.3"))?;
-        let path = self.uri.path();
-        let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
-        let query = self.uri.query().unwrap_or_default().as_bytes();
-        let text = |name: &HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
-        scope.set_item(intern!(py, "type"), intern!(py, "http"))?;
-        scope.set_item(intern!(py, "asgi"), asgi)?;
-        scope.set_item(intern!(py, "http_version"), intern!(py, "1.1"))?;
-        scope.set_item(intern!(py, "method"), self.method.as_str())?;
-        scope.set_item(intern!(py, "scheme"), text(&FORWARDED_PROTO).unwrap_or("http"))?;
-        scope.set_item(intern!(py, "path"), &*decoded)?;
-        scope.set_item(intern!(py, "raw_path"), PyBytes::new(py, path.as_bytes()))?;
-        scope.set_item(intern!(py, "query_string"), PyBytes::new(py, query))?;
-        scope.set_item(intern!(py, "root_path"), self.context.root_path.as_str())?;
-        scope.set_item(intern!(py, "headers"), self.headers(py)?)?;
-        let client = text(&FORWARDED_FOR).and_then(|list| list.split(',').next());
-        scope.set_item(intern!(py, "client"), client.map(|host| (host.trim(), 0_u16)))?;
-        let server = text(&header::HOST).map(|host| match host.rsplit_once(':') {
-            Some((name, port)) => (name, port.parse::<u16>().ok()),
-            None => (host, None),
-        });
-        scope.set_item(intern!(py, "server"), server)?;
-        Ok(scope)
+        self.head.scope(py, Kind::Http)
     }
 
     /// The next message of the client: what ASGI awaits of `receive`.
@@ -319,21 +282,12 @@ impl HttpRequest {
 }
 
 impl HttpRequest {
-    fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let list = PyList::empty(py);
-        for (name, value) in &self.headers {
-            let name = PyBytes::new(py, name.as_str().as_bytes());
-            list.append((name, PyBytes::new(py, value.as_bytes())))?;
-        }
-        Ok(list)
-    }
-
     fn reply_whole(&self, status: StatusCode, headers: HeaderMap, body: Bytes) {
         let answer = std::mem::replace(&mut *lock(&self.answer), Answer::Done);
         self.shared.answered();
         if let Answer::Waiting(reply) | Answer::Begun(reply, ..) = answer {
             // Nobody waits for it when the client is gone.
-            drop(reply.send(Head { status, headers, body: Outgoing::Whole(body) }));
+            drop(reply.send(AnswerHead { status, headers, body: Outgoing::Whole(body) }));
         }
     }
 
@@ -365,17 +319,7 @@ impl HttpRequest {
         let status = field(message, intern!(py, "status"))?;
         let status = status.ok_or_else(|| PyValueError::new_err("an answer has no status"))?;
         let status = status_of(status.extract()?)?;
-        let mut headers = HeaderMap::new();
-        if let Some(given) = field(message, intern!(py, "headers"))? {
-            for pair in given.try_iter()? {
-                let (name, text): (PyBackedBytes, PyBackedBytes) = pair?.extract()?;
-                let name = name_of(&name)?;
-                // How the answer is framed is the server's business.
-                if name != header::TRANSFER_ENCODING && name != header::CONNECTION {
-                    headers.append(name, value(&text)?);
-                }
-            }
-        }
+        let headers = headers_of(message)?;
         let mut answer = lock(&self.answer);
         *answer = match std::mem::replace(&mut *answer, Answer::Done) {
             Answer::Waiting(reply) => Answer::Begun(reply, status, headers),
@@ -394,12 +338,12 @@ impl HttpRequest {
         let parts = match std::mem::replace(&mut *answer, Answer::Done) {
             Answer::Begun(reply, status, headers) if !more => {
                 self.shared.answered();
-                drop(reply.send(Head { status, headers, body: Outgoing::Whole(bytes) }));
+                drop(reply.send(AnswerHead { status, headers, body: Outgoing::Whole(bytes) }));
                 return ready(py, py.None().into_bound(py));
             }
             Answer::Begun(reply, status, headers) => {
                 let (parts, body) = mpsc::channel(MAX_PARTS);
-                drop(reply.send(Head { status, headers, body: Outgoing::Parts(body) }));
+                drop(reply.send(AnswerHead { status, headers, body: Outgoing::Parts(body) }));
                 parts
             }
             Answer::Parts(parts) => parts,
@@ -455,11 +399,37 @@ fn request_message<'py>(
     Ok(message)
 }
 
-fn field<'py>(
+/// What a message has under a name; None is as good as nothing.
+pub(crate) fn field<'py>(
     message: &Bound<'py, PyDict>,
     name: &Bound<'py, PyString>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    message.get_item(name)
+    Ok(message.get_item(name)?.filter(|value| !value.is_none()))
+}
+
+/// A field that is a text; None is as good as nothing.
+pub(crate) fn text_field(
+    message: &Bound<'_, PyDict>,
+    name: &Bound<'_, PyString>,
+) -> PyResult<Option<PyBackedStr>> {
+    field(message, name)?.map(|text| text.extract()).transpose()
+}
+
+/// The headers of a message.
+pub(crate) fn headers_of(message: &Bound<'_, PyDict>) -> PyResult<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    let Some(given) = field(message, intern!(message.py(), "headers"))? else {
+        return Ok(headers);
+    };
+    for pair in given.try_iter()? {
+        let (name, text): (PyBackedBytes, PyBackedBytes) = pair?.extract()?;
+        let name = name_of(&name)?;
+        // How the answer is framed is the server's business.
+        if name != header::TRANSFER_ENCODING && name != header::CONNECTION {
+            headers.append(name, value(&text)?);
+        }
+    }
+    Ok(headers)
 }
 
 /// Bytes of a `bytes`, or of what can be made one.
@@ -478,7 +448,7 @@ pub(crate) fn to_bytes(value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     Ok(Bytes::copy_from_slice(&made.extract::<PyBackedBytes>()?))
 }
 
-fn status_of(status: u16) -> PyResult<StatusCode> {
+pub(crate) fn status_of(status: u16) -> PyResult<StatusCode> {
     StatusCode::from_u16(status).map_err(|_| {
         PyValueError::new_err(format!("{status} is not a status of HTTP; use 100 to 999"))
     })
@@ -491,7 +461,7 @@ fn name_of(name: &[u8]) -> PyResult<HeaderName> {
     })
 }
 
-fn value(text: &[u8]) -> PyResult<HeaderValue> {
+pub(crate) fn value(text: &[u8]) -> PyResult<HeaderValue> {
     HeaderValue::from_bytes(text).map_err(|_| {
         let text = String::from_utf8_lossy(text);
         PyValueError::new_err(format!("{text:?} cannot be the value of a header"))
@@ -506,7 +476,7 @@ pub(crate) fn new_future(py: Python<'_>) -> PyResult<Py<PyAny>> {
 }
 
 /// An awaitable that never waits.
-fn ready(py: Python<'_>, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+pub(crate) fn ready(py: Python<'_>, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     Ok(Py::new(py, Ready { value: value.unbind() })?.into_any())
 }
 
@@ -547,6 +517,6 @@ impl Ready {
     fn close(&self) {}
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,8 @@
 //! | `request` | who a request of the loop belongs to, and its end |
 //! | `batch` | batches of `serve.batch` |
 //! | `http` | a request of HTTP as ASGI sees it, and its answer |
+//! | `websocket` | a WebSocket as ASGI sees it |
+//! | `scope` | the scope of both |
 //! | `call` | a call of a method by a handle, and its answer |
 //! | `caller` | calls that Python's handles make |
 //! | `replica` | a replica whose deployment is a Python object |
@@ -24,6 +26,8 @@ mod http;
 mod queue;
 mod replica;
 mod request;
+mod scope;
+mod websocket;
 
 use pyo3::prelude::*;
 
@@ -33,6 +37,7 @@ fn _tyndall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<queue::Bridge>()?;
     module.add_class::<http::HttpRequest>()?;
+    module.add_class::<websocket::WebSocket>()?;
     module.add_class::<call::CallRequest>()?;
     module.add_class::<replica::Job>()?;
     module.add_class::<batch::Batcher>()?;

@@ -55,7 +55,7 @@ pub(crate) struct Bridge {
 
 #[pymethods]
 impl Bridge {
-    /// `handler` has the methods `start`, `http`, `call`, `reconfigure`, `check_health` and `stop`.
+    /// `handler` has the methods `start`, `http`, `websocket`, `call`, `reconfigure`, `check_health` and `stop`.
     #[new]
     fn new(handler: Py<PyAny>) -> PyResult<Self> {
         Ok(Self { queue: Queue::new()?, handler })

@@ -2,7 +2,7 @@
 
 use crate::caller::Caller;
 use crate::queue::{Bridge, Queue};
-use crate::{call, http};
+use crate::{call, http, websocket};
 use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 use tyndall::foreign::{Foreign, ForeignStart, replica};
+use tyndall::websocket::Handshake;
 use tyndall::{Error, RequestContext, Result};
 
 /// Is a replica, on threads beside the loop; at its end the handler's `ended(message)` is called in
@@ -82,6 +83,15 @@ impl Foreign for PythonReplica {
 
     fn http(&self, request: Request, context: RequestContext) -> BoxFuture<'static, Response> {
         http::answer(self.queue.clone(), request, context).boxed()
+    }
+
+    fn websocket(
+        &self,
+        request: Request,
+        handshake: Handshake,
+        context: RequestContext,
+    ) -> BoxFuture<'static, Response> {
+        websocket::answer(self.queue.clone(), request, handshake, context).boxed()
     }
 
     fn reconfigure(&self, user_config: Value) -> BoxFuture<'_, Result<()>> {

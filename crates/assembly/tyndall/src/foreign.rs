@@ -11,6 +11,7 @@ use crate::described::ProgramInit;
 use crate::error::Result;
 use crate::program::{self, Started};
 use crate::servant::Servant;
+use crate::websocket::Handshake;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
@@ -49,6 +50,16 @@ pub trait Foreign: Send + Sync + 'static {
     /// Answers HTTP. The prefix of the application is off the path;
     /// [`OriginalUri`](axum::extract::OriginalUri) has the whole.
     fn http(&self, request: Request, context: RequestContext) -> BoxFuture<'static, Response>;
+
+    /// Answers a handshake of WebSockets, which is off the request. An answer that
+    /// [`Handshake::accept`] did not make refuses it. Once it is accepted, nobody drops anything
+    /// when the client goes away: the [`Receiver`](crate::websocket::Receiver) says so.
+    fn websocket(
+        &self,
+        request: Request,
+        handshake: Handshake,
+        context: RequestContext,
+    ) -> BoxFuture<'static, Response>;
 
     /// Takes a new `user_config`.
     fn reconfigure(&self, user_config: Value) -> BoxFuture<'_, Result<()>>;
@@ -144,18 +155,24 @@ impl Scoped {
     }
 }
 
-struct Adapter {
+/// A [`Foreign`] as the life of a replica has it.
+pub(crate) struct Adapter {
     this: Arc<dyn Foreign>,
     context: ReplicaContext,
     router: Router,
 }
 
 impl Adapter {
-    fn new(this: Arc<dyn Foreign>, context: ReplicaContext) -> Self {
+    pub(crate) fn new(this: Arc<dyn Foreign>, context: ReplicaContext) -> Self {
         let answering = this.clone();
-        let router = Router::new().fallback(move |request: Request| {
+        let router = Router::new().fallback(move |mut request: Request| {
             let context = context::request().map(|context| (*context).clone());
-            answering.http(request, context.unwrap_or_default())
+            let context = context.unwrap_or_default();
+            match Handshake::take(&mut request) {
+                None => answering.http(request, context),
+                Some(Ok(handshake)) => answering.websocket(request, handshake, context),
+                Some(Err(refused)) => std::future::ready(refused).boxed(),
+            }
         });
         Self { this, context, router }
     }

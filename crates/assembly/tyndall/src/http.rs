@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower_service::Service;
-use tyndall_transport::{BodyError, read_body};
+use tyndall_transport::{BodyError, ConnectionLife, read_body};
 use tyndall_types::HEADER_REQUEST_ID;
 
 /// Largest request body of the default mapping, 32 MiB; the proxy's bound is the same.
@@ -186,7 +186,8 @@ pub(crate) trait Held: Send + Unpin + 'static {
     fn broke(&mut self) {}
 }
 
-/// Answers a request by a router, in `scope`; `held` is dropped with the last byte of the answer.
+/// Answers a request by a router, in `scope`; `held` is dropped with the last byte of the answer, or
+/// of what follows a 101.
 ///
 /// # Cancel safety
 /// Dropping the future or the answer drops whatever works for it.
@@ -198,6 +199,7 @@ pub(crate) async fn serve<T: Held>(
 ) -> Response {
     let request_id = HeaderValue::from_str(&scope.request.request_id);
     take_prefix_off(&mut request, &scope.request);
+    let life = request.extensions().get::<ConnectionLife>().cloned();
     let work = scope.clone().run(router.call(request));
     let mut response = match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(response)) => response,
@@ -208,6 +210,10 @@ pub(crate) async fn serve<T: Held>(
         response.headers_mut().entry(HEADER_REQUEST_ID).or_insert(id);
     }
     held.answers(response.extensions().get().map(|Failed(kind)| *kind));
+    if let (StatusCode::SWITCHING_PROTOCOLS, Some(life)) = (response.status(), life) {
+        life.keep(held);
+        return response;
+    }
     response.map(|body| Body::new(HeldBody { body, scope, held: Some(held) }))
 }
 

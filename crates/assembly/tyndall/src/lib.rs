@@ -74,7 +74,7 @@
 //! | the request and the replica that code runs in | [`context`] |
 //! | tests without processes | [`testing`] |
 //! | what runs a program | [`main`], [`Described`], [`wire`] |
-//! | a binding to another language | [`foreign`] |
+//! | a binding to another language | [`foreign`], [`websocket`] |
 #![forbid(unsafe_code)]
 
 mod application;
@@ -93,6 +93,7 @@ mod options;
 mod program;
 mod servant;
 pub mod testing;
+pub mod websocket;
 pub mod wire;
 
 pub use application::{Application, Bound};

@@ -13,8 +13,9 @@ use crate::reply::{Dialect, Failed, method_not_allowed, no_path, not_found, unre
 use crate::request_id::{REQUEST_ID, request_id};
 use crate::shared::{Shared, no_model, shuts_down};
 use crate::target::{NodePage, Route, Target};
+use crate::tunnel::{METHOD as WEBSOCKET, wants_websocket};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tyndall_openai::{ApiError, Wanted, parse_generate};
 use tyndall_router::{Deployment, Scope};
-use tyndall_transport::{Body, BoxError, Handler, read_body};
+use tyndall_transport::{Body, BoxError, ConnectionLife, Handler, read_body};
 
 /// Largest request body.
 pub(crate) const MAX_BODY_BYTES: usize = 32 << 20;
@@ -51,11 +52,12 @@ impl Handler for App {
         let mut observer = target.observed().map(|handler| Observer {
             metrics: self.shared.metrics().clone(),
             handler,
-            method: request.method().clone(),
+            method: observed_method(&target, &request),
             started,
             status: 499,
         });
         let judge = |_| self.cors.judge(request.method(), request.headers());
+        let life = request.extensions().get::<ConnectionLife>().cloned();
         let verdict = target.is_of_models().then_some(()).map(judge).unwrap_or_default();
         let entered = match early {
             Some(error) => Err(error),
@@ -71,6 +73,9 @@ impl Handler for App {
         response.headers_mut().insert(REQUEST_ID, id);
         if let Some(observer) = &mut observer {
             observer.status = response.status().as_u16();
+        }
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(life)) = (response.status(), life) {
+            life.keep(observer.take());
         }
         response.map(|inner| ObservedBody { inner, observer }.boxed_unsync())
     }
@@ -268,6 +273,15 @@ impl App {
         drop(route);
         Ok(first)
     }
+}
+
+/// What metrics count a request as.
+fn observed_method<B>(target: &Target<'_>, request: &Request<B>) -> Method {
+    let is_program = matches!(target, Target::Program(_));
+    if is_program && wants_websocket(request.method(), request.headers()) {
+        return Method::from_bytes(WEBSOCKET.as_bytes()).expect("two letters are a method");
+    }
+    request.method().clone()
 }
 
 fn allows(allowed: &[Method], method: &Method) -> bool {

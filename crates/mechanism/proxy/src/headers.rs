@@ -109,11 +109,6 @@ impl fmt::Display for TimeLimit {
     }
 }
 
-/// Whether the client wants to go on with web sockets.
-pub(crate) fn wants_websocket(headers: &HeaderMap) -> bool {
-    tokens(headers, &header::UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case("websocket"))
-}
-
 /// Whether the sender takes trailers.
 pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
     tokens(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"))
@@ -196,9 +191,9 @@ mod tests {
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }
-        assert!(takes_trailers(&headers) && wants_websocket(&headers));
+        assert!(takes_trailers(&headers));
         strip(&mut headers);
-        assert!(!takes_trailers(&headers) && !wants_websocket(&headers));
+        assert!(!takes_trailers(&headers));
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["set-cookie", "x-other"]);

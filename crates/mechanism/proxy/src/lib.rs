@@ -4,7 +4,8 @@
 //! read and, for models, checked, so that bad input wakes no model; 3. the
 //! [`Router`](tyndall_router::Router) queues it, chooses a replica and sends it there, again when
 //! one is lost before the first byte; 4. the answer streams through a body that holds the permit,
-//! which ends with the last byte or with the client's disconnect.
+//! which ends with the last byte or with the client's disconnect. WebSockets go the same way up to
+//! the answer to their handshake, and on through a tunnel.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -28,6 +29,7 @@ mod stream;
 mod tally;
 mod target;
 mod timing;
+mod tunnel;
 mod usage;
 
 #[cfg(test)]

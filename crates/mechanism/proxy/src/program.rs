@@ -1,4 +1,5 @@
-//! A request to a program: what the client sent, as it was sent, and the answer as it comes.
+//! A request to a program: what the client sent, as it was sent, and the answer as it comes; after
+//! a handshake of WebSockets, all that follows.
 //!
 //! The body is read first, so that the request can go to another replica while no answer has
 //! begun. One whose method is not idempotent goes elsewhere only when no replica can have
@@ -8,18 +9,19 @@ use crate::answer::answer;
 use crate::app::read;
 use crate::body::{AnswerLimit, Served};
 use crate::caller::Caller;
-use crate::headers::{TE_TRAILERS, TimeLimit, strip, takes_trailers, wants_websocket};
+use crate::headers::{TE_TRAILERS, TimeLimit, strip, takes_trailers};
 use crate::reply::Failed;
 use crate::request_id::REQUEST_ID;
 use crate::shared::{Shared, shuts_down};
+use crate::tunnel::{self, Tunnelled, wants_websocket};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tyndall_openai::ApiError;
 use tyndall_router::{Call, Flow, HEADER_ROOT_PATH, Mount};
-use tyndall_transport::Body;
+use tyndall_transport::{Body, Upgrade};
 
 const ROOT_PATH: HeaderName = HeaderName::from_static(HEADER_ROOT_PATH);
 
@@ -31,7 +33,7 @@ const ROOT_PATH: HeaderName = HeaderName::from_static(HEADER_ROOT_PATH);
 pub(crate) async fn forward(
     shared: &Shared,
     mount: &Mount,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     id: &HeaderValue,
     caller: Caller,
 ) -> Result<Response<Body>, Failed> {
@@ -39,17 +41,19 @@ pub(crate) async fn forward(
     if !caller.may_use_named(application) {
         return Err(caller.forbidden(application).into());
     }
+    let upgrade = wants_websocket(request.method(), request.headers());
+    let upgrade = upgrade.then(|| Upgrade::of(&mut request));
     let (parts, body) = request.into_parts();
-    if wants_websocket(&parts.headers) {
-        return Err(no_websockets().into());
-    }
     let arrived = Instant::now();
     let flow = caller.flow();
     let limit = TimeLimit::of(&parts.headers, mount.ingress.route().request_timeout_s);
     let deadline = limit.until_answer().map(|limit| arrived + limit);
     let sent = async {
         let body = read(body).await?;
-        let call = Call { deadline, flow, ..call(parts, body, &mount.prefix, id) };
+        let mut call = Call { deadline, flow, ..call(parts, body, &mount.prefix, id) };
+        if upgrade.is_some() {
+            tunnel::set_hop(&mut call.headers);
+        }
         let failed = |error| Failed::unsent_to_program(error, id, &limit);
         mount.ingress.send(&call).await.map_err(failed)
     };
@@ -57,6 +61,15 @@ pub(crate) async fn forward(
         sent = sent => sent?,
         () = shared.is_cut() => return Err(shuts_down().into()),
     };
+    if sent.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let tunnelled = upgrade.map(|upgrade| Tunnelled {
+            upgrade,
+            is_cut: shared.cut_signal(),
+            grant: caller.into_grant(),
+        });
+        let accepted = tunnelled.and_then(|tunnelled| tunnel::accept(sent, tunnelled));
+        return accepted.ok_or_else(|| switched_by_itself().into());
+    }
     let served = Served {
         label: mount.ingress.label(),
         stream: None,
@@ -100,13 +113,10 @@ fn set_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn no_websockets() -> ApiError {
-    ApiError {
-        status: 501,
-        ..ApiError::internal(
-            "web sockets are not supported yet; use a request whose answer is streamed",
-        )
-    }
+fn switched_by_itself() -> ApiError {
+    ApiError::replica_lost(
+        "the replica switched to a protocol that nobody asked for; answer 101 only to an upgrade",
+    )
 }
 
 #[cfg(test)]

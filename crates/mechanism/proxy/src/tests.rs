@@ -6,6 +6,7 @@ mod fakes;
 mod keys;
 mod openapi;
 mod programs;
+mod websockets;
 
 use crate::timing::SERVER_TIMING;
 use bytes::Bytes;

@@ -7,7 +7,7 @@
 //! there; until an answer begins, a lost replica only means another one, and nobody else is sent to
 //! one whose connection broke until it answers again; 4. the answer streams
 //! through an [`AnswerBody`] that holds the permit, which ends with the last byte or when the body
-//! is dropped.
+//! is dropped, or, after a 101, as a [`ReplicaStream`].
 //!
 //! What a router knows of the node is what the
 //! [`RouteTable`](tyndall_types::protocol::RouteTable)s said that it read. Without a controller it
@@ -28,7 +28,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use body::AnswerBody;
+pub use body::{AnswerBody, ReplicaStream};
 pub use deployment::{Deployment, Refusal, Waits};
 pub use models::Models;
 pub use mounts::{Mount, Scope};

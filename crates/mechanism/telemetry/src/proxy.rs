@@ -15,7 +15,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Methods that are counted by their names.
-const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"];
+/// Methods that are told apart; `WS` is a handshake of WebSockets.
+const METHODS: [&str; 8] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "WS"];
 
 /// What a request waits for in the proxy.
 const PHASES: [&str; 2] = ["queue", "wake"];

@@ -3,10 +3,13 @@
 //! Life cycle: 1. accept until `shutdown` resolves; 2. nobody finds the socket any more, but who is
 //! connected may go on: see [`ServeOptions::linger`]; 3. drop the listener, tell every connection
 //! to end after the request it is in; 4. wait for them, at most the drain time; 5. cut the rest.
+//!
+//! A connection that left HTTP is waited for too; it is for whoever has its bytes to cut it.
 
 use crate::body::Body;
 use crate::stall::StallGuard;
-use http::{Request, Response};
+use crate::upgrade::ConnectionLife;
+use http::{Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
@@ -19,7 +22,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -279,13 +282,18 @@ async fn connection<H: Handler>(
     options: ServeOptions,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request| {
+    let (life, end) = ConnectionLife::begin();
+    let (open, closed) = oneshot::channel::<()>();
+    life.keep(open);
+    let io = TokioIo::new(StallGuard::new(io, options.write_timeout, end));
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let handler = handler.clone();
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(life.clone());
+        }
         async move { Ok::<_, Infallible>(handler.handle(request).await) }
     });
-    let io = TokioIo::new(StallGuard::new(io, options.write_timeout));
-    let connection = protocol.serve_connection(io, service);
-    tokio::pin!(connection);
+    let mut connection = Box::pin(protocol.serve_connection(io, service).with_upgrades());
     let stop = async {
         drop(stopped.wait_for(|stop| *stop).await);
     };
@@ -294,10 +302,13 @@ async fn connection<H: Handler>(
         result = &mut connection => result,
         () = stop => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            connection.as_mut().await
         }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended early");
     }
+    drop(connection);
+    // Nothing is sent: this resolves when whoever has the socket drops it.
+    drop(closed.await);
 }

@@ -1,5 +1,6 @@
 //! Connections whose peer stops reading do not live for ever.
 
+use crate::upgrade::ConnectionEnd;
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -15,11 +16,13 @@ pub(crate) struct StallGuard<S> {
     max_stall: Duration,
     timer: Pin<Box<Sleep>>,
     is_stalled: bool,
+    _end: ConnectionEnd,
 }
 
 impl<S> StallGuard<S> {
-    pub(crate) fn new(stream: S, max_stall: Duration) -> Self {
-        Self { stream, max_stall, timer: Box::pin(sleep(max_stall)), is_stalled: false }
+    pub(crate) fn new(stream: S, max_stall: Duration, end: ConnectionEnd) -> Self {
+        let timer = Box::pin(sleep(max_stall));
+        Self { stream, max_stall, timer, is_stalled: false, _end: end }
     }
 
     /// What a write came to, or an error when none went on for too long.

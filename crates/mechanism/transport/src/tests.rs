@@ -2,11 +2,12 @@
 
 use super::*;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 
 #[derive(Clone, Default)]
@@ -23,7 +24,7 @@ impl Drop for OnDrop {
 }
 
 impl Handler for Echo {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, mut request: Request<Incoming>) -> Response<Body> {
         self.served.fetch_add(1, Ordering::SeqCst);
         match request.uri().path() {
             "/echo" => match read_body(request.into_body(), 16).await {
@@ -45,6 +46,20 @@ impl Handler for Echo {
                     while sender.send(&"x".repeat(1 << 16)).await {}
                 });
                 Response::new(body)
+            }
+            "/upgrade" => {
+                let life = request.extensions().get::<ConnectionLife>().unwrap();
+                life.keep(OnDrop(self.dropped.clone()));
+                let upgrade = Upgrade::of(&mut request);
+                tokio::spawn(async move {
+                    let (mut read, mut write) = tokio::io::split(upgrade.stream().await.unwrap());
+                    tokio::io::copy(&mut read, &mut write).await.unwrap();
+                });
+                let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+                for (name, value) in [("connection", "upgrade"), ("upgrade", "echo")] {
+                    response.headers_mut().insert(name, HeaderValue::from_static(value));
+                }
+                response
             }
             "/slow" => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -171,4 +186,27 @@ async fn a_server_that_lingers_answers_until_its_clients_have_left() {
     assert!(!s.task.is_finished());
     drop(s.client);
     assert_eq!(s.task.await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_left_http_lives_until_its_stream_is_dropped() {
+    let s = start();
+    let request =
+        Request::get("/upgrade").header("connection", "upgrade").header("upgrade", "echo");
+    let answer = s.client.send(request.body(Bytes::new()).unwrap()).await.unwrap();
+    assert_eq!(answer.headers()["upgrade"], "echo");
+    let mut stream = answer.into_body().upgrade().unwrap();
+    s.stop.send(()).unwrap();
+    // Longer than what the system takes at once, while the server drains.
+    let sent = vec![7; 1 << 20];
+    let (mut read, mut write) = tokio::io::split(&mut stream);
+    let mut back = vec![0; sent.len()];
+    let (written, read) = tokio::join!(write.write_all(&sent), read.read_exact(&mut back));
+    written.unwrap();
+    read.unwrap();
+    assert!(back == sent);
+    assert!(!s.task.is_finished());
+    drop(stream);
+    assert_eq!(s.task.await.unwrap(), 0, "the drain has waited for it");
+    tokio::time::timeout(Duration::from_secs(5), s.echo.dropped.notified()).await.unwrap();
 }

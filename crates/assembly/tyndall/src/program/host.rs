@@ -16,6 +16,7 @@ use crate::caller::Encoding;
 use crate::context::RequestContext;
 use crate::error::{Error, Result};
 use crate::servant::Servant;
+use crate::websocket::Ending;
 use crate::{http as public, wire};
 use axum::body::Body as AnyBody;
 use bytes::Bytes;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tyndall_telemetry::exposition;
-use tyndall_transport::{Body, Handler, empty, json, read_body, text};
+use tyndall_transport::{Body, ConnectionLife, Handler, empty, json, read_body, text};
 use tyndall_types::protocol::{ALIVE_PATH, ReplicaStatus};
 use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState};
 
@@ -49,6 +50,8 @@ struct Shared {
     id: ReplicaId,
     phase: watch::Sender<Phase>,
     requests: Arc<Requests>,
+    /// True when the drain time is over.
+    is_over: watch::Sender<bool>,
     is_updating: AtomicBool,
     /// One `reconfigure` at a time, in the order in which they came.
     reconfigure: tokio::sync::Mutex<()>,
@@ -81,6 +84,7 @@ impl App {
             id,
             phase: watch::Sender::new(Phase::Starting),
             requests,
+            is_over: watch::Sender::new(false),
             is_updating: AtomicBool::new(false),
             reconfigure: tokio::sync::Mutex::new(()),
         };
@@ -98,6 +102,18 @@ impl App {
             Phase::Running(servant) => Some(servant),
             Phase::Starting | Phase::Stopping => None,
         }
+    }
+
+    /// Resolves when it takes no more requests.
+    pub(super) async fn stopping(&self) {
+        let mut phases = self.shared.phase.subscribe();
+        // The sender lives as long as self.
+        drop(phases.wait_for(|phase| matches!(phase, Phase::Stopping)).await);
+    }
+
+    /// The drain time is over: what can be told so is told.
+    pub(super) fn set_over(&self) {
+        self.shared.is_over.send_replace(true);
     }
 
     fn phase(&self) -> Phase {
@@ -155,12 +171,18 @@ impl App {
         self.shared.requests.begin().map(|ongoing| (servant, ongoing)).ok_or("full")
     }
 
-    async fn public(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn public(&self, mut request: Request<Incoming>) -> Response<Body> {
         let (servant, ongoing) = match self.begin() {
             Ok(begun) => begun,
             Err(reason) => return not_started(reason),
         };
-        let scope = servant.scope(RequestContext::from_headers(request.headers()));
+        let mut context = RequestContext::from_headers(request.headers());
+        if request.extensions().get::<ConnectionLife>().is_some() {
+            // The time of a request bounds the handshake, which the proxy sees to.
+            context.deadline = None;
+            request.extensions_mut().insert(Ending(self.shared.is_over.subscribe()));
+        }
+        let scope = servant.scope(context);
         let request = request.map(AnyBody::new);
         plain(public::serve(servant.router(), request, scope, ongoing).await)
     }

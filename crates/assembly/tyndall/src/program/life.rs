@@ -5,7 +5,8 @@
 //!    health.
 //! 3. Tell the controller that it is ready, or why it never will be.
 //! 4. Serve.
-//! 5. On SIGTERM refuse what is new, finish what was begun, stop the deployment.
+//! 5. On SIGTERM refuse what is new, finish what was begun, stop the deployment. WebSockets may go on
+//!    for nearly as long as the drain takes, and are told then.
 //!
 //! The links to the controller that its own calls need are there from the first handle that is read
 //! in step 2 up to the end of step 5.
@@ -23,6 +24,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::Method;
 use serde_json::Value;
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +43,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is open so long before the drain time is over is told that it ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// With one thread, code that computes for long would hold up the answer to a health check.
 const MIN_THREADS: usize = 2;
@@ -162,7 +167,17 @@ async fn run(
         drop(stop);
         (outcome, servant, since)
     };
-    let (cut, (outcome, servant, since)) = tokio::join!(serving, living);
+    let ending = async {
+        app.stopping().await;
+        tokio::time::sleep(drain.saturating_sub(FAREWELL.min(drain / 4))).await;
+        app.set_over();
+        std::future::pending::<Infallible>().await
+    };
+    let all = async { tokio::join!(serving, living) };
+    let (cut, (outcome, servant, since)) = tokio::select! {
+        done = all => done,
+        never = ending => match never {},
+    };
     if cut > 0 {
         tracing::warn!(connections = cut, "cut because the drain time was over");
     }
@@ -276,3 +291,5 @@ async fn send(controller: &Client, id: &ReplicaId, report: &ReplicaReport) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod websockets;

@@ -138,7 +138,7 @@ fn mounted(replicas: &[&Program]) -> DeploymentRoute {
 }
 
 /// A proxy that knows one application.
-async fn node_with(edit: impl FnOnce(&Node) -> DeploymentRoute) -> Node {
+pub(super) async fn node_with(edit: impl FnOnce(&Node) -> DeploymentRoute) -> Node {
     let node = Node::start_without_table().await;
     let route = edit(&node);
     node.publish(table(1, vec![route]));
@@ -383,10 +383,6 @@ async fn what_a_program_never_gets_is_refused_in_plain_text() {
         mounted(&[started])
     })
     .await;
-    let own = [("connection", "upgrade"), ("upgrade", "WebSocket"), ("sec-websocket-key", "x")];
-    let upgrade = send(&node, "GET", "/p/ws", &own).await;
-    assert_eq!(upgrade.status(), StatusCode::NOT_IMPLEMENTED);
-    assert!(body(upgrade).await.starts_with("web sockets are not supported yet"));
     let large = vec![b' '; crate::app::MAX_BODY_BYTES + 1];
     let request = Request::builder().method(Method::PUT).uri("/p").body(large.into()).unwrap();
     // The answer may come while the body is still on its way, and close the connection.

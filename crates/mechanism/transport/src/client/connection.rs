@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Bodies of up to so many bytes are copied behind the head, and leave with it in one piece.
@@ -175,9 +175,65 @@ impl Connection {
         !self.is_sending() && !self.is_deaf && self.read.is_empty()
     }
 
+    /// It leaves HTTP, unless the peer does not have all of the request.
+    pub(super) fn upgrade(self) -> Option<Upgraded> {
+        let is_whole = !self.is_sending() && !self.is_deaf;
+        is_whole.then_some(Upgraded { stream: self.stream, read: self.read })
+    }
+
     /// Whether it can be used again after some time.
     pub(super) fn is_alive(&self) -> bool {
         self.stream.is_quiet()
+    }
+}
+
+/// A connection after an answer of 101: bytes of another protocol, both ways.
+#[derive(Debug)]
+pub struct Upgraded {
+    stream: Stream,
+    /// What came with the answer.
+    read: BytesMut,
+}
+
+impl AsyncRead for Upgraded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        if self.read.is_empty() {
+            return match &mut self.stream {
+                Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+                Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            };
+        }
+        let length = self.read.len().min(buffer.remaining());
+        buffer.put_slice(&self.read.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Upgraded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize>> {
+        self.stream.poll_write(cx, bytes, &[])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.stream {
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.stream {
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
 

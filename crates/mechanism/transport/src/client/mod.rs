@@ -9,6 +9,7 @@ mod response;
 mod tests;
 mod wire;
 
+pub use connection::Upgraded;
 pub use response::ResponseBody;
 pub use wire::Outgoing;
 

@@ -1,7 +1,7 @@
 //! The body of an answer.
 
 use super::Idle;
-use super::connection::Connection;
+use super::connection::{Connection, Upgraded};
 use super::wire::{Chunk, Framing, chunk_end, chunk_size, trailers};
 use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -31,6 +31,13 @@ impl ResponseBody {
         body
     }
 
+    /// The connection, after a 101: its bytes belong to the protocol that was asked for.
+    #[must_use]
+    pub fn upgrade(self) -> Option<Upgraded> {
+        let connection = self.connection.filter(|_| self.framing == Framing::Upgrade)?;
+        connection.upgrade()
+    }
+
     /// No more comes: the connection goes back before anybody learns that the body is over.
     fn end(&mut self) {
         self.framing = Framing::Length(0);
@@ -52,6 +59,7 @@ impl ResponseBody {
                     }
                     *left
                 }
+                Framing::Upgrade => return Poll::Ready(None),
                 Framing::Close => {
                     let mut endless = u64::MAX;
                     if let Some(data) = take(connection, &mut endless) {
@@ -152,12 +160,13 @@ impl HttpBody for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.connection.is_none()
+        self.connection.is_none() || self.framing == Framing::Upgrade
     }
 
     fn size_hint(&self) -> SizeHint {
         match self.framing {
             Framing::Length(left) => SizeHint::with_exact(left),
+            Framing::Upgrade => SizeHint::with_exact(0),
             Framing::Chunked(_) | Framing::Close => SizeHint::default(),
         }
     }

@@ -230,3 +230,38 @@ async fn a_body_knows_its_length_and_its_end() {
     assert_eq!(kept, 1);
     assert!(tokio::time::timeout(Duration::from_secs(5), body.frame()).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn after_a_101_the_bytes_are_those_of_the_peers() {
+    let server = Server::new();
+    let answer = async {
+        let mut stream = server.accept().await;
+        assert!(request(&mut stream).await.contains("upgrade: x"));
+        let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\r\nearly";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut said = [0; 4];
+        stream.read_exact(&mut said).await.unwrap();
+        stream.write_all(&said).await.unwrap();
+        assert_eq!(stream.read(&mut said).await.unwrap(), 0);
+    };
+    let asked = async {
+        let request = Request::get("/").header("upgrade", "x").body(Bytes::new()).unwrap();
+        let response = server.client.send(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        let body = response.into_body();
+        assert!(body.is_end_stream());
+        let mut stream = body.upgrade().unwrap();
+        let mut early = [0; 5];
+        stream.read_exact(&mut early).await.unwrap();
+        assert_eq!(early, *b"early");
+        stream.write_all(b"mine").await.unwrap();
+        let mut said = [0; 4];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(said, *b"mine");
+        stream.shutdown().await.unwrap();
+    };
+    tokio::join!(asked, answer);
+    assert!(server.client.idle.take().is_none(), "nobody gets such a connection again");
+    let other = server.play(Method::GET, &["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]);
+    assert_eq!(other.await.as_deref(), Ok("200 "));
+}

@@ -101,6 +101,8 @@ pub(super) enum Framing {
     Chunked(Chunk),
     /// By the end of the connection.
     Close,
+    /// There is no body, and what follows is no HTTP.
+    Upgrade,
 }
 
 /// Where a chunked body is.
@@ -187,6 +189,9 @@ fn parse(buffer: &[u8]) -> Result<Option<(Response<()>, usize)>> {
 
 fn framing(response: &Response<()>, method: &Method) -> Result<Framing> {
     let (status, headers) = (response.status(), response.headers());
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Framing::Upgrade);
+    }
     let is_bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if is_bodiless || status.is_informational() || *method == Method::HEAD {
         return Ok(Framing::Length(0));
