@@ -20,9 +20,10 @@ use http::{HeaderMap, StatusCode};
 use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use pyo3::types::{PyAny, PyBytes, PyDict, PyString};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tyndall::RequestContext;
@@ -132,7 +133,7 @@ impl WebSocket {
 
     /// The next message of the client: what ASGI awaits of `receive`.
     fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let mut hearing = lock(&self.hearing);
+        let mut hearing = hold(py, &self.hearing);
         if !std::mem::replace(&mut hearing.is_told, true) {
             return ready(py, connect(py)?.into_any());
         }
@@ -180,7 +181,7 @@ impl WebSocket {
             let close = Close::new(if has_failed { 1011 } else { 1000 }, "");
             self.runtime.spawn(async move { sender.send(Outgoing::Close(close)).await });
         }
-        let waiting = lock(&self.hearing).waiting.take();
+        let waiting = hold(py, &self.hearing).waiting.take();
         match waiting {
             Some(waiting) => resolve(waiting.bind(py), message_of(py, &gone())?.as_any()),
             None => Ok(()),
@@ -199,7 +200,7 @@ impl WebSocket {
         self.runtime.spawn(async move {
             let next = receiver.next().await;
             queue.push(move |py, _| {
-                let mut hearing = lock(&hearing);
+                let mut hearing = hold(py, &hearing);
                 hearing.receiver = Some(receiver);
                 let waiting = hearing.waiting.take();
                 if let Some(waiting) = waiting
@@ -229,7 +230,7 @@ impl WebSocket {
         let (response, sender, receiver) = handshake.accept(protocol, headers);
         *answer = Answer::Open(sender);
         drop(answer);
-        let mut hearing = lock(&self.hearing);
+        let mut hearing = hold(py, &self.hearing);
         hearing.receiver = Some(receiver);
         self.hear(&mut hearing);
         drop(hearing);
@@ -338,7 +339,7 @@ impl WebSocket {
         reply: oneshot::Sender<Response>,
         response: Response,
     ) -> PyResult<Py<PyAny>> {
-        lock(&self.hearing).heard.push_back(gone());
+        hold(py, &self.hearing).heard.push_back(gone());
         self.reply(reply, response);
         ready(py, py.None().into_bound(py))
     }
@@ -373,6 +374,11 @@ impl WebSocket {
         }
         PyRuntimeError::new_err(why)
     }
+}
+
+/// Locks what stays locked while Python runs: another thread that waits for it lets Python go on.
+fn hold<'a>(py: Python<'_>, hearing: &'a Mutex<Hearing>) -> MutexGuard<'a, Hearing> {
+    hearing.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
 }
 
 fn gone() -> Result<Message, Close> {
