@@ -14,6 +14,7 @@
 //! | `call` | a call of a method by a handle, and its answer |
 //! | `caller` | calls that Python's handles make |
 //! | `replica` | a replica whose deployment is a Python object |
+//! | `watchdog` | tells of code that keeps the loop from everything else |
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +25,7 @@ mod http;
 mod queue;
 mod replica;
 mod request;
+mod watchdog;
 
 use pyo3::prelude::*;
 
@@ -40,6 +42,7 @@ fn _tyndall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<caller::Calling>()?;
     module.add_class::<caller::Items>()?;
     module.add_class::<request::Context>()?;
+    module.add_class::<watchdog::Probe>()?;
     module.add_function(wrap_pyfunction!(replica::run_replica, module)?)?;
     module.add_function(wrap_pyfunction!(caller::connect, module)?)?;
     Ok(())
