@@ -43,13 +43,17 @@ class _Registry:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.families: dict[str, _Family] = {}
+        self.named: dict[str, _Family] = {}
 
     def family(self, name: str, kind: str, description: str, boundaries: tuple[float, ...]) -> _Family:
         """The same for all metrics of one name."""
         full = f"{name}_total" if kind == "counter" and not name.endswith("_total") else name
         with self.lock:
-            self._check_free(full, kind)
-            known = self.families.setdefault(full, _Family(kind, description, boundaries))
+            known = self.named.get(name)
+            if known is None:
+                self._check_free(full, kind)
+                known = self.families.setdefault(full, _Family(kind, description, boundaries))
+                self.named[name] = known
         if (known.kind, known.boundaries) != (kind, boundaries):
             raise ValueError(
                 f"the metric {name!r} is there as a {known.kind}"
