@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tyndall import _tyndall
 
-from . import _calls, _router, http
+from . import _calls, _replica_log, _router, _watchdog, http
 from ._graph import code_of
 from ._user_callable import UserCallable
 from .context import (
@@ -60,12 +62,13 @@ class _Host:
         self._app_name = ""
         self._message: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._access: _replica_log.AccessLog | None = None
 
     def run(self, words: list[str]) -> int:
         bridge = _tyndall.Bridge(self)
         asyncio.set_event_loop(self._loop)
         self._loop.add_reader(bridge.fileno(), bridge.drain)
-        _tyndall.run_replica(words, bridge)
+        _tyndall.run_replica(words, bridge, _watchdog.watch(self._loop))
         try:
             self._loop.run_forever()
         finally:
@@ -73,12 +76,19 @@ class _Host:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         if self._message:
             print(self._message, file=sys.stderr)
+        if self._access is not None:
+            self._access.flush()
+        _replica_log.finish()
         return 0 if self._message is None else 1
 
     def ended(self, message: str | None) -> None:
         """Rust's side is over: in an orderly way, or with a line for standard error, which may be empty."""
         self._message = message
         self._loop.stop()
+
+    def probe(self, probe: _tyndall.Probe) -> None:
+        """The watchdog asks whether the loop comes back; by then all that came before has begun."""
+        self._loop.call_soon(lambda: probe.back(bool(self._tasks)))
 
     # --- The deployment's life ----------------------------------------------------------------------------------------
 
@@ -89,6 +99,9 @@ class _Host:
         config = json.loads(told["config"])
         app_name, name = told["application"], told["deployment"]
         self._app_name = app_name
+        origin = _replica_log.Origin(app_name, name, told["replica_id"])
+        access = _replica_log.install(origin, _replica_log.configured(os.environ), self._loop.call_soon)
+        self._access = access if access.is_enabled else None
         _router.install(_calls.routers(told["caller"], threading.get_ident()))
         app = self._load(json.loads(told["args"]))
         code = code_of(app, app_name).get(name)
@@ -154,16 +167,19 @@ class _Host:
         request.set_task(self._spawn(self._http(request)))
 
     async def _http(self, request: _tyndall.HttpRequest) -> None:
-        context = request.context
-        children = self._enter(context, is_http=True)
+        begun = time.perf_counter()
+        children = self._enter(request.context, is_http=True)
         assert self._front is not None, "it has started"
+        route = None
         try:
-            await self._front.answer(request)
+            route = await self._front.answer(request)
         except asyncio.CancelledError:
             children.cancel()
             raise
         finally:
             request.close()
+            if self._access is not None:
+                self._told(f"{request.method} {route or request.context.root_path or '/'} {_status(request)}", begun)
 
     def websocket(self, socket: _tyndall.WebSocket) -> None:
         socket.set_task(self._spawn(self._websocket(socket)))
@@ -188,20 +204,27 @@ class _Host:
         request.set_task(self._spawn(work))
 
     async def _call(self, request: _tyndall.CallRequest) -> None:
+        begun, outcome = time.perf_counter(), "OK"
         children = self._enter(request.context, is_http=False)
         assert self._user is not None, "it has started"
         try:
             args, kwargs = _calls.loads(request.body)
             request.reply(_calls.dumps(await self._user.call(request.method, args, kwargs)))
         except asyncio.CancelledError:
+            outcome = "CANCELLED"
             children.cancel()
             request.fail(_calls.cancelled(request.context.request_id))
             raise
         except BaseException as error:
-            _log(request.method, error)
+            outcome = "ERROR"
+            _log(error)
             request.fail(_calls.written(error))
+        finally:
+            if self._access is not None:
+                self._told(f"CALL {request.method} {outcome}", begun)
 
     async def _stream(self, request: _tyndall.CallRequest) -> None:
+        begun, outcome = time.perf_counter(), "OK"
         children = self._enter(request.context, is_http=False)
         assert self._user is not None, "it has started"
         try:
@@ -216,12 +239,22 @@ class _Host:
                 await items.aclose()  # type: ignore[attr-defined]
             request.close()
         except asyncio.CancelledError:
+            outcome = "CANCELLED"
             children.cancel()
             request.fail(_calls.cancelled(request.context.request_id))
             raise
         except BaseException as error:
-            _log(request.method, error)
+            outcome = "ERROR"
+            _log(error)
             request.fail(_calls.written(error))
+        finally:
+            if self._access is not None:
+                self._told(f"CALL {request.method} {outcome}", begun)
+
+    def _told(self, what: str, begun: float) -> None:
+        """The line of the request that this task is of."""
+        assert self._access is not None, "it was asked"
+        self._access.write(f"{what} {(time.perf_counter() - begun) * 1e3:.1f}ms", _serve_request_context.get())
 
     def _enter(self, context: _tyndall.Context, *, is_http: bool) -> Children:
         """The context of the request, for what runs in this task; and the calls that will end with it."""
@@ -253,5 +286,12 @@ def _context_of_process() -> ReplicaContext:
     return get_replica_context()
 
 
-def _log(method: str, error: BaseException) -> None:
-    logger.error("a call of %r failed", method, exc_info=error)
+def _status(request: _tyndall.HttpRequest) -> int:
+    """What the client has read, or would have if it had stayed."""
+    if request.is_gone:
+        return 499
+    return request.status or 500
+
+
+def _log(error: BaseException) -> None:
+    logger.error("Request failed.", exc_info=error)

@@ -140,7 +140,9 @@ def is_ingress(of: Any) -> bool:
 class Front(Protocol):
     """Answers HTTP for a deployment."""
 
-    async def answer(self, request: _tyndall.HttpRequest) -> None: ...
+    async def answer(self, request: _tyndall.HttpRequest) -> str | None:
+        """Gives the route that answered, where the deployment has several."""
+        ...
 
     async def converse(self, socket: _tyndall.WebSocket) -> None:
         """Carries on a WebSocket from its handshake to its end, and raises what the code of the deployment raises."""
@@ -218,7 +220,7 @@ def _failed(request: _tyndall.HttpRequest, error: BaseException) -> None:
     """The answer for an exception of the deployment's code, unless there is one already."""
     status = http_status(error)
     if status == 500:
-        logger.error("a request to %s failed", request.path, exc_info=error)
+        logger.error("Request failed.", exc_info=error)
     if request.is_begun:
         return
     headers = [("content-type", "text/plain")]
@@ -440,7 +442,7 @@ class _Application:
         answer.cancel()
         return None
 
-    async def answer(self, request: _tyndall.HttpRequest) -> None:
+    async def answer(self, request: _tyndall.HttpRequest) -> str | None:
         scope = request.scope()
         scope["state"] = self._state.copy()
         try:
@@ -449,6 +451,9 @@ class _Application:
             raise
         except BaseException as error:
             _failed(request, error)
+        # FastAPI writes down there which route it was.
+        path = getattr(scope.get("route"), "path", None)
+        return f"{scope['root_path']}{path}" if path else None
 
     async def converse(self, socket: _tyndall.WebSocket) -> None:
         scope = socket.scope()

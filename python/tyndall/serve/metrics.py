@@ -20,6 +20,7 @@ from .context import _get_internal_replica_context, _get_serve_request_context
 __all__ = ["Counter", "Gauge", "Histogram", "render"]
 
 _PREFIX: Final = "ray_"
+_PARTS: Final = ("_bucket", "_sum", "_count")
 _RESERVED: Final = ("deployment", "replica", "application")
 _NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
@@ -42,11 +43,17 @@ class _Registry:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.families: dict[str, _Family] = {}
+        self.named: dict[str, _Family] = {}
 
     def family(self, name: str, kind: str, description: str, boundaries: tuple[float, ...]) -> _Family:
         """The same for all metrics of one name."""
+        full = f"{name}_total" if kind == "counter" and not name.endswith("_total") else name
         with self.lock:
-            known = self.families.setdefault(name, _Family(kind, description, boundaries))
+            known = self.named.get(name)
+            if known is None:
+                self._check_free(full, kind)
+                known = self.families.setdefault(full, _Family(kind, description, boundaries))
+                self.named[name] = known
         if (known.kind, known.boundaries) != (kind, boundaries):
             raise ValueError(
                 f"the metric {name!r} is there as a {known.kind}"
@@ -54,6 +61,15 @@ class _Registry:
                 "give one of them another name"
             )
         return known
+
+    def _check_free(self, name: str, kind: str) -> None:
+        """A page names each series once, and a histogram has three."""
+        taken = [f"{name}{suffix}" for suffix in _PARTS] if kind == "histogram" else []
+        of_histogram = [name.removesuffix(suffix) for suffix in _PARTS if name.endswith(suffix)]
+        others = [one for one in taken if one in self.families]
+        others += [one for one in of_histogram if one in self.families and self.families[one].kind == "histogram"]
+        if others:
+            raise ValueError(f"the metrics {name!r} and {others[0]!r} have series of one name\ngive one another name")
 
 
 _registry: Final = _Registry()
@@ -212,8 +228,7 @@ def render() -> str:
 def _lines(name: str, family: _Family) -> list[str]:
     if not family.values:
         return []
-    is_bare_counter = family.kind == "counter" and not name.endswith("_total")
-    full = f"{_PREFIX}{name}{'_total' if is_bare_counter else ''}"
+    full = f"{_PREFIX}{name}"
     description = family.description.replace("\\", "\\\\").replace("\n", "\\n")
     lines = [f"# HELP {full} {description}", f"# TYPE {full} {family.kind}"]
     for labels, value in sorted(family.values.items()):

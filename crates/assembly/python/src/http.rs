@@ -19,6 +19,7 @@ use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyAny, PyBytes, PyDict, PyString};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use tokio::runtime::Handle;
@@ -89,6 +90,7 @@ pub(crate) async fn answer(
             shared,
             incoming: Arc::new(Mutex::new(body)),
             answer: Mutex::new(Answer::Waiting(reply)),
+            status: AtomicU16::new(0),
         };
         handler.call_method1(intern!(py, "http"), (Py::new(py, request)?,)).map(drop)
     });
@@ -159,6 +161,7 @@ pub(crate) struct HttpRequest {
     shared: Arc<Shared>,
     incoming: Arc<Mutex<Incoming>>,
     answer: Mutex<Answer>,
+    status: AtomicU16,
 }
 
 #[pymethods]
@@ -185,10 +188,22 @@ impl HttpRequest {
         self.shared.is_answered()
     }
 
+    /// Whether the client went away before it.
+    #[getter]
+    fn is_gone(&self) -> bool {
+        self.shared.is_gone()
+    }
+
     /// Whether the answer has begun.
     #[getter]
     fn is_begun(&self) -> bool {
         !matches!(*lock(&self.answer), Answer::Waiting(_) | Answer::Begun(..))
+    }
+
+    /// The status of the answer; 0 before there is one.
+    #[getter]
+    fn status(&self) -> u16 {
+        self.status.load(Ordering::Relaxed)
     }
 
     /// The task to cancel when the client goes away.
@@ -286,6 +301,7 @@ impl HttpRequest {
         let answer = std::mem::replace(&mut *lock(&self.answer), Answer::Done);
         self.shared.answered();
         if let Answer::Waiting(reply) | Answer::Begun(reply, ..) = answer {
+            self.status.store(status.as_u16(), Ordering::Relaxed);
             // Nobody waits for it when the client is gone.
             drop(reply.send(AnswerHead { status, headers, body: Outgoing::Whole(body) }));
         }
@@ -330,6 +346,7 @@ impl HttpRequest {
             }
         };
         drop(answer);
+        self.status.store(status.as_u16(), Ordering::Relaxed);
         ready(py, py.None().into_bound(py))
     }
 

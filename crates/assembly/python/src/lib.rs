@@ -16,6 +16,7 @@
 //! | `call` | a call of a method by a handle, and its answer |
 //! | `caller` | calls that Python's handles make |
 //! | `replica` | a replica whose deployment is a Python object |
+//! | `watchdog` | tells of code that keeps the loop from everything else |
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ mod queue;
 mod replica;
 mod request;
 mod scope;
+mod watchdog;
 mod websocket;
 
 use pyo3::prelude::*;
@@ -45,6 +47,7 @@ fn _tyndall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<caller::Calling>()?;
     module.add_class::<caller::Items>()?;
     module.add_class::<request::Context>()?;
+    module.add_class::<watchdog::Probe>()?;
     module.add_function(wrap_pyfunction!(replica::run_replica, module)?)?;
     module.add_function(wrap_pyfunction!(caller::connect, module)?)?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::caller::Caller;
 use crate::queue::{Bridge, Queue};
-use crate::{call, http, websocket};
+use crate::{call, http, watchdog, websocket};
 use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
@@ -15,21 +15,32 @@ use pyo3::prelude::*;
 use pyo3::types::{PyAny, PyDict};
 use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tyndall::foreign::{Foreign, ForeignStart, replica};
 use tyndall::websocket::Handshake;
 use tyndall::{Error, RequestContext, Result};
 
+/// How long a page of metrics waits for code that holds Python's lock.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Is a replica, on threads beside the loop; at its end the handler's `ended(message)` is called in
 /// the loop, with nothing after an orderly end.
 ///
-/// `words` are those after the program's name, from `role` on.
+/// `words` are those after the program's name, from `role` on; `limits` say after how many seconds
+/// code that blocks the loop, and a constructor that is not done, are told of; 0 is never.
 #[pyfunction]
-pub(crate) fn run_replica(words: Vec<String>, bridge: &Bound<'_, Bridge>) -> PyResult<()> {
+pub(crate) fn run_replica(
+    words: Vec<String>,
+    bridge: &Bound<'_, Bridge>,
+    limits: (f64, f64),
+) -> PyResult<()> {
+    let limits = Limits { blocked: seconds(limits.0), start: seconds(limits.1) };
     let queue = bridge.get().queue.clone();
     let living = move || {
         let own = queue.clone();
-        let outcome = replica(words.into_iter(), move |start| begin(own, start).boxed());
+        let outcome = replica(words.into_iter(), move |start| begin(own, start, limits).boxed());
         queue.push(move |py, handler| {
             let message = outcome.err().map(Option::unwrap_or_default);
             handler.call_method1(intern!(py, "ended"), (message,)).map(drop)
@@ -39,7 +50,18 @@ pub(crate) fn run_replica(words: Vec<String>, bridge: &Bound<'_, Bridge>) -> PyR
     spawned.map(drop).map_err(|error| PyOSError::new_err(error.to_string()))
 }
 
-async fn begin(queue: Arc<Queue>, start: ForeignStart) -> Result<Arc<dyn Foreign>> {
+/// After how long something is told of.
+#[derive(Clone, Copy)]
+struct Limits {
+    blocked: Option<Duration>,
+    start: Option<Duration>,
+}
+
+fn seconds(given: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(given).ok().filter(|limit| !limit.is_zero())
+}
+
+async fn begin(queue: Arc<Queue>, start: ForeignStart, limits: Limits) -> Result<Arc<dyn Foreign>> {
     let caller = Caller::of_replica(&start, queue.clone());
     let config = serde_json::to_string(&start.config).expect("wire types have string keys only");
     let args = start.init.args.to_string();
@@ -54,12 +76,32 @@ async fn begin(queue: Arc<Queue>, start: ForeignStart) -> Result<Arc<dyn Foreign
         told.set_item("caller", Py::new(py, caller)?)?;
         Ok(told.into_any())
     });
-    told.await?;
-    Ok(Arc::new(PythonReplica { queue }))
+    match limits.start {
+        Some(limit) => tokio::select! {
+            started = told => started?,
+            () = watchdog::watch_start(limit) => {}
+        },
+        None => told.await?,
+    }
+    // Constructors may block the loop: nobody else is there yet.
+    let watching = limits.blocked.map(|limit| {
+        let watching = tokio::spawn(watchdog::watch(queue.clone(), limit));
+        watching.abort_handle()
+    });
+    Ok(Arc::new(PythonReplica { queue, watching }))
 }
 
 struct PythonReplica {
     queue: Arc<Queue>,
+    watching: Option<AbortHandle>,
+}
+
+impl Drop for PythonReplica {
+    fn drop(&mut self) {
+        if let Some(watching) = &self.watching {
+            watching.abort();
+        }
+    }
 }
 
 impl Foreign for PythonReplica {
@@ -103,9 +145,33 @@ impl Foreign for PythonReplica {
         job(&self.queue, "check_health", |py| Ok(py.None().into_bound(py))).boxed()
     }
 
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        async {
+            // On a thread that may wait for Python's lock, and not in the loop: a page is wanted most
+            // of all when something is stuck.
+            let page = tokio::task::spawn_blocking(|| Python::try_attach(page).unwrap_or_default());
+            match tokio::time::timeout(PAGE_TIMEOUT, page).await {
+                Ok(page) => page.unwrap_or_default(),
+                Err(_) => String::new(),
+            }
+        }
+        .boxed()
+    }
+
     fn stop(&self) -> BoxFuture<'_, ()> {
         job(&self.queue, "stop", |py| Ok(py.None().into_bound(py))).map(drop).boxed()
     }
+}
+
+/// The metrics of `serve.metrics`.
+fn page(py: Python<'_>) -> String {
+    let rendered = py
+        .import("tyndall.serve.metrics")
+        .and_then(|metrics| metrics.call_method0("render")?.extract::<String>());
+    rendered.unwrap_or_else(|error| {
+        error.write_unraisable(py, None);
+        String::new()
+    })
 }
 
 /// Has the loop do something, and waits until it is done.

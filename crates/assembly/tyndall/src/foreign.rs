@@ -67,6 +67,12 @@ pub trait Foreign: Send + Sync + 'static {
     /// Whether it is well.
     fn check_health(&self) -> BoxFuture<'_, Result<()>>;
 
+    /// Metrics that the code keeps by itself, as a page of Prometheus's text form. It becomes part of
+    /// the replica's page.
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        std::future::ready(String::new()).boxed()
+    }
+
     /// Called once at an orderly end, after the last request.
     fn stop(&self) -> BoxFuture<'_, ()>;
 }
@@ -211,6 +217,10 @@ impl Servant for Adapter {
 
     fn check_health(&self) -> BoxFuture<'_, Result<()>> {
         self.this.check_health()
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        self.this.metrics()
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

@@ -45,6 +45,11 @@ pub(crate) trait Servant: Send + Sync + 'static {
     /// [`Deployment::check_health`].
     fn check_health(&self) -> BoxFuture<'_, Result<()>>;
 
+    /// A page of metrics of its own, which may be empty.
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        std::future::ready(String::new()).boxed()
+    }
+
     /// [`Deployment::stop`].
     fn stop(&self) -> BoxFuture<'_, ()>;
 }

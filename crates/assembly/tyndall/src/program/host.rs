@@ -63,7 +63,7 @@ impl Handler for App {
         match (request.method(), path) {
             (&Method::GET, "/-/status") => self.status().await,
             (&Method::GET, ALIVE_PATH) => empty(StatusCode::NO_CONTENT),
-            (&Method::GET, "/-/metrics") => metrics(self.shared.requests.page()),
+            (&Method::GET, "/-/metrics") => metrics(self.page().await),
             (&Method::POST, "/-/reconfigure") => match self.reconfigure(request).await {
                 Ok(()) => empty(StatusCode::NO_CONTENT),
                 Err(error) => refused(&error),
@@ -140,6 +140,16 @@ impl App {
             step_age_s: None,
         };
         json(StatusCode::OK, &status)
+    }
+
+    /// What is counted here, and what the deployment's code counts by itself.
+    async fn page(&self) -> String {
+        let own = self.shared.requests.page();
+        let Phase::Running(servant) = self.phase() else { return own };
+        match servant.metrics().await {
+            more if more.is_empty() => own,
+            more => exposition::merge([own.as_str(), more.as_str()]),
+        }
     }
 
     async fn reconfigure(&self, request: Request<Incoming>) -> Result<()> {

@@ -1,0 +1,320 @@
+"""What a replica writes: the lines of its loggers, of its requests and of `print`, in Ray Serve's forms.
+
+All of it goes to standard error, which is the server's log, each line with the replica that wrote it. The logger of
+serving has a handler for that; loggers of the code that have none of their own fall back to it from WARNING on, as
+Python does, so that `logging.basicConfig` still means what it says.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import logging.handlers
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from ._logging import LOGGER
+from .config import EncodingType, LoggingConfig
+from .context import RequestContext, _get_serve_request_context
+
+LOGGERS: Final = (LOGGER, "ray.serve")
+"""Code that was written for Ray Serve logs through the second."""
+
+_STDERR: Final = 2
+_MAX_LINE: Final = 1 << 16
+_EXTRA: Final = "ray_serve_extra_fields"
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+# What tells handlers what to do is no part of the line.
+_NOT_WRITTEN: Final = frozenset(("log_to_stderr", "serve_access_log", "skip_context_filter", _EXTRA))
+_LEVELS: Final = {"error": "ERROR", "warn": "WARNING", "debug": "DEBUG", "trace": "DEBUG"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Whose lines they are."""
+
+    app_name: str
+    deployment: str
+    replica_id: str
+
+    @property
+    def component(self) -> str:
+        return f"{self.app_name}_{self.deployment}" if self.app_name else self.deployment
+
+
+def configured(environ: Mapping[str, str]) -> LoggingConfig:
+    """How it is to log: by the nearest `logging_config`, and where that says nothing, as the server does."""
+    config = LoggingConfig.parse("logging_config", json.loads(environ.get("TYNDALL_LOGGING_CONFIG") or "{}"))
+    given = config.user_set()
+    if "encoding" not in given and environ.get("TYNDALL_LOG_FORMAT") == "json":
+        config.encoding = EncodingType.JSON
+    if "log_level" not in given:
+        config.log_level = _LEVELS.get(environ.get("TYNDALL_LOG", ""), "INFO")
+    return config
+
+
+def install(origin: Origin, config: LoggingConfig, later: Callable[[Callable[[], None]], Any]) -> AccessLog:
+    """Has all that this process writes go its way from here on; `later` runs something a moment later, in the loop."""
+    is_json = config.encoding == EncodingType.JSON
+    form = (_Json if is_json else _Text)(origin, config.additional_log_standard_attrs)
+    access = AccessLog(origin, form, config, later)
+    handler = _Stderr(access)
+    handler.setFormatter(form)
+    handlers: list[logging.Handler] = [handler]
+    if config.logs_dir is not None:
+        handlers.append(_file(Path(config.logs_dir), origin, form))
+        handler.addFilter(lambda record: getattr(record, "log_to_stderr", True))
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = handlers
+        logger.propagate = False
+        logger.setLevel(config.log_level)
+    last = _Stderr(access, logging.WARNING)
+    last.setFormatter(form)
+    logging.lastResort = last  # type: ignore[assignment, unused-ignore]
+    sys.stdout = _Lines("stdout", sys.stdout, last)
+    sys.stderr = _Lines("stderr", sys.stderr, last)
+    return access
+
+
+def _file(folder: Path, origin: Origin, form: logging.Formatter) -> logging.Handler:
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(
+        folder / f"replica_{origin.component}_{origin.replica_id}.log",
+        maxBytes=int(os.environ.get("RAY_ROTATION_MAX_BYTES") or 512 << 20),
+        backupCount=int(os.environ.get("RAY_ROTATION_BACKUP_COUNT") or 5),
+    )
+    handler.setFormatter(form)
+    return handler
+
+
+# --- Lines ------------------------------------------------------------------------------------------------------------
+
+
+class _Form(logging.Formatter):
+    """What both forms have."""
+
+    def __init__(self, origin: Origin, attributes: list[str]) -> None:
+        super().__init__()
+        self.origin = origin
+        self.attributes = attributes
+
+    def line(self, message: str, request: RequestContext) -> str:
+        """A line of INFO without a record."""
+        raise NotImplementedError
+
+
+class _Text(_Form):
+    """`LEVEL time component id request -- message`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        request_id = getattr(record, "request_id", "") or _get_serve_request_context().request_id
+        words = [record.levelname, _time(record.created), self.origin.component, self.origin.replica_id]
+        if request_id:
+            words.append(request_id)
+        words.extend(str(getattr(record, name, "")) for name in self.attributes)
+        return f"{' '.join(words)} -- {record.message}"
+
+    def line(self, message: str, request: RequestContext) -> str:
+        origin = self.origin
+        return f"INFO {_time(time.time())} {origin.component} {origin.replica_id} {request.request_id} -- {message}"
+
+
+class _Json(_Form):
+    """One object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "asctime": _time(record.created),
+            "levelname": record.levelname,
+            "message": record.getMessage(),
+            "filename": record.filename,
+            "lineno": record.lineno,
+            "process": record.process,
+        }
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.formatException(record.exc_info)
+        if record.exc_text:
+            fields["exc_text"] = record.exc_text
+        for name in self.attributes:
+            fields[name] = getattr(record, name, None)
+        fields.update(self._context(_get_serve_request_context()))
+        given = vars(record)
+        fields.update((name, value) for name, value in given.items() if name not in _STANDARD | _NOT_WRITTEN)
+        fields.update(self._flattened(given.get(_EXTRA, {}), fields))
+        return json.dumps(fields, default=str)
+
+    def line(self, message: str, request: RequestContext) -> str:
+        fields = {
+            "asctime": _time(time.time()),
+            "levelname": "INFO",
+            "message": message,
+            "filename": "_replica.py",
+            "lineno": 0,
+            "process": os.getpid(),
+        }
+        return json.dumps({**fields, **self._context(request)})
+
+    def _context(self, request: RequestContext) -> dict[str, str]:
+        of_request = {"route": request.route, "request_id": request.request_id, "application": request.app_name}
+        fields = {name: value for name, value in of_request.items() if value}
+        fields["deployment"], fields["replica"] = self.origin.component, self.origin.replica_id
+        fields["component_name"] = "replica"
+        return fields
+
+    @staticmethod
+    def _flattened(more: Any, fields: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(more, dict):
+            raise ValueError(f"{_EXTRA} is a {type(more).__name__}\nmake it a dictionary of fields")
+        for name in more:
+            if name in fields:
+                raise KeyError(f"{_EXTRA} has {name!r}, which the line has already\ngive it another name")
+        return more
+
+
+_second: tuple[int, str] = (0, "")
+
+
+def _time(at: float) -> str:
+    """As `logging` writes it; the second, which many lines share, is kept."""
+    global _second
+    whole = int(at)
+    known, text = _second
+    if known != whole:
+        text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(whole))
+        _second = (whole, text)
+    return f"{text},{int((at - whole) * 1000):03d}"
+
+
+# --- Where they go ----------------------------------------------------------------------------------------------------
+
+
+def _write(text: str) -> None:
+    """In one piece, so that lines of several processes do not mix; what cannot be written is lost, not raised."""
+    left = text.encode(errors="backslashreplace")
+    try:
+        while left:
+            left = left[os.write(_STDERR, left) :]
+    except OSError:
+        pass
+
+
+class _Stderr(logging.Handler):
+    def __init__(self, access: AccessLog, level: int = logging.NOTSET) -> None:
+        super().__init__(level)
+        self._access = access
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        self._access.flush()
+        _write(f"{text}\n")
+
+
+class _Lines(io.TextIOBase):
+    """Standard output or error: each line becomes one of the log. What libraries write past Python stays as it is."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, name: str, under: Any, handler: logging.Handler) -> None:
+        self.name = name
+        self._under = under
+        self._handler = handler
+        self._begun = threading.local()
+
+    @property
+    def buffer(self) -> BinaryIO:
+        binary: BinaryIO = self._under.buffer
+        return binary
+
+    def fileno(self) -> int:
+        number: int = self._under.fileno()
+        return number
+
+    def isatty(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def reconfigure(self, **_options: Any) -> None:
+        """Lines are written as they end, whatever is asked for."""
+
+    def write(self, text: str) -> int:
+        *lines, rest = (getattr(self._begun, "text", "") + text).split("\n")
+        if len(rest) > _MAX_LINE:
+            lines, rest = [*lines, rest], ""
+        self._begun.text = rest
+        for line in lines:
+            # A bar of progress shows its last state.
+            shown = line.rstrip("\r").rpartition("\r")[2]
+            if shown:
+                self._handler.emit(logging.LogRecord(self.name, logging.INFO, self.name, 0, shown, None, None))
+        return len(text)
+
+    def finish(self) -> None:
+        """Writes what has no end yet."""
+        if getattr(self._begun, "text", ""):
+            self.write("\n")
+
+
+class AccessLog:
+    """A line per request, written together with those of the same turn of the loop."""
+
+    def __init__(
+        self, origin: Origin, form: _Form, config: LoggingConfig, later: Callable[[Callable[[], None]], Any]
+    ) -> None:
+        self._logger = logging.getLogger(LOGGER)
+        self._form = form
+        self._later = later
+        self._waiting: deque[str] = deque()
+        self.is_enabled = config.enable_access_log and self._logger_takes(config)
+        # Records are made only for those who ask for what a line alone does not have.
+        self._is_plain = config.logs_dir is None and not config.additional_log_standard_attrs
+
+    @staticmethod
+    def _logger_takes(config: LoggingConfig) -> bool:
+        level = config.log_level
+        return (level if isinstance(level, int) else logging.getLevelName(level)) <= logging.INFO
+
+    def write(self, message: str, request: RequestContext) -> None:
+        logger = self._logger
+        if not self._is_plain or logger.filters or len(logger.handlers) != 1:
+            logger.info(message, extra={"serve_access_log": True, "log_to_stderr": False})
+            return
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        if not self._waiting:
+            self._later(self.flush)
+        self._waiting.append(self._form.line(message, request))
+
+    def flush(self) -> None:
+        lines: list[str] = []
+        try:
+            # From any thread: whoever takes a line writes it.
+            while self._waiting:
+                lines.append(self._waiting.popleft())
+        except IndexError:
+            pass
+        if lines:
+            lines.append("")
+            _write("\n".join(lines))
+
+
+def finish() -> None:
+    """Writes what waits, at the end of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, _Lines):
+            stream.finish()
