@@ -13,7 +13,7 @@ use std::time::Duration;
 use tyndall_autoscaling::{Autoscaler, Bounds};
 use tyndall_types::protocol::{
     ColdStartPhases, DeadReplica, DeploymentConfig, DeploymentRoute, ModelCard, ReplicaReport,
-    Unavailable,
+    Unavailable, Workload,
 };
 use tyndall_types::{DeploymentId, DeploymentStatus, ReplicaState};
 
@@ -411,10 +411,7 @@ impl Deployment {
         for index in (0..self.replicas.len()).rev() {
             let replica = &mut self.replicas[index];
             if replica.deadline.is_some_and(|at| at <= cx.now) {
-                let reason = format!(
-                    "not ready within {} s; raise startup_timeout_s if the model is that large",
-                    replica.config.startup_timeout_s
-                );
+                let reason = too_slow(&replica.config);
                 self.feed(index, Input::Deadline, &reason, cx);
             } else if replica.probe_at.is_some_and(|at| at <= cx.now) {
                 replica.probed(cx.now);
@@ -489,4 +486,15 @@ impl Deployment {
             self.message = message;
         }
     }
+}
+
+/// Why a start is given up whose time is over.
+fn too_slow(config: &DeploymentConfig) -> String {
+    let cure = match &config.workload {
+        Workload::Model(_) => "raise startup_timeout_s if the model is that large",
+        Workload::Program(_) => {
+            "the log says what its constructor waits for; mend it, or raise startup_timeout_s"
+        }
+    };
+    format!("not ready within {} s; {cure}", config.startup_timeout_s)
 }

@@ -172,17 +172,19 @@ static LOGGING: Object = Object {
             "\"INFO\"",
             "the least that is written",
         ),
-        Field::new("logs_dir", Kind::Text, "null", "folder of log files")
-            .ignored("all lines go to the log of the server"),
-        Field::new("enable_access_log", Kind::Bool, "true", "a line per request")
-            .ignored("requests are counted in the metrics"),
+        Field::new(
+            "logs_dir",
+            Kind::Text,
+            "null",
+            "folder for a further file of each replica in Python; all lines are in the log of the server",
+        ),
+        Field::new("enable_access_log", Kind::Bool, "true", "a line per request to code in Python"),
         Field::new(
             "additional_log_standard_attrs",
             Kind::List(&Kind::Text),
             "[]",
-            "further attributes of Python's log records",
-        )
-        .ignored("no log record is Python's"),
+            "further attributes of Python's log records, as of `logging`",
+        ),
     ],
 };
 

@@ -75,7 +75,7 @@ applications:
 /// are written win.
 #[test]
 fn logs_are_those_of_the_nearest_place() {
-    let env = |file: &str, app: &str, deployment: &str| {
+    let all_env = |file: &str, app: &str, deployment: &str| {
         let text = format!(
             "{file}\napplications: [{{program: ./p, {app} deployments: [{{name: D, {deployment}}}]}}]"
         );
@@ -90,6 +90,11 @@ fn logs_are_those_of_the_nearest_place() {
         let id = tyndall_types::DeploymentId::try_from("a#D".to_owned()).unwrap();
         json!(overrides[0].options.to_deployment(id, program, &app, None).env_vars)
     };
+    let env = |file: &str, app: &str, deployment: &str| {
+        let mut env = all_env(file, app, deployment);
+        env.as_object_mut().unwrap().remove("TYNDALL_LOGGING_CONFIG");
+        env
+    };
     let file = "logging_config: {encoding: JSON, log_level: ERROR}";
     assert_eq!(env("", "", ""), json!({}));
     let whole = json!({"TYNDALL_LOG": "error", "TYNDALL_LOG_FORMAT": "json"});
@@ -102,6 +107,14 @@ fn logs_are_those_of_the_nearest_place() {
     let written = "ray_actor_options: {runtime_env: {env_vars: {TYNDALL_LOG: trace}}}";
     let both = json!({"TYNDALL_LOG": "trace", "TYNDALL_LOG_FORMAT": "json"});
     assert_eq!(env(file, "", written), both);
+    // Python gets it by Ray's names, as it was written.
+    let attributes = "logging_config: {enable_access_log: false, \
+                      additional_log_standard_attrs: [name, thread], log_level: 50}";
+    assert_eq!(
+        all_env(file, app, attributes)["TYNDALL_LOGGING_CONFIG"],
+        "{\"additional_log_standard_attrs\":[\"name\",\"thread\"],\
+         \"enable_access_log\":false,\"log_level\":\"CRITICAL\"}"
+    );
 }
 
 #[test]

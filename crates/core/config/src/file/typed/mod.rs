@@ -86,6 +86,8 @@ pub struct LoggingOptions {
     pub logs_dir: Option<PathBuf>,
     /// Whether there is a line per request.
     pub enable_access_log: Option<bool>,
+    /// Further attributes of Python's log records that lines have.
+    pub standard_attributes: Option<Vec<String>>,
 }
 
 impl LoggingOptions {
@@ -98,6 +100,9 @@ impl LoggingOptions {
             log_level: node.get("log_level").map(log_level),
             logs_dir: read::text(node, "logs_dir").map(PathBuf::from),
             enable_access_log: read::flag(node, "enable_access_log"),
+            standard_attributes: node.get("additional_log_standard_attrs").map(|list| {
+                list.items().iter().filter_map(Node::text).map(str::to_owned).collect()
+            }),
         }
     }
 }
@@ -118,6 +123,29 @@ impl LoggingOptions {
         let variables = [("TYNDALL_LOG", level), ("TYNDALL_LOG_FORMAT", format)];
         let given = variables.into_iter().filter_map(|(name, value)| Some((name, value?)));
         given.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    }
+
+    /// Those of a replica of a program: code in Python also reads what is its own.
+    pub(super) fn program_env_vars(&self) -> impl Iterator<Item = (String, String)> {
+        let whole = ("TYNDALL_LOGGING_CONFIG".to_owned(), self.to_json().to_string());
+        self.env_vars().chain([whole])
+    }
+
+    /// All that is said, by Ray's names: code in Python has levels and lines of its own.
+    fn to_json(&self) -> Value {
+        let encoding = self.encoding.map(|encoding| match encoding {
+            LogFormat::Json => "JSON",
+            LogFormat::Text => "TEXT",
+        });
+        let given = [
+            ("additional_log_standard_attrs", json!(self.standard_attributes)),
+            ("enable_access_log", json!(self.enable_access_log)),
+            ("encoding", json!(encoding)),
+            ("log_level", json!(self.log_level)),
+            ("logs_dir", json!(self.logs_dir)),
+        ];
+        let given = given.into_iter().filter(|(_, value)| !value.is_null());
+        given.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
     }
 }
 

@@ -67,7 +67,7 @@ impl DeploymentOptions {
         let mut env_vars = base.env_vars.clone();
         env_vars.extend(self.actor.iter().flat_map(|actor| actor.env_vars.clone()));
         for (name, value) in
-            self.logging.as_ref().or(base.logging).iter().flat_map(|l| l.env_vars())
+            self.logging.as_ref().or(base.logging).iter().flat_map(|l| l.program_env_vars())
         {
             env_vars.entry(name).or_insert(value);
         }
