@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The client tests.
+/// The client tests, among which the package is compared with Ray's.
 pub(crate) fn clients() -> Result<usize> {
+    extension()?;
     pytest("tests/python")
 }
 
