@@ -21,7 +21,7 @@ from llama_cpp import LlamaCpp
 from processes import PeerError, end_descendants, nothing_stays
 from ray_serve import RayServe
 from target import Checkpoint, Setup, Target
-from tyndall import Tyndall
+from ours import Tyndall
 from work import ROWS, Work
 from worker import OpenVino, Transformers
 

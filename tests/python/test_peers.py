@@ -15,9 +15,9 @@ sys.path.insert(0, str(PEERS))
 import compare  # noqa: E402
 import load  # noqa: E402
 from figures import MEGABYTES, MILLISECONDS, OURS, TOKENS_PER_S, Results, ratios, spread  # noqa: E402
+from ours import offline_rate  # noqa: E402
 from processes import Child, PeerError, alive, descendants, identities, memory_mb  # noqa: E402
 from target import Completions  # noqa: E402
-from tyndall import offline_rate  # noqa: E402
 from work import ROWS, Work  # noqa: E402
 from worker import Worker  # noqa: E402
 
