@@ -76,7 +76,6 @@ def test_the_config_file_knows_all_that_is_described():
             {"ray_actor_options": {"runtime_env": {"colour": 1}}},
             "ray_actor_options.runtime_env.colour has no effect: it is unknown",
         ),
-        ({"logging_config": {"logs_dir": "/tmp/logs"}}, "logging_config.logs_dir has no effect"),
         (
             {"autoscaling_config": {"target_ongoing_requests": 6}},
             "a replica takes 5 requests and the target is 6: only requests that wait can add replicas",
