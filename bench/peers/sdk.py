@@ -16,7 +16,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ HERE = Path(__file__).parent
 CODE = HERE / "sdk"
 sys.path.insert(0, str(HERE))
 
+import http_load
 import machine
 from figures import MEGABYTES, MILLISECONDS, OURS, REQUESTS_PER_S, Results, Unit
 from processes import (
@@ -127,19 +127,8 @@ def answers(url: str) -> bool:
 
 def load(args: argparse.Namespace, url: str, connections: int, sent: list[str]) -> tuple[float, float]:
     """Requests per second, and the median latency in milliseconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "http.json"
-        flags = ["-c", str(connections), "--duration", str(args.seconds), "--threads", "1", "--warmup", "1"]
-        command = [args.tyndall, "bench", "http", url, *sent, *flags, "--json", str(report)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds + args.timeout, check=False)
-        if done.returncode != 0:
-            raise PeerError(f"tyndall bench http failed: {done.stderr.strip()[-400:]}")
-        page = json.loads(report.read_text())
-    values = {metric["name"]: metric["value"] for metric in page["metrics"]}
-    if values["failed"] or values["refused"]:
-        raise PeerError(f"{values['failed']:.0f} requests failed, {values['refused']:.0f} were refused")
-    (latency,) = (found["summary"] for found in page["distributions"] if found["name"] == "e2el")
-    return values["request_throughput"], latency["quantiles"][100]
+    rate, p50_ms, _ = http_load.measure(args.tyndall, url, connections, sent, args.seconds, args.timeout)
+    return rate, p50_ms
 
 
 async def chunks_per_s(url: str, seconds: float, clients: int = 16) -> float:

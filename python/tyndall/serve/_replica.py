@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from tyndall import _tyndall
@@ -31,6 +32,7 @@ from .context import (
     RequestContext,
     _serve_request_context,
     _set_internal_replica_context,
+    get_replica_context,
 )
 
 logger = logging.getLogger("tyndall.serve")
@@ -119,14 +121,13 @@ class _Host:
         _set_internal_replica_context(context)
         self._user = user = UserCallable(code.func_or_class, max_ongoing)
         await user.start(code.init_args, code.init_kwargs, config["user_config"], rank)
-        _set_internal_replica_context(replace_servable(context, user.target))
+        _set_internal_replica_context(replace(context, servable_object=user.target))
         self._front = await http.front(user)
         await user.check_health()
 
     def reconfigure(self, job: _tyndall.Job, user_config: str) -> None:
         assert self._user is not None, "it has started"
-        context = _context_of_process()
-        self._do(job, self._user.reconfigure(json.loads(user_config), context.rank))
+        self._do(job, self._user.reconfigure(json.loads(user_config), get_replica_context().rank))
 
     def check_health(self, job: _tyndall.Job, _: None) -> None:
         assert self._user is not None, "it has started"
@@ -200,16 +201,16 @@ class _Host:
             socket.close(has_failed)
 
     def call(self, request: _tyndall.CallRequest) -> None:
-        work = self._stream(request) if request.is_stream else self._call(request)
-        request.set_task(self._spawn(work))
+        request.set_task(self._spawn(self._call(request)))
 
     async def _call(self, request: _tyndall.CallRequest) -> None:
         begun, outcome = time.perf_counter(), "OK"
         children = self._enter(request.context, is_http=False)
-        assert self._user is not None, "it has started"
         try:
-            args, kwargs = _calls.loads(request.body)
-            request.reply(_calls.dumps(await self._user.call(request.method, args, kwargs)))
+            if request.is_stream:
+                await self._give_items(request)
+            else:
+                await self._give(request)
         except asyncio.CancelledError:
             outcome = "CANCELLED"
             children.cancel()
@@ -223,33 +224,23 @@ class _Host:
             if self._access is not None:
                 self._told(f"CALL {request.method} {outcome}", begun)
 
-    async def _stream(self, request: _tyndall.CallRequest) -> None:
-        begun, outcome = time.perf_counter(), "OK"
-        children = self._enter(request.context, is_http=False)
+    async def _give(self, request: _tyndall.CallRequest) -> None:
         assert self._user is not None, "it has started"
+        args, kwargs = _calls.loads(request.body)
+        request.reply(_calls.dumps(await self._user.call(request.method, args, kwargs)))
+
+    async def _give_items(self, request: _tyndall.CallRequest) -> None:
+        assert self._user is not None, "it has started"
+        args, kwargs = _calls.loads(request.body)
+        items = self._user.stream(request.method, args, kwargs)
         try:
-            args, kwargs = _calls.loads(request.body)
-            items = self._user.stream(request.method, args, kwargs)
-            try:
-                async for item in items:
-                    slow = request.item(_calls.dumps(item))
-                    if slow is not None:
-                        await slow
-            finally:
-                await items.aclose()  # type: ignore[attr-defined]
-            request.close()
-        except asyncio.CancelledError:
-            outcome = "CANCELLED"
-            children.cancel()
-            request.fail(_calls.cancelled(request.context.request_id))
-            raise
-        except BaseException as error:
-            outcome = "ERROR"
-            _log(error)
-            request.fail(_calls.written(error))
+            async for item in items:
+                slow = request.item(_calls.dumps(item))
+                if slow is not None:
+                    await slow
         finally:
-            if self._access is not None:
-                self._told(f"CALL {request.method} {outcome}", begun)
+            await items.aclose()  # type: ignore[attr-defined]
+        request.close()
 
     def _told(self, what: str, begun: float) -> None:
         """The line of the request that this task is of."""
@@ -272,18 +263,6 @@ class _Host:
             )
         )
         return children
-
-
-def replace_servable(context: ReplicaContext, target: Any) -> ReplicaContext:
-    from dataclasses import replace
-
-    return replace(context, servable_object=target)
-
-
-def _context_of_process() -> ReplicaContext:
-    from .context import get_replica_context
-
-    return get_replica_context()
 
 
 def _status(request: _tyndall.HttpRequest) -> int:

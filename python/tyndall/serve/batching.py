@@ -81,7 +81,7 @@ def _checked_wait(wait: Any) -> float:
 class _Item:
     """A call that waits for its part of a batch."""
 
-    __slots__ = ("args", "arrived", "future", "more", "task")
+    __slots__ = ("args", "future", "more")
 
     def __init__(self, args: tuple[Any, ...], future: asyncio.Future[Any], more: asyncio.Queue[Any] | None) -> None:
         self.args = args

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
-use tyndall::foreign::{ForeignStart, Scoped};
+use tyndall::foreign::{ReplicaStart, Scoped};
 use tyndall::{Call, Encoding, Error, RequestContext, Result};
 use tyndall_types::ApplicationName;
 
@@ -36,7 +36,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    pub(crate) fn of_replica(start: &ForeignStart, queue: Arc<Queue>) -> Self {
+    pub(crate) fn of_replica(start: &ReplicaStart, queue: Arc<Queue>) -> Self {
         Self {
             caller: start.caller.clone(),
             runtime: Handle::current(),

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tyndall::foreign::{Foreign, ForeignStart, replica};
+use tyndall::foreign::{Foreign, ReplicaStart, replica};
 use tyndall::websocket::Handshake;
 use tyndall::{Error, RequestContext, Result};
 
@@ -61,7 +61,7 @@ fn seconds(given: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(given).ok().filter(|limit| !limit.is_zero())
 }
 
-async fn begin(queue: Arc<Queue>, start: ForeignStart, limits: Limits) -> Result<Arc<dyn Foreign>> {
+async fn begin(queue: Arc<Queue>, start: ReplicaStart, limits: Limits) -> Result<Arc<dyn Foreign>> {
     let caller = Caller::of_replica(&start, queue.clone());
     let config = serde_json::to_string(&start.config).expect("wire types have string keys only");
     let args = start.init.args.to_string();

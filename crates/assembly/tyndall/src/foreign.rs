@@ -7,9 +7,9 @@
 
 use crate::caller::Caller;
 use crate::context::{self, ReplicaContext, RequestContext, Scope};
-use crate::described::ProgramInit;
 use crate::error::Result;
-use crate::program::{self, Started};
+use crate::program;
+pub use crate::program::ReplicaStart;
 use crate::servant::Servant;
 use crate::websocket::Handshake;
 use axum::Router;
@@ -23,7 +23,7 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tyndall_types::ApplicationName;
-use tyndall_types::protocol::{DeploymentConfig, RuntimeDir};
+use tyndall_types::protocol::RuntimeDir;
 
 /// A replica's value, in another language. Bodies and items are in
 /// [`Encoding::Opaque`](crate::Encoding::Opaque).
@@ -77,40 +77,17 @@ pub trait Foreign: Send + Sync + 'static {
     fn stop(&self) -> BoxFuture<'_, ()>;
 }
 
-/// What a replica is made from.
-#[derive(Clone)]
-pub struct ForeignStart {
-    /// Which of the program's deployments.
-    pub deployment: String,
-    /// What it is made from.
-    pub init: ProgramInit,
-    /// All that holds for the deployment; `user_config` is to be taken before the start is done,
-    /// unless it is null.
-    pub config: DeploymentConfig,
-    /// The replica.
-    pub context: ReplicaContext,
-    /// The way to other deployments.
-    pub caller: Arc<dyn Caller>,
-}
-
-impl std::fmt::Debug for ForeignStart {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("ForeignStart").field(&self.deployment).finish()
-    }
-}
-
 /// Is a replica until it is told to end; `words` are those after the program's name.
 ///
 /// # Errors
 /// One line for standard error, or nothing where the log or the controller has been told.
 pub fn replica<F>(words: impl Iterator<Item = String>, start: F) -> Result<(), Option<String>>
 where
-    F: FnOnce(ForeignStart) -> BoxFuture<'static, Result<Arc<dyn Foreign>>> + Send + 'static,
+    F: FnOnce(ReplicaStart) -> BoxFuture<'static, Result<Arc<dyn Foreign>>> + Send + 'static,
 {
-    program::replica(words, move |started: Started| {
-        let Started { deployment, init, config, context, caller } = started;
-        let own = context.clone();
-        let starting = start(ForeignStart { deployment, init, config, context, caller });
+    program::replica(words, move |started: ReplicaStart| {
+        let own = started.context.clone();
+        let starting = start(started);
         async move { Ok(Arc::new(Adapter::new(starting.await?, own)) as Arc<dyn Servant>) }.boxed()
     })
 }
@@ -164,7 +141,7 @@ impl Scoped {
 /// A [`Foreign`] as the life of a replica has it.
 pub(crate) struct Adapter {
     this: Arc<dyn Foreign>,
-    context: ReplicaContext,
+    scoped: Scoped,
     router: Router,
 }
 
@@ -180,7 +157,7 @@ impl Adapter {
                 Some(Err(refused)) => std::future::ready(refused).boxed(),
             }
         });
-        Self { this, context, router }
+        Self { this, scoped: Scoped::of_replica(context), router }
     }
 }
 
@@ -208,7 +185,7 @@ impl Servant for Adapter {
     }
 
     fn scope(&self, request: RequestContext) -> Scope {
-        Scope { request: Arc::new(request), replica: Some(self.context.clone()) }
+        self.scoped.scope(Arc::new(request))
     }
 
     fn reconfigure(&self, user_config: Value) -> BoxFuture<'_, Result<()>> {

@@ -77,25 +77,38 @@ pub(super) enum ReplicaError {
 }
 
 /// What a replica's value is made from.
-pub(crate) struct Started {
-    pub(crate) deployment: String,
-    pub(crate) init: ProgramInit,
-    pub(crate) config: DeploymentConfig,
-    pub(crate) context: ReplicaContext,
-    pub(crate) caller: Arc<dyn Caller>,
+#[derive(Clone)]
+pub struct ReplicaStart {
+    /// Which of the program's deployments.
+    pub deployment: String,
+    /// What it is made from.
+    pub init: ProgramInit,
+    /// All that holds for the deployment; `user_config` is to be taken before the start is done,
+    /// unless it is null.
+    pub config: DeploymentConfig,
+    /// The replica.
+    pub context: ReplicaContext,
+    /// The way to other deployments.
+    pub caller: Arc<dyn Caller>,
+}
+
+impl std::fmt::Debug for ReplicaStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ReplicaStart").field(&self.deployment).finish()
+    }
 }
 
 /// Makes it, hands it its `user_config`, and checks its health.
 pub(crate) trait Start:
-    FnOnce(Started) -> BoxFuture<'static, Result<Arc<dyn Servant>>>
+    FnOnce(ReplicaStart) -> BoxFuture<'static, Result<Arc<dyn Servant>>>
 {
 }
 
-impl<F: FnOnce(Started) -> BoxFuture<'static, Result<Arc<dyn Servant>>>> Start for F {}
+impl<F: FnOnce(ReplicaStart) -> BoxFuture<'static, Result<Arc<dyn Servant>>>> Start for F {}
 
 /// Starts a deployment of an application that is built here.
 pub(super) fn from_application(build: impl FnOnce(Value) -> Result<Built>) -> impl Start {
-    move |started: Started| {
+    move |started: ReplicaStart| {
         let found = build(started.init.args).and_then(|built| {
             let part = built.find(&started.deployment)?;
             let user_config = started.config.user_config;
@@ -269,7 +282,7 @@ async fn start(
         metrics,
     };
     let context = ReplicaContext { facts: Arc::new(facts) };
-    make(Started { deployment, init, config, context, caller: routes }).await
+    make(ReplicaStart { deployment, init, config, context, caller: routes }).await
 }
 
 /// Sends a report until the controller has taken it. A report may arrive twice, which means the

@@ -16,7 +16,7 @@ mod life;
 mod ongoing;
 mod routes;
 
-pub(crate) use life::Started;
+pub use life::ReplicaStart;
 pub(crate) use routes::Routes;
 
 use crate::application::Application;

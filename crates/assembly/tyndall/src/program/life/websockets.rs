@@ -146,7 +146,7 @@ struct Process {
 impl Process {
     async fn of_foreign(drain_s: f64) -> Self {
         let (sender, ends) = mpsc::channel(8);
-        let start = move |started: Started| {
+        let start = move |started: ReplicaStart| {
             let adapter = Adapter::new(Arc::new(Echo(sender)), started.context);
             std::future::ready(Ok(Arc::new(adapter) as Arc<dyn Servant>)).boxed()
         };
