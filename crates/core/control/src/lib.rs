@@ -28,17 +28,20 @@ mod deployment;
 mod event;
 mod ids;
 mod ledger;
+mod policies;
 mod reconcile;
 mod replica;
 mod room;
+mod sidecar;
 mod state;
 mod status;
 mod view;
 
 pub use application::Fallback;
 pub use backoff::Backoff;
-pub use event::{Action, Event, Exit, FoundReplica, Notice};
+pub use event::{Action, Event, Exit, FoundReplica, Notice, PolicyOutcome};
 pub use ledger::Capacity;
+pub use sidecar::SidecarConfig;
 pub use state::State;
 pub use tyndall_autoscaling::{CapacityDirection, Instant, seconds};
 

@@ -1,6 +1,7 @@
 //! Lives of deployments, told as events and the actions that follow.
 
 mod failures;
+mod policies;
 mod recovery;
 mod rollouts;
 mod room;
@@ -77,6 +78,7 @@ pub(crate) fn config() -> DeploymentConfig {
             upscaling_factor: 1.0,
             downscaling_factor: 1.0,
             policy: ScalingPolicy::OngoingRequests,
+            python_policy: None,
         },
         max_ongoing_requests: 4,
         max_queued_requests: 100,

@@ -76,7 +76,10 @@ impl ControllerMetrics {
             Notice::StartFailed { deployment, .. } | Notice::Died { deployment, .. } => {
                 self.failures.get_or_create(&labels(deployment)).inc();
             }
-            Notice::Exited { .. } | Notice::Scaled { .. } | Notice::Evicted { .. } => {}
+            Notice::Exited { .. }
+            | Notice::Scaled { .. }
+            | Notice::Policy { .. }
+            | Notice::Evicted { .. } => {}
         }
     }
 

@@ -48,6 +48,16 @@ pub(crate) fn log(notice: &Notice) {
         Notice::Scaled { deployment, from, to } => {
             tracing::info!("{deployment} scales from {from} to {to} replicas");
         }
+        Notice::Policy { application, deployment, trouble } => {
+            let deployment = deployment.as_ref().map(tracing::field::display);
+            if trouble.is_empty() {
+                tracing::info!(%application, deployment, "its autoscaling policy decides again");
+            } else {
+                tracing::warn!(
+                    %application, deployment, "its autoscaling policy failed, the last target stays: {trouble}"
+                );
+            }
+        }
         Notice::Evicted { deployment, by } => {
             tracing::info!("{deployment} gives way to {by}, which needs its memory");
         }
@@ -64,6 +74,7 @@ pub(crate) fn records(notice: &Notice, at: Duration) -> impl Iterator<Item = Rec
         | Notice::StartFailed { .. }
         | Notice::Died { .. }
         | Notice::Scaled { .. }
+        | Notice::Policy { .. }
         | Notice::Evicted { .. } => None,
     };
     let used = used.map(|(id, wakes, replica_seconds)| Record::Use {
@@ -79,6 +90,7 @@ pub(crate) fn records(notice: &Notice, at: Duration) -> impl Iterator<Item = Rec
         kind,
         message,
     });
+    let event = event.or_else(|| policy_event(notice, at));
     used.into_iter().chain(event)
 }
 
@@ -97,8 +109,23 @@ fn event(notice: &Notice) -> Option<(&DeploymentId, &'static str, String)> {
             Some((deployment, "scaled", format!("from {from} to {to}")))
         }
         Notice::Evicted { deployment, by } => Some((deployment, "gave_way", format!("to {by}"))),
-        Notice::Waking { .. } | Notice::Ready { .. } | Notice::Exited { .. } => None,
+        Notice::Waking { .. }
+        | Notice::Ready { .. }
+        | Notice::Exited { .. }
+        | Notice::Policy { .. } => None,
     }
+}
+
+/// That of an application may be of none of its deployments.
+fn policy_event(notice: &Notice, at: Duration) -> Option<Record> {
+    let Notice::Policy { application, deployment, trouble } = notice else { return None };
+    Some(Record::Event {
+        at,
+        application: application.to_string(),
+        deployment: deployment.as_ref().map(ToString::to_string).unwrap_or_default(),
+        kind: if trouble.is_empty() { "policy_decides" } else { "policy_failed" },
+        message: trouble.clone(),
+    })
 }
 
 #[cfg(test)]

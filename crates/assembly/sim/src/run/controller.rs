@@ -138,6 +138,8 @@ impl Run {
                 self.tell(ControlEvent::Reconfigured { replica, refusal: None });
             }
             Action::Notice(notice) => self.note(notice),
+            // No code of an application runs here: files with policies in Python are refused.
+            Action::StartSidecar { .. } | Action::AskPolicy { .. } => {}
             Action::Proven { .. } | Action::RolledBack { .. } | Action::Forget(_) => {}
         }
     }
@@ -157,14 +159,17 @@ impl Run {
     }
 
     fn note(&mut self, notice: Notice) {
-        let (Notice::Waking { deployment, .. }
-        | Notice::Ready { deployment, .. }
-        | Notice::FirstToken { deployment, .. }
-        | Notice::StartFailed { deployment, .. }
-        | Notice::Died { deployment, .. }
-        | Notice::Exited { deployment, .. }
-        | Notice::Scaled { deployment, .. }
-        | Notice::Evicted { deployment, .. }) = &notice;
+        let deployment = match &notice {
+            Notice::Policy { .. } => return,
+            Notice::Waking { deployment, .. }
+            | Notice::Ready { deployment, .. }
+            | Notice::FirstToken { deployment, .. }
+            | Notice::StartFailed { deployment, .. }
+            | Notice::Died { deployment, .. }
+            | Notice::Exited { deployment, .. }
+            | Notice::Scaled { deployment, .. }
+            | Notice::Evicted { deployment, .. } => deployment,
+        };
         let Some(&place) = self.places.get(deployment) else { return };
         let recorder = &mut self.recorders[place];
         match notice {
@@ -177,7 +182,7 @@ impl Run {
                 recorder.target(self.now, 0, "evicted");
             }
             Notice::Exited { .. } => self.look_at_losses(place),
-            Notice::Ready { .. } | Notice::FirstToken { .. } => {}
+            Notice::Ready { .. } | Notice::FirstToken { .. } | Notice::Policy { .. } => {}
         }
     }
 

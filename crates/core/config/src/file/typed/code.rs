@@ -1,6 +1,6 @@
 //! Applications of code: where it lies, and what the controller is asked to run for it.
 
-use super::{ApplicationSpec, DeploymentOverride, code_version, read};
+use super::{ApplicationKind, ApplicationSpec, DeploymentOverride, code_version, read};
 use crate::file::node::Node;
 use crate::file::problem::Problem;
 use serde_json::{Map, Value, json};
@@ -185,6 +185,13 @@ impl ApplicationSpec {
         let has_place = !program.args.is_empty() || program.working_dir.is_some();
         let place = has_place.then(|| json!([program.args, program.working_dir]));
         let mut config = options.to_deployment(id, program, self, http_request_timeout_s);
+        let is_python = matches!(self.kind, ApplicationKind::Python { .. });
+        if config.autoscaling.python_policy.is_some() && !is_python {
+            return Err(DescribedError::Unusable(format!(
+                "deployment {:?}: a policy in Python is for an application in Python",
+                config.id.deployment.as_str()
+            )));
+        }
         version.extend([json!(config.env_vars), json!(config.resources)]);
         version.extend(place);
         config.code_version = code_version(&Value::Array(version));
