@@ -41,6 +41,9 @@ def test_modules_and_classes_are_the_same_by_either_name():
         assert Application is serve.Application
         assert ray.util.metrics.Counter is serve.metrics.Counter
         assert LLMConfig is tyndall.serve.llm.LLMConfig
+        from ray.serve._private.common import DeploymentID, ReplicaID
+        from tyndall.serve import context
+        assert (DeploymentID, ReplicaID) == (context.DeploymentID, context.ReplicaID)
         assert LLMServer is tyndall.serve.llm.LLMServer
         assert tyndall.serve.__spec__.name == "tyndall.serve"
         print(ray.__version__)
@@ -67,7 +70,7 @@ def test_the_decorator_stays_what_it_is_when_its_module_is_imported():
         ("from ray import data", "ImportError", "ray.data is not there"),
         ("from ray.train import Trainer", "ImportError", "ray.train is not there"),
         ("from ray.serve.grpc_util import RayServegRPCContext", "ImportError", "ray.serve.grpc_util is not there"),
-        ("import ray.serve._private.api", "ImportError", "ray.serve._private is not there"),
+        ("import ray.serve._private.api", "ImportError", "ray.serve._private.api is not there"),
         ("from ray.util import ActorPool", "ImportError", "ray.util.ActorPool is not there"),
         ("import ray; ray.nodes()", "AttributeError", "ray.nodes is not there"),
         ("import ray; ray.remote(print)", "NotImplementedError", "ray.remote is not there"),

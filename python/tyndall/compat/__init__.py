@@ -28,6 +28,9 @@ _MODULES: Final = {
     "ray.util": "tyndall.compat._util",
     "ray.util.metrics": "tyndall.serve.metrics",
     "ray.serve": "tyndall.serve",
+    # Policies of applications are written with `DeploymentID`, which Ray has nowhere else.
+    "ray.serve._private": "tyndall.compat._private",
+    "ray.serve._private.common": "tyndall.serve.context",
 }
 """By Ray's name; what is public below `ray.serve` has the same name here."""
 

@@ -208,6 +208,8 @@ impl State {
             return BTreeSet::new();
         };
         question.num_failures = question.num_failures.saturating_add(1);
+        let trouble =
+            format!("its autoscaling policy failed, and the last target stays: {trouble}");
         if question.trouble != trouble {
             question.trouble.clone_from(&trouble);
             self.policy_trouble(&name, deployment.as_ref(), &trouble, out);
@@ -232,7 +234,7 @@ impl State {
         touched
     }
 
-    /// Tells why a policy does not answer, where it is looked for; empty when it does again.
+    /// Tells why a policy does not decide, where it is looked for; empty when it does again.
     fn policy_trouble(
         &mut self,
         name: &ApplicationName,
@@ -240,21 +242,17 @@ impl State {
         trouble: &str,
         out: &mut Outbox,
     ) {
-        let shown = match trouble {
-            "" => String::new(),
-            why => format!("its autoscaling policy failed, and the last target stays: {why}"),
-        };
         match deployment {
             Some(of) => {
                 let id = DeploymentId { application: name.clone(), deployment: of.clone() };
                 let known = self.deployments.get_mut(&id).and_then(|one| one.asked.as_mut());
                 if let Some(asked) = known {
-                    asked.trouble = shown;
+                    trouble.clone_into(&mut asked.trouble);
                 }
             }
             None => {
                 if let Some(application) = self.applications.get_mut(name) {
-                    application.trouble = shown;
+                    trouble.clone_into(&mut application.trouble);
                 }
             }
         }
@@ -281,7 +279,9 @@ impl State {
                 policies.told.clone_from(&policies.sidecar.trouble);
                 let trouble = match policies.told.as_str() {
                     "" => String::new(),
-                    why => format!("the process of its policies: {why}"),
+                    why => format!(
+                        "the process of its autoscaling policies is gone, and the last targets stay: {why}"
+                    ),
                 };
                 self.policy_trouble(&name, None, &trouble, out);
             }

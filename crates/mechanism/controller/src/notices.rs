@@ -53,9 +53,7 @@ pub(crate) fn log(notice: &Notice) {
             if trouble.is_empty() {
                 tracing::info!(%application, deployment, "its autoscaling policy decides again");
             } else {
-                tracing::warn!(
-                    %application, deployment, "its autoscaling policy failed, the last target stays: {trouble}"
-                );
+                tracing::warn!(%application, deployment, "{trouble}");
             }
         }
         Notice::Evicted { deployment, by } => {

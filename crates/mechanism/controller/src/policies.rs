@@ -2,12 +2,16 @@
 
 use crate::service::{API_KEY_VARIABLE, Message, Service, TOKEN_VARIABLE};
 use http::Method;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tyndall_control::{Event, PolicyOutcome, SidecarConfig};
 use tyndall_transport::{Client, ClientError};
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::{PolicyAnswer, PolicyQuestion, ProcessSpec};
+use tyndall_types::protocol::{
+    ApplicationConfig, ApplicationPolicy, DeploymentConfig, PolicyAnswer, PolicyQuestion,
+    ProcessSpec, ScalingPolicy,
+};
 
 impl Service {
     /// The process beside the replicas of an application.
@@ -40,6 +44,24 @@ impl Service {
     ) {
         let client = self.replica(&process);
         tokio::spawn(ask(client, process, question, timeout, self.messages.clone()));
+    }
+}
+
+/// Warns of deployments whose own policy does not decide, in Ray's words.
+pub(crate) fn warn_of_overridden(application: &ApplicationConfig) {
+    if !matches!(application.autoscaling_policy, Some(ApplicationPolicy::Python(_))) {
+        return;
+    }
+    let has_own = |one: &&Arc<DeploymentConfig>| {
+        one.autoscaling.python_policy.is_some()
+            || one.autoscaling.policy != ScalingPolicy::OngoingRequests
+    };
+    for one in application.deployments.iter().filter(has_own) {
+        tracing::warn!(
+            "User provided both a deployment-level and an application-level policy for deployment \
+             {}. The application-level policy will take precedence.",
+            one.id
+        );
     }
 }
 

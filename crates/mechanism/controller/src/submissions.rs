@@ -234,6 +234,7 @@ impl Service {
             }
         };
         tracing::debug!(application = %name, version, "deployed");
+        crate::policies::warn_of_overridden(&config);
         self.origins.insert(name.clone(), Origin::of(&config));
         self.code.deployed(version, &config, false);
         self.record(&name, "deployed", &format!("version {version}{note}"));

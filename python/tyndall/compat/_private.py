@@ -1,0 +1,1 @@
+"""Stands for `ray.serve._private`, of which only ids are here."""
