@@ -1,6 +1,6 @@
 """Python deployments on Tyndall beside the same code on Ray Serve, in turn.
 
-    cargo build --release --bin tyndall -p tyndall-cli -p tyndall-python
+    cargo build --release -p tyndall-cli -p tyndall-python
     cp target/release/lib_tyndall.so python/tyndall/_tyndall.abi3.so
     python bench/peers/sdk.py --python ENVIRONMENT/bin/python
 

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from tyndall import _tyndall
 
@@ -24,18 +24,20 @@ from . import _calls, _replica_log, _router, _watchdog, http
 from ._graph import code_of
 from ._user_callable import UserCallable
 from .context import (
-    Children,
     DeploymentID,
     ReplicaContext,
     ReplicaID,
     ReplicaRank,
-    RequestContext,
+    _enter_request,
     _serve_request_context,
     _set_internal_replica_context,
     get_replica_context,
 )
 
 logger = logging.getLogger("tyndall.serve")
+
+_MAX_LINE_DELAY_S: Final = 0.01
+"""Lines of requests wait for so long, so that many are written at once."""
 
 
 def main(load: Callable[[dict[str, Any]], Any], rest: list[str]) -> int:
@@ -92,6 +94,9 @@ class _Host:
         """The watchdog asks whether the loop comes back; by then all that came before has begun."""
         self._loop.call_soon(lambda: probe.back(bool(self._tasks)))
 
+    def _later(self, step: Callable[[], None]) -> None:
+        self._loop.call_later(_MAX_LINE_DELAY_S, step)
+
     # --- The deployment's life ----------------------------------------------------------------------------------------
 
     def start(self, job: _tyndall.Job, told: dict[str, Any]) -> None:
@@ -102,7 +107,7 @@ class _Host:
         app_name, name = told["application"], told["deployment"]
         self._app_name = app_name
         origin = _replica_log.Origin(app_name, name, told["replica_id"])
-        access = _replica_log.install(origin, _replica_log.configured(os.environ), self._loop.call_soon)
+        access = _replica_log.install(origin, _replica_log.configured(os.environ), self._later)
         self._access = access if access.is_enabled else None
         _router.install(_calls.routers(told["caller"], threading.get_ident()))
         app = self._load(json.loads(told["args"]))
@@ -153,14 +158,19 @@ class _Host:
             else:
                 job.done()
 
-        self._spawn(done())
+        self._spawn(done()).add_done_callback(self._tasks.discard)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that its end is to take out of `_tasks`: the loop itself holds tasks weakly."""
         task = self._loop.create_task(work)
-        # The loop itself holds tasks weakly.
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         return task
+
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        """The client of a request went away."""
+        # A task that has not begun never comes to the lines that take it out.
+        task.add_done_callback(self._tasks.discard)
+        task.cancel()
 
     # --- Requests -----------------------------------------------------------------------------------------------------
 
@@ -169,7 +179,7 @@ class _Host:
 
     async def _http(self, request: _tyndall.HttpRequest) -> None:
         begun = time.perf_counter()
-        children = self._enter(request.context, is_http=True)
+        children = _enter_request(request.context, self._app_name, is_http=True)
         assert self._front is not None, "it has started"
         route = None
         try:
@@ -179,6 +189,7 @@ class _Host:
             raise
         finally:
             request.close()
+            self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
             if self._access is not None:
                 self._told(f"{request.method} {route or request.context.root_path or '/'} {_status(request)}", begun)
 
@@ -186,7 +197,7 @@ class _Host:
         socket.set_task(self._spawn(self._websocket(socket)))
 
     async def _websocket(self, socket: _tyndall.WebSocket) -> None:
-        children = self._enter(socket.context, is_http=True)
+        children = _enter_request(socket.context, self._app_name, is_http=True)
         assert self._front is not None, "it has started"
         has_failed = True
         try:
@@ -199,13 +210,14 @@ class _Host:
             logger.error("a WebSocket at %s failed", socket.path, exc_info=error)
         finally:
             socket.close(has_failed)
+            self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
 
     def call(self, request: _tyndall.CallRequest) -> None:
         request.set_task(self._spawn(self._call(request)))
 
     async def _call(self, request: _tyndall.CallRequest) -> None:
         begun, outcome = time.perf_counter(), "OK"
-        children = self._enter(request.context, is_http=False)
+        children = _enter_request(request.context, self._app_name, is_http=False)
         try:
             if request.is_stream:
                 await self._give_items(request)
@@ -221,6 +233,7 @@ class _Host:
             _log(error)
             request.fail(_calls.written(error))
         finally:
+            self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
             if self._access is not None:
                 self._told(f"CALL {request.method} {outcome}", begun)
 
@@ -246,23 +259,6 @@ class _Host:
         """The line of the request that this task is of."""
         assert self._access is not None, "it was asked"
         self._access.write(f"{what} {(time.perf_counter() - begun) * 1e3:.1f}ms", _serve_request_context.get())
-
-    def _enter(self, context: _tyndall.Context, *, is_http: bool) -> Children:
-        """The context of the request, for what runs in this task; and the calls that will end with it."""
-        children = Children()
-        _calls.current.set(context)
-        _serve_request_context.set(
-            RequestContext(
-                route=context.root_path or "/",
-                request_id=context.request_id,
-                app_name=self._app_name,
-                multiplexed_model_id=context.multiplexed_model_id,
-                session_id=context.session_id,
-                is_http_request=is_http,
-                children=children,
-            )
-        )
-        return children
 
 
 def _status(request: _tyndall.HttpRequest) -> int:

@@ -177,7 +177,7 @@ class _Queue:
 
     def submit(self, item: _Item) -> None:
         """The item's caller has it taken out by cancelling its future."""
-        waiting = self.batcher.submit(item, _calls.current.get() or _of_local_call())
+        waiting = self.batcher.submit(item, _serve_request_context.get().native or _of_local_call())
         item.future.add_done_callback(lambda future: waiting.cancel() if future.cancelled() else None)
 
     def refused(self, item: _Item, _message: str) -> None:
