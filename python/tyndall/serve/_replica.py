@@ -12,11 +12,10 @@ import logging
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from tyndall import _tyndall
 
@@ -29,15 +28,11 @@ from .context import (
     ReplicaID,
     ReplicaRank,
     _enter_request,
-    _serve_request_context,
     _set_internal_replica_context,
     get_replica_context,
 )
 
 logger = logging.getLogger("tyndall.serve")
-
-_MAX_LINE_DELAY_S: Final = 0.01
-"""Lines of requests wait for so long, so that many are written at once."""
 
 
 def main(load: Callable[[dict[str, Any]], Any], rest: list[str]) -> int:
@@ -94,9 +89,6 @@ class _Host:
         """The watchdog asks whether the loop comes back; by then all that came before has begun."""
         self._loop.call_soon(lambda: probe.back(bool(self._tasks)))
 
-    def _later(self, step: Callable[[], None]) -> None:
-        self._loop.call_later(_MAX_LINE_DELAY_S, step)
-
     # --- The deployment's life ----------------------------------------------------------------------------------------
 
     def start(self, job: _tyndall.Job, told: dict[str, Any]) -> None:
@@ -107,7 +99,7 @@ class _Host:
         app_name, name = told["application"], told["deployment"]
         self._app_name = app_name
         origin = _replica_log.Origin(app_name, name, told["replica_id"])
-        access = _replica_log.install(origin, _replica_log.configured(os.environ), self._later)
+        access = _replica_log.install(origin, _replica_log.configured(os.environ))
         self._access = access if access.is_enabled else None
         _router.install(_calls.routers(told["caller"], threading.get_ident()))
         app = self._load(json.loads(told["args"]))
@@ -178,7 +170,6 @@ class _Host:
         request.set_task(self._spawn(self._http(request)))
 
     async def _http(self, request: _tyndall.HttpRequest) -> None:
-        begun = time.perf_counter()
         children = _enter_request(request.context, self._app_name, is_http=True)
         assert self._front is not None, "it has started"
         route = None
@@ -189,9 +180,9 @@ class _Host:
             raise
         finally:
             request.close()
-            self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
+            self._tasks.discard(asyncio.current_task())
             if self._access is not None:
-                self._told(f"{request.method} {route or request.context.root_path or '/'} {_status(request)}", begun)
+                self._access.http(request, route)
 
     def websocket(self, socket: _tyndall.WebSocket) -> None:
         socket.set_task(self._spawn(self._websocket(socket)))
@@ -210,13 +201,13 @@ class _Host:
             logger.error("a WebSocket at %s failed", socket.path, exc_info=error)
         finally:
             socket.close(has_failed)
-            self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
+            self._tasks.discard(asyncio.current_task())
 
     def call(self, request: _tyndall.CallRequest) -> None:
         request.set_task(self._spawn(self._call(request)))
 
     async def _call(self, request: _tyndall.CallRequest) -> None:
-        begun, outcome = time.perf_counter(), "OK"
+        outcome = "OK"
         children = _enter_request(request.context, self._app_name, is_http=False)
         try:
             if request.is_stream:
@@ -233,9 +224,9 @@ class _Host:
             _log(error)
             request.fail(_calls.written(error))
         finally:
-            self._tasks.discard(asyncio.current_task())  # type: ignore[arg-type]
+            self._tasks.discard(asyncio.current_task())
             if self._access is not None:
-                self._told(f"CALL {request.method} {outcome}", begun)
+                self._access.call(request, outcome)
 
     async def _give(self, request: _tyndall.CallRequest) -> None:
         assert self._user is not None, "it has started"
@@ -254,18 +245,6 @@ class _Host:
         finally:
             await items.aclose()  # type: ignore[attr-defined]
         request.close()
-
-    def _told(self, what: str, begun: float) -> None:
-        """The line of the request that this task is of."""
-        assert self._access is not None, "it was asked"
-        self._access.write(f"{what} {(time.perf_counter() - begun) * 1e3:.1f}ms", _serve_request_context.get())
-
-
-def _status(request: _tyndall.HttpRequest) -> int:
-    """What the client has read, or would have if it had stayed."""
-    if request.is_gone:
-        return 499
-    return request.status or 500
 
 
 def _log(error: BaseException) -> None:

@@ -174,11 +174,10 @@ class _Plain:
         target = user.target
         self._is_callable = callable(target)
         call = target if inspect.isroutine(target) else getattr(target, "__call__", None)
-        self._takes_request = self._is_callable and _takes_one(call)
-        self._request = _request_type() if self._takes_request else None
+        self._request = _request_type() if self._is_callable and _takes_one(call) else None
 
     async def answer(self, request: _tyndall.HttpRequest) -> None:
-        args: tuple[Any, ...] = (self._request(request),) if self._takes_request else ()
+        args: tuple[Any, ...] = () if self._request is None else (self._request(request),)
         try:
             rest = _reply(request, await self._user.call("__call__", args, {}))
             if rest is not None:
