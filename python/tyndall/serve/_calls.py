@@ -61,6 +61,9 @@ def cancelled(request_id: str) -> str:
 def written(error: BaseException) -> str:
     """An exception, for whoever called."""
     text = "".join(traceback.format_exception(error)).rstrip()
+    if not isinstance(error, Exception):
+        # What would end a process, such as SystemExit, is not to end the caller's.
+        return json.dumps({"kind": "user_error", "message": f"{text}\nraise an Exception for the caller to handle"})
     told = {"kind": "user_error", "message": text}
     try:
         told["exception"] = base64.b64encode(dumps(error)).decode()

@@ -7,6 +7,7 @@ sockets, admission, health, draining. What arrives is a call of a method of `_Ho
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import logging
 import os
@@ -64,6 +65,8 @@ class _Host:
         self._access: _replica_log.AccessLog | None = None
 
     def run(self, words: list[str]) -> int:
+        # A crash in native code says in which line of Python.
+        faulthandler.enable()
         bridge = _tyndall.Bridge(self)
         asyncio.set_event_loop(self._loop)
         self._loop.add_reader(bridge.fileno(), bridge.drain)

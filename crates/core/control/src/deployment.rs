@@ -329,7 +329,7 @@ impl Deployment {
             let is_expected = outcome == Outcome::Gone;
             let gone = self.replicas.remove(index);
             let lived = cx.now.saturating_sub(gone.decided_at);
-            let reason = if reason.is_empty() || is_expected { &gone.message } else { reason };
+            let reason = if reason.is_empty() || is_expected { &gone.end_reason } else { reason };
             self.dead.push_front(DeadReplica {
                 replica_id: gone.id,
                 pid: gone.pid,

@@ -144,7 +144,16 @@ pub struct Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.code, self.signal) {
-            (_, Some(9)) => f.write_str("was killed by signal 9 (memory may have run out)"),
+            (_, Some(9)) => f.write_str(
+                "was killed by signal 9 (likely out of memory, which dmesg tells: then lower \
+                 max_ongoing_requests or the number of replicas)",
+            ),
+            (_, Some(signal @ (4 | 6 | 7 | 8 | 11))) => {
+                write!(
+                    f,
+                    "was ended by signal {signal} (a crash in native code; the log says where)"
+                )
+            }
             (_, Some(signal)) => write!(f, "was ended by signal {signal}"),
             (Some(code), None) => write!(f, "exited with code {code}"),
             (None, None) => f.write_str("is gone"),

@@ -119,6 +119,8 @@ pub(crate) struct Replica {
     pub(crate) state: ReplicaState,
     /// Why it is in this state, and what happens next.
     pub(crate) message: String,
+    /// Why it is ended, once it is; of one whose process ended by itself that is told then.
+    pub(crate) end_reason: String,
     /// When it was asked for, or found.
     pub(crate) decided_at: Instant,
     /// When the state began.
@@ -154,6 +156,7 @@ impl Replica {
             message: "its process was asked for; takes requests when it reports ready, is ended \
                       at the deadline"
                 .to_owned(),
+            end_reason: String::new(),
             decided_at: now,
             since: now,
             deadline: Some(now.saturating_add(seconds(timeout_s))),
@@ -200,6 +203,7 @@ impl Replica {
         }
         match outcome {
             Outcome::Stop | Outcome::StartFailed | Outcome::Died => {
+                reason.clone_into(&mut self.end_reason);
                 self.message =
                     format!("{reason}; its process has the grace time to finish, then is killed");
                 self.deadline = Some(now.saturating_add(grace).saturating_add(KILL_MARGIN));

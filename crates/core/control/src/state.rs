@@ -526,7 +526,10 @@ fn checked(
     let times = replica.failed_checks;
     let reason = match stuck_s {
         Some(age_s) => format!("its engine has not finished a step for {age_s:.0} s"),
-        None => format!("{times} health checks in a row failed"),
+        None => format!(
+            "{times} health checks in a row failed or took longer than {timeout_s} s; the log says \
+             what they met; mend it, or raise health_check_timeout_s if it was only slow"
+        ),
     };
     deployment.feed(index, Input::Failed, &reason, cx);
 }
