@@ -100,6 +100,7 @@ impl Run {
                 }
                 Action::StartWaiting { process, config } => {
                     self.world.num_starts += 1;
+                    assert_eq!(self.num_starting(&config.id), 0, "it takes the cores from a start");
                     let deployment = config.id.clone();
                     let waiting = Waiting { deployment, is_prepared: false, end: None };
                     let before = self.world.waiting.insert(process, waiting);
@@ -126,6 +127,12 @@ impl Run {
             assert!(next.is_none_or(|at| at > self.now), "a deadline that does not pass");
         }
         self.check();
+    }
+
+    fn num_starting(&self, id: &DeploymentId) -> usize {
+        let details = self.state.application(&id.application, self.now).unwrap();
+        let replicas = details.deployments.into_values().flat_map(|one| one.replicas);
+        replicas.filter(|replica| replica.state == ReplicaState::Starting).count()
     }
 
     fn check(&self) {
@@ -240,7 +247,8 @@ impl Run {
                 config.autoscaling.min_replicas = min;
                 config.autoscaling.max_replicas = max;
                 config.warm.processes = warm;
-                self.warm[index] = warm;
+                // An older version may come back.
+                self.warm[index] = self.warm[index].max(warm);
                 crate::tests::model(&mut config).max_num_seqs += model;
                 if self.most.is_some() {
                     crate::tests::model(&mut config).memory_budget_bytes = Some(BYTES);
