@@ -13,19 +13,22 @@ from tyndall.serve import _replica_log
 from tyndall.serve.config import EncodingType
 
 PRELUDE = """
-import logging, os, sys, threading, warnings
+import logging, os, sys, threading, types, warnings
 from tyndall.serve import _replica_log
 from tyndall.serve.context import RequestContext, _serve_request_context
 
-later = []
 origin = _replica_log.Origin("shop", "Cart", "Cart-1")
-access = _replica_log.install(origin, _replica_log.configured(os.environ), later.append)
+access = _replica_log.install(origin, _replica_log.configured(os.environ))
 logger = logging.getLogger("tyndall.serve")
 
 def request(**more):
     context = RequestContext(route="/buy", request_id="id-7", app_name="shop", **more)
     _serve_request_context.set(context)
-    return context
+
+def answered(status=200):
+    request()
+    http = types.SimpleNamespace(method="GET", status=status, elapsed_ms=1.0, context=types.SimpleNamespace(root_path=""))
+    access.http(http, "/buy")
 """
 
 
@@ -134,21 +137,21 @@ def test_code_for_ray_serve_logs_the_same_way():
 LEVELS = """
 for level in ("debug", "info", "warning", "error"):
     getattr(logger, level)(level)
-access.is_enabled and access.write("GET / 200", request())
+access.is_enabled and logger.error("access")
 """
 
 
 @pytest.mark.parametrize(
     ("config", "env", "expected"),
     [
-        ({}, {}, ["info", "warning", "error", "GET / 200"]),
-        ({"log_level": "DEBUG"}, {}, ["debug", "info", "warning", "error", "GET / 200"]),
+        ({}, {}, ["info", "warning", "error", "access"]),
+        ({"log_level": "DEBUG"}, {}, ["debug", "info", "warning", "error", "access"]),
         ({"log_level": "WARNING"}, {}, ["warning", "error"]),
         ({"log_level": 40}, {}, ["error"]),
         ({"enable_access_log": False}, {}, ["info", "warning", "error"]),
         ({}, {"TYNDALL_LOG": "error"}, ["error"]),
-        ({}, {"TYNDALL_LOG": "trace"}, ["debug", "info", "warning", "error", "GET / 200"]),
-        ({"log_level": "INFO"}, {"TYNDALL_LOG": "error"}, ["info", "warning", "error", "GET / 200"]),
+        ({}, {"TYNDALL_LOG": "trace"}, ["debug", "info", "warning", "error", "access"]),
+        ({"log_level": "INFO"}, {"TYNDALL_LOG": "error"}, ["info", "warning", "error", "access"]),
     ],
 )
 def test_levels_are_those_of_the_configuration_else_the_servers(config, env, expected):
@@ -165,24 +168,29 @@ def test_the_form_is_that_of_the_configuration_else_the_servers():
     assert form({}, "text") == form({}, "") == EncodingType.TEXT
 
 
-def test_requests_are_told_in_both_forms_and_in_order():
-    code = 'access.write("GET /buy 200 1.0ms", request()); logger.info("after")'
-    lines = [parsed(line) for line in written(code)]
-    assert lines == [("INFO", "id-7", "GET /buy 200 1.0ms"), ("INFO", "id-7", "after")]
+def test_requests_are_told_in_order_as_objects_and_with_attributes():
+    code = 'answered(); logger.info("after")'
+    lines = written(code, {"additional_log_standard_attrs": ["name"]})
+    told = ["id-7 tyndall.serve -- GET /buy 200 1.0ms", "id-7 tyndall.serve -- after"]
+    assert [line.partition(" Cart-1 ")[2] for line in lines] == told
     first, second = objects(code)
     assert (first["message"], first["route"], first["request_id"]) == ("GET /buy 200 1.0ms", "/buy", "id-7")
     assert first.keys() == second.keys()
 
 
-def test_requests_of_one_turn_are_written_together():
+def test_loggers_that_the_code_has_changed_are_told_of_requests():
     code = """
-    access.write("one", request()); access.write("two", request())
-    assert len(later) == 1
-    later.pop()()
-    access.write("three", request())
-    assert len(later) == 1
+    class Kept(logging.Handler):
+        def emit(self, record):
+            os.write(2, f"kept {record.getMessage()}\\n".encode())
+
+    logger.addHandler(Kept())
+    answered()
+    logger.setLevel("WARNING")
+    answered(500)
     """
-    assert [parsed(line)[2] for line in written(code)] == ["one", "two", "three"]
+    first, second = written(code)
+    assert (parsed(first)[2], second) == ("GET /buy 200 1.0ms", "kept GET /buy 200 1.0ms")
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
@@ -191,12 +199,12 @@ def test_requests_of_one_turn_are_written_together():
 @pytest.mark.parametrize("encoding", ["TEXT", "JSON"])
 def test_a_folder_of_logs_gets_all_lines_and_requests_go_only_there(tmp_path, encoding):
     config = {"logs_dir": str(tmp_path / "logs"), "encoding": encoding}
-    lines = written('logger.info("both"); access.write("GET / 200", request())', config)
+    lines = written('logger.info("both"); answered()', config)
     (file,) = (tmp_path / "logs").iterdir()
     assert file.name == "replica_shop_Cart_Cart-1.log"
     kept = file.read_text().splitlines()
     assert lines == kept[:1] and len(kept) == 2
-    assert "GET / 200" in kept[1] and "id-7" in kept[1]
+    assert "GET /buy 200" in kept[1] and "id-7" in kept[1]
 
 
 def test_files_of_logs_are_rotated(tmp_path):
@@ -271,7 +279,7 @@ def test_what_native_code_writes_stays_as_it_is():
 def test_a_log_that_nobody_takes_ends_nothing(tmp_path):
     code = f"""
     os.close(2)
-    logger.info("lost"); print("lost"); access.write("lost", request()); access.flush()
+    logger.info("lost"); print("lost"); access.flush()
     open({str(tmp_path / "done")!r}, "w").close()
     """
     assert written(code) == []

@@ -6,8 +6,9 @@ The server starts it, not a person:
   `--py-module PATH` and `--path DIRECTORY` as often as there are some.
 - `role describe --args JSON` prints what the application has, as one JSON object, or `{"error": TRACEBACK}`.
 - `role replica …` is a replica of one of its deployments (`tyndall.serve._replica`).
+- `role warm …` imports and waits, to become such a replica (`tyndall._warm`).
 
-Both build the application anew: what they share with the process that deployed it is the code.
+All build the application anew: what they share with the process that deployed it is the code.
 """
 
 from __future__ import annotations
@@ -45,7 +46,15 @@ def main(argv: list[str]) -> int:
     source, role, rest = _parse(argv)
     if role == "describe":
         return _describe(source, rest)
-    source.prepare()
+    if role == "warm":
+        from tyndall import _warm
+
+        words = _warm.wait(source, rest)
+        if words is None:
+            return 0
+        rest = words
+    else:
+        source.prepare()
     from tyndall.serve import _replica
 
     status: int = _replica.main(source.load, rest)
@@ -66,7 +75,7 @@ def _parse(argv: list[str]) -> tuple[Source, str, list[str]]:
     # What comes after the role is the role's.
     at = argv.index("role") if "role" in argv else len(argv)
     given, (_, *role) = parser.parse_args(argv[:at]), argv[at:] or ["role"]
-    if not role or role[0] not in ("describe", "replica"):
+    if not role or role[0] not in ("describe", "replica", "warm"):
         parser.error("which role is missing; the server starts this, not a person")
     source = Source(given.import_path, given.code, given.working_dir, given.py_module, given.path)
     return source, role[0], role[1:]

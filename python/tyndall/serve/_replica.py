@@ -7,7 +7,9 @@ sockets, admission, health, draining. What arrives is a call of a method of `_Ho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
+import importlib
 import json
 import logging
 import os
@@ -39,6 +41,13 @@ logger = logging.getLogger("tyndall.serve")
 def main(load: Callable[[dict[str, Any]], Any], rest: list[str]) -> int:
     """Is a replica until it is told to end, and returns its exit status; `rest` is what follows `role replica`."""
     return _Host(load).run(["role", "replica", *rest])
+
+
+def prepare() -> None:
+    """Imports what most replicas import only when they start."""
+    for module in ("uvloop", "cloudpickle", "starlette.requests", "starlette.responses"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

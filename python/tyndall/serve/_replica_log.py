@@ -81,9 +81,24 @@ def install(origin: Origin, config: LoggingConfig) -> AccessLog:
     last = _Stderr(access, logging.WARNING)
     last.setFormatter(form)
     logging.lastResort = last  # type: ignore[assignment, unused-ignore]
-    sys.stdout = _Lines("stdout", sys.stdout, last)
-    sys.stderr = _Lines("stderr", sys.stderr, last)
+    sys.stdout = _lines("stdout", sys.stdout, last)
+    sys.stderr = _lines("stderr", sys.stderr, last)
     return access
+
+
+def _lines(name: str, under: Any, handler: logging.Handler) -> _Lines:
+    """What was made of it before stays, as code that was imported meanwhile may hold it."""
+    if not isinstance(under, _Lines):
+        return _Lines(name, under, handler)
+    under.handler = handler
+    return under
+
+
+def install_early(origin: Origin, environ: Mapping[str, str]) -> None:
+    """The same for what runs before it is known which replica this process becomes; files are of replicas."""
+    config = configured(environ)
+    config.logs_dir, config.enable_access_log = None, False
+    install(origin, config)
 
 
 def _file(folder: Path, origin: Origin, form: logging.Formatter) -> logging.Handler:
@@ -225,7 +240,7 @@ class _Lines(io.TextIOBase):
     def __init__(self, name: str, under: Any, handler: logging.Handler) -> None:
         self.name = name
         self._under = under
-        self._handler = handler
+        self.handler = handler
         self._begun = threading.local()
 
     @property
@@ -255,7 +270,7 @@ class _Lines(io.TextIOBase):
             # A bar of progress shows its last state.
             shown = line.rstrip("\r").rpartition("\r")[2]
             if shown:
-                self._handler.emit(logging.LogRecord(self.name, logging.INFO, self.name, 0, shown, None, None))
+                self.handler.emit(logging.LogRecord(self.name, logging.INFO, self.name, 0, shown, None, None))
         return len(text)
 
     def finish(self) -> None:

@@ -34,6 +34,7 @@ mod room;
 mod state;
 mod status;
 mod view;
+mod warm;
 
 pub use application::Fallback;
 pub use backoff::Backoff;

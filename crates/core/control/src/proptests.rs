@@ -10,7 +10,7 @@ use tyndall_types::{DeploymentId, DeploymentName, ReplicaId, ReplicaState};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Deploy { deployment: usize, min: u32, max: u32, model: u32 },
+    Deploy { deployment: usize, min: u32, max: u32, model: u32, warm: u32 },
     Delete(usize),
     Demand { deployment: usize, queued: u32, ongoing: u32 },
     ProxyGone,
@@ -18,14 +18,16 @@ enum Step {
     Failed(prop::sample::Index),
     Exit(prop::sample::Index),
     Refuse(prop::sample::Index),
+    Prepared(prop::sample::Index),
+    WaitingExit(prop::sample::Index),
     Wait(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let any_index = any::<prop::sample::Index>;
     let step = prop_oneof![
-        1 => (0usize..2, 0u32..3, 0u32..3, 0u32..2).prop_map(|(deployment, min, more, model)| {
-            Step::Deploy { deployment, min, max: (min + more).max(1), model }
+        1 => (0usize..2, 0u32..3, 0u32..3, 0u32..2, 0u32..3).prop_map(|(deployment, min, more, model, warm)| {
+            Step::Deploy { deployment, min, max: (min + more).max(1), model, warm }
         }),
         1 => (0usize..2).prop_map(Step::Delete),
         4 => (0usize..2, 0u32..5, 0u32..5).prop_map(|(deployment, queued, ongoing)| {
@@ -36,6 +38,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any_index().prop_map(Step::Failed),
         2 => any_index().prop_map(Step::Exit),
         1 => any_index().prop_map(Step::Refuse),
+        3 => any_index().prop_map(Step::Prepared),
+        1 => any_index().prop_map(Step::WaitingExit),
         4 => (0u64..40_000).prop_map(Step::Wait),
     ];
     prop::collection::vec(step, 1..80)
@@ -45,7 +49,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Default)]
 struct World {
     processes: BTreeMap<ReplicaId, Option<Duration>>,
+    /// Those that wait.
+    waiting: BTreeMap<ReplicaId, Waiting>,
     num_starts: usize,
+}
+
+struct Waiting {
+    deployment: DeploymentId,
+    is_prepared: bool,
+    end: Option<Duration>,
 }
 
 struct Run {
@@ -58,6 +70,8 @@ struct Run {
     /// Bounds that changed in mid-flight, while more may run than the newest allows.
     max_ever: u32,
     models: [u32; 2],
+    /// Processes that may wait.
+    warm: [u32; 2],
     /// Replicas that fit into the machine's memory.
     most: Option<usize>,
 }
@@ -74,14 +88,28 @@ impl Run {
         let is_tick = event == Event::DeadlinePassed;
         for action in self.state.apply(event, self.now) {
             match action {
-                Action::Start { replica, .. } => {
+                Action::Start { replica, waiting, config, .. } => {
                     self.world.num_starts += 1;
+                    if let Some(taken) = waiting {
+                        let taken = self.world.waiting.remove(&taken).expect("takes what waits");
+                        assert!(taken.is_prepared && taken.end.is_none(), "it cannot be taken");
+                        assert_eq!(taken.deployment, config.id);
+                    }
                     let before = self.world.processes.insert(replica, None);
                     assert!(before.is_none(), "an id was used twice");
                 }
+                Action::StartWaiting { process, config } => {
+                    self.world.num_starts += 1;
+                    assert_eq!(self.num_starting(&config.id), 0, "it takes the cores from a start");
+                    let deployment = config.id.clone();
+                    let waiting = Waiting { deployment, is_prepared: false, end: None };
+                    let before = self.world.waiting.insert(process, waiting);
+                    assert!(before.is_none(), "an id was used twice");
+                }
                 Action::Stop { replica, grace } => {
-                    let process = self.world.processes.get_mut(&replica);
                     let at = self.now + grace;
+                    let waiting = self.world.waiting.get_mut(&replica).map(|one| &mut one.end);
+                    let process = self.world.processes.get_mut(&replica).or(waiting);
                     let end = process.expect("stops what was started");
                     *end = Some(end.map_or(at, |before| before.min(at)));
                 }
@@ -101,6 +129,12 @@ impl Run {
         self.check();
     }
 
+    fn num_starting(&self, id: &DeploymentId) -> usize {
+        let details = self.state.application(&id.application, self.now).unwrap();
+        let replicas = details.deployments.into_values().flat_map(|one| one.replicas);
+        replicas.filter(|replica| replica.state == ReplicaState::Starting).count()
+    }
+
     fn check(&self) {
         let details = self.state.details(self.now);
         let known: usize = details
@@ -112,6 +146,11 @@ impl Run {
         assert_eq!(known, self.world.processes.len(), "processes and replicas differ");
         let fits = self.most.is_none_or(|most| known <= most);
         assert!(fits, "{known} replicas in memory for {:?}", self.most);
+        for index in 0..2 {
+            let of = |one: &&Waiting| one.deployment == deployment(index) && one.end.is_none();
+            let waiting = self.world.waiting.values().filter(of).count();
+            assert!(waiting <= self.warm[index] as usize, "{waiting} processes wait");
+        }
         for replica in self.world.processes.keys() {
             assert!(self.state.knows(replica), "{replica} was forgotten while it ran");
         }
@@ -151,10 +190,28 @@ impl Run {
         self.apply(Event::ProcessExited { replica, exit });
     }
 
+    fn pick_waiting(&self, index: prop::sample::Index) -> Option<ReplicaId> {
+        let ids: Vec<_> = self.world.waiting.keys().collect();
+        (!ids.is_empty()).then(|| (*index.get(&ids)).clone())
+    }
+
+    fn waiting_exit(&mut self, process: ReplicaId) {
+        self.world.waiting.remove(&process);
+        let exit = Exit { code: None, signal: Some(15) };
+        self.apply(Event::ProcessExited { replica: process, exit });
+    }
+
     fn wait(&mut self, until: Duration) {
         loop {
+            let over = |one: &Waiting| one.end.is_some_and(|end| end <= self.now);
+            let ended = self.world.waiting.iter().find(|(_, one)| over(one));
+            if let Some(process) = ended.map(|(id, _)| id.clone()) {
+                self.waiting_exit(process);
+                continue;
+            }
             let deadline = self.state.next_deadline();
-            let end = self.world.processes.values().flatten().min().copied();
+            let waiting = self.world.waiting.values().map(|one| &one.end);
+            let end = self.world.processes.values().chain(waiting).flatten().min().copied();
             let Some(at) = deadline.into_iter().chain(end).min().filter(|at| *at <= until) else {
                 break;
             };
@@ -184,11 +241,14 @@ impl Run {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Deploy { deployment: index, min, max, model } => {
+            Step::Deploy { deployment: index, min, max, model, warm } => {
                 let mut config = config();
                 config.id = deployment(index);
                 config.autoscaling.min_replicas = min;
                 config.autoscaling.max_replicas = max;
+                config.warm.processes = warm;
+                // An older version may come back.
+                self.warm[index] = self.warm[index].max(warm);
                 crate::tests::model(&mut config).max_num_seqs += model;
                 if self.most.is_some() {
                     crate::tests::model(&mut config).memory_budget_bytes = Some(BYTES);
@@ -231,6 +291,15 @@ impl Run {
                 self.world.processes.remove(&replica);
                 self.apply(Event::StartRefused { replica, reason: "out of memory".into() });
             }
+            Step::Prepared(index) => {
+                let Some(process) = self.pick_waiting(index) else { return };
+                self.world.waiting.get_mut(&process).expect("it was picked").is_prepared = true;
+                self.apply(Event::Prepared { process });
+            }
+            Step::WaitingExit(index) => {
+                let Some(process) = self.pick_waiting(index) else { return };
+                self.waiting_exit(process);
+            }
             Step::Wait(ms) => self.wait(self.now + Duration::from_millis(ms)),
         }
     }
@@ -249,6 +318,7 @@ proptest! {
             loads: [(0, 0); 2],
             max_ever: 0,
             models: [0; 2],
+            warm: [0; 2],
             most,
         };
         let memory_bytes = most.map(|most| BYTES * most as u64);
@@ -269,7 +339,7 @@ proptest! {
             run.apply(Event::Delete(deployment(index).application));
         }
         run.wait(run.now + Duration::from_secs(60));
-        prop_assert!(run.world.processes.is_empty());
+        prop_assert!(run.world.processes.is_empty() && run.world.waiting.is_empty());
         prop_assert!(run.state.details(run.now).applications.is_empty());
         prop_assert_eq!(run.state.next_deadline(), None);
     }

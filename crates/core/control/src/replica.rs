@@ -130,6 +130,8 @@ pub(crate) struct Replica {
     /// When to ask it for its status.
     pub(crate) probe_at: Option<Instant>,
     pub(crate) pid: Option<u32>,
+    /// The process that waited and that it was to become.
+    pub(crate) waited_pid: Option<u32>,
     /// Its process was ended by a signal, which may have come from outside.
     pub(crate) was_killed: bool,
     /// From the decision to the process's own first phase.
@@ -162,6 +164,7 @@ impl Replica {
             deadline: Some(now.saturating_add(seconds(timeout_s))),
             probe_at: None,
             pid: None,
+            waited_pid: None,
             was_killed: false,
             spawn: Duration::ZERO,
             took: Duration::ZERO,

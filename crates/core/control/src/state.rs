@@ -202,11 +202,15 @@ impl State {
             Event::Snapshot(found) => self.snapshot(found, now, out),
             Event::DeadlinePassed => self.expire(now, out),
             Event::ProcessStarted { .. }
+            | Event::Prepared { .. }
             | Event::StartRefused { .. }
             | Event::ProcessExited { .. }
             | Event::Report { .. }
             | Event::Reconfigured { .. }
-            | Event::Probed { .. } => self.replica_event(event, now, out),
+            | Event::Probed { .. } => match self.waiting_event(&event, now, out) {
+                Some(touched) => touched,
+                None => self.replica_event(event, now, out),
+            },
         }
     }
 
@@ -218,8 +222,8 @@ impl State {
     ) -> BTreeSet<DeploymentId> {
         match event {
             Event::ProcessStarted { replica, pid } => {
-                self.with(&replica, now, out, |deployment, index, _| {
-                    deployment.replicas[index].pid = Some(pid);
+                self.with(&replica, now, out, |deployment, index, cx| {
+                    deployment.process_started(index, pid, cx);
                 })
             }
             Event::StartRefused { replica, reason } => {

@@ -4,6 +4,7 @@ mod failures;
 mod recovery;
 mod rollouts;
 mod room;
+mod warm;
 
 use self::room::{ask, crowded};
 use super::*;
@@ -92,6 +93,7 @@ pub(crate) fn config() -> DeploymentConfig {
         residency: Default::default(),
         env_vars: Default::default(),
         user_config: Default::default(),
+        warm: Default::default(),
     }
 }
 

@@ -20,6 +20,7 @@ mod metrics;
 mod models;
 mod notices;
 mod origins;
+mod processes;
 mod ray;
 mod service;
 mod store;

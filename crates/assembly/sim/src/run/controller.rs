@@ -138,7 +138,11 @@ impl Run {
                 self.tell(ControlEvent::Reconfigured { replica, refusal: None });
             }
             Action::Notice(notice) => self.note(notice),
-            Action::Proven { .. } | Action::RolledBack { .. } | Action::Forget(_) => {}
+            // Starts take as long as the scenario says.
+            Action::StartWaiting { .. }
+            | Action::Proven { .. }
+            | Action::RolledBack { .. }
+            | Action::Forget(_) => {}
         }
     }
 
@@ -159,6 +163,8 @@ impl Run {
     fn note(&mut self, notice: Notice) {
         let (Notice::Waking { deployment, .. }
         | Notice::Ready { deployment, .. }
+        | Notice::WarmStart { deployment, .. }
+        | Notice::WaitingDied { deployment, .. }
         | Notice::FirstToken { deployment, .. }
         | Notice::StartFailed { deployment, .. }
         | Notice::Died { deployment, .. }
@@ -177,7 +183,10 @@ impl Run {
                 recorder.target(self.now, 0, "evicted");
             }
             Notice::Exited { .. } => self.look_at_losses(place),
-            Notice::Ready { .. } | Notice::FirstToken { .. } => {}
+            Notice::Ready { .. }
+            | Notice::FirstToken { .. }
+            | Notice::WarmStart { .. }
+            | Notice::WaitingDied { .. } => {}
         }
     }
 

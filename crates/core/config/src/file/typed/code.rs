@@ -5,7 +5,7 @@ use crate::file::node::Node;
 use crate::file::problem::Problem;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-use tyndall_types::protocol::{DeploymentConfig, ProgramConfig};
+use tyndall_types::protocol::{DeploymentConfig, ProgramConfig, WarmPool};
 use tyndall_types::{DeploymentId, DeploymentName};
 
 /// Schemes that mean the disk of the server.
@@ -184,7 +184,11 @@ impl ApplicationSpec {
         let id = DeploymentId { application: self.name.clone(), deployment: code.name };
         let has_place = !program.args.is_empty() || program.working_dir.is_some();
         let place = has_place.then(|| json!([program.args, program.working_dir]));
+        // Only an interpreter can wait: it is told before `role` what to interpret.
+        let is_python = !program.args.is_empty();
+        let warm = options.own.warm.over(&self.warm);
         let mut config = options.to_deployment(id, program, self, http_request_timeout_s);
+        config.warm = if is_python { warm.to_pool() } else { WarmPool::default() };
         version.extend([json!(config.env_vars), json!(config.resources)]);
         version.extend(place);
         config.code_version = code_version(&Value::Array(version));
