@@ -97,7 +97,6 @@ def preloading(folder: Path, preload, name: str, **tyndall):
                 "words": sys.argv[1:],
                 "rank": os.environ["TYNDALL_REPLICA_RANK"],
                 "stdin": os.readlink("/proc/self/fd/0"),
-                "replica": serve.get_replica_context().replica_id.unique_id,
             }
 
     return serve.deployment(
@@ -117,8 +116,9 @@ def prepared(name: str) -> int:
     """The one process that waits for the deployment, once it has imported all."""
 
     def found() -> int | None:
-        (one,) = waiting(name) or [None]
-        return one["pid"] if one and one["state"] == "prepared" else None
+        # Another may still be on its way out.
+        states = {one["pid"]: one["state"] for one in waiting(name)}
+        return next(iter(states)) if list(states.values()) == ["prepared"] else None
 
     return until(found)
 
@@ -141,8 +141,6 @@ def test_a_wake_from_zero_imports_nothing_again(deploy, modules):
         assert taken() == before + wake
         at = answer["words"].index("role")
         assert answer["words"][at : at + 2] == ["role", "replica"] and answer["words"][0] == "--code"
-        (replica,) = [one for one in processes() if one["pid"] == first]
-        assert replica == {"id": answer["replica"], "pid": first, "state": "replica"}
         # The next one is there before this one goes.
         second = prepared("Wakes")
         assert second != first
@@ -205,8 +203,8 @@ def test_another_list_makes_another_process(deploy, modules):
     client, _ = deploy(preloading(modules.folder, ["slow_one"], "Changes").bind(), name="changes")
     first = prepared("Changes")
     deploy(preloading(modules.folder, ["slow_one", "slow_two"], "Changes").bind(), name="changes")
-    second = until(lambda: (found := waiting("Changes")) and found[0]["pid"] != first and found[0]["pid"])
-    assert prepared("Changes") == second and modules.importers("slow_two") == [second]
+    second = until(lambda: (pid := prepared("Changes")) != first and pid)
+    assert modules.importers("slow_two") == [second]
     until(lambda: is_gone(first))
     assert client.get("/").json()["pid"] == second
 
@@ -280,8 +278,7 @@ def test_an_application_of_a_config_file_says_it_for_all_of_its_deployments(modu
     # The list is no code: nothing that runs is replaced by its change, and what waits is.
     application["deployments"] = [{"name": "FileOne", "tyndall": {"preload": ["slow_one", "json"]}}]
     deploy_file(application)
-    second = until(lambda: (found := waiting("FileOne")) and found[0]["pid"] != first and prepared("FileOne"))
-    assert second != first
+    until(lambda: prepared("FileOne") != first)
     application["deployments"] = [{"name": "FileOne", "tyndall": {"warm_processes": 0}}]
     deploy_file(application)
     until(lambda: waiting("FileOne") == [])
