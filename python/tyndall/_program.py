@@ -19,13 +19,10 @@ import importlib
 import inspect
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import traceback
 import typing
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +30,7 @@ from types import TracebackType
 from typing import Any
 
 from tyndall import compat
+from tyndall._archives import unpacked
 
 Load = Callable[[dict[str, Any]], Any]
 """Makes the application of its arguments."""
@@ -209,41 +207,6 @@ def import_root(module: str) -> str:
         return str(unpacked(path))
     # A wheel is an archive that Python imports from as it is.
     return str(path if path.suffix == ".whl" else path.parent)
-
-
-def unpacked(archive: Path) -> Path:
-    """The directory with what is in an archive; the same archive is unpacked once.
-
-    An only folder at its top is taken for what was packed, unless it is a package itself.
-    """
-    import hashlib
-
-    if not archive.is_file():
-        raise FileNotFoundError(f"there is no archive {archive}\nmend its path under runtime_env")
-    with archive.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tyndall" / "runtime_env"
-    target = cache / digest.hexdigest()[:32]
-    if not target.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=cache, prefix=".unpacking-"))
-        try:
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(fresh)
-            # Another process may have been faster, with the same contents.
-            fresh.rename(target)
-        except zipfile.BadZipFile:
-            raise ValueError(f"{archive} is no zip archive\nmend its path under runtime_env") from None
-        except OSError:
-            if not target.is_dir():
-                raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-    inside = list(target.iterdir())
-    is_wrapped = len(inside) == 1 and inside[0].is_dir() and not (inside[0] / "__init__.py").exists()
-    return inside[0] if is_wrapped else target
 
 
 # --- Roles ------------------------------------------------------------------------------------------------------------

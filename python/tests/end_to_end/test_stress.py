@@ -9,18 +9,18 @@ import json
 import os
 import random
 import signal
-import subprocess
 import uuid
 from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
+from servers import OwnServer
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from tyndall import serve
-from tyndall.serve import _admin, _server
+from tyndall.serve import _admin
 from tyndall.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from tyndall.serve.handle import DeploymentHandle
 
@@ -81,19 +81,13 @@ def application(version: int) -> serve.Application:
 # --- The server, as the operating system sees it ----------------------------------------------------------------------
 
 
-class Node:
-    """A server of this test's own, whose processes bear its mark."""
+class Node(OwnServer):
+    """A server whose processes bear its mark."""
 
     def __init__(self) -> None:
-        self.mark = f"TYNDALL_STRESS_MARK={uuid.uuid4()}"
-        name, _, value = self.mark.partition("=")
-        command = [_server.binary(), "start", "--foreground", "--owner-pid", str(os.getpid())]
-        command += ["--port", "0", "--admin-port", "0"]
-        env = {**os.environ, name: value}
-        del env["TYNDALL_ADDRESS"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-        self.url = self.process.stdout.readline().strip()
-        self.address = self.process.stdout.readline().strip()
+        name, value = "TYNDALL_STRESS_MARK", str(uuid.uuid4())
+        self.mark = f"{name}={value}"
+        super().__init__(**{name: value})
 
     def marked(self) -> dict[int, list[str]]:
         """Live processes with the mark, and their command lines."""
@@ -118,18 +112,13 @@ class Node:
                     found[role] = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return found
 
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=LIMIT_S)
-
 
 @pytest.fixture
 def node(monkeypatch):
     one = Node()
     monkeypatch.setenv("TYNDALL_ADDRESS", one.address)
     yield one
-    if one.process.poll() is None:
-        one.end()
+    one.end()
 
 
 # --- Clients ----------------------------------------------------------------------------------------------------------

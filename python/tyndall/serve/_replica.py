@@ -22,7 +22,7 @@ from typing import Any
 
 from tyndall import _tyndall
 
-from . import _calls, _replica_log, _router, _watchdog, http
+from . import _admin, _calls, _replica_log, _router, _watchdog, http
 from ._graph import code_of
 from ._user_callable import UserCallable
 from .context import (
@@ -40,6 +40,7 @@ logger = logging.getLogger("tyndall.serve")
 
 def main(load: Callable[[dict[str, Any]], Any], rest: list[str]) -> int:
     """Is a replica until it is told to end, and returns its exit status; `rest` is what follows `role replica`."""
+    _admin.is_replica_in(rest[rest.index("--runtime-dir") + 1])
     return _Host(load).run(["role", "replica", *rest])
 
 
