@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import pickle
 
 import cloudpickle
 import pytest
@@ -119,6 +120,33 @@ def test_a_policy_is_a_path():
         AutoscalingPolicy(policy_function="a:b", policy_kwargs={"a": object()})
     with pytest.raises(ValueError, match="import path"):
         AutoscalingPolicy(policy_function="alone")
+
+
+def test_a_policy_that_stands_at_no_path_goes_along():
+    limit = 3
+
+    def inner(context):
+        return limit, {}
+
+    scaling = AutoscalingConfig(policy=AutoscalingPolicy(policy_function=inner), max_replicas=5)
+    copied = AutoscalingConfig.parse("autoscaling_config", scaling)
+    assert copied.get_policy().policy_function == f"{__name__}:{inner.__qualname__}"
+    assert copied.get_policy().get_policy() is inner
+    sent = pickle.loads(cloudpickle.dumps(copied))
+    assert sent.get_policy().get_policy()(None) == (3, {})
+    assert sent == copied
+    named = AutoscalingPolicy(policy_function=f"{__name__}.policy")
+    assert named.get_policy()(AutoscalingContext("d", "d", "a", 2, 3)) == (2, {})
+    assert not named.is_default_policy_function() and AutoscalingPolicy().is_default_policy_function()
+    default = AutoscalingPolicy().get_policy()
+    assert default is autoscaling_policy.default_autoscaling_policy
+    with pytest.raises(ModuleNotFoundError):
+        AutoscalingPolicy(policy_function="no_such_module:policy").get_policy()
+
+
+def test_decorators_of_policies_leave_them_as_they_are():
+    assert autoscaling_policy.apply_autoscaling_config(policy) is policy
+    assert autoscaling_policy.apply_app_level_autoscaling_config(policy) is policy
 
 
 def test_rays_own_policies_can_be_named_and_called():

@@ -111,12 +111,18 @@ def test_what_says_the_default_is_not_warned_of(warned):
         ({"gang_scheduling_config": {"gang_size": 1}}, "gang_scheduling_config cannot be carried out\nleave it out"),
         ({"deployment_actors": [{"name": "a", "actor_class": "m:C"}]}, "deployment_actors cannot be carried out"),
         (
-            {"autoscaling_config": {"policy": {"policy_function": "mine:policy"}}},
-            "policies in Python are not there yet\nbuilt in are tyndall.policies:ongoing_requests",
+            {"autoscaling_config": {"policy": {"policy_function": "tyndall.policies:shared_budget"}}},
+            "autoscaling_config.policy names 'tyndall.policies:shared_budget', which is not there\nbuilt in are "
+            "tyndall.policies:ongoing_requests",
         ),
         (
-            {"autoscaling_config": {"policy": {"policy_function": "tyndall.policies:shared_budget"}}},
-            "policies in Python are not there yet",
+            {"autoscaling_config": {"policy": {"policy_function": "no_such_module:policy"}}},
+            "the autoscaling policy 'no_such_module:policy' cannot be imported: No module named 'no_such_module'\n"
+            "mend its path",
+        ),
+        (
+            {"autoscaling_config": {"policy": {"policy_function": "math:pi"}}},
+            "the autoscaling policy 'math:pi' is float\nname a function, or a class",
         ),
     ],
 )

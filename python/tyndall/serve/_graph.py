@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from . import _fates, _models, _options
-from .config import LoggingConfig
+from .config import AutoscalingPolicy, LoggingConfig
 from .deployment import Application, Deployment
 from .exceptions import RayServeException
 
@@ -102,9 +102,18 @@ def build(
     )
 
 
-def describe(app: Application, args: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What `role describe` prints of an application that was built with these arguments."""
-    return build(app, args=args).described
+def describe(app: Application, args: dict[str, Any] | None = None, policies: Iterable[str] = ()) -> dict[str, Any]:
+    """What `role describe` prints of an application that was built with these arguments.
+
+    Raises ValueError where one of the autoscaling policies that a config file names is not there.
+    """
+    built = build(app, args=args)
+    scaling = [code.options.get("autoscaling_config") for code in built.code.values()]
+    own = {one.get_policy().policy_function for one in scaling if one is not None}
+    for path in policies:
+        if path not in own:
+            resolvable(AutoscalingPolicy(policy_function=path))
+    return built.described
 
 
 def code_of(app: Application, name: str = "default", make_handle: MakeHandle | None = None) -> dict[str, Code]:
@@ -238,12 +247,35 @@ def _carried_out(node: _Node) -> None:
     options = _options.written(node.code.options)
     try:
         _fates.refuse(options)
+        _policy(node)
         if "user_config" in options and not isinstance(node.code.func_or_class, type):
             raise ValueError("user_config is set, and a function has no reconfigure\nmake it a class that has")
     except ValueError as error:
         raise ValueError(f"deployment {node.name!r}: {error}") from None
     for line in (*_fates.without_effect(options), *_fates.scaling(node.code.options)):
         logger.warning(f"deployment {node.name!r}: {line}")
+
+
+def _policy(node: _Node) -> None:
+    """An autoscaling policy in Python can be had here, so it can where replicas run."""
+    scaling = node.code.options.get("autoscaling_config")
+    policy = scaling.get_policy() if scaling is not None else None
+    if policy is not None and not _fates.is_built_in(policy.policy_function):
+        resolvable(policy)
+
+
+def resolvable(policy: AutoscalingPolicy) -> None:
+    """Raises ValueError for a policy that is not where it says."""
+    path = policy.policy_function
+    try:
+        found = policy.get_policy()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"the autoscaling policy {path!r} cannot be imported: {error}\n"
+            "mend its path, or put its module where the application's code is"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"the autoscaling policy {path!r} is {type(found).__name__}\nname a function, or a class")
 
 
 def _one_ingress(nodes: list[_Node]) -> None:

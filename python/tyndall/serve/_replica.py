@@ -18,11 +18,12 @@ import threading
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tyndall import _tyndall
 
-from . import _admin, _calls, _replica_log, _router, _watchdog, http
+from . import _admin, _calls, _replica_log, _router, _stats, _watchdog, http
 from ._graph import code_of
 from ._user_callable import UserCallable
 from .context import (
@@ -73,10 +74,13 @@ class _Host:
         self._message: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._access: _replica_log.AccessLog | None = None
+        self._runtime_dir = Path()
+        self._stats: asyncio.Task[None] | None = None
 
     def run(self, words: list[str]) -> int:
         # A crash in native code says in which line of Python.
         faulthandler.enable()
+        self._runtime_dir = Path(words[words.index("--runtime-dir") + 1])
         bridge = _tyndall.Bridge(self)
         asyncio.set_event_loop(self._loop)
         self._loop.add_reader(bridge.fileno(), bridge.drain)
@@ -134,6 +138,10 @@ class _Host:
         _set_internal_replica_context(replace(context, servable_object=user.target))
         self._front = await http.front(user)
         await user.check_health()
+        record = user.stats()
+        if record is not None and config["num_replicas"] is None:
+            stats = _stats.tell(record, self._runtime_dir, told["replica_id"], config["autoscaling"])
+            self._stats = self._loop.create_task(stats)
 
     def reconfigure(self, job: _tyndall.Job, user_config: str) -> None:
         assert self._user is not None, "it has started"
@@ -147,6 +155,8 @@ class _Host:
         self._do(job, self._stop())
 
     async def _stop(self) -> None:
+        if self._stats is not None:
+            self._stats.cancel()
         if self._front is not None:
             await self._front.stop()
         if self._user is not None:

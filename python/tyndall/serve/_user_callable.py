@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import types
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from .exceptions import RayServeException
@@ -107,6 +107,12 @@ class UserCallable:
         check = getattr(self._target, "check_health", None) if inspect.isclass(self._func_or_class) else None
         if check is not None:
             await self._run(check, (), {})
+
+    def stats(self) -> Callable[[], Awaitable[Any]] | None:
+        """Asks the deployment what it says of itself for autoscaling; none where it has no method for that."""
+        is_class = inspect.isclass(self._func_or_class)
+        record = getattr(self._target, "record_autoscaling_stats", None) if is_class else None
+        return None if record is None else lambda: self._run(record, (), {})
 
     async def stop(self) -> None:
         """Lets go of the object, and calls its `__del__`, once."""

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from .config import AutoscalingConfig, AutoscalingContext
 
-__all__ = ["default_autoscaling_policy", "replica_queue_length_autoscaling_policy"]
+__all__ = [
+    "apply_app_level_autoscaling_config",
+    "apply_autoscaling_config",
+    "default_autoscaling_policy",
+    "replica_queue_length_autoscaling_policy",
+]
+
+Policy = TypeVar("Policy", bound=Callable[..., Any])
+
+
+def apply_autoscaling_config(policy: Policy) -> Policy:
+    """The policy itself: factors, delays and bounds are laid over every policy's word by the server."""
+    return policy
+
+
+def apply_app_level_autoscaling_config(policy: Policy) -> Policy:
+    """As `apply_autoscaling_config`, for a policy of an application."""
+    return policy
 
 
 def replica_queue_length_autoscaling_policy(ctx: AutoscalingContext) -> tuple[float, dict[str, Any]]:

@@ -5,6 +5,8 @@ Wherever one of these records is taken, a dictionary with the same keys is taken
 
 from __future__ import annotations
 
+import copy
+import importlib
 import logging
 import math
 import os
@@ -117,6 +119,41 @@ class AutoscalingPolicy(Model):
     policy_function: str | Callable[..., Any] = option(DEFAULT_POLICY, _policy_function)
     policy_kwargs: dict[str, Any] = option({}, checks.json_mapping)
 
+    def check(self) -> None:
+        given = self.policy_function
+        super().check()
+        if not isinstance(given, str):
+            # It goes along as it is: what is made inside of a function stands at no path.
+            self.__dict__["_given"] = given
+
+    @classmethod
+    def parse(cls, name: str, value: Any) -> AutoscalingPolicy:
+        if not isinstance(value, cls):
+            return super().parse(name, value)
+        # With its name: what was pickled by value may have forgotten where it came from.
+        copied = copy.copy(value)
+        copied.__dict__["_set"] = set(value._set)
+        return copied
+
+    def is_default_policy_function(self) -> bool:
+        return self.policy_function == DEFAULT_POLICY
+
+    def get_policy(self) -> Callable[..., Any]:
+        """The function or class itself. Raises ImportError or AttributeError where its path leads nowhere."""
+        if "_given" in self.__dict__:
+            given: Callable[..., Any] = self.__dict__["_given"]
+            return given
+        path = str(self.policy_function)
+        separator = ":" if ":" in path else "."
+        module, _, names = path.rpartition(separator)
+        if module == "ray.serve.autoscaling_policy":
+            module = f"{__package__}.autoscaling_policy"
+        found: Any = importlib.import_module(module)
+        for name in names.split("."):
+            found = getattr(found, name)
+        policy: Callable[..., Any] = found
+        return policy
+
 
 def _policy(name: str, value: Any) -> AutoscalingPolicy:
     return AutoscalingPolicy.parse(name, {} if value is None else value)
@@ -184,6 +221,9 @@ class AutoscalingConfig(Model):
 
     def get_policy(self) -> AutoscalingPolicy:
         return _policy("policy", self.policy)
+
+    def get_target_ongoing_requests(self) -> float:
+        return self.target_ongoing_requests
 
     def get_upscaling_factor(self) -> float:
         return self.upscaling_factor or self.upscale_smoothing_factor or self.smoothing_factor

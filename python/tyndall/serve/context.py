@@ -57,6 +57,14 @@ class ReplicaID:
         return str(self)
 
 
+@dataclass(order=True)
+class TimeStampedValue:
+    """A point of a metric."""
+
+    timestamp: float
+    value: float = field(compare=False)
+
+
 @dataclass(frozen=True)
 class ReplicaRank:
     """Which of the replicas of its deployment it is, from 0 on."""

@@ -16,6 +16,9 @@ use tyndall::RequestContext;
 /// Lines wait for so long, so that many are written at once.
 const MAX_DELAY: Duration = Duration::from_millis(10);
 
+/// So many are written without a delay.
+const MANY: usize = 1024;
+
 /// So many wait; then the loop waits until they are written.
 const MAX_WAITING: usize = 4096;
 
@@ -69,7 +72,7 @@ impl AccessLines {
         waiting.push(line);
         let count = waiting.len();
         drop(waiting);
-        if count == 1 {
+        if count == 1 || count == MANY {
             self.lines.came.notify_one();
         } else if count >= MAX_WAITING {
             py.detach(|| self.lines.flush());
@@ -103,8 +106,9 @@ impl Lines {
         loop {
             let waiting = lock(&self.waiting);
             let came = self.came.wait_while(waiting, |waiting| waiting.is_empty());
-            drop(came.unwrap_or_else(PoisonError::into_inner));
-            std::thread::sleep(MAX_DELAY);
+            let waiting = came.unwrap_or_else(PoisonError::into_inner);
+            let is_few = |waiting: &mut Vec<Line>| waiting.len() < MANY;
+            drop(self.came.wait_timeout_while(waiting, MAX_DELAY, is_few));
             self.flush();
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tyndall_config::file::{ApplicationKind, ApplicationSpec, ConfigFile, DeploymentOptions};
 use tyndall_types::protocol::{
-    ApplicationConfig, ApplicationSource, DeploymentConfig, ProgramConfig,
+    ApplicationConfig, ApplicationPolicy, ApplicationSource, DeploymentConfig, ProgramConfig,
 };
 use tyndall_types::{DeploymentId, DeploymentName};
 
@@ -95,10 +95,15 @@ pub fn applications(config_text: &str, read: ReadModel<'_>) -> Result<Scenario, 
     let config = file.typed().map_err(wrong)?;
     let request_timeout_s = config.http.request_timeout_s;
     let of = |spec: &ApplicationSpec| application(spec, request_timeout_s);
-    Ok(Scenario {
-        applications: config.applications.iter().map(of).collect(),
-        target_capacity: config.target_capacity,
-    })
+    let applications: Vec<ApplicationConfig> = config.applications.iter().map(of).collect();
+    if let Some(one) = applications.iter().find(|one| is_scaled_by_code(one)) {
+        return Err(SimError::Config(format!(
+            "the autoscaling policy of application {} is in Python, which is not run in a \
+             simulation; name a built-in policy",
+            one.name
+        )));
+    }
+    Ok(Scenario { applications, target_capacity: config.target_capacity })
 }
 
 impl Scenario {
@@ -209,9 +214,29 @@ fn application(spec: &ApplicationSpec, request_timeout_s: Option<f64>) -> Applic
     }
 }
 
+/// Whether code of the application decides how many replicas there are.
+fn is_scaled_by_code(application: &ApplicationConfig) -> bool {
+    let is_python = |policy: &ApplicationPolicy| matches!(policy, ApplicationPolicy::Python(_));
+    application.autoscaling_policy.as_ref().is_some_and(is_python)
+        || application.deployments.iter().any(|one| one.autoscaling.python_policy.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies_in_python_are_refused() {
+        let mut unread = |path: &str| Err(path.to_owned());
+        for policy in [
+            "autoscaling_policy: {policy_function: m:all}",
+            "deployments: [{name: D, autoscaling_config: {policy: {policy_function: m:one}}}]",
+        ] {
+            let text = format!("applications: [{{import_path: m:app, {policy}}}]");
+            let error = applications(&text, &mut unread).unwrap_err().to_string();
+            assert!(error.contains("is in Python, which is not run in a simulation"), "{error}");
+        }
+    }
 
     const TWO: &str = "\
 applications:

@@ -29,6 +29,7 @@ fn scaling(min_replicas: u32, max_replicas: u32) -> AutoscalingConfig {
         upscaling_factor: 1.0,
         downscaling_factor: 1.0,
         policy: Default::default(),
+        python_policy: None,
     }
 }
 

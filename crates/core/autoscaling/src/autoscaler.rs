@@ -24,10 +24,19 @@ pub struct Autoscaler {
     idle_since: Option<Instant>,
     /// Requests over `look_back_period_s`; empty where nobody looks back.
     window: Window,
+    /// What a policy in Python is told of the load, once it was asked for.
+    observed: Option<Box<Observed>>,
     last_scale_up: Option<Instant>,
     last_scale_down: Option<Instant>,
     /// The latest time it was told; an earlier one counts as this.
     latest: Instant,
+}
+
+/// Requests over `look_back_period_s`.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Observed {
+    total: Window,
+    queued: Window,
 }
 
 impl Autoscaler {
@@ -47,6 +56,7 @@ impl Autoscaler {
             pending: None,
             idle_since: None,
             window: Window::default(),
+            observed: None,
             last_scale_up: None,
             last_scale_down: None,
             latest: Instant::ZERO,
@@ -93,6 +103,7 @@ impl Autoscaler {
         let bounds = Bounds::new(config, target_capacity, direction);
         self.set_target(bounds.clamp(initial.unwrap_or(self.target)));
         self.window.clear();
+        self.observed = None;
     }
 
     /// Decides how many replicas there should be.
@@ -130,8 +141,7 @@ impl Autoscaler {
         now: Instant,
     ) -> Decision {
         let now = self.record(config, load, now);
-        let (before, current) = (self.target, bounds.clamp(self.target));
-        let is_within = before == current;
+        let current = bounds.clamp(self.target);
         let zero_at = self
             .idle_since
             .filter(|_| bounds.lower == 0 && current > 0)
@@ -145,22 +155,89 @@ impl Autoscaler {
             let (target, reason) = at_once(bounds, current, wanted, &load);
             (target, reason, None)
         } else {
-            self.after_delay(config, bounds, wanted, now)
+            // Zero is left to the delay that counts from the last request.
+            self.after_delay(config, bounds, wanted.max(1), now)
         };
-        let is_bound = reason == Reason::Steady && !is_within;
-        let reason = if is_bound { Reason::Bounds } else { reason };
-
-        self.target = target;
-        match target.cmp(&before) {
-            Ordering::Greater if is_within => self.last_scale_up = Some(now),
-            Ordering::Less if is_within => self.last_scale_down = Some(now),
-            Ordering::Greater | Ordering::Less | Ordering::Equal => {}
-        }
+        let reason = self.move_to(target, bounds, reason, now);
         let deadlines =
             [zero_at.filter(|_| target > 0), due, self.window_changes_at(config, &load, now)];
         // What is never due needs no deadline.
         let deadline = deadlines.into_iter().flatten().filter(|at| *at < Duration::MAX).min();
         Decision { target, deadline, reason }
+    }
+
+    /// Decides where a policy outside asks for `asked` replicas, which are none until it has
+    /// answered: then the target stays.
+    ///
+    /// Factors, delays and bounds apply as everywhere. Unlike with the policies here zero is the
+    /// policy's to say: only its word leads there, after `downscale_to_zero_delay_s` and from one
+    /// replica, and its word alone leads away. A request that finds no replica starts the first ones
+    /// whatever the policy says, and while there is one, one replica stays.
+    pub fn decide_asked(
+        &mut self,
+        config: &AutoscalingConfig,
+        bounds: Bounds,
+        asked: Option<f64>,
+        load: Load,
+        now: Instant,
+    ) -> Decision {
+        let now = self.record(config, load, now);
+        let current = bounds.clamp(self.target);
+        let wanted = self.wanted_asked(config, asked, &load);
+        let is_cold = load.num_running == 0 && (load.num_requests() > 0 || wanted > 0);
+        let (target, reason, due) = if is_cold {
+            self.pending = None;
+            let (target, reason) = match bounds.clamp(wanted) {
+                target if current == 0 && target > 0 && load.num_requests() == 0 => {
+                    (target, Reason::MoreLoad)
+                }
+                _ => at_once(bounds, current, wanted, &load),
+            };
+            (target, reason, None)
+        } else {
+            // The last one goes by itself, after a delay of its own.
+            let least = u32::from(current > 1);
+            self.after_delay(config, bounds, wanted.max(least), now)
+        };
+        let reason = self.move_to(target, bounds, reason, now);
+        Decision { target, deadline: due.filter(|at| *at < Duration::MAX), reason }
+    }
+
+    /// [`Autoscaler::wanted`], of what a policy outside asks for.
+    #[must_use]
+    pub fn wanted_asked(&self, config: &AutoscalingConfig, asked: Option<f64>, load: &Load) -> u32 {
+        let has_requests = load.num_requests() > 0;
+        if has_requests && load.num_running == 0 {
+            return policy::first_replicas(config).max(self.target);
+        }
+        let wanted = match asked {
+            None => self.target,
+            Some(desired) => policy::scaled(config, load.num_running, desired),
+        };
+        wanted.max(u32::from(has_requests))
+    }
+
+    /// What a policy outside is told of the load: requests, and those that wait, as they count over
+    /// the window of `look_back_period_s`. The window begins with the first call.
+    pub fn observed(&mut self, config: &AutoscalingConfig, load: Load, now: Instant) -> (f64, f64) {
+        self.observed.get_or_insert_default();
+        let now = self.record(config, load, now);
+        let look_back = seconds(config.look_back_period_s);
+        let value = |window: &Window| window.value(config.aggregation_function, look_back, now);
+        let observed = self.observed.as_ref();
+        observed.map_or((0.0, 0.0), |observed| (value(&observed.total), value(&observed.queued)))
+    }
+
+    /// Sets the target and notes when it moved; the reason that is told.
+    fn move_to(&mut self, target: u32, bounds: Bounds, reason: Reason, now: Instant) -> Reason {
+        let before = std::mem::replace(&mut self.target, target);
+        let is_within = before == bounds.clamp(before);
+        match target.cmp(&before) {
+            Ordering::Greater if is_within => self.last_scale_up = Some(now),
+            Ordering::Less if is_within => self.last_scale_down = Some(now),
+            Ordering::Greater | Ordering::Less | Ordering::Equal => {}
+        }
+        if reason == Reason::Steady && !is_within { Reason::Bounds } else { reason }
     }
 
     /// [`Autoscaler::wanted`] of a deployment with `target` replicas.
@@ -192,8 +269,7 @@ impl Autoscaler {
         now: Instant,
     ) -> (u32, Reason, Option<Instant>) {
         let current = bounds.clamp(self.target);
-        // Zero is left to the delay that counts from the last request.
-        let allowed = bounds.clamp(wanted.max(1));
+        let allowed = bounds.clamp(wanted);
         let (direction, delay_s) = match allowed.cmp(&current) {
             Ordering::Equal => {
                 self.pending = None;
@@ -201,6 +277,7 @@ impl Autoscaler {
                 return (current, if is_held { Reason::Bounds } else { Reason::Steady }, None);
             }
             Ordering::Greater => (Direction::Up, config.upscale_delay_s),
+            Ordering::Less if current == 1 => (Direction::Down, config.downscale_to_zero_delay_s),
             Ordering::Less => (Direction::Down, config.downscale_delay_s),
         };
         let since = match self.pending {
@@ -229,6 +306,11 @@ impl Autoscaler {
         match look_back(config) {
             Some(look_back) => self.window.record(load.num_requests() as f64, look_back, now),
             None => self.window.clear(),
+        }
+        if let Some(observed) = &mut self.observed {
+            let look_back = seconds(config.look_back_period_s);
+            observed.total.record(load.num_requests() as f64, look_back, now);
+            observed.queued.record(f64::from(load.num_queued), look_back, now);
         }
         now
     }

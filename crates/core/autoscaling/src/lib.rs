@@ -11,6 +11,9 @@
 //!    direction, and at once where requests wait and no replica runs.
 //! 4. Bounds hold last, and at once.
 //!
+//! A policy outside of this crate answers to questions of somebody else, who hands in what it
+//! [asks for](Autoscaler::decide_asked) each time; from 2 on it is the same.
+//!
 //! A policy for a whole application stands between 2 and 3: ask each deployment what it
 //! [wants](Autoscaler::wanted), [`share()`], and [decide for](Autoscaler::decide_for) the result.
 //!

@@ -83,8 +83,11 @@ fn time_to_first_token(load: &Load, target_s: f64, idle_threshold: f64, target: 
     Wish::Hold
 }
 
-/// The way from `running` replicas, of which there is one, to `desired`, by the factors.
+/// The way from `running` replicas to `desired`, by the factors; from none there is no way to scale.
 pub(crate) fn scaled(config: &AutoscalingConfig, running: u32, desired: f64) -> u32 {
+    if running == 0 {
+        return ceil(desired);
+    }
     let now = f64::from(running);
     // Also keeps an infinite factor from making nothing of nothing.
     if desired == now {

@@ -2,10 +2,9 @@
 
 use crate::Bounds;
 use std::cmp::Reverse;
-use tyndall_types::protocol::ApplicationPolicy;
 
-/// What each deployment gets of what it [wants](crate::Autoscaler::wanted), by the policy of their
-/// application.
+/// What each deployment gets of what it [wants](crate::Autoscaler::wanted), where all of them
+/// together may have so many replicas.
 ///
 /// All of it where it suffices. Else each keeps its lower bound, even if those are more than there
 /// is; then each that wants any gets one, those that want most first; and the rest is shared so
@@ -16,8 +15,7 @@ use tyndall_types::protocol::ApplicationPolicy;
 /// each deployment, so targets may be more than the budget until what one must give back is due.
 /// Which gets one of too few does not depend on which has one.
 #[must_use]
-pub fn share(policy: &ApplicationPolicy, deployments: &[(Bounds, u32)]) -> Vec<u32> {
-    let ApplicationPolicy::SharedBudget { max_total_replicas } = *policy;
+pub fn share(max_total_replicas: u32, deployments: &[(Bounds, u32)]) -> Vec<u32> {
     let wanted: Vec<u32> = deployments.iter().map(|(bounds, n)| bounds.clamp(*n)).collect();
     let budget = u128::from(max_total_replicas);
     if sum(&wanted) <= budget {

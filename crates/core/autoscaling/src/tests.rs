@@ -1,6 +1,7 @@
 use super::*;
 use tyndall_types::protocol::{AutoscalingConfig, ScalingPolicy};
 
+mod asked;
 mod delays;
 mod policies;
 mod properties;
@@ -21,6 +22,7 @@ fn config() -> AutoscalingConfig {
         upscaling_factor: 1.0,
         downscaling_factor: 1.0,
         policy: ScalingPolicy::OngoingRequests,
+        python_policy: None,
     }
 }
 

@@ -251,6 +251,7 @@ impl RunConfig {
                 upscaling_factor: 1.0,
                 downscaling_factor: 1.0,
                 policy: Default::default(),
+                python_policy: None,
             },
             max_ongoing_requests: limits.max_ongoing_requests,
             max_queued_requests: limits.max_queued_requests,

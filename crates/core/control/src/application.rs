@@ -37,6 +37,8 @@ pub(crate) struct Application {
     pub(crate) good: Option<Fallback>,
     /// Why it went back to an older version.
     pub(crate) note: String,
+    /// Why its autoscaling policy does not decide; empty when it does.
+    pub(crate) trouble: String,
 }
 
 impl Application {
@@ -59,6 +61,7 @@ impl Application {
             build: Build::Running,
             good: None,
             note: String::new(),
+            trouble: String::new(),
         }
     }
 
@@ -105,12 +108,17 @@ impl Application {
         });
         let status =
             if is_deploying { ApplicationStatus::Deploying } else { ApplicationStatus::Running };
-        (status, self.note.clone())
+        (status, self.with_note(String::new()))
     }
 
     fn with_note(&self, message: String) -> String {
-        if self.note.is_empty() { message } else { format!("{message}; {}", self.note) }
+        joined([message.as_str(), &self.note, &self.trouble])
     }
+}
+
+/// What there is to say, with nothing between where there is nothing.
+pub(crate) fn joined<const N: usize>(parts: [&str; N]) -> String {
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::state::{Outbox, State};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tyndall_autoscaling::{Bounds, share};
-use tyndall_types::protocol::{ApplicationConfig, ApplicationSource};
+use tyndall_types::protocol::{ApplicationConfig, ApplicationPolicy, ApplicationSource};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentStatus};
 
 impl State {
@@ -80,13 +80,15 @@ impl State {
         }
         touched.extend(self.delete_all_but(&config.name, &touched));
         let application = self.applications.get_mut(&config.name);
-        application.expect("who deploys has made it").config = config;
+        application.expect("who deploys has made it").config = config.clone();
+        self.register_policies(&config);
         touched
     }
 
     pub(crate) fn delete(&mut self, name: &ApplicationName) -> BTreeSet<DeploymentId> {
         let Some(application) = self.applications.get_mut(name) else { return BTreeSet::new() };
         application.is_deleting = true;
+        self.forget_policies(name);
         let touched = self.delete_all_but(name, &BTreeSet::new());
         self.forget_application(name);
         touched
@@ -200,7 +202,7 @@ impl State {
             let Some(application) = self.applications.get(&name) else { continue };
             let policy = application.config.autoscaling_policy.clone();
             let ids: Vec<DeploymentId> = application.deployment_ids().cloned().collect();
-            let Some(policy) = policy else {
+            let Some(ApplicationPolicy::SharedBudget { max_total_replicas }) = policy else {
                 for id in &ids {
                     if let Some(deployment) = self.deployments.get_mut(id) {
                         deployment.allotted = None;
@@ -217,9 +219,9 @@ impl State {
                 let config = deployment.config.clone();
                 let bounds = Bounds::new(&config.autoscaling, capacity, direction);
                 let load = deployment.load(now);
-                wanted.push((bounds, deployment.scaler.wanted(&config.autoscaling, load, now)));
+                wanted.push((bounds, deployment.wanted(load, now)));
             }
-            for (id, allotted) in ids.iter().zip(share(&policy, &wanted)) {
+            for (id, allotted) in ids.iter().zip(share(max_total_replicas, &wanted)) {
                 if let Some(deployment) = self.deployments.get_mut(id)
                     && deployment.allotted != Some(allotted)
                 {

@@ -3,6 +3,7 @@
 use crate::backoff::Backoff;
 use crate::event::{Action, Notice};
 use crate::ledger::Shortage;
+use crate::policies::Asked;
 use crate::replica::{Birth, Input, Outcome, Replica};
 use crate::state::Context;
 use crate::status::{self, StatusEvent, Trigger};
@@ -41,6 +42,8 @@ pub(crate) struct Deployment {
     pub(crate) set_replicas: Option<u32>,
     /// What the policy of the application gives it.
     pub(crate) allotted: Option<u32>,
+    /// What a policy in Python says of it; none where there is no such policy.
+    pub(crate) asked: Option<Asked>,
     pub(crate) status: (DeploymentStatus, Trigger),
     pub(crate) message: String,
     pub(crate) replicas: Vec<Replica>,
@@ -100,6 +103,7 @@ impl Deployment {
             is_deleting: false,
             set_replicas: None,
             allotted: None,
+            asked: None,
             status: (DeploymentStatus::Updating, Trigger::ConfigUpdateStarted),
             message: String::new(),
             replicas: Vec::new(),
@@ -247,6 +251,7 @@ impl Deployment {
                 });
             }
             ReplicaReport::Load(load) => self.replicas[index].load = Some((cx.now, load)),
+            ReplicaReport::Stats { metrics } => self.replicas[index].note_stats(metrics, cx.now),
             ReplicaReport::Failed { reason } => self.feed(index, Input::Failed, &reason, cx),
         }
     }

@@ -3,15 +3,16 @@
 use crate::Instant;
 use crate::application::Fallback;
 use crate::ledger::Capacity;
+use crate::sidecar::SidecarConfig;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_autoscaling::CapacityDirection;
 use tyndall_types::protocol::{
     ApplicationConfig, ApplicationSource, ColdStartPhases, DemandReport, DeploymentConfig,
-    ReplicaReport, ReplicaStatus,
+    PolicyAnswer, PolicyQuestion, ReplicaReport, ReplicaStatus,
 };
-use tyndall_types::{ApplicationName, DeploymentId, ReplicaId};
+use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +123,15 @@ pub enum Event {
         /// What it says of itself.
         status: Option<ReplicaStatus>,
     },
+    /// The answer to [`Action::AskPolicy`].
+    PolicyAnswered {
+        /// Of which process.
+        process: ReplicaId,
+        /// Whose policy; none is the application's.
+        deployment: Option<DeploymentName>,
+        /// What it was.
+        outcome: PolicyOutcome,
+    },
     /// The time of [`State::next_deadline`](crate::State::next_deadline) has come.
     DeadlinePassed,
 }
@@ -135,6 +145,17 @@ pub struct FoundReplica {
     pub pid: u32,
     /// What it was started with; none when that cannot be told, so that it can only be stopped.
     pub config: Option<Box<DeploymentConfig>>,
+}
+
+/// What becomes of a question to a policy.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PolicyOutcome {
+    /// It decided.
+    Answered(PolicyAnswer),
+    /// It did not, and says why.
+    Failed(String),
+    /// There was no answer in time.
+    Silent,
 }
 
 /// How a process ended.
@@ -188,6 +209,22 @@ pub enum Action {
         process: ReplicaId,
         /// What for.
         config: Arc<DeploymentConfig>,
+    },
+    /// Start a process of an application's own beside its replicas; it reports as they do.
+    StartSidecar {
+        /// Its id.
+        process: ReplicaId,
+        /// What it is.
+        config: Arc<SidecarConfig>,
+    },
+    /// Ask a policy; the answer is [`Event::PolicyAnswered`].
+    AskPolicy {
+        /// The process that it runs in.
+        process: ReplicaId,
+        /// What it is asked.
+        question: PolicyQuestion,
+        /// How long it may take.
+        timeout: Duration,
     },
     /// Give every proxy the new [`State::routes`](crate::State::routes).
     Publish,
@@ -323,6 +360,15 @@ pub enum Notice {
         from: u32,
         /// Replicas now.
         to: u32,
+    },
+    /// A policy in Python fails, or does so no longer.
+    Policy {
+        /// Of which application.
+        application: ApplicationName,
+        /// Of which deployment; none is the application's own, or its process.
+        deployment: Option<DeploymentName>,
+        /// Why; empty when it decides again.
+        trouble: String,
     },
     /// Idle replicas went, because another deployment needed their memory.
     Evicted {

@@ -28,9 +28,11 @@ mod deployment;
 mod event;
 mod ids;
 mod ledger;
+mod policies;
 mod reconcile;
 mod replica;
 mod room;
+mod sidecar;
 mod state;
 mod status;
 mod view;
@@ -38,8 +40,9 @@ mod warm;
 
 pub use application::Fallback;
 pub use backoff::Backoff;
-pub use event::{Action, Event, Exit, FoundReplica, Notice};
+pub use event::{Action, Event, Exit, FoundReplica, Notice, PolicyOutcome};
 pub use ledger::Capacity;
+pub use sidecar::SidecarConfig;
 pub use state::State;
 pub use tyndall_autoscaling::{CapacityDirection, Instant, seconds};
 

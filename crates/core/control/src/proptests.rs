@@ -5,7 +5,10 @@ use crate::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tyndall_types::protocol::{ColdStartPhases, Demand, DemandReport, ReplicaReport, RuntimeDir};
+use tyndall_types::protocol::{
+    ColdStartPhases, Demand, DemandReport, DeploymentConfig, PolicyAnswer, ProgramConfig,
+    PythonPolicy, ReplicaReport, RuntimeDir, Workload,
+};
 use tyndall_types::{DeploymentId, DeploymentName, ReplicaId, ReplicaState};
 
 #[derive(Debug, Clone)]
@@ -20,6 +23,9 @@ enum Step {
     Refuse(prop::sample::Index),
     Prepared(prop::sample::Index),
     WaitingExit(prop::sample::Index),
+    SidecarReady(prop::sample::Index),
+    SidecarExit(prop::sample::Index),
+    Answer(prop::sample::Index, PolicyOutcome),
     Wait(u64),
 }
 
@@ -40,9 +46,23 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any_index().prop_map(Step::Refuse),
         3 => any_index().prop_map(Step::Prepared),
         1 => any_index().prop_map(Step::WaitingExit),
+        3 => any_index().prop_map(Step::SidecarReady),
+        1 => any_index().prop_map(Step::SidecarExit),
+        3 => (any_index(), outcomes()).prop_map(|(index, outcome)| Step::Answer(index, outcome)),
         4 => (0u64..40_000).prop_map(Step::Wait),
     ];
     prop::collection::vec(step, 1..80)
+}
+
+fn outcomes() -> impl Strategy<Value = PolicyOutcome> {
+    prop_oneof![
+        4 => (0.0f64..5.0).prop_map(|replicas| {
+            let decisions = BTreeMap::from([(deployment(1).deployment, replicas)]);
+            PolicyOutcome::Answered(PolicyAnswer { decisions, ..PolicyAnswer::default() })
+        }),
+        1 => Just(PolicyOutcome::Failed("it raised".to_owned())),
+        1 => Just(PolicyOutcome::Silent),
+    ]
 }
 
 /// The processes as a supervisor would have them; a stopped one exits when time passes.
@@ -51,6 +71,8 @@ struct World {
     processes: BTreeMap<ReplicaId, Option<Duration>>,
     /// Those that wait.
     waiting: BTreeMap<ReplicaId, Waiting>,
+    /// Those that answer for policies.
+    sidecars: BTreeMap<ReplicaId, Sidecar>,
     num_starts: usize,
 }
 
@@ -58,6 +80,14 @@ struct Waiting {
     deployment: DeploymentId,
     is_prepared: bool,
     end: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Sidecar {
+    end: Option<Duration>,
+    is_ready: bool,
+    /// A policy has been asked and has not answered.
+    is_asked: bool,
 }
 
 struct Run {
@@ -106,6 +136,23 @@ impl Run {
                     let before = self.world.waiting.insert(process, waiting);
                     assert!(before.is_none(), "an id was used twice");
                 }
+                Action::StartSidecar { process, .. } => {
+                    self.world.num_starts += 1;
+                    let before = self.world.sidecars.insert(process, Sidecar::default());
+                    assert!(before.is_none(), "an id was used twice");
+                }
+                Action::AskPolicy { process, question, .. } => {
+                    let sidecar = self.world.sidecars.get_mut(&process).expect("it was started");
+                    assert!(sidecar.is_ready && sidecar.end.is_none(), "nobody would answer");
+                    assert!(!std::mem::replace(&mut sidecar.is_asked, true), "one at a time");
+                    assert_eq!(question.deployment.as_ref(), Some(&deployment(1).deployment));
+                    assert_eq!(question.contexts.len(), 1);
+                }
+                Action::Stop { replica, grace } if self.world.sidecars.contains_key(&replica) => {
+                    let at = self.now + grace;
+                    let sidecar = self.world.sidecars.get_mut(&replica).expect("just seen");
+                    sidecar.end = Some(sidecar.end.map_or(at, |before| before.min(at)));
+                }
                 Action::Stop { replica, grace } => {
                     let at = self.now + grace;
                     let waiting = self.world.waiting.get_mut(&replica).map(|one| &mut one.end);
@@ -144,6 +191,8 @@ impl Run {
             .map(|d| d.replicas.len())
             .sum();
         assert_eq!(known, self.world.processes.len(), "processes and replicas differ");
+        let beside = self.world.sidecars.values().filter(|one| one.end.is_none());
+        assert!(beside.count() <= 1, "an application has one of them");
         let fits = self.most.is_none_or(|most| known <= most);
         assert!(fits, "{known} replicas in memory for {:?}", self.most);
         for index in 0..2 {
@@ -151,7 +200,7 @@ impl Run {
             let waiting = self.world.waiting.values().filter(of).count();
             assert!(waiting <= self.warm[index] as usize, "{waiting} processes wait");
         }
-        for replica in self.world.processes.keys() {
+        for replica in self.world.processes.keys().chain(self.world.sidecars.keys()) {
             assert!(self.state.knows(replica), "{replica} was forgotten while it ran");
         }
         let routes = self.state.routes(None).unwrap();
@@ -185,8 +234,15 @@ impl Run {
         (!ids.is_empty()).then(|| (*index.get(&ids)).clone())
     }
 
+    fn pick_sidecar(&self, index: prop::sample::Index) -> Option<ReplicaId> {
+        let ids: Vec<_> = self.world.sidecars.keys().collect();
+        (!ids.is_empty()).then(|| (*index.get(&ids)).clone())
+    }
+
     fn exit(&mut self, replica: ReplicaId, exit: Exit) {
         self.world.processes.remove(&replica);
+        self.world.sidecars.remove(&replica);
+        self.world.waiting.remove(&replica);
         self.apply(Event::ProcessExited { replica, exit });
     }
 
@@ -195,31 +251,20 @@ impl Run {
         (!ids.is_empty()).then(|| (*index.get(&ids)).clone())
     }
 
-    fn waiting_exit(&mut self, process: ReplicaId) {
-        self.world.waiting.remove(&process);
-        let exit = Exit { code: None, signal: Some(15) };
-        self.apply(Event::ProcessExited { replica: process, exit });
-    }
-
     fn wait(&mut self, until: Duration) {
         loop {
-            let over = |one: &Waiting| one.end.is_some_and(|end| end <= self.now);
-            let ended = self.world.waiting.iter().find(|(_, one)| over(one));
-            if let Some(process) = ended.map(|(id, _)| id.clone()) {
-                self.waiting_exit(process);
-                continue;
-            }
             let deadline = self.state.next_deadline();
-            let waiting = self.world.waiting.values().map(|one| &one.end);
-            let end = self.world.processes.values().chain(waiting).flatten().min().copied();
+            let ends = self.world.processes.iter().map(|(id, end)| (id, *end));
+            let ends = ends.chain(self.world.sidecars.iter().map(|(id, one)| (id, one.end)));
+            let ends = ends.chain(self.world.waiting.iter().map(|(id, one)| (id, one.end)));
+            let ended = ends.filter_map(|(id, end)| Some((end?, id.clone()))).min();
+            let end = ended.as_ref().map(|(at, _)| *at);
             let Some(at) = deadline.into_iter().chain(end).min().filter(|at| *at <= until) else {
                 break;
             };
             self.now = self.now.max(at);
-            let over = |end: &Option<Duration>| end.is_some_and(|end| end <= self.now);
-            let ended = self.world.processes.iter().find(|(_, end)| over(end));
-            match ended.map(|(id, _)| id.clone()) {
-                Some(replica) => self.exit(replica, Exit { code: Some(0), signal: None }),
+            match ended.filter(|(end, _)| *end <= self.now) {
+                Some((_, replica)) => self.exit(replica, Exit { code: Some(0), signal: None }),
                 None => self.apply(Event::DeadlinePassed),
             }
         }
@@ -239,26 +284,50 @@ impl Run {
         self.apply(Event::Demand { proxy: "p".into(), report });
     }
 
+    /// The second is a program, whose policy is in Python some of the time.
+    fn config(&self, index: usize, (min, max): (u32, u32), model: u32) -> DeploymentConfig {
+        let mut config = config();
+        config.id = deployment(index);
+        config.autoscaling.min_replicas = min;
+        config.autoscaling.max_replicas = max;
+        if index == 1 {
+            config.workload = Workload::Program(ProgramConfig::default());
+            config.code_version = format!("{model}");
+            config.resources.memory_bytes = self.most.map(|_| BYTES);
+            config.autoscaling.python_policy = (min == 1).then(PythonPolicy::default);
+        } else {
+            crate::tests::model(&mut config).max_num_seqs += model;
+            crate::tests::model(&mut config).memory_budget_bytes = self.most.map(|_| BYTES);
+        }
+        config
+    }
+
+    fn deploy(&mut self, config: DeploymentConfig) {
+        self.version += 1;
+        let (version, deployed_at) = (self.version, self.now);
+        let config = application(vec![config]);
+        self.apply(Event::Deploy { config, version, deployed_at, fallback: None });
+    }
+
+    fn sidecar_ready(&mut self, index: prop::sample::Index) {
+        let Some(process) = self.pick_sidecar(index) else { return };
+        if let Some(sidecar) = self.world.sidecars.get_mut(&process) {
+            sidecar.is_ready = true;
+        }
+        let report = ReplicaReport::Ready { phases: ColdStartPhases::default(), card: None };
+        self.apply(Event::Report { replica: process, report });
+    }
+
     fn step(&mut self, step: Step) {
         match step {
-            Step::Deploy { deployment: index, min, max, model, warm } => {
-                let mut config = config();
-                config.id = deployment(index);
-                config.autoscaling.min_replicas = min;
-                config.autoscaling.max_replicas = max;
+            Step::Deploy { deployment, min, max, model, warm } => {
+                let mut config = self.config(deployment, (min, max), model);
                 config.warm.processes = warm;
                 // An older version may come back.
-                self.warm[index] = self.warm[index].max(warm);
-                crate::tests::model(&mut config).max_num_seqs += model;
-                if self.most.is_some() {
-                    crate::tests::model(&mut config).memory_budget_bytes = Some(BYTES);
-                }
+                self.warm[deployment] = self.warm[deployment].max(warm);
                 self.max_ever = self.max_ever.max(max);
-                self.models[index] |= model;
-                self.version += 1;
-                let (version, deployed_at) = (self.version, self.now);
-                let config = application(vec![config]);
-                self.apply(Event::Deploy { config, version, deployed_at, fallback: None });
+                self.models[deployment] |= model;
+                self.deploy(config);
             }
             Step::Delete(index) => self.apply(Event::Delete(deployment(index).application)),
             Step::Demand { deployment, queued, ongoing } => {
@@ -298,7 +367,21 @@ impl Run {
             }
             Step::WaitingExit(index) => {
                 let Some(process) = self.pick_waiting(index) else { return };
-                self.waiting_exit(process);
+                self.exit(process, Exit { code: None, signal: Some(15) });
+            }
+            Step::SidecarReady(index) => self.sidecar_ready(index),
+            Step::SidecarExit(index) => {
+                let Some(process) = self.pick_sidecar(index) else { return };
+                self.exit(process, Exit { code: None, signal: Some(9) });
+            }
+            Step::Answer(index, outcome) => {
+                let Some(process) = self.pick_sidecar(index) else { return };
+                let sidecar = self.world.sidecars.get_mut(&process).expect("it was picked");
+                if !std::mem::take(&mut sidecar.is_asked) {
+                    return;
+                }
+                let deployment = Some(deployment(1).deployment);
+                self.apply(Event::PolicyAnswered { process, deployment, outcome });
             }
             Step::Wait(ms) => self.wait(self.now + Duration::from_millis(ms)),
         }
@@ -339,7 +422,8 @@ proptest! {
             run.apply(Event::Delete(deployment(index).application));
         }
         run.wait(run.now + Duration::from_secs(60));
-        prop_assert!(run.world.processes.is_empty() && run.world.waiting.is_empty());
+        let World { processes, waiting, sidecars, .. } = &run.world;
+        prop_assert!(processes.is_empty() && waiting.is_empty() && sidecars.is_empty());
         prop_assert!(run.state.details(run.now).applications.is_empty());
         prop_assert_eq!(run.state.next_deadline(), None);
     }

@@ -99,6 +99,15 @@ impl Deployment {
         (num > 0).then_some(sum)
     }
 
+    /// What it asks for of what its application has.
+    pub(crate) fn wanted(&mut self, load: Load, now: Instant) -> u32 {
+        let config = &self.config.autoscaling;
+        match &self.asked {
+            Some(asked) => self.scaler.wanted_asked(config, asked.replicas, &load),
+            None => self.scaler.wanted(config, load, now),
+        }
+    }
+
     /// Sets the target: a number that was asked for, or the autoscaler's.
     fn scale(&mut self, cx: &mut Context<'_>) {
         self.autoscaling_deadline = None;
@@ -120,9 +129,12 @@ impl Deployment {
         let (bounds, load) = (self.bounds(cx), self.load(cx.now));
         self.floor = bounds.lower;
         let config = &self.config.autoscaling;
-        let decision = match self.allotted {
-            Some(allotted) => self.scaler.decide_for(config, bounds, allotted, load, cx.now),
-            None => self.scaler.decide(config, bounds, load, cx.now),
+        let decision = match (self.allotted, &self.asked) {
+            (Some(allotted), _) => self.scaler.decide_for(config, bounds, allotted, load, cx.now),
+            (None, Some(asked)) => {
+                self.scaler.decide_asked(config, bounds, asked.replicas, load, cx.now)
+            }
+            (None, None) => self.scaler.decide(config, bounds, load, cx.now),
         };
         self.autoscaling_deadline = decision.deadline;
         let after = self.scaler.target();

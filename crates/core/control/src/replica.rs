@@ -1,6 +1,7 @@
 //! The life of one replica.
 
 use crate::{Instant, seconds};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{ColdStartPhases, DeploymentConfig, EngineLoad, ReplicaDetails};
@@ -11,6 +12,9 @@ const KILL_MARGIN: Duration = Duration::from_secs(5);
 /// A found replica is asked for its status this often.
 const PROBE_PERIOD: Duration = Duration::from_millis(500);
 const RECOVERY_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Metrics of its own that a replica may have, and points of them that are kept.
+const MAX_METRICS: usize = 64;
+const MAX_STATS: usize = 128;
 /// As many failed health checks in a row end a replica, as in Ray.
 const UNHEALTHY_CHECKS: u32 = 3;
 
@@ -116,6 +120,8 @@ pub(crate) struct Replica {
     pub(crate) failed_checks: u32,
     /// How busy it last said it is, and when.
     pub(crate) load: Option<(Instant, EngineLoad)>,
+    /// What its code said of itself, oldest first.
+    pub(crate) stats: VecDeque<(Instant, BTreeMap<String, f64>)>,
     pub(crate) state: ReplicaState,
     /// Why it is in this state, and what happens next.
     pub(crate) message: String,
@@ -154,6 +160,7 @@ impl Replica {
             user_config_version: 0,
             failed_checks: 0,
             load: None,
+            stats: VecDeque::new(),
             state: ReplicaState::Starting,
             message: "its process was asked for; takes requests when it reports ready, is ended \
                       at the deadline"
@@ -181,6 +188,18 @@ impl Replica {
             probe_at: Some(now),
             pid: Some(pid),
             ..Self::starting(birth, now)
+        }
+    }
+
+    /// Takes in what its code says of itself; what no policy looks back to is forgotten.
+    pub(crate) fn note_stats(&mut self, stats: BTreeMap<String, f64>, now: Instant) {
+        let stats = stats.into_iter().filter(|(_, value)| value.is_finite()).take(MAX_METRICS);
+        self.stats.push_back((now, stats.collect()));
+        let since = now.saturating_sub(seconds(self.config.autoscaling.look_back_period_s));
+        while self.stats.len() > MAX_STATS
+            || (self.stats.len() > 1 && self.stats.front().is_some_and(|(at, _)| *at < since))
+        {
+            self.stats.pop_front();
         }
     }
 

@@ -8,6 +8,7 @@ use crate::deployment::Deployment;
 use crate::event::{Action, Event, FoundReplica, Notice};
 use crate::ids::Ids;
 use crate::ledger::{Ledger, Need};
+use crate::policies::Policies;
 use crate::replica::{Birth, Input, Replica};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -55,7 +56,11 @@ pub struct State {
     /// The route table may be shown.
     pub(crate) is_open: bool,
     pub(crate) num_deployed: u64,
-    ids: Ids,
+    /// Of applications that have some in Python.
+    pub(crate) policies: BTreeMap<ApplicationName, Policies>,
+    /// Applications whose policies must be looked at.
+    pub(crate) unattended: BTreeSet<ApplicationName>,
+    pub(crate) ids: Ids,
     deadlines: Deadlines,
     snapshot_seen: bool,
     hold_until: Option<Instant>,
@@ -114,6 +119,8 @@ impl State {
             unrouted_before: 0,
             is_open: false,
             num_deployed: 0,
+            policies: BTreeMap::new(),
+            unattended: BTreeSet::new(),
             ids: Ids::new(seed_ms),
             deadlines: Deadlines::default(),
             snapshot_seen: false,
@@ -128,11 +135,15 @@ impl State {
         let mut is_dirty = false;
         while !touched.is_empty() {
             touched = self.with_policies(touched, now);
+            if !self.policies.is_empty() {
+                self.unattended.extend(touched.iter().map(|id| id.application.clone()));
+            }
             for id in &touched {
                 is_dirty |= self.reconcile(id, now, &mut out);
             }
             touched = self.after(&touched, now, &mut out);
         }
+        self.attend_policies(now, self.snapshot_seen, &mut out);
         if !self.is_open && self.snapshot_seen && self.may_open(now) {
             self.is_open = true;
             self.hold_until = None;
@@ -150,13 +161,14 @@ impl State {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let others = [self.proxies.deadline(), self.hold_until, self.room_deadline];
-        others.into_iter().flatten().chain(self.deadlines.next()).min()
+        let policies = self.policies.values().filter_map(Policies::deadline);
+        others.into_iter().flatten().chain(self.deadlines.next()).chain(policies).min()
     }
 
-    /// True for a replica whose process may run.
+    /// True for a replica, or a process beside the replicas, that may run.
     #[must_use]
     pub fn knows(&self, replica: &ReplicaId) -> bool {
-        self.homes.contains_key(replica)
+        self.homes.contains_key(replica) || self.home_of_policies(replica).is_some()
     }
 
     /// The applications that are wanted.
@@ -201,6 +213,9 @@ impl State {
             Event::ProxyGone(proxy) => self.proxies.gone(&proxy),
             Event::Snapshot(found) => self.snapshot(found, now, out),
             Event::DeadlinePassed => self.expire(now, out),
+            Event::PolicyAnswered { process, deployment, outcome } => {
+                self.policy_answered(&process, deployment, outcome, now, out)
+            }
             Event::ProcessStarted { .. }
             | Event::Prepared { .. }
             | Event::StartRefused { .. }
@@ -227,11 +242,18 @@ impl State {
                 })
             }
             Event::StartRefused { replica, reason } => {
+                if self.with_sidecar(&replica, |one| one.gone(&replica, false, &reason, now)) {
+                    return BTreeSet::new();
+                }
                 self.with(&replica, now, out, |deployment, index, cx| {
                     deployment.feed(index, Input::Exited, &reason, cx);
                 })
             }
             Event::ProcessExited { replica, exit } => {
+                let (was_killed, how) = (exit.signal.is_some(), format!("it {exit}"));
+                if self.with_sidecar(&replica, |one| one.gone(&replica, was_killed, &how, now)) {
+                    return BTreeSet::new();
+                }
                 self.with(&replica, now, out, |deployment, index, cx| {
                     let was_ready = deployment.replicas[index].is_running();
                     let reason = if was_ready {
@@ -242,6 +264,10 @@ impl State {
                     deployment.replicas[index].was_killed = exit.signal.is_some();
                     deployment.feed(index, Input::Exited, &reason, cx);
                 })
+            }
+            Event::Report { replica, report } if self.home_of_policies(&replica).is_some() => {
+                self.report_of_policies(&replica, report);
+                BTreeSet::new()
             }
             Event::Report { replica, report } => {
                 self.with(&replica, now, out, |deployment, index, cx| {
@@ -329,6 +355,7 @@ impl State {
             self.hold_until = Some(now.saturating_add(RECOVERY_HOLD));
         }
         self.snapshot_seen = true;
+        self.unattended.extend(self.policies.keys().cloned());
         let all: BTreeSet<DeploymentId> = self.deployments.keys().cloned().collect();
         self.look(&all, now, out);
         all
@@ -336,6 +363,7 @@ impl State {
 
     fn expire(&mut self, now: Instant, out: &mut Outbox) -> BTreeSet<DeploymentId> {
         let mut touched = self.proxies.expire(now);
+        self.unattended.extend(self.due_policies(now));
         let due = self.deadlines.due(now);
         self.look(&due, now, out);
         touched.extend(due);

@@ -1,6 +1,7 @@
 //! Lives of deployments, told as events and the actions that follow.
 
 mod failures;
+mod policies;
 mod recovery;
 mod rollouts;
 mod room;
@@ -78,6 +79,7 @@ pub(crate) fn config() -> DeploymentConfig {
             upscaling_factor: 1.0,
             downscaling_factor: 1.0,
             policy: ScalingPolicy::OngoingRequests,
+            python_policy: None,
         },
         max_ongoing_requests: 4,
         max_queued_requests: 100,

@@ -1,6 +1,6 @@
 //! What others see of the state.
 
-use crate::application::Application;
+use crate::application::{Application, joined};
 use crate::deployment::Deployment;
 use crate::replica::Replica;
 use crate::status::Trigger;
@@ -163,7 +163,10 @@ impl Deployment {
             name: self.id().deployment.as_str().to_owned(),
             status: self.status.0,
             status_trigger: self.status.1.as_str().to_owned(),
-            message: self.message.clone(),
+            message: joined([
+                &self.message,
+                self.asked.as_ref().map_or("", |asked| asked.trouble.as_str()),
+            ]),
             model_id: self.config.workload.model().map(|model| model.id.clone()),
             target_num_replicas: self.scaler.target(),
             queued_requests: self.queued,

@@ -20,6 +20,7 @@ mod metrics;
 mod models;
 mod notices;
 mod origins;
+mod policies;
 mod processes;
 mod ray;
 mod service;

@@ -86,6 +86,7 @@ impl ControllerMetrics {
             Notice::WaitingDied { .. }
             | Notice::Exited { .. }
             | Notice::Scaled { .. }
+            | Notice::Policy { .. }
             | Notice::Evicted { .. } => {}
         }
     }

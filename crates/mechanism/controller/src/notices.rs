@@ -58,6 +58,16 @@ pub(crate) fn log(notice: &Notice) {
         Notice::Scaled { deployment, from, to } => {
             tracing::info!("{deployment} scales from {from} to {to} replicas");
         }
+        Notice::Policy { application, deployment, trouble } => {
+            let deployment = deployment.as_ref().map(tracing::field::display);
+            if trouble.is_empty() {
+                tracing::info!(%application, deployment, "its autoscaling policy decides again");
+            } else {
+                tracing::warn!(
+                    %application, deployment, "its autoscaling policy failed, the last target stays: {trouble}"
+                );
+            }
+        }
         Notice::Evicted { deployment, by } => {
             tracing::info!("{deployment} gives way to {by}, which needs its memory");
         }
@@ -76,6 +86,7 @@ pub(crate) fn records(notice: &Notice, at: Duration) -> impl Iterator<Item = Rec
         | Notice::StartFailed { .. }
         | Notice::Died { .. }
         | Notice::Scaled { .. }
+        | Notice::Policy { .. }
         | Notice::Evicted { .. } => None,
     };
     let used = used.map(|(id, wakes, replica_seconds)| Record::Use {
@@ -91,6 +102,7 @@ pub(crate) fn records(notice: &Notice, at: Duration) -> impl Iterator<Item = Rec
         kind,
         message,
     });
+    let event = event.or_else(|| policy_event(notice, at));
     used.into_iter().chain(event)
 }
 
@@ -116,7 +128,8 @@ fn event(notice: &Notice) -> Option<(&DeploymentId, &'static str, String)> {
         | Notice::WarmStart { .. }
         | Notice::Waking { .. }
         | Notice::Ready { .. }
-        | Notice::Exited { .. } => None,
+        | Notice::Exited { .. }
+        | Notice::Policy { .. } => None,
     }
 }
 
@@ -127,6 +140,18 @@ fn no_more(reason: &str) -> String {
          replicas start without one until the next deploy. Take modules out of tyndall.preload that \
          end the process"
     )
+}
+
+/// That of an application may be of none of its deployments.
+fn policy_event(notice: &Notice, at: Duration) -> Option<Record> {
+    let Notice::Policy { application, deployment, trouble } = notice else { return None };
+    Some(Record::Event {
+        at,
+        application: application.to_string(),
+        deployment: deployment.as_ref().map(ToString::to_string).unwrap_or_default(),
+        kind: if trouble.is_empty() { "policy_decides" } else { "policy_failed" },
+        message: trouble.clone(),
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! What the supervisor is asked to start for a deployment.
 
 use crate::supervisor::CONFIG_ARG;
+use std::collections::BTreeMap;
+use tyndall_control::SidecarConfig;
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::{DeploymentConfig, ProcessSpec, ProgramConfig, RuntimeDir, Workload};
 
@@ -30,7 +32,7 @@ pub(crate) fn replica(
     let json = serde_json::to_string(config).expect("wire types have string keys only");
     let directory = runtime_dir.path().display().to_string();
     let role = ["replica", "--runtime-dir", &directory, "--id", own.id.as_str(), CONFIG_ARG, &json];
-    let mut spec = process(own.id, config, &role);
+    let mut spec = process(own.id, config.env_vars.clone(), program(config), &role);
     spec.env.insert(RANK_VARIABLE.to_owned(), own.rank.to_string());
     if config.resources.num_gpus > 0.0 {
         let gpus: Vec<String> = own.gpus.iter().map(ToString::to_string).collect();
@@ -47,19 +49,41 @@ pub(crate) fn waiting(id: &ReplicaId, config: &DeploymentConfig) -> ProcessSpec 
     let preload = config.warm.preload.join(",");
     let mut role = vec!["warm", "--id", id.as_str(), "--application", application.as_str()];
     role.extend(["--deployment", deployment.as_str(), "--preload", &preload]);
-    ProcessSpec { waits: true, ..process(id, config, &role) }
+    ProcessSpec { waits: true, ..process(id, config.env_vars.clone(), program(config), &role) }
 }
 
-fn process(id: &ReplicaId, config: &DeploymentConfig, role: &[&str]) -> ProcessSpec {
-    let mut env = config.env_vars.clone();
+/// The process that runs beside an application.
+pub(crate) fn sidecar(
+    runtime_dir: &RuntimeDir,
+    id: &ReplicaId,
+    config: &SidecarConfig,
+) -> ProcessSpec {
+    let directory = runtime_dir.path().display().to_string();
+    let told = config.told.to_string();
+    let role = [config.role, "--runtime-dir", &directory, "--id", id.as_str(), "--told", &told];
+    process(id, config.env_vars.clone(), Some(&config.program), &role)
+}
+
+fn program(config: &DeploymentConfig) -> Option<&ProgramConfig> {
+    match &config.workload {
+        Workload::Model(_) => None,
+        Workload::Program(program) => Some(program),
+    }
+}
+
+fn process(
+    id: &ReplicaId,
+    mut env: BTreeMap<String, String>,
+    program: Option<&ProgramConfig>,
+    role: &[&str],
+) -> ProcessSpec {
     // What replicas run may be of others: the keys of the node and of its clients are not theirs.
     for secret in [TOKEN_VARIABLE, API_KEY_VARIABLE] {
         env.entry(secret.to_owned()).or_default();
     }
-    let (executable, mut args, working_dir) = match &config.workload {
-        Workload::Model(_) => (None, Vec::new(), None),
-        Workload::Program(program) => {
-            let ProgramConfig { executable, args, working_dir, .. } = program.clone();
+    let (executable, mut args, working_dir) = match program.cloned() {
+        None => (None, Vec::new(), None),
+        Some(ProgramConfig { executable, args, working_dir, .. }) => {
             (Some(executable), args, working_dir)
         }
     };
@@ -71,7 +95,6 @@ fn process(id: &ReplicaId, config: &DeploymentConfig, role: &[&str]) -> ProcessS
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     fn config() -> DeploymentConfig {
         serde_json::from_value(serde_json::json!({

@@ -124,11 +124,11 @@ pub(crate) struct Service {
     /// What the newest config file says of all its applications.
     pub(crate) shared: Value,
     metrics: Arc<ControllerMetrics>,
-    runtime_dir: RuntimeDir,
+    pub(crate) runtime_dir: RuntimeDir,
     commands: mpsc::Sender<Command>,
     /// Counts changes of the route table, for those who send it to proxies.
     routes: watch::Sender<u64>,
-    messages: mpsc::Sender<Message>,
+    pub(crate) messages: mpsc::Sender<Message>,
     /// The newest connection of each proxy.
     connections: HashMap<String, u64>,
     num_connections: u64,
@@ -410,6 +410,14 @@ impl Service {
                 let spec = processes::waiting(&process, &config);
                 self.start(process, spec)
             }
+            Action::StartSidecar { process, config } => {
+                let spec = processes::sidecar(&self.runtime_dir, &process, &config);
+                self.start(process, spec)
+            }
+            Action::AskPolicy { process, question, timeout } => {
+                self.ask_policy(process, question, timeout);
+                None
+            }
             Action::Stop { replica, grace } => {
                 // If it is lost, the deadline of the replica's state stops it once more.
                 if let Err(error) = self.commands.try_send(Command::Stop { replica, grace }) {
@@ -468,7 +476,7 @@ impl Service {
         })
     }
 
-    fn replica(&self, replica: &ReplicaId) -> Client {
+    pub(crate) fn replica(&self, replica: &ReplicaId) -> Client {
         Client::unix(self.runtime_dir.replica_socket(replica))
     }
 }

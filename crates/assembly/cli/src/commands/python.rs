@@ -2,11 +2,13 @@
 
 use crate::failure::Failure;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use tyndall_config::file::{ApplicationSpec, CodePaths, Launch, PythonCode, is_archive};
+use tyndall_config::file::{
+    ApplicationKind, ApplicationSpec, AutoscalingOption, CodePaths, Launch, PythonCode, is_archive,
+};
 use tyndall_config::{Environment, RoleConfig};
+use tyndall_types::protocol::ApplicationPolicy;
 
 const FALLBACK: &str = "python3";
 /// What an interpreter says that lacks the package, or has one without this module.
@@ -90,8 +92,7 @@ pub(crate) fn describe(
     args: &Value,
 ) -> Result<Value, Failure> {
     check_paths(&application.paths)?;
-    let answer =
-        ask(interpreter, launch(import_path, &application.paths), &application.env_vars, args)?;
+    let answer = ask(interpreter, launch(import_path, &application.paths), application, args)?;
     if let Some(traceback) = answer["error"].as_str() {
         let name = &application.name;
         let traceback = traceback.trim_end();
@@ -102,17 +103,36 @@ pub(crate) fn describe(
     Ok(answer)
 }
 
+/// The policies in Python that a file names.
+fn policies(application: &ApplicationSpec) -> impl Iterator<Item = &str> {
+    let of_all = match &application.autoscaling_policy {
+        Some(ApplicationPolicy::Python(policy)) => Some(policy),
+        Some(ApplicationPolicy::SharedBudget { .. }) | None => None,
+    };
+    let overrides = match &application.kind {
+        ApplicationKind::Python { overrides, .. } => overrides.as_slice(),
+        ApplicationKind::Program { .. } | ApplicationKind::Models(_) => &[],
+    };
+    let own = overrides.iter().filter_map(|one| match &one.options.autoscaling {
+        Some(AutoscalingOption::On(options)) => options.python_policy.as_deref(),
+        Some(AutoscalingOption::Off) | None => None,
+    });
+    of_all.into_iter().chain(own).map(|policy| policy.policy_function.as_str())
+}
+
 fn ask(
     interpreter: &Path,
     launch: Launch,
-    env_vars: &BTreeMap<String, String>,
+    application: &ApplicationSpec,
     args: &Value,
 ) -> Result<Value, Failure> {
     let shown = interpreter.display();
     let mut command = Command::new(interpreter);
     command.args(launch.args).args(["role", "describe", "--args"]).arg(args.to_string());
     command.arg("--parent-pid").arg(std::process::id().to_string());
-    command.envs(env_vars).stdin(Stdio::null());
+    // What only the file names is looked for too, before anything is replaced.
+    command.args(policies(application).flat_map(|path| ["--policy", path]));
+    command.envs(&application.env_vars).stdin(Stdio::null());
     if let Some(dir) = launch.working_dir {
         command.current_dir(dir);
     }

@@ -33,6 +33,7 @@ pub(crate) fn application(name: &str, replicas: u32) -> ApplicationConfig {
             upscaling_factor: 1.0,
             downscaling_factor: 1.0,
             policy: Default::default(),
+            python_policy: None,
         },
         max_ongoing_requests: 5,
         max_queued_requests: u32::MAX,

@@ -138,8 +138,11 @@ impl Run {
                 self.tell(ControlEvent::Reconfigured { replica, refusal: None });
             }
             Action::Notice(notice) => self.note(notice),
-            // Starts take as long as the scenario says.
+            // Starts take as long as the scenario says, and no code of an application runs here: files
+            // with policies in Python are refused.
             Action::StartWaiting { .. }
+            | Action::StartSidecar { .. }
+            | Action::AskPolicy { .. }
             | Action::Proven { .. }
             | Action::RolledBack { .. }
             | Action::Forget(_) => {}
@@ -161,16 +164,19 @@ impl Run {
     }
 
     fn note(&mut self, notice: Notice) {
-        let (Notice::Waking { deployment, .. }
-        | Notice::Ready { deployment, .. }
-        | Notice::WarmStart { deployment, .. }
-        | Notice::WaitingDied { deployment, .. }
-        | Notice::FirstToken { deployment, .. }
-        | Notice::StartFailed { deployment, .. }
-        | Notice::Died { deployment, .. }
-        | Notice::Exited { deployment, .. }
-        | Notice::Scaled { deployment, .. }
-        | Notice::Evicted { deployment, .. }) = &notice;
+        let deployment = match &notice {
+            Notice::Policy { .. } => return,
+            Notice::Waking { deployment, .. }
+            | Notice::Ready { deployment, .. }
+            | Notice::WarmStart { deployment, .. }
+            | Notice::WaitingDied { deployment, .. }
+            | Notice::FirstToken { deployment, .. }
+            | Notice::StartFailed { deployment, .. }
+            | Notice::Died { deployment, .. }
+            | Notice::Exited { deployment, .. }
+            | Notice::Scaled { deployment, .. }
+            | Notice::Evicted { deployment, .. } => deployment,
+        };
         let Some(&place) = self.places.get(deployment) else { return };
         let recorder = &mut self.recorders[place];
         match notice {
@@ -186,7 +192,8 @@ impl Run {
             Notice::Ready { .. }
             | Notice::FirstToken { .. }
             | Notice::WarmStart { .. }
-            | Notice::WaitingDied { .. } => {}
+            | Notice::WaitingDied { .. }
+            | Notice::Policy { .. } => {}
         }
     }
 

@@ -93,6 +93,7 @@ impl AutoscalingOptions {
             upscaling_factor: positive("upscaling_factor", self.upscaling_factor, 1.0)?,
             downscaling_factor: positive("downscaling_factor", self.downscaling_factor, 1.0)?,
             policy: self.policy.unwrap_or_default(),
+            python_policy: None,
         })
     }
 }

@@ -43,6 +43,7 @@ prop_compose! {
             upscaling_factor,
             downscaling_factor,
             policy,
+            python_policy: None,
         }
     }
 }
@@ -113,6 +114,7 @@ prop_compose! {
             upscaling_factor: numbers[5],
             downscaling_factor: numbers[6],
             policy,
+            python_policy: None,
         }
     }
 }
@@ -279,6 +281,56 @@ proptest! {
         let due = seconds(wait) + seconds(config.downscale_to_zero_delay_s);
         prop_assert_eq!(time, due.as_secs_f64());
         prop_assert!(changes[..changes.len() - 1].iter().all(|one| one.1 > 0));
+    }
+
+    /// Whatever a policy outside asks for: bounds hold, what has requests has a replica, deadlines
+    /// lie ahead, and it comes to rest at what is asked for.
+    #[test]
+    fn what_a_policy_outside_asks_for_is_reached(
+        config in configs(),
+        start in 0u32..12,
+        asked in prop::option::of(0.0f64..20.0),
+        num_requests in 0u32..4,
+    ) {
+        let config = AutoscalingConfig { upscaling_factor: 1.0, downscaling_factor: 1.0, ..config };
+        let bounds = bounds(&config);
+        let start = bounds.clamp(start);
+        let mut autoscaler = Autoscaler::at(start);
+        let (mut now, mut num_running) = (at(0.0), start);
+        for _ in 0..100 {
+            let load = load(num_requests, num_running);
+            let decision = autoscaler.decide_asked(&config, bounds, asked, load, now);
+            prop_assert_eq!(bounds.clamp(decision.target), decision.target);
+            prop_assert!(num_requests == 0 || decision.target > 0);
+            prop_assert!(decision.deadline.is_none_or(|deadline| deadline > now));
+            match decision.deadline {
+                None if decision.target == num_running => break,
+                deadline => now = deadline.unwrap_or(now),
+            }
+            num_running = decision.target;
+        }
+        let expected = match asked {
+            None if start == 0 && num_requests > 0 => 1,
+            None => start,
+            Some(asked) => ((asked - 1e-9).ceil() as u32).max(u32::from(num_requests > 0)),
+        };
+        prop_assert_eq!(autoscaler.target(), bounds.clamp(expected));
+    }
+
+    #[test]
+    fn no_answer_of_a_policy_is_too_odd(
+        config in odd_configs(), load in odd_loads(), asked in prop::option::of(odd_numbers()),
+        start in any::<u32>(),
+    ) {
+        let bounds = bounds(&config);
+        let mut autoscaler = Autoscaler::at(start);
+        for now in [0.0, 1.0, 1e6] {
+            let decision = autoscaler.decide_asked(&config, bounds, asked, load, at(now));
+            prop_assert_eq!(bounds.clamp(decision.target), decision.target);
+            prop_assert!(decision.deadline.is_none_or(|deadline| deadline > at(now)));
+            let (total, queued) = autoscaler.observed(&config, load, at(now));
+            prop_assert!(total.is_finite() && queued.is_finite() && total >= queued);
+        }
     }
 
     /// Replicas of room for `max_ongoing` serve a constant demand; the rest waits. The number may

@@ -1,13 +1,12 @@
 use super::*;
 use proptest::prelude::*;
-use tyndall_types::protocol::ApplicationPolicy;
 
 fn shared(max_total_replicas: u32, deployments: &[(u32, u32, u32)]) -> Vec<u32> {
     let deployments: Vec<_> = deployments
         .iter()
         .map(|&(lower, upper, wanted)| (Bounds { lower, upper }, wanted))
         .collect();
-    share(&ApplicationPolicy::SharedBudget { max_total_replicas }, &deployments)
+    share(max_total_replicas, &deployments)
 }
 
 #[test]
@@ -31,7 +30,6 @@ fn what_suffices_is_given_and_what_does_not_is_shared() {
 fn deployments_of_an_application_share() {
     let config = config();
     let bounds = bounds(&config);
-    let policy = ApplicationPolicy::SharedBudget { max_total_replicas: 6 };
     let mut all = [Autoscaler::at(0), Autoscaler::at(0)];
     let loads = [40, 20];
     for now in [0.0, 1.0, 4.0] {
@@ -41,7 +39,7 @@ fn deployments_of_an_application_share() {
             .zip(loads)
             .map(|(one, load)| (bounds, one.wanted(&config, load, at(now))))
             .collect();
-        let shares = share(&policy, &wanted);
+        let shares = share(6, &wanted);
         for ((one, load), share) in all.iter_mut().zip(loads).zip(shares) {
             one.decide_for(&config, bounds, share, load, at(now));
         }

@@ -1,5 +1,6 @@
 //! How many replicas a deployment shall have.
 
+use super::PythonPolicy;
 use serde::{Deserialize, Serialize};
 
 /// Ray Serve's autoscaling fields, by Ray's names, and the policy.
@@ -35,6 +36,9 @@ pub struct AutoscalingConfig {
     /// What is aimed at.
     #[serde(default)]
     pub policy: ScalingPolicy,
+    /// Decides in place of `policy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python_policy: Option<PythonPolicy>,
 }
 
 /// What a record from before the field means.

@@ -1,6 +1,6 @@
 //! What is to run.
 
-use super::{AutoscalingConfig, JsonText};
+use super::{AutoscalingConfig, JsonText, PythonPolicy};
 use crate::{ApplicationName, DeploymentId, SamplingDefaults};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -67,6 +67,8 @@ pub enum ApplicationPolicy {
         /// Replicas of all deployments together.
         max_total_replicas: u32,
     },
+    /// Code of the application decides for all of its deployments, whatever their own policies are.
+    Python(PythonPolicy),
 }
 
 /// A deployment as the controller is asked to run it: complete, every default filled in.

@@ -11,9 +11,10 @@
 //! | proxy → controller | `GET /-/proxies/{id}/routes` | → one [`RouteTable`] per line at every change, never ending; the proxy is alive as long as it reads |
 //! | | `POST /-/proxies/{id}/demand` | [`DemandReport`] → 204 |
 //! | | `POST /-/proxies/{id}/usage` | [`KeyUsageReport`] → 204 when it is kept |
-//! | replica → controller | `POST /-/replicas/{id}/report` | [`ReplicaReport`] → 204 |
+//! | replica → controller | `POST /-/replicas/{id}/report` | [`ReplicaReport`] → 204; policies of an application tell by it that they are ready |
 //! | cli → controller | `PUT /-/applications/{name}` | [`ApplicationConfig`] → 204 |
 //! | controller → replica | `GET /-/status` | → [`ReplicaStatus`] |
+//! | controller → policies of an application | `POST /-/decide` | [`PolicyQuestion`] → [`PolicyAnswer`]; 422 and a text where the policy fails |
 //! | proxy → replica | the public routes | as the client sent them |
 //! | | `GET `[`ALIVE_PATH`] | → 204: the process answers |
 //!
@@ -24,6 +25,7 @@ mod demand;
 mod deployment;
 mod details;
 mod json;
+mod policy;
 mod process;
 mod replica;
 mod routes;
@@ -40,6 +42,7 @@ pub use details::{
     ApplicationDetails, DeadReplica, DeploymentDetails, InstanceDetails, ReplicaDetails,
 };
 pub use json::JsonText;
+pub use policy::{PolicyAnswer, PolicyContext, PolicyQuestion, PythonPolicy};
 pub use process::{Handover, PREPARED, ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
 pub use replica::{ColdStartPhases, EngineLoad, ModelCard, ReplicaReport, ReplicaStatus};
 pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};

@@ -2,6 +2,7 @@
 
 use crate::{ReplicaId, ReplicaState};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Phases of a wake, in order, in seconds. Their sum is the time from the decision to the end.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -40,6 +41,11 @@ pub enum ReplicaReport {
     },
     /// How busy its engine is; at most one a second, and only when it changed.
     Load(EngineLoad),
+    /// What its code says of itself for autoscaling policies.
+    Stats {
+        /// By name.
+        metrics: BTreeMap<String, f64>,
+    },
     /// It cannot start; its process ends next.
     Failed {
         /// One line of cause and one of cure.

@@ -40,6 +40,7 @@ fn deployment(id: DeploymentId, max_replicas: u32) -> DeploymentConfig {
             upscaling_factor: 1.0,
             downscaling_factor: 1.0,
             policy: ScalingPolicy::OngoingRequests,
+            python_policy: None,
         },
         max_ongoing_requests: 4,
         max_queued_requests: 100,

@@ -72,6 +72,7 @@ pub(crate) fn config(name: &str) -> DeploymentConfig {
             upscaling_factor: 1.0,
             downscaling_factor: 1.0,
             policy: ScalingPolicy::OngoingRequests,
+            python_policy: None,
         },
         max_ongoing_requests: 4,
         max_queued_requests: 100,

@@ -90,6 +90,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
             upscaling_factor: 1.0,
             downscaling_factor: 1.0,
             policy: Default::default(),
+            python_policy: None,
         },
         max_ongoing_requests: 8,
         max_queued_requests: 8,

@@ -7,7 +7,7 @@ mod policy;
 
 pub(super) use deployment::DEPLOYMENT;
 pub(super) use llm::LLM_ARGS;
-pub(super) use policy::{BUILT_IN_POLICIES, BuiltInPolicy, PolicyKind};
+pub(super) use policy::{BUILT_IN_POLICIES, BuiltInPolicy, OWN_POLICIES, PolicyKind, in_python};
 
 use super::kind::{Field, Kind, Object, POSITIVE};
 use engine::ENGINE;

@@ -39,6 +39,19 @@ impl BuiltInPolicy {
     }
 }
 
+/// Begins the names of policies that are built in.
+pub(in crate::file) const OWN_POLICIES: &str = "tyndall.policies";
+
+/// The path of a policy that the application's code brings, or can import.
+pub(in crate::file) fn in_python(policy: &Node) -> Option<&str> {
+    let text = policy.get("policy_function")?.text()?;
+    let is_own = |text: &str| {
+        text.strip_prefix(OWN_POLICIES).is_some_and(|rest| rest.starts_with(['.', ':']))
+    };
+    let is_path = text.contains(['.', ':']) && !is_own(text);
+    (is_path && BuiltInPolicy::of(policy).is_none()).then_some(text)
+}
+
 const RAY_DEFAULT: &str = "ray.serve.autoscaling_policy:default_autoscaling_policy";
 
 /// Ray's names come last: messages list ours.
@@ -55,6 +68,16 @@ pub(in crate::file) static BUILT_IN_POLICIES: &[BuiltInPolicy] = &[
     policy(RAY_DEFAULT, PolicyKind::OngoingRequests, None),
     policy(
         "ray.serve.autoscaling_policy:replica_queue_length_autoscaling_policy",
+        PolicyKind::OngoingRequests,
+        None,
+    ),
+    policy(
+        "tyndall.serve.autoscaling_policy:default_autoscaling_policy",
+        PolicyKind::OngoingRequests,
+        None,
+    ),
+    policy(
+        "tyndall.serve.autoscaling_policy:replica_queue_length_autoscaling_policy",
         PolicyKind::OngoingRequests,
         None,
     ),
@@ -76,9 +99,14 @@ pub(super) static POLICY: Object = Object {
             "policy_function",
             Kind::ImportPath,
             "\"ray.serve.autoscaling_policy:default_autoscaling_policy\"",
-            "what decides: one of the built-in policies",
+            "what decides: a built-in policy, or a function or class in Python",
         ),
-        Field::new("policy_kwargs", Kind::Map, "{}", "its arguments, as below"),
+        Field::new(
+            "policy_kwargs",
+            Kind::Map,
+            "{}",
+            "arguments: of a built-in policy as below, of a class in Python those of its `__init__`",
+        ),
     ],
 };
 

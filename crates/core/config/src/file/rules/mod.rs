@@ -97,10 +97,33 @@ fn application(app: &Node, path: &str, problems: &mut Vec<Problem>) {
     if let Some(policy) = app.get("autoscaling_policy") {
         policies::of_application(policy, &inside(path, "autoscaling_policy"), problems);
     }
+    if !models.is_empty() || app.get("import_path").is_none() {
+        policies::without_code(policies_of(app, path, &models).into_iter(), problems);
+    }
     if tree::is_built(app) {
         models::arguments(app, path, problems);
     }
     models::check(app, path, &models, problems);
+}
+
+/// All policies of an application, each with its path.
+fn policies_of<'a>(
+    app: &'a Node,
+    path: &str,
+    models: &'a [tree::ModelNode],
+) -> Vec<(&'a Node, String)> {
+    let of = |node: &'a Node, path: &str| {
+        let policy = node.get("autoscaling_config").and_then(|scaling| scaling.get("policy"));
+        policy.map(|policy| (policy, inside(path, "autoscaling_config.policy")))
+    };
+    let own = app.get("autoscaling_policy").map(|p| (p, inside(path, "autoscaling_policy")));
+    let deployments = app.get("deployments").map_or(&[][..], Node::items);
+    let deployments = deployments.iter().enumerate();
+    let deployments = deployments.filter_map(|(i, n)| of(n, &format!("{path}.deployments[{i}]")));
+    let models = models.iter().filter_map(|model| {
+        of(model.config.get("deployment_config")?, &inside(&model.path, "deployment_config"))
+    });
+    own.into_iter().chain(deployments).chain(models).collect()
 }
 
 /// Exactly one of [`WAYS`], and what goes with it.

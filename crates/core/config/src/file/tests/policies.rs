@@ -1,7 +1,7 @@
 //! Policies of autoscaling.
 
 use super::*;
-use tyndall_types::protocol::ScalingPolicy;
+use tyndall_types::protocol::{ApplicationPolicy, PythonPolicy, ScalingPolicy};
 
 #[track_caller]
 fn policy(written: &str) -> Option<ScalingPolicy> {
@@ -54,13 +54,19 @@ fn built_in_policies_are_typed() {
 
 #[test]
 fn other_policies_and_arguments_are_told() {
-    let in_python = "policies in Python come with the SDK, which is not there yet\n  help: built in \
-                     are tyndall.policies:";
+    let in_python = "a policy in Python is for an application in Python\n  help: write import_path: of \
+                     one, or name a built-in policy of tyndall.policies";
+    let unknown = "there is no such policy\n  help: built in are tyndall.policies:";
     for (written, token, expected) in [
         (
             "{policy_function: my.module:policy}",
             "my.m",
-            format!(".policy_function: {in_python}ongoing_requests, tyndall.policies:queue_length"),
+            format!(".policy_function: {in_python}"),
+        ),
+        (
+            "{policy_function: tyndall.policies.fastest}",
+            "tyndall.p",
+            format!(".policy_function: {unknown}ongoing_requests, tyndall.policies:queue_length"),
         ),
         (
             "{policy_function: tyndall.policies:shared_budget, policy_kwargs: {max_total_replicas: 2}}",
@@ -92,11 +98,38 @@ fn other_policies_and_arguments_are_told() {
         assert_one(&text, token, &format!("{path}{expected}"));
     }
     for (written, token, expected) in [
-        ("{policy_function: my:policy}", "my:p", format!("{in_python}shared_budget")),
+        ("{policy_function: my:policy}", "my:p", in_python.to_owned()),
+        ("{policy_function: tyndall.policies:all}", "tyndall.p", format!("{unknown}shared_budget")),
         ("{}", "{}}", "this policy is for one deployment, not for an application".to_owned()),
     ] {
         let text = format!("applications:\n- {{program: p, autoscaling_policy: {written}}}");
         let path = "applications[0].autoscaling_policy.policy_function";
         assert_one(&text, token, &format!("{path}: {expected}"));
     }
+}
+
+#[test]
+fn policies_in_python_are_taken_where_the_application_is() {
+    let path = "applications: [{import_path: m:app, autoscaling_policy: {policy_function: m:all}, \
+                deployments: [{name: D, autoscaling_config: {max_replicas: 9, policy: \
+                {policy_function: m.policies.Own, policy_kwargs: {limit: 3}}}}]}]";
+    let application = application(path);
+    let all = PythonPolicy { policy_function: "m:all".into(), ..PythonPolicy::default() };
+    assert_eq!(application.autoscaling_policy, Some(ApplicationPolicy::Python(all)));
+    let ApplicationKind::Python { overrides, .. } = &application.kind else {
+        panic!("{application:?}");
+    };
+    let Some(AutoscalingOption::On(options)) = &overrides[0].options.autoscaling else {
+        panic!("{overrides:?}");
+    };
+    let own = options.python_policy.as_ref().unwrap();
+    assert_eq!((own.policy_function.as_str(), options.policy), ("m.policies.Own", None));
+    assert_eq!(own.policy_kwargs["limit"], 3);
+    let builder = "applications:\n- import_path: ray.serve.llm:build_openai_app\n  args: {llm_configs: \
+                   [{model_loading_config: {model_id: m}}]}\n  autoscaling_policy: {policy_function: a:b}";
+    assert_one(
+        builder,
+        "a:b",
+        "applications[0].autoscaling_policy.policy_function: a policy in Python",
+    );
 }

@@ -138,6 +138,9 @@ fn route_prefix(app: &Node) -> Option<String> {
 }
 
 fn policy(node: &Node) -> Option<ApplicationPolicy> {
+    if let Some(python) = super::scaling::python_policy(node) {
+        return Some(ApplicationPolicy::Python(python));
+    }
     let found = BuiltInPolicy::of(node)?;
     let kwargs = node.get("policy_kwargs")?;
     (found.kind == PolicyKind::SharedBudget).then(|| ApplicationPolicy::SharedBudget {

@@ -189,6 +189,12 @@ impl ApplicationSpec {
         let warm = options.own.warm.over(&self.warm);
         let mut config = options.to_deployment(id, program, self, http_request_timeout_s);
         config.warm = if is_python { warm.to_pool() } else { WarmPool::default() };
+        if config.autoscaling.python_policy.is_some() && !is_python {
+            return Err(DescribedError::Unusable(format!(
+                "deployment {:?}: a policy in Python is for an application in Python",
+                config.id.deployment.as_str()
+            )));
+        }
         version.extend([json!(config.env_vars), json!(config.resources)]);
         version.extend(place);
         config.code_version = code_version(&Value::Array(version));

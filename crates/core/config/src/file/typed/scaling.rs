@@ -2,9 +2,10 @@
 
 use super::deployment::ReplicaCount;
 use super::read;
-use crate::file::fields::{BuiltInPolicy, PolicyKind};
+use crate::file::fields::{BuiltInPolicy, PolicyKind, in_python};
 use crate::file::node::Node;
-use tyndall_types::protocol::{Aggregation, AutoscalingConfig, ScalingPolicy};
+use serde_json::Value;
+use tyndall_types::protocol::{Aggregation, AutoscalingConfig, PythonPolicy, ScalingPolicy};
 
 /// Ray's `num_replicas: auto`.
 const AUTO_MAX_REPLICAS: u32 = 100;
@@ -51,6 +52,8 @@ pub struct AutoscalingOptions {
     pub downscaling_factor: Option<f64>,
     /// What is aimed at.
     pub policy: Option<ScalingPolicy>,
+    /// Decides in place of it.
+    pub python_policy: Option<Box<PythonPolicy>>,
 }
 
 impl AutoscalingOption {
@@ -82,6 +85,7 @@ impl AutoscalingOptions {
             upscaling_factor: factor(["upscaling_factor", "upscale_smoothing_factor"]),
             downscaling_factor: factor(["downscaling_factor", "downscale_smoothing_factor"]),
             policy: node.get("policy").and_then(policy),
+            python_policy: node.get("policy").and_then(python_policy).map(Box::new),
         }
     }
 
@@ -108,6 +112,7 @@ impl AutoscalingOptions {
             upscaling_factor: self.upscaling_factor.unwrap_or(1.0),
             downscaling_factor: self.downscaling_factor.unwrap_or(1.0),
             policy: self.policy.unwrap_or_default(),
+            python_policy: self.python_policy.as_deref().cloned(),
         }
     }
 }
@@ -164,4 +169,14 @@ fn policy(node: &Node) -> Option<ScalingPolicy> {
         },
         PolicyKind::SharedBudget => return None,
     })
+}
+
+/// A policy that is none of those built in.
+pub(super) fn python_policy(node: &Node) -> Option<PythonPolicy> {
+    let kwargs = match node.get("policy_kwargs").map(Node::to_json) {
+        Some(Value::Object(kwargs)) => kwargs,
+        Some(_) | None => Default::default(),
+    };
+    let policy_function = in_python(node)?.to_owned();
+    Some(PythonPolicy { policy_function, policy_kwargs: kwargs })
 }

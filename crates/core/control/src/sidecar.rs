@@ -1,0 +1,187 @@
+//! A process of an application's own beside its replicas, which runs what is code of the application
+//! and no part of a replica.
+//!
+//! 1. It is started as soon as the application wants one, and again, after a back-off, whenever it
+//!    ends unasked.
+//! 2. It reports as replicas do: ready, or why it cannot start. Deadline: `startup_timeout_s`.
+//! 3. When the application wants another or none, it is told to end. Deadline: a short grace, after
+//!    which it is told once more.
+//!
+//! A new controller takes over none: it finds them among the processes that belong to no deployment,
+//! ends them, and starts its own.
+
+use crate::Instant;
+use crate::backoff::Backoff;
+use crate::event::Action;
+use crate::ids::Ids;
+use crate::seconds;
+use crate::state::Outbox;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tyndall_types::protocol::{ProgramConfig, ReplicaReport};
+use tyndall_types::{DeploymentName, ReplicaId};
+
+/// What it gets to end in.
+const GRACE: Duration = Duration::from_secs(1);
+/// It is killed when its grace is over; who hears nothing by then asks again.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// What a process beside the replicas is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SidecarConfig {
+    /// The word after `role`.
+    pub role: &'static str,
+    /// The application's own program.
+    pub program: ProgramConfig,
+    /// Its environment, beside the inherited one.
+    pub env_vars: BTreeMap<String, String>,
+    /// What it is told, as JSON.
+    pub told: Value,
+    /// By then it is ready.
+    pub startup_timeout_s: f64,
+    /// Another process is needed when this is another, though it is told the same.
+    pub identity: Value,
+}
+
+#[derive(Debug, Clone)]
+struct Process {
+    id: ReplicaId,
+    since: Instant,
+    /// It must be ready by then; none when it is.
+    deadline: Option<Instant>,
+    /// Why it said that it cannot start.
+    failure: Option<String>,
+}
+
+/// The process that an application wants, and those that it no longer does.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sidecar {
+    wanted: Option<Arc<SidecarConfig>>,
+    process: Option<Process>,
+    /// Told to end; told again at that time.
+    ending: BTreeMap<ReplicaId, Instant>,
+    backoff: Backoff,
+    /// Why there is none; empty while there is, or soon will be.
+    pub(crate) trouble: String,
+}
+
+impl Sidecar {
+    /// From now on it is this one; true when that is another than before.
+    pub(crate) fn want(&mut self, wanted: Option<SidecarConfig>) -> bool {
+        if self.wanted.as_deref() == wanted.as_ref() {
+            return false;
+        }
+        self.wanted = wanted.map(Arc::new);
+        self.backoff = Backoff::default();
+        self.trouble.clear();
+        // It is no longer wanted, so its end is expected.
+        if let Some(process) = self.process.take() {
+            self.ending.insert(process.id, Instant::ZERO);
+        }
+        true
+    }
+
+    /// Does what is due. Doing it again at the same time does nothing.
+    pub(crate) fn reconcile(
+        &mut self,
+        now: Instant,
+        can_start: bool,
+        ids: &mut Ids,
+        out: &mut Outbox,
+    ) {
+        if let Some(process) = &self.process
+            && process.deadline.is_some_and(|at| at <= now)
+        {
+            let timeout_s = self.wanted.as_ref().map_or(0.0, |wanted| wanted.startup_timeout_s);
+            self.end(&format!("it was not ready within {timeout_s} s"), now);
+        }
+        for (id, at) in self.ending.iter_mut().filter(|(_, at)| **at <= now) {
+            let grace = if at.is_zero() { GRACE } else { Duration::ZERO };
+            *at = now.saturating_add(GRACE + MARGIN);
+            out.rest.push(Action::Stop { replica: id.clone(), grace });
+        }
+        let Some(config) = &self.wanted else { return };
+        if self.process.is_some() || !can_start || !self.backoff.allows_start(now) {
+            return;
+        }
+        self.backoff.retry_at = None;
+        let name = DeploymentName::new(config.role).expect("roles are words");
+        let id = ids.next(&name);
+        let deadline = now.saturating_add(seconds(config.startup_timeout_s));
+        let process =
+            Process { id: id.clone(), since: now, deadline: Some(deadline), failure: None };
+        self.process = Some(process);
+        out.starts.push(Action::StartSidecar { process: id, config: config.clone() });
+    }
+
+    /// The process, once it is ready.
+    pub(crate) fn ready(&self) -> Option<&ReplicaId> {
+        self.process.as_ref().filter(|process| process.deadline.is_none()).map(|one| &one.id)
+    }
+
+    pub(crate) fn knows(&self, id: &ReplicaId) -> bool {
+        self.process.as_ref().is_some_and(|process| process.id == *id)
+            || self.ending.contains_key(id)
+    }
+
+    /// It tells something.
+    pub(crate) fn report(&mut self, id: &ReplicaId, report: ReplicaReport) {
+        let Some(process) = self.process.as_mut().filter(|process| process.id == *id) else {
+            return;
+        };
+        match report {
+            ReplicaReport::Ready { .. } => {
+                process.deadline = None;
+                self.backoff.became_ready();
+                self.trouble.clear();
+            }
+            // Its process ends next.
+            ReplicaReport::Failed { reason } => process.failure = Some(reason),
+            ReplicaReport::FirstToken { .. }
+            | ReplicaReport::Load(_)
+            | ReplicaReport::Stats { .. } => {}
+        }
+    }
+
+    /// Its process is gone, or never was.
+    pub(crate) fn gone(&mut self, id: &ReplicaId, was_killed: bool, reason: &str, now: Instant) {
+        if self.ending.remove(id).is_some() {
+            return;
+        }
+        let Some(process) = self.process.take_if(|process| process.id == *id) else { return };
+        self.failed(&process, was_killed, reason, now);
+    }
+
+    /// Ends a process that is of no use, so that another takes its place.
+    pub(crate) fn end(&mut self, reason: &str, now: Instant) {
+        let Some(process) = self.process.take() else { return };
+        self.failed(&process, false, reason, now);
+        self.ending.insert(process.id, Instant::ZERO);
+    }
+
+    fn failed(&mut self, process: &Process, was_killed: bool, reason: &str, now: Instant) {
+        // One that says why was not ended from outside.
+        let was_killed = was_killed && process.failure.is_none();
+        let reason = process.failure.as_deref().unwrap_or(reason);
+        if process.deadline.is_some() {
+            self.backoff.start_failed(reason, was_killed, now);
+        } else {
+            self.backoff.crashed(reason, now.saturating_sub(process.since), now);
+        }
+        reason.clone_into(&mut self.trouble);
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let started = self.process.as_ref().and_then(|process| process.deadline);
+        let retry_at = self.backoff.retry_at.filter(|_| self.process.is_none());
+        let retry_at = retry_at.filter(|_| self.wanted.is_some());
+        self.ending.values().copied().chain(started).chain(retry_at).min()
+    }
+
+    /// Nothing is wanted and nothing is left.
+    pub(crate) fn is_over(&self) -> bool {
+        self.wanted.is_none() && self.process.is_none() && self.ending.is_empty()
+    }
+}
