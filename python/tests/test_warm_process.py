@@ -22,7 +22,7 @@ SCRIPT = """
         print("nothing", file=out, flush=True)
         sys.exit()
     origin = _replica_log.Origin("app", "D", "D-1")
-    _replica_log.install(origin, _replica_log.configured(os.environ), lambda write: write())
+    _replica_log.install(origin, _replica_log.configured(os.environ))
     import keeps_one
     keeps_one.logger.warning("by a handler that was made before")
     print("printed")
