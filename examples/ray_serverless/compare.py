@@ -1,9 +1,9 @@
-"""Serves one model twice in turn, by `ray_serve_app.py` and by the engine inside the binary, and prints both beside each other.
+"""Serves one model in turn by `ray_serve_app.py` and by the engine inside the binary, and prints both side by side.
 
     python examples/ray_serverless/compare.py MODEL [--requests 8] [--tokens 64] [--rounds 3]
 
-MODEL is a directory with a checkpoint, or a name on Hugging Face. Needs what README.md installs. The same requests go to both:
-`POST /generate`, several at a time, each for so many tokens, of which the likeliest is taken.
+MODEL is a directory with a checkpoint, or a name on Hugging Face. Needs what README.md installs. The same requests go to
+both: `POST /generate`, several at a time, each for so many tokens, of which the likeliest is taken.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Archives of `runtime_env`, unpacked once and kept for as long as there is room.
 
-Each has a folder in the cache under the hash of its contents, and beside it a lock file, whose time is that of its last use:
+Each has a folder in the cache under the hash of its contents, and beside it a lock file with the time of its last use:
 
 1. Who uses one holds its lock, shared, until the process ends, however that is.
-2. Who has unpacked one removes others: those of long ago, and the least recently used while all have more than the bound.
+2. Who has unpacked one removes others: those of long ago, and the least recently used while all are above the bound.
 3. Only what can be locked alone is removed, so nothing that is in use.
 """
 

@@ -163,12 +163,12 @@ app = Hanging.bind()
 """
     )
     env = {"working_dir": str(tmp_path), "env_vars": {"SERVE_SLOW_STARTUP_WARNING_S": "0.2"}}
-    limits = {"startup_timeout_s": 1, "max_constructor_retry_count": 1}
+    limits = {"startup_timeout_s": 6, "max_constructor_retry_count": 1}
     deployments = [{"name": "Hanging", "tyndall": limits}]
     application = {"name": "hanging", "import_path": f"{module}:app", "runtime_env": env, "deployments": deployments}
     done = deployed(tmp_path, application)
     assert done.returncode == 1
-    expected = "not ready within 1 s; the log says what its constructor waits for; mend it, or raise startup_timeout_s"
+    expected = "not ready within 6 s; the log says what its constructor waits for; mend it, or raise startup_timeout_s"
     assert expected in done.stderr
     assert expected in serve.status().applications["hanging"].deployments["Hanging"].message
     said = log.until(wait)
