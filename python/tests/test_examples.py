@@ -210,7 +210,7 @@ STAND_INS = {
             def eval(self):
                 return self
 
-            def generate(self, input_ids, pad_token_id, max_new_tokens, do_sample, **sampling):
+            def generate(self, input_ids, pad_token_id, max_new_tokens, do_sample, min_new_tokens=0, **sampling):
                 assert set(sampling) == ({"temperature", "top_p"} if do_sample else set()), sampling
                 return numpy.concatenate([input_ids, input_ids[:, ::-1][:, :max_new_tokens]], axis=1)
 
@@ -260,6 +260,24 @@ def test_a_program_for_ray_serve_runs_as_it_is(tmp_path, libraries):
         with pytest.raises(urllib.error.HTTPError) as told:
             call(f"{url}/generate", {})
         assert told.value.code == 400
+
+
+def test_the_program_and_the_engine_are_compared(tmp_path, libraries):
+    with serving(tmp_path, ROOT, "demo"):
+        # Its checkpoint is unpacked by now.
+        (checkpoint,) = (tmp_path / "tyndall/demo").glob("[0-9a-f]*")
+    env = {"TYNDALL_BIN": binary(), "PYTHONPATH": f"{ROOT / 'python'}:{libraries}", "NUM_CPUS_PER_REPLICA": "0.1"}
+    command = [sys.executable, str(EXAMPLES / "ray_serverless/compare.py"), str(checkpoint)]
+    command += ["--requests", "2", "--tokens", "3", "--rounds", "1"]
+    env |= {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **env})
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["transformers", "engine", "ratio"]
+    assert [row[:20].strip() for row in rows] == ["wake from zero, s", "tokens/s", "memory, MiB"]
+    for row in rows:
+        left, right, ratio = row[20:].split()
+        assert float(left) > 0 and float(right) > 0 and float(ratio.removesuffix("x")) >= 1
 
 
 def test_the_readme_of_the_program_has_the_variables_that_it_reads():

@@ -53,6 +53,7 @@ def test_the_config_file_says_the_same(where, name):
 
 def test_the_config_file_knows_all_that_is_described():
     assert set(_options.CHECKS) - set(table("DEPLOYMENT")) == {"max_constructor_retry_count"}
+    assert set(_options.OWN) == set(table("TYNDALL"))
     for name in ("autoscaling_config", "logging_config"):
         record = _options.CHECKS[name](name, {})
         assert set(record.field_names()) <= set(table(OBJECTS[name]))

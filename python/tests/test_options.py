@@ -42,6 +42,8 @@ GOOD = [
     ("max_constructor_retry_count", 1),
     ("rolling_update_percentage", 1.0),
     ("max_surge_percent", 100),
+    ("tyndall", {"preload": ["torch", "a._b2"], "warm_processes": 2, "priority": -1, "pinned": True}),
+    ("tyndall", {"warm_processes": None}),
 ]
 
 BAD = [
@@ -90,6 +92,11 @@ BAD = [
     ("logging_config", {"level": "INFO"}, ValueError, "no field of LoggingConfig"),
     ("request_router_config", {"initial_backoff_s": 0}, ValueError, "above 0"),
     ("max_constructor_retry_count", 0, ValueError, "from 1 on"),
+    ("tyndall", 3, TypeError, "a dictionary with texts as keys"),
+    ("tyndall", {"preloads": []}, ValueError, "'preloads' is no field of tyndall\ndid you mean preload?"),
+    ("tyndall", {"preload": "torch"}, TypeError, "a list"),
+    ("tyndall", {"preload": ["a,b"]}, ValueError, "the name of a module such as 'torch' or 'a.b'"),
+    ("tyndall", {"warm_processes": 65}, ValueError, "from 0 to 64"),
     ("gang_scheduling_config", {}, ValueError, "GangSchedulingConfig.gang_size is missing"),
     ("gang_scheduling_config", {"gang_size": 0}, ValueError, "from 1 on"),
     (

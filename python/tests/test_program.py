@@ -167,7 +167,7 @@ def test_code_in_archives_and_modules_is_found(project, tmp_path_factory):
     ):
         status, answer = describe(elsewhere, *source, *where, **env)
         assert status == 0, answer
-    (unpacked_once,) = (cache / "tyndall" / "runtime_env").iterdir()
+    (unpacked_once,) = (one for one in (cache / "tyndall" / "runtime_env").iterdir() if one.is_dir())
     assert (unpacked_once / project.name / "package" / "main.py").is_file()
     status, answer = describe(elsewhere, *source, **env)
     assert status == 1 and str(elsewhere) in answer["error"]

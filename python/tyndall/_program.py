@@ -8,6 +8,7 @@ The server starts it, not a person:
   `--policy PATH` is an autoscaling policy that must be there.
 - `role policies …` answers for its autoscaling policies (`tyndall.serve._policies`).
 - `role replica …` is a replica of one of its deployments (`tyndall.serve._replica`).
+- `role warm …` imports and waits, to become such a replica (`tyndall._warm`).
 
 All build the application anew: what they share with the process that deployed it is the code.
 """
@@ -20,13 +21,10 @@ import importlib
 import inspect
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import traceback
 import typing
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +32,7 @@ from types import TracebackType
 from typing import Any
 
 from tyndall import compat
+from tyndall._archives import unpacked
 
 Load = Callable[[dict[str, Any]], Any]
 """Makes the application of its arguments."""
@@ -49,7 +48,15 @@ def main(argv: list[str]) -> int:
         return _describe(source, rest)
     if role == "policies":
         return _policies(source, rest)
-    source.prepare()
+    if role == "warm":
+        from tyndall import _warm
+
+        words = _warm.wait(source, rest)
+        if words is None:
+            return 0
+        rest = words
+    else:
+        source.prepare()
     from tyndall.serve import _replica
 
     status: int = _replica.main(source.load, rest)
@@ -70,7 +77,7 @@ def _parse(argv: list[str]) -> tuple[Source, str, list[str]]:
     # What comes after the role is the role's.
     at = argv.index("role") if "role" in argv else len(argv)
     given, (_, *role) = parser.parse_args(argv[:at]), argv[at:] or ["role"]
-    if not role or role[0] not in ("describe", "policies", "replica"):
+    if not role or role[0] not in ("describe", "policies", "replica", "warm"):
         parser.error("which role is missing; the server starts this, not a person")
     source = Source(given.import_path, given.code, given.working_dir, given.py_module, given.path)
     return source, role[0], role[1:]
@@ -204,41 +211,6 @@ def import_root(module: str) -> str:
         return str(unpacked(path))
     # A wheel is an archive that Python imports from as it is.
     return str(path if path.suffix == ".whl" else path.parent)
-
-
-def unpacked(archive: Path) -> Path:
-    """The directory with what is in an archive; the same archive is unpacked once.
-
-    An only folder at its top is taken for what was packed, unless it is a package itself.
-    """
-    import hashlib
-
-    if not archive.is_file():
-        raise FileNotFoundError(f"there is no archive {archive}\nmend its path under runtime_env")
-    with archive.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tyndall" / "runtime_env"
-    target = cache / digest.hexdigest()[:32]
-    if not target.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=cache, prefix=".unpacking-"))
-        try:
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(fresh)
-            # Another process may have been faster, with the same contents.
-            fresh.rename(target)
-        except zipfile.BadZipFile:
-            raise ValueError(f"{archive} is no zip archive\nmend its path under runtime_env") from None
-        except OSError:
-            if not target.is_dir():
-                raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-    inside = list(target.iterdir())
-    is_wrapped = len(inside) == 1 and inside[0].is_dir() and not (inside[0] / "__init__.py").exists()
-    return inside[0] if is_wrapped else target
 
 
 # --- Roles ------------------------------------------------------------------------------------------------------------

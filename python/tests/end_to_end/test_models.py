@@ -1,6 +1,7 @@
 """Language models from programs: run, called by handles, and from other deployments."""
 
 import pytest
+from servers import OwnServer
 
 from tyndall import serve
 from tyndall.llm import build_openai_app
@@ -66,6 +67,28 @@ def test_other_deployments_call_a_model(model, deploy):
     said = caller.ask.remote(CHAT).result(timeout_s=WAIT_S)
     assert said == handle.chat.remote(CHAT).result(timeout_s=WAIT_S)["choices"][0]["message"]["content"]
     assert "".join(caller.options(stream=True).stream.remote(CHAT)) == said
+
+
+def test_a_replica_finds_models_where_the_admin_api_asks_for_a_token(monkeypatch):
+    own = OwnServer(TYNDALL_ADMIN_TOKEN="secret")
+    monkeypatch.setenv("TYNDALL_ADDRESS", own.address)
+    monkeypatch.setenv("TYNDALL_ADMIN_TOKEN", "secret")
+
+    @serve.deployment
+    class Caller:
+        async def ask(self, request: dict) -> str:
+            import os
+
+            assert not os.environ.get("TYNDALL_ADMIN_TOKEN"), "it is not for the code"
+            return (await serve.get_app_handle("models").chat.remote(request))["choices"][0]["message"]["content"]
+
+    try:
+        model = serve.run(build_openai_app({"llm_configs": [MODEL]}), name="models", route_prefix="/models")
+        caller = serve.run(Caller.bind(), name="caller", route_prefix="/caller")
+        said = caller.ask.remote(CHAT).result(timeout_s=WAIT_S)
+        assert said == model.chat.remote(CHAT).result(timeout_s=WAIT_S)["choices"][0]["message"]["content"]
+    finally:
+        own.end()
 
 
 @pytest.mark.parametrize(

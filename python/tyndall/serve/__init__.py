@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     )
     from .api import _run as _run
     from .api import _run_many as _run_many
+    from .batching import batch
     from .config import ControllerOptions, HTTPOptions, TracingConfig
     from .context import get_multiplexed_model_id, get_replica_context
+    from .http import ingress
+    from .multiplex import multiplexed
 
 _NAMES = {
     "_run": "api",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -20,6 +21,16 @@ _POLL_S = 0.1
 
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks without the proxies of the environment, which cannot reach this machine's loopback."""
+
+
+_own_socket: str | None = None
+"""Of the controller whose replica this process is; there no token is asked for."""
+
+
+def is_replica_in(runtime_dir: str) -> None:
+    """What this process reads of its server it gets by the socket there."""
+    global _own_socket
+    _own_socket = os.path.join(runtime_dir, "controller.sock")
 
 
 class ServerUnreachable(RayServeException):
@@ -66,6 +77,8 @@ def request(method: str, path: str, body: Any = None, *, at: str | None = None) 
 
     Raises ServerUnreachable, and HTTPError for an answer that is an error.
     """
+    if method == "GET" and at is None and _own_socket is not None:
+        return _read(_own_socket, path)
     base = at or address()
     headers = {}
     if token := os.environ.get("TYNDALL_ADMIN_TOKEN"):
@@ -86,6 +99,34 @@ def request(method: str, path: str, body: Any = None, *, at: str | None = None) 
             f"There is no Serve instance running at {base}: {reason}\n"
             "start one with `tyndall start`, or say in TYNDALL_ADDRESS where it is"
         ) from error
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
+def _read(at: str, path: str) -> bytes:
+    """What the controller itself answers, by its socket."""
+    connection = _SocketConnection(at)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        content = answer.read()
+    except (http.client.HTTPException, OSError) as error:
+        raise ServerUnreachable(f"the server of this replica does not answer: {error}\ntry again later") from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        said = content.decode(errors="replace").strip()
+        raise RayServeException(f"the server answered {answer.status}: {said}")
+    return content
 
 
 def _refused(error: urllib.error.HTTPError) -> RayServeException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextvars
 import json
 import pickle
 import threading
@@ -16,7 +15,7 @@ from typing import Any
 from tyndall import _tyndall
 
 from ._responses import END, Stream
-from .context import DeploymentID
+from .context import DeploymentID, _get_serve_request_context
 from .exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -27,7 +26,6 @@ from .exceptions import (
 )
 from .handle import CallOptions, Router
 
-current: contextvars.ContextVar[_tyndall.Context | None] = contextvars.ContextVar("tyndall_request", default=None)
 """Where the request that is worked on now comes from."""
 
 of_process: _tyndall.Caller | None = None
@@ -63,6 +61,9 @@ def cancelled(request_id: str) -> str:
 def written(error: BaseException) -> str:
     """An exception, for whoever called."""
     text = "".join(traceback.format_exception(error)).rstrip()
+    if not isinstance(error, Exception):
+        # What would end a process, such as SystemExit, is not to end the caller's.
+        return json.dumps({"kind": "user_error", "message": f"{text}\nraise an Exception for the caller to handle"})
     told = {"kind": "user_error", "message": text}
     try:
         told["exception"] = base64.b64encode(dumps(error)).decode()
@@ -118,7 +119,7 @@ class _Target:
         self.application = of.app_name
         self.deployment = of.name
         self.method = method
-        self.context = current.get() or _tyndall.Context(options.request_id)
+        self.context = _get_serve_request_context().native or _tyndall.Context(options.request_id)
         self.multiplexed_model_id = options.multiplexed_model_id
         self.session_id = options.session_id
         self.timeout_s = None

@@ -188,6 +188,14 @@ def import_path(name: str, value: Any) -> str:
     return value
 
 
+def module(name: str, value: Any) -> str:
+    """The name of a module."""
+    given = text(name, value)
+    if not all(part.isidentifier() for part in given.split(".")):
+        raise misfit(name, value, "the name of a module such as 'torch' or 'a.b'")
+    return given
+
+
 def deployment_name(name: str, value: Any) -> str:
     """What a config file, a metric and a path of the API can all say."""
     if not isinstance(value, str):

@@ -62,7 +62,7 @@ class Model:
         for key in fields:
             if key not in known:
                 raise unknown(cls.__name__, key, known)
-        self = super().__new__(cls)
+        self = object.__new__(cls)
         self.__dict__["_set"] = set(fields)
         return self
 

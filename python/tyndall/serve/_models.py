@@ -81,7 +81,7 @@ def router_of(app_name: str, deployment_name: str) -> Router | None:
     from . import _admin
 
     applications = json.loads(_admin.request("GET", "/api/tyndall/applications/"))["applications"]
-    application = applications.get(app_name) or {"deployments": {}}
+    application: dict[str, Any] = applications.get(app_name) or {"deployments": {}}
     model = (application["deployments"].get(deployment_name) or {}).get("model_id")
     return None if model is None else router(model, application.get("route_prefix"))
 

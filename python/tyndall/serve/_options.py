@@ -119,6 +119,28 @@ def _actors(name: str, value: Any) -> list[DeploymentActorConfig]:
     return actors
 
 
+OWN: Final[dict[str, checks.Check]] = {
+    "pinned": checks.boolean,
+    "priority": checks.whole(-1_000_000, 1_000_000),
+    "min_residency_s": checks.NOT_NEGATIVE,
+    "automatic_rollback": checks.boolean,
+    "startup_timeout_s": checks.POSITIVE,
+    "request_timeout_s": checks.nullable(checks.POSITIVE),
+    "max_constructor_retry_count": checks.whole(1),
+    "preload": checks.listed(checks.module),
+    "warm_processes": checks.nullable(checks.whole(0, 64)),
+}
+"""Options that Ray does not have."""
+
+
+def _own(name: str, value: Any) -> dict[str, Any]:
+    given = checks.mapping(name, value)
+    for key in given:
+        if key not in OWN:
+            raise unknown(name, key, list(OWN))
+    return {key: OWN[key](f"{name}[{key!r}]", one) for key, one in given.items()}
+
+
 CHECKS: Final[dict[str, checks.Check]] = {
     "name": checks.deployment_name,
     "num_replicas": _num_replicas,
@@ -143,6 +165,7 @@ CHECKS: Final[dict[str, checks.Check]] = {
     "deployment_actors": checks.nullable(_actors),
     "rolling_update_percentage": checks.number(0.0, 1.0, above=True),
     "max_surge_percent": checks.whole(0, 100),
+    "tyndall": checks.nullable(_own),
 }
 
 _NO_VERSION = (
@@ -263,7 +286,9 @@ def written(options: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "ray_actor_options" and value is not None:
             file[name] = _without_none(value)
         elif name == "max_constructor_retry_count":
-            file["tyndall"] = {name: value}
+            file["tyndall"] = {**file.get("tyndall", {}), name: value}
+        elif name == "tyndall" and value is not None:
+            file[name] = {**_without_none(value), **file.get(name, {})}
         elif value is not None:
             file[name] = plain(value, only_set=True)
     return file

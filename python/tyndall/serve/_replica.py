@@ -7,12 +7,14 @@ sockets, admission, health, draining. What arrives is a call of a method of `_Ho
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
+import importlib
 import json
 import logging
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -21,17 +23,15 @@ from typing import Any
 
 from tyndall import _tyndall
 
-from . import _calls, _replica_log, _router, _stats, _watchdog, http
+from . import _admin, _calls, _replica_log, _router, _stats, _watchdog, http
 from ._graph import code_of
 from ._user_callable import UserCallable
 from .context import (
-    Children,
     DeploymentID,
     ReplicaContext,
     ReplicaID,
     ReplicaRank,
-    RequestContext,
-    _serve_request_context,
+    _enter_request,
     _set_internal_replica_context,
     get_replica_context,
 )
@@ -41,7 +41,15 @@ logger = logging.getLogger("tyndall.serve")
 
 def main(load: Callable[[dict[str, Any]], Any], rest: list[str]) -> int:
     """Is a replica until it is told to end, and returns its exit status; `rest` is what follows `role replica`."""
+    _admin.is_replica_in(rest[rest.index("--runtime-dir") + 1])
     return _Host(load).run(["role", "replica", *rest])
+
+
+def prepare() -> None:
+    """Imports what most replicas import only when they start."""
+    for module in ("uvloop", "cloudpickle", "starlette.requests", "starlette.responses"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -70,6 +78,8 @@ class _Host:
         self._stats: asyncio.Task[None] | None = None
 
     def run(self, words: list[str]) -> int:
+        # A crash in native code says in which line of Python.
+        faulthandler.enable()
         self._runtime_dir = Path(words[words.index("--runtime-dir") + 1])
         bridge = _tyndall.Bridge(self)
         asyncio.set_event_loop(self._loop)
@@ -106,7 +116,7 @@ class _Host:
         app_name, name = told["application"], told["deployment"]
         self._app_name = app_name
         origin = _replica_log.Origin(app_name, name, told["replica_id"])
-        access = _replica_log.install(origin, _replica_log.configured(os.environ), self._loop.call_soon)
+        access = _replica_log.install(origin, _replica_log.configured(os.environ))
         self._access = access if access.is_enabled else None
         _router.install(_calls.routers(told["caller"], threading.get_ident()))
         app = self._load(json.loads(told["args"]))
@@ -163,14 +173,19 @@ class _Host:
             else:
                 job.done()
 
-        self._spawn(done())
+        self._spawn(done()).add_done_callback(self._tasks.discard)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that its end is to take out of `_tasks`: the loop itself holds tasks weakly."""
         task = self._loop.create_task(work)
-        # The loop itself holds tasks weakly.
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         return task
+
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        """The client of a request went away."""
+        # A task that has not begun never comes to the lines that take it out.
+        task.add_done_callback(self._tasks.discard)
+        task.cancel()
 
     # --- Requests -----------------------------------------------------------------------------------------------------
 
@@ -178,8 +193,7 @@ class _Host:
         request.set_task(self._spawn(self._http(request)))
 
     async def _http(self, request: _tyndall.HttpRequest) -> None:
-        begun = time.perf_counter()
-        children = self._enter(request.context, is_http=True)
+        children = _enter_request(request.context, self._app_name, is_http=True)
         assert self._front is not None, "it has started"
         route = None
         try:
@@ -189,14 +203,15 @@ class _Host:
             raise
         finally:
             request.close()
+            self._tasks.discard(asyncio.current_task())
             if self._access is not None:
-                self._told(f"{request.method} {route or request.context.root_path or '/'} {_status(request)}", begun)
+                self._access.http(request, route)
 
     def websocket(self, socket: _tyndall.WebSocket) -> None:
         socket.set_task(self._spawn(self._websocket(socket)))
 
     async def _websocket(self, socket: _tyndall.WebSocket) -> None:
-        children = self._enter(socket.context, is_http=True)
+        children = _enter_request(socket.context, self._app_name, is_http=True)
         assert self._front is not None, "it has started"
         has_failed = True
         try:
@@ -209,13 +224,14 @@ class _Host:
             logger.error("a WebSocket at %s failed", socket.path, exc_info=error)
         finally:
             socket.close(has_failed)
+            self._tasks.discard(asyncio.current_task())
 
     def call(self, request: _tyndall.CallRequest) -> None:
         request.set_task(self._spawn(self._call(request)))
 
     async def _call(self, request: _tyndall.CallRequest) -> None:
-        begun, outcome = time.perf_counter(), "OK"
-        children = self._enter(request.context, is_http=False)
+        outcome = "OK"
+        children = _enter_request(request.context, self._app_name, is_http=False)
         try:
             if request.is_stream:
                 await self._give_items(request)
@@ -231,8 +247,9 @@ class _Host:
             _log(error)
             request.fail(_calls.written(error))
         finally:
+            self._tasks.discard(asyncio.current_task())
             if self._access is not None:
-                self._told(f"CALL {request.method} {outcome}", begun)
+                self._access.call(request, outcome)
 
     async def _give(self, request: _tyndall.CallRequest) -> None:
         assert self._user is not None, "it has started"
@@ -251,35 +268,6 @@ class _Host:
         finally:
             await items.aclose()  # type: ignore[attr-defined]
         request.close()
-
-    def _told(self, what: str, begun: float) -> None:
-        """The line of the request that this task is of."""
-        assert self._access is not None, "it was asked"
-        self._access.write(f"{what} {(time.perf_counter() - begun) * 1e3:.1f}ms", _serve_request_context.get())
-
-    def _enter(self, context: _tyndall.Context, *, is_http: bool) -> Children:
-        """The context of the request, for what runs in this task; and the calls that will end with it."""
-        children = Children()
-        _calls.current.set(context)
-        _serve_request_context.set(
-            RequestContext(
-                route=context.root_path or "/",
-                request_id=context.request_id,
-                app_name=self._app_name,
-                multiplexed_model_id=context.multiplexed_model_id,
-                session_id=context.session_id,
-                is_http_request=is_http,
-                children=children,
-            )
-        )
-        return children
-
-
-def _status(request: _tyndall.HttpRequest) -> int:
-    """What the client has read, or would have if it had stayed."""
-    if request.is_gone:
-        return 499
-    return request.status or 500
 
 
 def _log(error: BaseException) -> None:

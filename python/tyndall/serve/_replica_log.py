@@ -15,11 +15,12 @@ import os
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+
+from tyndall import _tyndall
 
 from ._logging import LOGGER
 from .config import EncodingType, LoggingConfig
@@ -61,12 +62,12 @@ def configured(environ: Mapping[str, str]) -> LoggingConfig:
     return config
 
 
-def install(origin: Origin, config: LoggingConfig, later: Callable[[Callable[[], None]], Any]) -> AccessLog:
-    """Has all that this process writes go its way from here on; `later` runs something a moment later, in the loop."""
+def install(origin: Origin, config: LoggingConfig) -> AccessLog:
+    """Has all that this process writes go its way from here on."""
     is_json = config.encoding == EncodingType.JSON
     form = (_Json if is_json else _Text)(origin, config.additional_log_standard_attrs)
-    access = AccessLog(origin, form, config, later)
-    handler = _Stderr(access)
+    access = AccessLog(origin, form, config)
+    access.handler = handler = _Stderr(access)
     handler.setFormatter(form)
     handlers: list[logging.Handler] = [handler]
     if config.logs_dir is not None:
@@ -80,9 +81,24 @@ def install(origin: Origin, config: LoggingConfig, later: Callable[[Callable[[],
     last = _Stderr(access, logging.WARNING)
     last.setFormatter(form)
     logging.lastResort = last  # type: ignore[assignment, unused-ignore]
-    sys.stdout = _Lines("stdout", sys.stdout, last)
-    sys.stderr = _Lines("stderr", sys.stderr, last)
+    sys.stdout = _lines("stdout", sys.stdout, last)
+    sys.stderr = _lines("stderr", sys.stderr, last)
     return access
+
+
+def _lines(name: str, under: Any, handler: logging.Handler) -> _Lines:
+    """What was made of it before stays, as code that was imported meanwhile may hold it."""
+    if not isinstance(under, _Lines):
+        return _Lines(name, under, handler)
+    under.handler = handler
+    return under
+
+
+def install_early(origin: Origin, environ: Mapping[str, str]) -> None:
+    """The same for what runs before it is known which replica this process becomes; files are of replicas."""
+    config = configured(environ)
+    config.logs_dir, config.enable_access_log = None, False
+    install(origin, config)
 
 
 def _file(folder: Path, origin: Origin, form: logging.Formatter) -> logging.Handler:
@@ -107,10 +123,6 @@ class _Form(logging.Formatter):
         self.origin = origin
         self.attributes = attributes
 
-    def line(self, message: str, request: RequestContext) -> str:
-        """A line of INFO without a record."""
-        raise NotImplementedError
-
 
 class _Text(_Form):
     """`LEVEL time component id request -- message`."""
@@ -122,10 +134,6 @@ class _Text(_Form):
             words.append(request_id)
         words.extend(str(getattr(record, name, "")) for name in self.attributes)
         return f"{' '.join(words)} -- {record.message}"
-
-    def line(self, message: str, request: RequestContext) -> str:
-        origin = self.origin
-        return f"INFO {_time(time.time())} {origin.component} {origin.replica_id} {request.request_id} -- {message}"
 
 
 class _Json(_Form):
@@ -153,6 +161,7 @@ class _Json(_Form):
         return json.dumps(fields, default=str)
 
     def line(self, message: str, request: RequestContext) -> str:
+        """A line of INFO without a record."""
         fields = {
             "asctime": _time(time.time()),
             "levelname": "INFO",
@@ -231,7 +240,7 @@ class _Lines(io.TextIOBase):
     def __init__(self, name: str, under: Any, handler: logging.Handler) -> None:
         self.name = name
         self._under = under
-        self._handler = handler
+        self.handler = handler
         self._begun = threading.local()
 
     @property
@@ -261,7 +270,7 @@ class _Lines(io.TextIOBase):
             # A bar of progress shows its last state.
             shown = line.rstrip("\r").rpartition("\r")[2]
             if shown:
-                self._handler.emit(logging.LogRecord(self.name, logging.INFO, self.name, 0, shown, None, None))
+                self.handler.emit(logging.LogRecord(self.name, logging.INFO, self.name, 0, shown, None, None))
         return len(text)
 
     def finish(self) -> None:
@@ -271,46 +280,54 @@ class _Lines(io.TextIOBase):
 
 
 class AccessLog:
-    """A line per request, written together with those of the same turn of the loop."""
+    """A line per request. Rust writes those that are plain text, a moment later and many at once."""
 
-    def __init__(
-        self, origin: Origin, form: _Form, config: LoggingConfig, later: Callable[[Callable[[], None]], Any]
-    ) -> None:
+    def __init__(self, origin: Origin, form: _Form, config: LoggingConfig) -> None:
         self._logger = logging.getLogger(LOGGER)
         self._form = form
-        self._later = later
-        self._waiting: deque[str] = deque()
-        self.is_enabled = config.enable_access_log and self._logger_takes(config)
+        self.handler: logging.Handler | None = None
+        """The logger's only one, unless the code has added others."""
+        level = config.log_level
+        level = level if isinstance(level, int) else logging.getLevelName(level)
+        self.is_enabled = config.enable_access_log and level <= logging.INFO
         # Records are made only for those who ask for what a line alone does not have.
         self._is_plain = config.logs_dir is None and not config.additional_log_standard_attrs
+        self._lines: _tyndall.AccessLines | None = None
+        if self.is_enabled and self._is_plain and isinstance(form, _Text):
+            self._lines = _tyndall.AccessLines(f"{origin.component} {origin.replica_id}")
 
-    @staticmethod
-    def _logger_takes(config: LoggingConfig) -> bool:
-        level = config.log_level
-        return (level if isinstance(level, int) else logging.getLevelName(level)) <= logging.INFO
+    def http(self, request: _tyndall.HttpRequest, route: str | None) -> None:
+        """An answer is over; `route` is the one of several that gave it."""
+        if self._lines is not None and self._is_alone():
+            self._lines.http(request, route)
+            return
+        path = route or request.context.root_path or "/"
+        self._write(f"{request.method} {path} {request.status} {request.elapsed_ms:.1f}ms")
 
-    def write(self, message: str, request: RequestContext) -> None:
+    def call(self, request: _tyndall.CallRequest, outcome: str) -> None:
+        """A call is over."""
+        if self._lines is not None and self._is_alone():
+            self._lines.call(request, outcome)
+            return
+        self._write(f"CALL {request.method} {outcome} {request.elapsed_ms:.1f}ms")
+
+    def _is_alone(self) -> bool:
+        """Whether nobody but this writes what the logger of serving is told."""
         logger = self._logger
-        if not self._is_plain or logger.filters or len(logger.handlers) != 1:
-            logger.info(message, extra={"serve_access_log": True, "log_to_stderr": False})
+        return logger.isEnabledFor(logging.INFO) and not logger.filters and logger.handlers == [self.handler]
+
+    def _write(self, message: str) -> None:
+        if not self._logger.isEnabledFor(logging.INFO):
             return
-        if not logger.isEnabledFor(logging.INFO):
-            return
-        if not self._waiting:
-            self._later(self.flush)
-        self._waiting.append(self._form.line(message, request))
+        if self._is_plain and isinstance(self._form, _Json) and self._is_alone():
+            _write(f"{self._form.line(message, _get_serve_request_context())}\n")
+        else:
+            self._logger.info(message, extra={"serve_access_log": True, "log_to_stderr": False})
 
     def flush(self) -> None:
-        lines: list[str] = []
-        try:
-            # From any thread: whoever takes a line writes it.
-            while self._waiting:
-                lines.append(self._waiting.popleft())
-        except IndexError:
-            pass
-        if lines:
-            lines.append("")
-            _write("\n".join(lines))
+        """Writes what waits."""
+        if self._lines is not None:
+            self._lines.flush()
 
 
 def finish() -> None:

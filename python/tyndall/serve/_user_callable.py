@@ -13,6 +13,7 @@ import inspect
 import logging
 import os
 import threading
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from .exceptions import RayServeException
 logger = logging.getLogger("tyndall.serve")
 
 _NOTHING: Final = object()
+_GENERATORS: Final = frozenset((types.GeneratorType, types.AsyncGeneratorType))
 
 
 class UserCallable:
@@ -63,7 +65,7 @@ class UserCallable:
     async def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a method gives."""
         answer = await self._run(self._method(name), args, kwargs)
-        if inspect.isgenerator(answer) or inspect.isasyncgen(answer):
+        if type(answer) in _GENERATORS:
             if inspect.isgenerator(answer):
                 answer.close()
             raise TypeError(
@@ -141,7 +143,8 @@ class UserCallable:
         else:
             context = contextvars.copy_context()
             answer = await self._in_pool(lambda: context.run(_without_stop, method, *args, **kwargs))
-        if not inspect.isawaitable(answer):
+        # Nearly all of them are coroutines, and the question for all kinds takes longer.
+        if type(answer) is not types.CoroutineType and not inspect.isawaitable(answer):
             return answer
         try:
             return await answer

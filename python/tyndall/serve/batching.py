@@ -10,13 +10,14 @@ import asyncio
 import functools
 import inspect
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 from tyndall import _tyndall
 
 from . import _calls
+from ._batch_types import Batched, BatchedMethod, Decorator, R, S, T
 from .context import _serve_batch_request_context, _serve_request_context
 from .exceptions import BackPressureError, RayServeException
 
@@ -25,6 +26,37 @@ __all__ = ["batch"]
 
 class _End:
     """Comes after the last result. A class: a decorated function may be pickled with what it refers to."""
+
+
+@overload
+def batch(
+    _func: Callable[[S, list[T]], Coroutine[Any, Any, list[R]]], /
+) -> BatchedMethod[T, Coroutine[Any, Any, R]]: ...
+
+
+@overload
+def batch(_func: Callable[[list[T]], Coroutine[Any, Any, list[R]]], /) -> Batched[T, Coroutine[Any, Any, R]]: ...
+
+
+@overload
+def batch(
+    *,
+    max_batch_size: int = ...,
+    batch_wait_timeout_s: float = ...,
+    max_concurrent_batches: int = ...,
+    batch_size_fn: Callable[[list[Any]], int] | None = ...,
+) -> Decorator: ...
+
+
+@overload
+def batch(
+    _func: Callable[..., Any] | None = ...,
+    /,
+    max_batch_size: int = ...,
+    batch_wait_timeout_s: float = ...,
+    max_concurrent_batches: int = ...,
+    batch_size_fn: Callable[[list[Any]], int] | None = ...,
+) -> Any: ...
 
 
 def batch(
@@ -177,7 +209,7 @@ class _Queue:
 
     def submit(self, item: _Item) -> None:
         """The item's caller has it taken out by cancelling its future."""
-        waiting = self.batcher.submit(item, _calls.current.get() or _of_local_call())
+        waiting = self.batcher.submit(item, _serve_request_context.get().native or _of_local_call())
         item.future.add_done_callback(lambda future: waiting.cancel() if future.cancelled() else None)
 
     def refused(self, item: _Item, _message: str) -> None:

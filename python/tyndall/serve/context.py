@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tyndall import _tyndall
+
 from .exceptions import RayServeException
 
 __all__ = [
@@ -102,16 +104,18 @@ class ReplicaContext:
 class Children:
     """The calls that a request has made and that have not ended."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: set[Future[Any]] = set()
-        self._is_cancelled = False
+    # Most requests make none: what all share costs them nothing.
+    _lock = threading.Lock()
+    _calls: set[Future[Any]] | None = None
+    _is_cancelled = False
 
     def add(self, call: Future[Any]) -> None:
         """Ends with its request from now on; at once, if the request has been cancelled."""
         with self._lock:
             is_late = self._is_cancelled
             if not is_late:
+                if self._calls is None:
+                    self._calls = set()
                 self._calls.add(call)
         if is_late:
             call.cancel()
@@ -121,13 +125,14 @@ class Children:
     def cancel(self) -> None:
         with self._lock:
             self._is_cancelled = True
-            calls = list(self._calls)
+            calls = list(self._calls or ())
         for call in calls:
             call.cancel()
 
     def _discard(self, call: Future[Any]) -> None:
         with self._lock:
-            self._calls.discard(call)
+            if self._calls is not None:
+                self._calls.discard(call)
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,8 @@ class RequestContext:
     grpc_context: Any = None
     children: Children | None = field(default=None, compare=False, repr=False)
     """What whoever runs the request cancels with it; absent outside of a request."""
+    native: _tyndall.Context | None = field(default=None, compare=False, repr=False)
+    """What calls of the request hand on; absent outside of a replica."""
 
 
 _NO_REQUEST = RequestContext()
@@ -164,6 +171,27 @@ _replica_of_call: contextvars.ContextVar[ReplicaContext | None] = contextvars.Co
 
 def _get_serve_request_context() -> RequestContext:
     return _serve_request_context.get()
+
+
+def _enter_request(native: _tyndall.Context, app_name: str, *, is_http: bool) -> Children:
+    """Makes this the request of the task that runs now; gives the calls that are to end with it."""
+    children = Children()
+    entered = object.__new__(RequestContext)
+    # Each request does this: the constructor of a frozen class sets one field after the other.
+    entered.__dict__.update(
+        route=native.root_path or "/",
+        request_id=native.request_id,
+        _internal_request_id="",
+        app_name=app_name,
+        multiplexed_model_id=native.multiplexed_model_id,
+        session_id=native.session_id,
+        is_http_request=is_http,
+        grpc_context=None,
+        children=children,
+        native=native,
+    )
+    _serve_request_context.set(entered)
+    return children
 
 
 def _set_request_context(**changes: Any) -> None:

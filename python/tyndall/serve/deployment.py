@@ -179,6 +179,7 @@ class Deployment:
         deployment_actors: Default | list[DeploymentActorConfig | dict[str, Any]] | None = DEFAULT,
         rolling_update_percentage: Default | float = DEFAULT,
         max_surge_percent: Default | int = DEFAULT,
+        tyndall: Default | Mapping[str, Any] | None = DEFAULT,
         _init_args: Default | tuple[Any, ...] = DEFAULT,
         _init_kwargs: Default | dict[str, Any] = DEFAULT,
         _internal: bool = False,
@@ -258,6 +259,7 @@ def deployment(
     deployment_actors: Default | list[DeploymentActorConfig | dict[str, Any]] | None = DEFAULT,
     rolling_update_percentage: Default | float = DEFAULT,
     max_surge_percent: Default | int = DEFAULT,
+    tyndall: Default | Mapping[str, Any] | None = DEFAULT,
 ) -> Callable[[Callable[..., Any]], Deployment]: ...
 
 

@@ -7,7 +7,6 @@ process (`_local_testing`), and one for those in processes of their own.
 from __future__ import annotations
 
 import itertools
-import itertools
 import uuid
 import warnings
 from collections.abc import Callable
@@ -47,8 +46,6 @@ _numbers = itertools.count()
 """With the above, an id for each call."""
 
 _SERIALIZATIONS = ("cloudpickle", "pickle", "msgpack", "orjson")
-_PROCESS = uuid.uuid4().hex
-_numbers = itertools.count()
 _NO_STREAMS = (
     "the stream of a call cannot be an argument of another call\ncollect what it gives, or pass items one by one"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copyreg
+import functools
 import inspect
 import json
 import logging
@@ -173,17 +174,14 @@ class _Plain:
         target = user.target
         self._is_callable = callable(target)
         call = target if inspect.isroutine(target) else getattr(target, "__call__", None)
-        self._takes_request = self._is_callable and _takes_one(call)
+        self._request = _request_type() if self._is_callable and _takes_one(call) else None
 
     async def answer(self, request: _tyndall.HttpRequest) -> None:
-        args: tuple[Any, ...] = ()
-        if self._takes_request:
-            from starlette.requests import Request
-
-            args = (Request(request.scope(), request.receive, request.send),)
+        args: tuple[Any, ...] = () if self._request is None else (self._request(request),)
         try:
-            result = await self._user.call("__call__", args, {})
-            await _reply(request, result)
+            rest = _reply(request, await self._user.call("__call__", args, {}))
+            if rest is not None:
+                await rest
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -199,6 +197,27 @@ class _Plain:
 
     async def stop(self) -> None:
         pass
+
+
+@functools.cache
+def _request_type() -> Any:
+    """Starlette's class of requests, but a request is taken apart only when something of it is asked for."""
+    from starlette.requests import Request
+
+    class _Request(Request):
+        def __init__(self, source: _tyndall.HttpRequest) -> None:
+            self._source = source
+
+        def __getattr__(self, name: str) -> Any:
+            # Python asks here for what the object does not have, which is everything before this.
+            source = self.__dict__.pop("_source", None)
+            if source is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            Request.__init__(self, source.scope(), source.receive, source.send)
+            return getattr(self, name)
+
+    _Request.__name__ = _Request.__qualname__ = Request.__name__
+    return _Request
 
 
 def _takes_one(call: Any) -> bool:
@@ -231,8 +250,8 @@ def _failed(request: _tyndall.HttpRequest, error: BaseException) -> None:
     request.reply_with(status, headers, text.encode())
 
 
-async def _reply(request: _tyndall.HttpRequest, result: Any) -> None:
-    """Ray's mapping of what is returned."""
+def _reply(request: _tyndall.HttpRequest, result: Any) -> Awaitable[None] | None:
+    """Ray's mapping of what is returned; gives what is left to do."""
     if isinstance(result, str):
         request.reply(200, "text/plain; charset=utf-8", result.encode())
     elif isinstance(result, (dict, list)):
@@ -242,12 +261,13 @@ async def _reply(request: _tyndall.HttpRequest, result: Any) -> None:
     elif isinstance(result, (bytes, bytearray, memoryview)):
         request.reply(200, "text/plain", bytes(result))
     elif _is_plain_stream(result):
-        await _stream(request, result)
+        return _stream(request, result)
     elif _is_asgi(result):
-        scope = request.scope()
-        await result(scope, request.receive, request.send)
+        rest: Awaitable[None] = result(request.scope(), request.receive, request.send)
+        return rest
     else:
         request.reply(200, "application/json", encoded(result))
+    return None
 
 
 # --- Streams ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from . import context
 from ._user_callable import _forget_destructor
@@ -19,6 +19,15 @@ __all__ = ["get_multiplexed_model_id", "multiplexed"]
 logger = logging.getLogger("tyndall.serve")
 
 Load = Callable[..., Awaitable[Any]]
+F = TypeVar("F", bound=Load)
+
+
+@overload
+def multiplexed(func: F) -> F: ...
+
+
+@overload
+def multiplexed(*, max_num_models_per_replica: int = ...) -> Callable[[F], F]: ...
 
 
 def multiplexed(func: Any = None, max_num_models_per_replica: int = 3) -> Any:

@@ -10,6 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyAny, PyBytes};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tyndall::{Error, RequestContext, Result};
@@ -76,12 +77,21 @@ fn begin(
     let shared = Arc::new(Shared::default());
     let guard = CancelOnDrop { queue: queue.clone(), shared: shared.clone() };
     let is_stream = matches!(answer, Answer::Items(_));
-    let (own, runtime) = (queue.clone(), Handle::current());
+    let (own, runtime, begun) = (queue.clone(), Handle::current(), Instant::now());
     queue.push(move |py, handler| {
         let context = Arc::new(context);
         let answer = Mutex::new(answer);
-        let call =
-            CallRequest { method, body, is_stream, context, queue: own, runtime, shared, answer };
+        let call = CallRequest {
+            begun,
+            method,
+            body,
+            is_stream,
+            context,
+            queue: own,
+            runtime,
+            shared,
+            answer,
+        };
         handler.call_method1(intern!(py, "call"), (Py::new(py, call)?,)).map(drop)
     });
     guard
@@ -90,6 +100,7 @@ fn begin(
 /// A call, as the loop sees it.
 #[pyclass(frozen, module = "tyndall._tyndall")]
 pub(crate) struct CallRequest {
+    begun: Instant,
     method: String,
     body: Bytes,
     is_stream: bool,
@@ -108,8 +119,14 @@ impl CallRequest {
     }
 
     #[getter]
-    fn method(&self) -> &str {
+    pub(crate) fn method(&self) -> &str {
         &self.method
+    }
+
+    /// Milliseconds since it arrived.
+    #[getter]
+    fn elapsed_ms(&self) -> f64 {
+        self.elapsed().as_secs_f64() * 1e3
     }
 
     #[getter]
@@ -173,6 +190,14 @@ impl CallRequest {
 }
 
 impl CallRequest {
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    pub(crate) fn request_context(&self) -> &Arc<RequestContext> {
+        &self.context
+    }
+
     fn end(&self, outcome: Result<Bytes>) {
         self.shared.answered();
         let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);

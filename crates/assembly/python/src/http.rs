@@ -22,6 +22,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tyndall::RequestContext;
@@ -81,9 +82,10 @@ pub(crate) async fn answer(
     let guard = CancelOnDrop { queue: queue.clone(), shared: shared.clone() };
     let (reply, replied) = oneshot::channel();
     let own = queue.clone();
-    let runtime = Handle::current();
+    let (runtime, begun) = (Handle::current(), Instant::now());
     queue.push(move |py, handler| {
         let request = HttpRequest {
+            begun,
             head: Head::new(parts, context),
             queue: own,
             runtime,
@@ -155,6 +157,7 @@ impl HttpBody for Parts {
 /// A request, as the loop sees it.
 #[pyclass(frozen, module = "tyndall._tyndall")]
 pub(crate) struct HttpRequest {
+    begun: Instant,
     head: Head,
     queue: Arc<Queue>,
     runtime: Handle,
@@ -172,8 +175,14 @@ impl HttpRequest {
     }
 
     #[getter]
-    fn method(&self) -> &str {
+    pub(crate) fn method(&self) -> &str {
         self.head.method.as_str()
+    }
+
+    /// Milliseconds since it arrived.
+    #[getter]
+    fn elapsed_ms(&self) -> f64 {
+        self.elapsed().as_secs_f64() * 1e3
     }
 
     /// The path as it was sent.
@@ -200,10 +209,14 @@ impl HttpRequest {
         !matches!(*lock(&self.answer), Answer::Waiting(_) | Answer::Begun(..))
     }
 
-    /// The status of the answer; 0 before there is one.
+    /// The status that the client has read, 499 if it did not stay, or 500 without an answer.
     #[getter]
-    fn status(&self) -> u16 {
-        self.status.load(Ordering::Relaxed)
+    pub(crate) fn status(&self) -> u16 {
+        match self.status.load(Ordering::Relaxed) {
+            _ if self.is_gone() => 499,
+            0 => 500,
+            status => status,
+        }
     }
 
     /// The task to cancel when the client goes away.
@@ -297,6 +310,14 @@ impl HttpRequest {
 }
 
 impl HttpRequest {
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    pub(crate) fn request_context(&self) -> &Arc<RequestContext> {
+        &self.head.context
+    }
+
     fn reply_whole(&self, status: StatusCode, headers: HeaderMap, body: Bytes) {
         let answer = std::mem::replace(&mut *lock(&self.answer), Answer::Done);
         self.shared.answered();

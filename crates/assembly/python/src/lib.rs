@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `queue` | work for the loop, in order |
 //! | `request` | who a request of the loop belongs to, and its end |
+//! | `access` | lines of the access log |
 //! | `batch` | batches of `serve.batch` |
 //! | `http` | a request of HTTP as ASGI sees it, and its answer |
 //! | `websocket` | a WebSocket as ASGI sees it |
@@ -20,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod batch;
 mod call;
 mod caller;
@@ -41,6 +43,7 @@ fn _tyndall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<http::HttpRequest>()?;
     module.add_class::<websocket::WebSocket>()?;
     module.add_class::<call::CallRequest>()?;
+    module.add_class::<access::AccessLines>()?;
     module.add_class::<replica::Job>()?;
     module.add_class::<batch::Batcher>()?;
     module.add_class::<caller::Caller>()?;

@@ -92,7 +92,8 @@ pub(crate) struct Bridge {
 
 #[pymethods]
 impl Bridge {
-    /// `handler` has the methods `start`, `http`, `websocket`, `call`, `reconfigure`, `check_health` and `stop`.
+    /// `handler` has the methods `start`, `http`, `websocket`, `call`, `cancel`, `reconfigure`,
+    /// `check_health` and `stop`.
     #[new]
     fn new(handler: Py<PyAny>) -> PyResult<Self> {
         Ok(Self { queue: Queue::new()?, handler })

@@ -49,12 +49,12 @@ impl Shared {
         self.is_gone.load(Ordering::Acquire)
     }
 
-    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+    fn cancel(&self, py: Python<'_>, handler: &Bound<'_, PyAny>) -> PyResult<()> {
         if let Some(future) = lock(&self.receiving).take() {
             resolve(future.bind(py), disconnect(py)?.as_any())?;
         }
         if let Some(task) = lock(&self.task).take() {
-            task.call_method0(py, intern!(py, "cancel"))?;
+            handler.call_method1(intern!(py, "cancel"), (task,))?;
         }
         Ok(())
     }
@@ -93,7 +93,7 @@ impl Drop for CancelOnDrop {
         }
         self.shared.is_gone.store(true, Ordering::Release);
         let shared = self.shared.clone();
-        self.queue.push(move |py, _| shared.cancel(py));
+        self.queue.push(move |py, handler| shared.cancel(py, handler));
     }
 }
 

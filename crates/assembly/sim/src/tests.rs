@@ -58,6 +58,7 @@ fn deployment(name: &str, autoscaling: AutoscalingConfig) -> DeploymentConfig {
         residency: Residency::default(),
         env_vars: BTreeMap::new(),
         user_config: serde_json::Value::Null,
+        warm: Default::default(),
     }
 }
 

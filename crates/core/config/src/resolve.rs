@@ -221,6 +221,7 @@ impl RunConfig {
             residency: Default::default(),
             env_vars: Default::default(),
             user_config: Default::default(),
+            warm: Default::default(),
             workload: Workload::Model(ModelConfig {
                 id: model_id,
                 aliases: model.aliases.clone(),

@@ -7,6 +7,7 @@ use crate::policies::Asked;
 use crate::replica::{Birth, Input, Outcome, Replica};
 use crate::state::Context;
 use crate::status::{self, StatusEvent, Trigger};
+use crate::warm::Pool;
 use crate::{Instant, seconds};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub(crate) struct Deployment {
     pub(crate) status: (DeploymentStatus, Trigger),
     pub(crate) message: String,
     pub(crate) replicas: Vec<Replica>,
+    /// Processes that wait to become replicas.
+    pub(crate) warm: Pool,
     pub(crate) dead: VecDeque<DeadReplica>,
     pub(crate) queued: u32,
     pub(crate) ongoing: u32,
@@ -104,6 +107,7 @@ impl Deployment {
             status: (DeploymentStatus::Updating, Trigger::ConfigUpdateStarted),
             message: String::new(),
             replicas: Vec::new(),
+            warm: Pool::default(),
             dead: VecDeque::new(),
             queued: 0,
             ongoing: 0,
@@ -135,6 +139,7 @@ impl Deployment {
         scale: impl FnOnce(&mut Autoscaler, &DeploymentConfig),
     ) {
         self.backoff = Backoff::default();
+        self.warm.forgive();
         self.unavailable = None;
         self.is_given_up = false;
         self.num_failures = 0;
@@ -215,6 +220,17 @@ impl Deployment {
         let active = self.replicas.iter().filter(|replica| replica.is_active());
         let taken: BTreeSet<u32> = active.map(|replica| replica.rank).collect();
         (0..=u32::MAX).filter(|rank| !taken.contains(rank)).take(number).collect()
+    }
+
+    /// The process of a replica runs.
+    pub(crate) fn process_started(&mut self, index: usize, pid: u32, cx: &mut Context<'_>) {
+        let replica = &mut self.replicas[index];
+        // It is told of by the answer to the start, and as an event.
+        let is_news = replica.pid.replace(pid).is_none();
+        if is_news && replica.config.warm.processes > 0 {
+            let is_taken = replica.waited_pid == Some(pid);
+            cx.notice(Notice::WarmStart { deployment: self.config.id.clone(), is_taken });
+        }
     }
 
     pub(crate) fn report(&mut self, index: usize, report: ReplicaReport, cx: &mut Context<'_>) {
@@ -334,7 +350,7 @@ impl Deployment {
             let is_expected = outcome == Outcome::Gone;
             let gone = self.replicas.remove(index);
             let lived = cx.now.saturating_sub(gone.decided_at);
-            let reason = if reason.is_empty() || is_expected { &gone.message } else { reason };
+            let reason = if reason.is_empty() || is_expected { &gone.end_reason } else { reason };
             self.dead.push_front(DeadReplica {
                 replica_id: gone.id,
                 pid: gone.pid,
@@ -413,6 +429,7 @@ impl Deployment {
     /// Feeds [`Input::Deadline`] to replicas whose time has come, and asks those that are due for
     /// their status.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
+        self.expire_warm(cx);
         for index in (0..self.replicas.len()).rev() {
             let replica = &mut self.replicas[index];
             if replica.deadline.is_some_and(|at| at <= cx.now) {
@@ -448,12 +465,13 @@ impl Deployment {
             .iter()
             .flat_map(|replica| [replica.deadline, replica.probe_at])
             .chain([self.backoff.retry_at, self.autoscaling_deadline])
+            .chain(self.warm.deadlines())
             .flatten()
             .min()
     }
 
     pub(crate) fn is_gone(&self) -> bool {
-        self.is_deleting && self.replicas.is_empty()
+        self.is_deleting && self.replicas.is_empty() && self.warm.is_empty()
     }
 
     /// The bounds of its number of replicas.

@@ -76,14 +76,19 @@ pub enum Event {
     ProxyGone(String),
     /// The replicas' processes that ran before this controller did. Nothing is started before.
     Snapshot(Vec<FoundReplica>),
-    /// The process that [`Action::Start`] asked for runs.
+    /// The process that [`Action::Start`] or [`Action::StartWaiting`] asked for runs.
     ProcessStarted {
         /// Which.
         replica: ReplicaId,
         /// Its process.
         pid: u32,
     },
-    /// The process that [`Action::Start`] asked for could not be started.
+    /// The process that [`Action::StartWaiting`] asked for can become a replica.
+    Prepared {
+        /// Which.
+        process: ReplicaId,
+    },
+    /// The process that [`Action::Start`] or [`Action::StartWaiting`] asked for could not be started.
     StartRefused {
         /// Which.
         replica: ReplicaId,
@@ -165,7 +170,16 @@ pub struct Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.code, self.signal) {
-            (_, Some(9)) => f.write_str("was killed by signal 9 (memory may have run out)"),
+            (_, Some(9)) => f.write_str(
+                "was killed by signal 9 (likely out of memory, which dmesg tells: then lower \
+                 max_ongoing_requests or the number of replicas)",
+            ),
+            (_, Some(signal @ (4 | 6 | 7 | 8 | 11))) => {
+                write!(
+                    f,
+                    "was ended by signal {signal} (a crash in native code; the log says where)"
+                )
+            }
             (_, Some(signal)) => write!(f, "was ended by signal {signal}"),
             (Some(code), None) => write!(f, "exited with code {code}"),
             (None, None) => f.write_str("is gone"),
@@ -186,6 +200,15 @@ pub enum Action {
         config: Arc<DeploymentConfig>,
         /// The GPUs that it may use.
         gpus: Vec<u32>,
+        /// The process that waits and becomes it; a new one where that is not there any more.
+        waiting: Option<ReplicaId>,
+    },
+    /// Start a process that waits to become a replica.
+    StartWaiting {
+        /// Its id until then.
+        process: ReplicaId,
+        /// What for.
+        config: Arc<DeploymentConfig>,
     },
     /// Start a process of an application's own beside its replicas; it reports as they do.
     StartSidecar {
@@ -205,7 +228,7 @@ pub enum Action {
     },
     /// Give every proxy the new [`State::routes`](crate::State::routes).
     Publish,
-    /// End a replica's process: SIGTERM, and SIGKILL when the grace is over.
+    /// End a process of a replica, or one that waits: SIGTERM, and SIGKILL when the grace is over.
     Stop {
         /// Which.
         replica: ReplicaId,
@@ -270,6 +293,22 @@ pub enum Notice {
         replica: ReplicaId,
         /// From the decision to start it; the first phase is `spawn`.
         phases: ColdStartPhases,
+    },
+    /// The process of a replica runs whose deployment has some that wait.
+    WarmStart {
+        /// Whose.
+        deployment: DeploymentId,
+        /// It is one of those, so that it has imported already.
+        is_taken: bool,
+    },
+    /// A process that waits is gone without having been asked.
+    WaitingDied {
+        /// Whose.
+        deployment: DeploymentId,
+        /// How.
+        reason: String,
+        /// Until the next one; none is started any more where this is absent.
+        retry_in: Option<Duration>,
     },
     /// The first request of a replica got its first token.
     FirstToken {

@@ -20,12 +20,22 @@ impl Ids {
     /// eleven characters: start time plus counter, scrambled by a bijection of 55 bits. A controller
     /// that starts later makes others as long as the one before made fewer than 1024 a millisecond.
     pub(crate) fn next(&mut self, name: &DeploymentName) -> ReplicaId {
+        self.next_with("", name)
+    }
+
+    /// That of a process that waits to become a replica, which has another one then.
+    pub(crate) fn next_waiting(&mut self, name: &DeploymentName) -> ReplicaId {
+        self.next_with("warm-", name)
+    }
+
+    fn next_with(&mut self, prefix: &str, name: &DeploymentName) -> ReplicaId {
         const SCRAMBLE: u64 = 0x4F_1BBC_DCBF_A53B;
         const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let value = self.next.wrapping_mul(SCRAMBLE);
         self.next += 1;
         let base = name.as_str().rsplit(['/', ':']).find(|part| !part.is_empty());
-        let mut id: String = base.unwrap_or("replica").chars().take(37).collect();
+        let base = base.unwrap_or("replica").chars();
+        let mut id: String = prefix.chars().chain(base).take(37).collect();
         id.push('-');
         for shift in (0..11).rev() {
             let digit = usize::try_from((value >> (5 * shift)) & 31).expect("five bits");

@@ -36,6 +36,7 @@ mod sidecar;
 mod state;
 mod status;
 mod view;
+mod warm;
 
 pub use application::Fallback;
 pub use backoff::Backoff;

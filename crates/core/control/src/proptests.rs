@@ -13,7 +13,7 @@ use tyndall_types::{DeploymentId, DeploymentName, ReplicaId, ReplicaState};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Deploy { deployment: usize, min: u32, max: u32, model: u32 },
+    Deploy { deployment: usize, min: u32, max: u32, model: u32, warm: u32 },
     Delete(usize),
     Demand { deployment: usize, queued: u32, ongoing: u32 },
     ProxyGone,
@@ -21,6 +21,8 @@ enum Step {
     Failed(prop::sample::Index),
     Exit(prop::sample::Index),
     Refuse(prop::sample::Index),
+    Prepared(prop::sample::Index),
+    WaitingExit(prop::sample::Index),
     SidecarReady(prop::sample::Index),
     SidecarExit(prop::sample::Index),
     Answer(prop::sample::Index, PolicyOutcome),
@@ -30,8 +32,8 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let any_index = any::<prop::sample::Index>;
     let step = prop_oneof![
-        1 => (0usize..2, 0u32..3, 0u32..3, 0u32..2).prop_map(|(deployment, min, more, model)| {
-            Step::Deploy { deployment, min, max: (min + more).max(1), model }
+        1 => (0usize..2, 0u32..3, 0u32..3, 0u32..2, 0u32..3).prop_map(|(deployment, min, more, model, warm)| {
+            Step::Deploy { deployment, min, max: (min + more).max(1), model, warm }
         }),
         1 => (0usize..2).prop_map(Step::Delete),
         4 => (0usize..2, 0u32..5, 0u32..5).prop_map(|(deployment, queued, ongoing)| {
@@ -42,6 +44,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any_index().prop_map(Step::Failed),
         2 => any_index().prop_map(Step::Exit),
         1 => any_index().prop_map(Step::Refuse),
+        3 => any_index().prop_map(Step::Prepared),
+        1 => any_index().prop_map(Step::WaitingExit),
         3 => any_index().prop_map(Step::SidecarReady),
         1 => any_index().prop_map(Step::SidecarExit),
         3 => (any_index(), outcomes()).prop_map(|(index, outcome)| Step::Answer(index, outcome)),
@@ -65,8 +69,17 @@ fn outcomes() -> impl Strategy<Value = PolicyOutcome> {
 #[derive(Default)]
 struct World {
     processes: BTreeMap<ReplicaId, Option<Duration>>,
+    /// Those that wait.
+    waiting: BTreeMap<ReplicaId, Waiting>,
+    /// Those that answer for policies.
     sidecars: BTreeMap<ReplicaId, Sidecar>,
     num_starts: usize,
+}
+
+struct Waiting {
+    deployment: DeploymentId,
+    is_prepared: bool,
+    end: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -87,6 +100,8 @@ struct Run {
     /// Bounds that changed in mid-flight, while more may run than the newest allows.
     max_ever: u32,
     models: [u32; 2],
+    /// Processes that may wait.
+    warm: [u32; 2],
     /// Replicas that fit into the machine's memory.
     most: Option<usize>,
 }
@@ -103,9 +118,22 @@ impl Run {
         let is_tick = event == Event::DeadlinePassed;
         for action in self.state.apply(event, self.now) {
             match action {
-                Action::Start { replica, .. } => {
+                Action::Start { replica, waiting, config, .. } => {
                     self.world.num_starts += 1;
+                    if let Some(taken) = waiting {
+                        let taken = self.world.waiting.remove(&taken).expect("takes what waits");
+                        assert!(taken.is_prepared && taken.end.is_none(), "it cannot be taken");
+                        assert_eq!(taken.deployment, config.id);
+                    }
                     let before = self.world.processes.insert(replica, None);
+                    assert!(before.is_none(), "an id was used twice");
+                }
+                Action::StartWaiting { process, config } => {
+                    self.world.num_starts += 1;
+                    assert_eq!(self.num_starting(&config.id), 0, "it takes the cores from a start");
+                    let deployment = config.id.clone();
+                    let waiting = Waiting { deployment, is_prepared: false, end: None };
+                    let before = self.world.waiting.insert(process, waiting);
                     assert!(before.is_none(), "an id was used twice");
                 }
                 Action::StartSidecar { process, .. } => {
@@ -126,8 +154,9 @@ impl Run {
                     sidecar.end = Some(sidecar.end.map_or(at, |before| before.min(at)));
                 }
                 Action::Stop { replica, grace } => {
-                    let process = self.world.processes.get_mut(&replica);
                     let at = self.now + grace;
+                    let waiting = self.world.waiting.get_mut(&replica).map(|one| &mut one.end);
+                    let process = self.world.processes.get_mut(&replica).or(waiting);
                     let end = process.expect("stops what was started");
                     *end = Some(end.map_or(at, |before| before.min(at)));
                 }
@@ -147,6 +176,12 @@ impl Run {
         self.check();
     }
 
+    fn num_starting(&self, id: &DeploymentId) -> usize {
+        let details = self.state.application(&id.application, self.now).unwrap();
+        let replicas = details.deployments.into_values().flat_map(|one| one.replicas);
+        replicas.filter(|replica| replica.state == ReplicaState::Starting).count()
+    }
+
     fn check(&self) {
         let details = self.state.details(self.now);
         let known: usize = details
@@ -160,6 +195,11 @@ impl Run {
         assert!(beside.count() <= 1, "an application has one of them");
         let fits = self.most.is_none_or(|most| known <= most);
         assert!(fits, "{known} replicas in memory for {:?}", self.most);
+        for index in 0..2 {
+            let of = |one: &&Waiting| one.deployment == deployment(index) && one.end.is_none();
+            let waiting = self.world.waiting.values().filter(of).count();
+            assert!(waiting <= self.warm[index] as usize, "{waiting} processes wait");
+        }
         for replica in self.world.processes.keys().chain(self.world.sidecars.keys()) {
             assert!(self.state.knows(replica), "{replica} was forgotten while it ran");
         }
@@ -202,7 +242,13 @@ impl Run {
     fn exit(&mut self, replica: ReplicaId, exit: Exit) {
         self.world.processes.remove(&replica);
         self.world.sidecars.remove(&replica);
+        self.world.waiting.remove(&replica);
         self.apply(Event::ProcessExited { replica, exit });
+    }
+
+    fn pick_waiting(&self, index: prop::sample::Index) -> Option<ReplicaId> {
+        let ids: Vec<_> = self.world.waiting.keys().collect();
+        (!ids.is_empty()).then(|| (*index.get(&ids)).clone())
     }
 
     fn wait(&mut self, until: Duration) {
@@ -210,6 +256,7 @@ impl Run {
             let deadline = self.state.next_deadline();
             let ends = self.world.processes.iter().map(|(id, end)| (id, *end));
             let ends = ends.chain(self.world.sidecars.iter().map(|(id, one)| (id, one.end)));
+            let ends = ends.chain(self.world.waiting.iter().map(|(id, one)| (id, one.end)));
             let ended = ends.filter_map(|(id, end)| Some((end?, id.clone()))).min();
             let end = ended.as_ref().map(|(at, _)| *at);
             let Some(at) = deadline.into_iter().chain(end).min().filter(|at| *at <= until) else {
@@ -255,16 +302,32 @@ impl Run {
         config
     }
 
+    fn deploy(&mut self, config: DeploymentConfig) {
+        self.version += 1;
+        let (version, deployed_at) = (self.version, self.now);
+        let config = application(vec![config]);
+        self.apply(Event::Deploy { config, version, deployed_at, fallback: None });
+    }
+
+    fn sidecar_ready(&mut self, index: prop::sample::Index) {
+        let Some(process) = self.pick_sidecar(index) else { return };
+        if let Some(sidecar) = self.world.sidecars.get_mut(&process) {
+            sidecar.is_ready = true;
+        }
+        let report = ReplicaReport::Ready { phases: ColdStartPhases::default(), card: None };
+        self.apply(Event::Report { replica: process, report });
+    }
+
     fn step(&mut self, step: Step) {
         match step {
-            Step::Deploy { deployment: index, min, max, model } => {
-                let config = self.config(index, (min, max), model);
+            Step::Deploy { deployment, min, max, model, warm } => {
+                let mut config = self.config(deployment, (min, max), model);
+                config.warm.processes = warm;
+                // An older version may come back.
+                self.warm[deployment] = self.warm[deployment].max(warm);
                 self.max_ever = self.max_ever.max(max);
-                self.models[index] |= model;
-                self.version += 1;
-                let (version, deployed_at) = (self.version, self.now);
-                let config = application(vec![config]);
-                self.apply(Event::Deploy { config, version, deployed_at, fallback: None });
+                self.models[deployment] |= model;
+                self.deploy(config);
             }
             Step::Delete(index) => self.apply(Event::Delete(deployment(index).application)),
             Step::Demand { deployment, queued, ongoing } => {
@@ -297,15 +360,16 @@ impl Run {
                 self.world.processes.remove(&replica);
                 self.apply(Event::StartRefused { replica, reason: "out of memory".into() });
             }
-            Step::SidecarReady(index) => {
-                let Some(process) = self.pick_sidecar(index) else { return };
-                if let Some(sidecar) = self.world.sidecars.get_mut(&process) {
-                    sidecar.is_ready = true;
-                }
-                let report =
-                    ReplicaReport::Ready { phases: ColdStartPhases::default(), card: None };
-                self.apply(Event::Report { replica: process, report });
+            Step::Prepared(index) => {
+                let Some(process) = self.pick_waiting(index) else { return };
+                self.world.waiting.get_mut(&process).expect("it was picked").is_prepared = true;
+                self.apply(Event::Prepared { process });
             }
+            Step::WaitingExit(index) => {
+                let Some(process) = self.pick_waiting(index) else { return };
+                self.exit(process, Exit { code: None, signal: Some(15) });
+            }
+            Step::SidecarReady(index) => self.sidecar_ready(index),
             Step::SidecarExit(index) => {
                 let Some(process) = self.pick_sidecar(index) else { return };
                 self.exit(process, Exit { code: None, signal: Some(9) });
@@ -337,6 +401,7 @@ proptest! {
             loads: [(0, 0); 2],
             max_ever: 0,
             models: [0; 2],
+            warm: [0; 2],
             most,
         };
         let memory_bytes = most.map(|most| BYTES * most as u64);
@@ -357,7 +422,8 @@ proptest! {
             run.apply(Event::Delete(deployment(index).application));
         }
         run.wait(run.now + Duration::from_secs(60));
-        prop_assert!(run.world.processes.is_empty() && run.world.sidecars.is_empty());
+        let World { processes, waiting, sidecars, .. } = &run.world;
+        prop_assert!(processes.is_empty() && waiting.is_empty() && sidecars.is_empty());
         prop_assert!(run.state.details(run.now).applications.is_empty());
         prop_assert_eq!(run.state.next_deadline(), None);
     }

@@ -29,6 +29,7 @@ impl Deployment {
         if cx.can_start {
             self.start_missing(cx);
         }
+        self.keep_warm(cx);
         self.reconfigure(cx);
         let missing = self.scaler.target().saturating_sub(count(self.num_fresh()));
         self.num_lost = self.num_lost.min(missing);
@@ -243,13 +244,15 @@ impl Deployment {
                 Birth { id: id.clone(), rank, version: self.version, config: config.clone() };
             let mut replica = Replica::starting(birth, cx.now);
             replica.is_woken = is_wake;
+            let (waiting, waited_pid) = self.warm.take(&config).unzip();
+            replica.waited_pid = waited_pid.flatten();
             self.add(replica);
             cx.out.born.push(id.clone());
             if is_wake && nth == 0 {
                 let deployment = self.config.id.clone();
                 cx.notice(Notice::Waking { deployment, replica: id.clone() });
             }
-            cx.out.starts.push(Action::Start { replica: id, rank, config, gpus });
+            cx.out.starts.push(Action::Start { replica: id, rank, config, gpus, waiting });
         }
     }
 

@@ -125,6 +125,8 @@ pub(crate) struct Replica {
     pub(crate) state: ReplicaState,
     /// Why it is in this state, and what happens next.
     pub(crate) message: String,
+    /// Why it is ended, once it is; of one whose process ended by itself that is told then.
+    pub(crate) end_reason: String,
     /// When it was asked for, or found.
     pub(crate) decided_at: Instant,
     /// When the state began.
@@ -134,6 +136,8 @@ pub(crate) struct Replica {
     /// When to ask it for its status.
     pub(crate) probe_at: Option<Instant>,
     pub(crate) pid: Option<u32>,
+    /// The process that waited and that it was to become.
+    pub(crate) waited_pid: Option<u32>,
     /// Its process was ended by a signal, which may have come from outside.
     pub(crate) was_killed: bool,
     /// From the decision to the process's own first phase.
@@ -161,11 +165,13 @@ impl Replica {
             message: "its process was asked for; takes requests when it reports ready, is ended \
                       at the deadline"
                 .to_owned(),
+            end_reason: String::new(),
             decided_at: now,
             since: now,
             deadline: Some(now.saturating_add(seconds(timeout_s))),
             probe_at: None,
             pid: None,
+            waited_pid: None,
             was_killed: false,
             spawn: Duration::ZERO,
             took: Duration::ZERO,
@@ -219,6 +225,7 @@ impl Replica {
         }
         match outcome {
             Outcome::Stop | Outcome::StartFailed | Outcome::Died => {
+                reason.clone_into(&mut self.end_reason);
                 self.message =
                     format!("{reason}; its process has the grace time to finish, then is killed");
                 self.deadline = Some(now.saturating_add(grace).saturating_add(KILL_MARGIN));

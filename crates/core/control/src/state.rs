@@ -217,11 +217,15 @@ impl State {
                 self.policy_answered(&process, deployment, outcome, now, out)
             }
             Event::ProcessStarted { .. }
+            | Event::Prepared { .. }
             | Event::StartRefused { .. }
             | Event::ProcessExited { .. }
             | Event::Report { .. }
             | Event::Reconfigured { .. }
-            | Event::Probed { .. } => self.replica_event(event, now, out),
+            | Event::Probed { .. } => match self.waiting_event(&event, now, out) {
+                Some(touched) => touched,
+                None => self.replica_event(event, now, out),
+            },
         }
     }
 
@@ -233,8 +237,8 @@ impl State {
     ) -> BTreeSet<DeploymentId> {
         match event {
             Event::ProcessStarted { replica, pid } => {
-                self.with(&replica, now, out, |deployment, index, _| {
-                    deployment.replicas[index].pid = Some(pid);
+                self.with(&replica, now, out, |deployment, index, cx| {
+                    deployment.process_started(index, pid, cx);
                 })
             }
             Event::StartRefused { replica, reason } => {
@@ -554,7 +558,10 @@ fn checked(
     let times = replica.failed_checks;
     let reason = match stuck_s {
         Some(age_s) => format!("its engine has not finished a step for {age_s:.0} s"),
-        None => format!("{times} health checks in a row failed"),
+        None => format!(
+            "{times} health checks in a row failed or took longer than {timeout_s} s; the log says \
+             what they met; mend it, or raise health_check_timeout_s if it was only slow"
+        ),
     };
     deployment.feed(index, Input::Failed, &reason, cx);
 }

@@ -5,6 +5,7 @@ mod policies;
 mod recovery;
 mod rollouts;
 mod room;
+mod warm;
 
 use self::room::{ask, crowded};
 use super::*;
@@ -94,6 +95,7 @@ pub(crate) fn config() -> DeploymentConfig {
         residency: Default::default(),
         env_vars: Default::default(),
         user_config: Default::default(),
+        warm: Default::default(),
     }
 }
 

@@ -1,22 +1,30 @@
 //! The child processes of this crate's tests: every role, with behaviour chosen by arguments.
 //!
 //! - `role NAME … --log FILE [--exit CODE] [--stubborn] [--grandchild]`
+//! - `role warm … --log FILE [--deaf]`: waits to become another, or hears nothing after it has said that it is prepared
 //! - `node DIR LOG`: a whole supervisor in a process of its own
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tyndall_cluster::{NodeDir, Supervisor, SupervisorOptions, process};
 use tyndall_transport::{Body, Handler, Listener, ServeOptions, empty, serve};
+use tyndall_types::protocol::{Handover, PREPARED};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match args[1].as_str() {
+        "role" if args[2] == "warm" => {
+            let args = wait(&args);
+            runtime.block_on(role(&args));
+        }
         "role" => runtime.block_on(role(&args)),
         "node" => runtime.block_on(node(Path::new(&args[2]), &args[3])),
         other => panic!("no such command: {other}"),
@@ -31,6 +39,28 @@ fn log(args: &[String], line: &str) {
     let path = value(args, "--log").unwrap();
     let mut file = std::fs::File::options().append(true).create(true).open(path).unwrap();
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+/// What it is from then on.
+fn wait(args: &[String]) -> Vec<String> {
+    process::prepare_child(value(args, "--parent-pid").unwrap().parse().unwrap()).unwrap();
+    let line = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    // Only the copy is left.
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null").unwrap()).unwrap();
+    (&line).write_all(format!("{PREPARED}\n").as_bytes()).unwrap();
+    log(args, &format!("warm {}", std::process::id()));
+    if args.iter().any(|arg| arg == "--deaf") {
+        drop(line);
+        log(args, "deaf");
+        loop {
+            std::thread::park();
+        }
+    }
+    let mut told = String::new();
+    BufReader::new(line).read_line(&mut told).unwrap();
+    let Ok(handover) = serde_json::from_str::<Handover>(&told) else { std::process::exit(0) };
+    log(args, &format!("handed {:?}", handover.env));
+    [args[..1].to_vec(), handover.args].concat()
 }
 
 #[derive(Clone)]

@@ -48,7 +48,8 @@ impl Handler for Api {
 
 impl Api {
     fn spawn(&self, spec: ProcessSpec) -> Response<Body> {
-        match self.processes.spawn(spec, Kind::Replica, None) {
+        let kind = if spec.waits { Kind::Waiting } else { Kind::Replica };
+        match self.processes.spawn(spec, kind, None) {
             Ok(info) => json(StatusCode::OK, &info),
             Err(error) => {
                 let status = match error {

@@ -18,6 +18,7 @@ mod processes;
 mod roles;
 mod runtime_dir;
 mod supervisor;
+mod waiting;
 
 pub use processes::SpawnError;
 pub use runtime_dir::{NodeDir, RuntimeDirError};

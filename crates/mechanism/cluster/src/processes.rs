@@ -5,7 +5,11 @@
 //!    when the grace is over.
 //! 3. When it is gone, and before its id is released, its process group is killed; then it is
 //!    reaped, leaves the table and is announced.
+//!
+//! A process that waits is one like the others, until a start names it: then its entry gets the id and
+//! the arguments of the replica that it is from there on.
 
+use crate::waiting::Line;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -19,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use tyndall_types::protocol::{ProcessEvent, ProcessInfo, ProcessSpec};
+use tyndall_types::protocol::{Handover, ProcessEvent, ProcessInfo, ProcessSpec};
 
 /// Events that a slow reader may be behind; then its stream ends and it starts anew.
 const MAX_EVENTS_BEHIND: usize = 1024;
@@ -63,6 +67,15 @@ pub(crate) enum Kind {
     Controller,
     Proxy,
     Replica,
+    /// It waits to become a replica.
+    Waiting,
+}
+
+impl Kind {
+    /// Whoever listens is told of these: they are the controller's.
+    fn is_told(self) -> bool {
+        matches!(self, Self::Replica | Self::Waiting)
+    }
 }
 
 /// The processes of this node. Clones share the table.
@@ -82,6 +95,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Table {
     entries: BTreeMap<String, Entry>,
+    num_started: u64,
     is_shutting_down: bool,
     /// Processes that did not end in their grace.
     num_killed: usize,
@@ -91,6 +105,10 @@ struct Table {
 struct Entry {
     info: ProcessInfo,
     kind: Kind,
+    /// Counts processes: ids change, and the system uses its own again.
+    number: u64,
+    /// To one that waits.
+    line: Option<Line>,
     /// Takes the grace of each stop.
     stop: mpsc::Sender<Duration>,
 }
@@ -128,20 +146,88 @@ impl Processes {
         if table.entries.len() >= MAX_PROCESSES {
             return Err(SpawnError::TooMany { max: MAX_PROCESSES });
         }
-        let (child, pid, pidfd) = self.start(&spec, stdin).map_err(|source| {
+        if let Some(info) = self.take(&mut table, &spec) {
+            return Ok(info);
+        }
+        let system = |source| {
             let executable = spec.executable.as_ref().unwrap_or(&self.0.executable).clone();
             SpawnError::System { executable, source }
-        })?;
+        };
+        let (line, stdin) = match kind {
+            Kind::Waiting => {
+                let (line, theirs) = Line::new().map_err(system)?;
+                (Some(line), Some(theirs))
+            }
+            Kind::Controller | Kind::Proxy | Kind::Replica => (None, stdin),
+        };
+        let prepared = line.as_ref().map(Line::prepared).transpose().map_err(system)?;
+        let (child, pid, pidfd) = self.start(&spec, stdin).map_err(system)?;
         let raw_pid = u32::try_from(pid.as_raw_nonzero().get()).expect("process ids are positive");
-        let info = ProcessInfo { id: spec.id.clone(), pid: raw_pid, args: spec.args };
+        let waits = line.is_some();
+        let info = ProcessInfo {
+            id: spec.id.clone(),
+            pid: raw_pid,
+            args: spec.args,
+            waits,
+            is_prepared: false,
+        };
         let (stop, stops) = mpsc::channel(8);
-        table.entries.insert(spec.id.clone(), Entry { info: info.clone(), kind, stop });
-        if kind == Kind::Replica {
+        table.num_started += 1;
+        let number = table.num_started;
+        let entry = Entry { info: info.clone(), kind, number, line, stop };
+        table.entries.insert(spec.id, entry);
+        if kind.is_told() {
             self.announce(ProcessEvent::Started { process: info.clone() });
         }
         drop(table);
-        tokio::spawn(self.clone().watch(spec.id, kind, Watched { child, pid, pidfd }, stops));
+        tokio::spawn(self.clone().watch(number, Watched { child, pid, pidfd }, stops));
+        if let Some(prepared) = prepared {
+            tokio::spawn(self.clone().prepare(number, prepared));
+        }
         Ok(info)
+    }
+
+    /// Makes the process that waits under the id that is named what shall be started; none where there
+    /// is none, where it is not prepared, or where it does not take it.
+    fn take(&self, table: &mut Table, spec: &ProcessSpec) -> Option<ProcessInfo> {
+        let waiting = spec.takes.as_ref()?;
+        let entry = table.entries.get_mut(waiting)?;
+        let line = entry.line.take_if(|_| entry.info.is_prepared)?;
+        let more = ["--parent-pid".to_owned(), std::process::id().to_string()];
+        let args = spec.args.iter().cloned().chain(more).collect();
+        if let Err(error) = line.hand_over(&Handover { args, env: spec.env.clone() }) {
+            tracing::warn!(id = %waiting, %error, "a process that waited is of no use");
+            entry.stop(Duration::ZERO);
+            return None;
+        }
+        let mut entry = table.entries.remove(waiting)?;
+        entry.kind = Kind::Replica;
+        entry.info = ProcessInfo {
+            id: spec.id.clone(),
+            pid: entry.info.pid,
+            args: spec.args.clone(),
+            waits: false,
+            is_prepared: false,
+        };
+        let info = entry.info.clone();
+        table.entries.insert(spec.id.clone(), entry);
+        self.announce(ProcessEvent::Started { process: info.clone() });
+        Some(info)
+    }
+
+    /// Notes that a process that waits is prepared.
+    async fn prepare(self, number: u64, prepared: impl Future<Output = bool>) {
+        if !prepared.await {
+            return;
+        }
+        let mut table = self.table();
+        let Some(entry) = table.entries.values_mut().find(|entry| entry.number == number) else {
+            return;
+        };
+        if entry.info.waits {
+            entry.info.is_prepared = true;
+            self.announce(ProcessEvent::Prepared { id: entry.info.id.clone() });
+        }
     }
 
     /// Asks a process to end; false when there is none of this id.
@@ -186,7 +272,7 @@ impl Processes {
         self.table().num_killed
     }
 
-    /// The replicas' processes.
+    /// The replicas' processes, and those that wait to become one.
     pub(crate) fn replicas(&self) -> Vec<ProcessInfo> {
         replicas(&self.table())
     }
@@ -237,20 +323,18 @@ impl Processes {
         Ok((child, pid, async_pidfd(pid)?))
     }
 
-    async fn watch(
-        self,
-        id: String,
-        kind: Kind,
-        watched: Watched,
-        stops: mpsc::Receiver<Duration>,
-    ) {
+    async fn watch(self, number: u64, watched: Watched, stops: mpsc::Receiver<Duration>) {
         let (status, was_killed) = watched.until_gone(stops).await;
         let (code, signal) = (status.and_then(|s| s.code()), status.and_then(|s| s.signal()));
-        tracing::debug!(%id, ?code, ?signal, "process ended");
         let mut table = self.table();
+        let entry = table.entries.values().find(|entry| entry.number == number);
+        let (id, kind) = entry
+            .map(|entry| (entry.info.id.clone(), entry.kind))
+            .expect("nobody else removes an entry");
+        tracing::debug!(%id, ?code, ?signal, "process ended");
         table.entries.remove(&id);
         table.num_killed += usize::from(was_killed);
-        if kind == Kind::Replica {
+        if kind.is_told() {
             self.announce(ProcessEvent::Exited { id, code, signal });
         }
         self.0.exits.send_modify(|exits| *exits += 1);
@@ -268,8 +352,8 @@ pub(crate) fn async_pidfd(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
 }
 
 fn replicas(table: &Table) -> Vec<ProcessInfo> {
-    let is_replica = |entry: &&Entry| entry.kind == Kind::Replica;
-    table.entries.values().filter(is_replica).map(|entry| entry.info.clone()).collect()
+    let is_told = |entry: &&Entry| entry.kind.is_told();
+    table.entries.values().filter(is_told).map(|entry| entry.info.clone()).collect()
 }
 
 struct Watched {

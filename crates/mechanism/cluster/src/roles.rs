@@ -30,10 +30,8 @@ impl Role {
             .map_err(|source| SpawnError::System { executable: self.id.into(), source })?;
         let spec = ProcessSpec {
             id: self.id.to_owned(),
-            executable: None,
             args: self.args.clone(),
-            working_dir: None,
-            env: Default::default(),
+            ..ProcessSpec::default()
         };
         processes.spawn(spec, self.kind, Some(OwnedFd::from(stdin))).map(drop)
     }

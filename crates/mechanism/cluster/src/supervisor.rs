@@ -271,7 +271,7 @@ impl Supervisor {
             self.end_proxy.ending.send_replace(true);
             self.end_controller.ending.send_replace(true);
             self.processes.refuse_starts();
-            let all = [Kind::Proxy, Kind::Replica, Kind::Controller];
+            let all = [Kind::Proxy, Kind::Waiting, Kind::Replica, Kind::Controller];
             for kind in all {
                 self.processes.stop_all(kind, Duration::ZERO);
             }
@@ -300,8 +300,12 @@ async fn end_in_order(
     processes.stop_all(Kind::Proxy, grace);
     processes.all_gone(Kind::Proxy).await;
     processes.refuse_starts();
-    processes.stop_all(Kind::Replica, grace);
-    processes.all_gone(Kind::Replica).await;
+    for kind in [Kind::Waiting, Kind::Replica] {
+        processes.stop_all(kind, grace);
+    }
+    for kind in [Kind::Waiting, Kind::Replica] {
+        processes.all_gone(kind).await;
+    }
     controller.end().await;
     processes.stop_all(Kind::Controller, CONTROLLER_GRACE);
     processes.all_gone(Kind::Controller).await;

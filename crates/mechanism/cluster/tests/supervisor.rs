@@ -73,16 +73,34 @@ impl Node {
     }
 
     async fn spawn(&self, id: &str, more: &[&str]) -> Result<ProcessInfo, ClientError> {
+        self.spawn_as(&ProcessSpec { id: id.into(), ..self.spec("replica", more) }).await
+    }
+
+    fn spec(&self, role: &str, more: &[&str]) -> ProcessSpec {
         let log = self.log_path().display().to_string();
-        let args = ["role", "replica", "--log", &log];
-        let spec = ProcessSpec {
-            executable: None,
-            working_dir: None,
-            id: id.into(),
+        let args = ["role", role, "--log", &log];
+        ProcessSpec {
             args: args.iter().chain(more).map(ToString::to_string).collect(),
             env: [("NAME".to_owned(), "value".to_owned())].into(),
-        };
-        self.client.call(Method::POST, "/-/processes", &spec).await
+            ..ProcessSpec::default()
+        }
+    }
+
+    async fn spawn_as(&self, spec: &ProcessSpec) -> Result<ProcessInfo, ClientError> {
+        self.client.call(Method::POST, "/-/processes", spec).await
+    }
+
+    /// Starts a process that waits.
+    async fn wait(&self, id: &str, more: &[&str]) -> ProcessInfo {
+        let spec = ProcessSpec { id: id.into(), waits: true, ..self.spec("warm", more) };
+        self.spawn_as(&spec).await.unwrap()
+    }
+
+    /// Starts a replica that is to be made of a process that waits.
+    async fn take(&self, id: &str, waiting: &str) -> ProcessInfo {
+        let takes = Some(waiting.to_owned());
+        let spec = ProcessSpec { id: id.into(), takes, ..self.spec("replica", &[]) };
+        self.spawn_as(&spec).await.unwrap()
     }
 
     async fn stop(&self, id: &str, grace_s: f64) -> Result<(), ClientError> {
@@ -128,17 +146,13 @@ async fn processes_run_where_they_are_told_to() {
     std::fs::create_dir(&dir).unwrap();
     let spec = |id: &str, dir: &Path| ProcessSpec {
         id: id.into(),
-        executable: None,
         args: ["role", "replica", "--log", "here"].map(str::to_owned).to_vec(),
         working_dir: Some(dir.to_owned()),
-        env: Default::default(),
+        ..ProcessSpec::default()
     };
-    let spawn = async |spec: &ProcessSpec| {
-        node.client.call::<_, ProcessInfo>(Method::POST, "/-/processes", spec).await
-    };
-    spawn(&spec("a", &dir)).await.unwrap();
+    node.spawn_as(&spec("a", &dir)).await.unwrap();
     eventually("it writes into its directory", || dir.join("here").exists()).await;
-    let error = spawn(&spec("b", &dir.join("gone"))).await.unwrap_err().to_string();
+    let error = node.spawn_as(&spec("b", &dir.join("gone"))).await.unwrap_err().to_string();
     assert!(error.contains("its working directory"), "{error}");
     supervisor.shutdown_trigger().shutdown();
     supervisor.run_until_shutdown().await;
@@ -186,6 +200,78 @@ async fn processes_come_and_go_as_events() {
     supervisor.shutdown_trigger().shutdown();
     let summary = supervisor.run_until_shutdown().await;
     assert_eq!(summary, ExitSummary { was_forced: false, num_killed: 1 });
+}
+
+#[tokio::test]
+async fn a_process_that_waits_becomes_a_replica() {
+    let (node, supervisor) = Node::start(&[]).await;
+    let mut events: Events = node.client.lines("/-/events").await.unwrap();
+    next(&mut events).await;
+    let waiting = node.wait("w", &[]).await;
+    assert!(waiting.waits);
+    assert_eq!(next(&mut events).await, ProcessEvent::Started { process: waiting.clone() });
+    assert_eq!(next(&mut events).await, ProcessEvent::Prepared { id: "w".into() });
+
+    let replica = node.take("a", "w").await;
+    assert_eq!((replica.pid, replica.id.as_str(), replica.waits), (waiting.pid, "a", false));
+    assert_eq!(replica.args, node.spec("replica", &[]).args, "as a new controller reads them");
+    assert_eq!(next(&mut events).await, ProcessEvent::Started { process: replica.clone() });
+    eventually("it is one", || node.pids("replica") == [waiting.pid]).await;
+    assert!(node.log().contains(&"handed {\"NAME\": \"value\"}".to_owned()));
+    let listed: Vec<ProcessInfo> = node.client.get("/-/processes").await.unwrap();
+    assert_eq!(listed, std::slice::from_ref(&replica));
+    let unknown = node.stop("w", 0.0).await.unwrap_err();
+    assert!(matches!(unknown, ClientError::Status { status: StatusCode::NOT_FOUND, .. }));
+    node.stop("a", 10.0).await.unwrap();
+    assert_eq!(next(&mut events).await, exited("a", Some(0), None));
+    supervisor.shutdown_trigger().shutdown();
+    supervisor.run_until_shutdown().await;
+}
+
+#[tokio::test]
+async fn a_replica_starts_anew_where_none_waits_that_can_become_it() {
+    let (node, supervisor) = Node::start(&[]).await;
+    let mut events: Events = node.client.lines("/-/events").await.unwrap();
+    next(&mut events).await;
+    let alone = node.take("a", "nobody").await;
+    assert_eq!(next(&mut events).await, ProcessEvent::Started { process: alone.clone() });
+    let other = node.take("b", "a").await;
+    assert_ne!(alone.pid, other.pid, "a replica is nobody who waits");
+    next(&mut events).await;
+
+    let deaf = node.wait("deaf", &["--deaf"]).await;
+    next(&mut events).await;
+    next(&mut events).await;
+    eventually("it hears nothing", || node.log().contains(&"deaf".to_owned())).await;
+    let instead = node.take("c", "deaf").await;
+    assert_ne!(deaf.pid, instead.pid);
+    let mut told = vec![next(&mut events).await, next(&mut events).await];
+    told.sort_by_key(|event| matches!(event, ProcessEvent::Exited { .. }));
+    let started = ProcessEvent::Started { process: instead };
+    assert_eq!(told, [started, exited("deaf", None, Some(9))]);
+
+    let killed = node.wait("killed", &[]).await;
+    next(&mut events).await;
+    next(&mut events).await;
+    kill(killed.pid, Signal::KILL);
+    assert_eq!(next(&mut events).await, exited("killed", None, Some(9)));
+    assert_ne!(node.take("d", "killed").await.pid, killed.pid);
+    supervisor.shutdown_trigger().shutdown();
+    supervisor.run_until_shutdown().await;
+    for name in ["warm", "replica"] {
+        assert!(node.pids(name).into_iter().all(is_gone), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn processes_that_wait_end_with_the_node() {
+    let (node, supervisor) = Node::start(&[]).await;
+    let waiting = node.wait("w", &[]).await;
+    eventually("it is up", || node.pids("warm") == [waiting.pid]).await;
+    supervisor.shutdown_trigger().shutdown();
+    let summary = supervisor.run_until_shutdown().await;
+    assert_eq!(summary, ExitSummary { was_forced: false, num_killed: 0 });
+    assert!(is_gone(waiting.pid));
 }
 
 #[tokio::test]
@@ -268,7 +354,12 @@ async fn separate(node: &mut Node) -> (std::process::Child, Vec<u32>) {
     eventually("the roles are up", || is_up(node)).await;
     node.spawn("a", &[]).await.unwrap();
     eventually("the replica is up", || node.pids("replica").len() == 1).await;
-    let pids = ["controller", "proxy", "replica"].iter().flat_map(|name| node.pids(name)).collect();
+    node.wait("w", &[]).await;
+    eventually("one waits", || node.pids("warm").len() == 1).await;
+    let pids = ["controller", "proxy", "replica", "warm"]
+        .iter()
+        .flat_map(|name| node.pids(name))
+        .collect();
     (child, pids)
 }
 

@@ -8,7 +8,8 @@
 //! As many builds run at a time as the machine has processors; others wait in the order in which
 //! they came. Each application has at most one build, so that their number is the bound.
 
-use crate::service::{API_KEY_VARIABLE, Message, TOKEN_VARIABLE};
+use crate::processes::{API_KEY_VARIABLE, TOKEN_VARIABLE};
+use crate::service::Message;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -21,6 +21,7 @@ mod models;
 mod notices;
 mod origins;
 mod policies;
+mod processes;
 mod ray;
 mod service;
 mod store;

@@ -31,6 +31,7 @@ pub struct ControllerMetrics {
     wakes: Family<Labels, Counter>,
     cold_start: Family<Labels, Histogram, fn() -> Histogram>,
     failures: Family<Labels, Counter>,
+    warm_starts: Family<Labels, Counter>,
     rendering: Mutex<()>,
 }
 
@@ -47,13 +48,15 @@ impl ControllerMetrics {
         let mut registry = Registry::default();
         let replicas = Family::default();
         Metric::Replicas.register(&mut registry, Family::clone(&replicas));
-        let (wakes, failures) = Default::default();
+        let (wakes, failures, warm_starts) = Default::default();
         Metric::Wakes.register(&mut registry, Family::clone(&wakes));
         Metric::ReplicaFailures.register(&mut registry, Family::clone(&failures));
+        Metric::WarmStarts.register(&mut registry, Family::clone(&warm_starts));
         let phases: fn() -> Histogram = || Histogram::new(PHASE_SECONDS);
         let cold_start = Family::new_with_constructor(phases);
         Metric::ColdStart.register(&mut registry, Family::clone(&cold_start));
-        Self { registry, replicas, wakes, cold_start, failures, rendering: Mutex::default() }
+        let rendering = Mutex::default();
+        Self { registry, replicas, wakes, cold_start, failures, warm_starts, rendering }
     }
 
     /// Counts what happened.
@@ -76,7 +79,12 @@ impl ControllerMetrics {
             Notice::StartFailed { deployment, .. } | Notice::Died { deployment, .. } => {
                 self.failures.get_or_create(&labels(deployment)).inc();
             }
-            Notice::Exited { .. }
+            Notice::WarmStart { deployment, is_taken } => {
+                let outcome = if *is_taken { "taken" } else { "missed" };
+                self.warm_starts.get_or_create(&with(deployment, "outcome", outcome)).inc();
+            }
+            Notice::WaitingDied { .. }
+            | Notice::Exited { .. }
             | Notice::Scaled { .. }
             | Notice::Policy { .. }
             | Notice::Evicted { .. } => {}

@@ -27,6 +27,16 @@ pub(crate) fn log(notice: &Notice) {
         Notice::Ready { deployment, replica, phases } => {
             tracing::debug!(%deployment, %replica, "ready in {}", phases_line(phases));
         }
+        Notice::WarmStart { deployment, is_taken } => {
+            tracing::debug!(%deployment, is_taken, "starts while processes are kept that wait");
+        }
+        Notice::WaitingDied { deployment, reason, retry_in: Some(retry_in) } => {
+            let retry_in_s = retry_in.as_secs_f64();
+            tracing::warn!(%deployment, retry_in_s, "a process that waited is lost: {reason}");
+        }
+        Notice::WaitingDied { deployment, reason, retry_in: None } => {
+            tracing::warn!(%deployment, "{}", no_more(reason));
+        }
         Notice::FirstToken { deployment, phases, .. } => {
             tracing::info!("{deployment} woke in {}", phases_line(phases));
         }
@@ -68,6 +78,8 @@ pub(crate) fn records(notice: &Notice, at: Duration) -> impl Iterator<Item = Rec
         Notice::Waking { deployment, .. } => Some((deployment, 1, 0.0)),
         Notice::Exited { deployment, lived, .. } => Some((deployment, 0, lived.as_secs_f64())),
         Notice::Ready { .. }
+        | Notice::WarmStart { .. }
+        | Notice::WaitingDied { .. }
         | Notice::FirstToken { .. }
         | Notice::StartFailed { .. }
         | Notice::Died { .. }
@@ -107,11 +119,25 @@ fn event(notice: &Notice) -> Option<(&DeploymentId, &'static str, String)> {
             Some((deployment, "scaled", format!("from {from} to {to}")))
         }
         Notice::Evicted { deployment, by } => Some((deployment, "gave_way", format!("to {by}"))),
-        Notice::Waking { .. }
+        Notice::WaitingDied { deployment, reason, retry_in: None } => {
+            Some((deployment, "no_warm_processes", no_more(reason)))
+        }
+        Notice::WaitingDied { .. }
+        | Notice::WarmStart { .. }
+        | Notice::Waking { .. }
         | Notice::Ready { .. }
         | Notice::Exited { .. }
         | Notice::Policy { .. } => None,
     }
+}
+
+/// Why no process waits any more.
+fn no_more(reason: &str) -> String {
+    format!(
+        "processes that wait for its replicas died three times in a row, the last because {reason}; \
+         replicas start without one until the next deploy. Take modules out of tyndall.preload that \
+         end the process"
+    )
 }
 
 /// That of an application may be of none of its deployments.

@@ -1,40 +1,19 @@
-//! Processes of applications beside their replicas, and what their policies are asked.
+//! What policies of applications are asked, and what they answer.
 
-use crate::service::{API_KEY_VARIABLE, Message, Service, TOKEN_VARIABLE};
+use crate::service::{Message, Service};
 use http::Method;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tyndall_control::{Event, PolicyOutcome, SidecarConfig};
+use tyndall_control::{Event, PolicyOutcome};
 use tyndall_transport::{Client, ClientError};
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::{
     ApplicationConfig, ApplicationPolicy, DeploymentConfig, PolicyAnswer, PolicyQuestion,
-    ProcessSpec, ScalingPolicy,
+    ScalingPolicy,
 };
 
 impl Service {
-    /// The process beside the replicas of an application.
-    pub(crate) fn sidecar(&self, process: &ReplicaId, config: &SidecarConfig) -> ProcessSpec {
-        let directory = self.runtime_dir.path().display().to_string();
-        let told = config.told.to_string();
-        let role = ["role", config.role, "--runtime-dir", &directory, "--id", process.as_str()];
-        let mut args = config.program.args.clone();
-        args.extend(role.into_iter().chain(["--told", &told]).map(str::to_owned));
-        let mut env = config.env_vars.clone();
-        // As with replicas: the keys of the node and of its clients are not the application's.
-        for secret in [TOKEN_VARIABLE, API_KEY_VARIABLE] {
-            env.entry(secret.to_owned()).or_default();
-        }
-        ProcessSpec {
-            id: process.as_str().to_owned(),
-            executable: Some(config.program.executable.clone()),
-            args,
-            working_dir: config.program.working_dir.clone(),
-            env,
-        }
-    }
-
     /// Asks a policy; the answer comes as an event.
     pub(crate) fn ask_policy(
         &self,

@@ -8,6 +8,7 @@ use crate::metrics::ControllerMetrics;
 use crate::models::ModelsSubmission;
 use crate::notices;
 use crate::origins::{Origin, Origins};
+use crate::processes::{self, Own};
 use crate::store::{
     Record, Store, StoreError, StoredApplication, StoredEvent, StoredVersion, Usage,
 };
@@ -23,20 +24,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tyndall_control::{Action, Capacity, Event, State};
 use tyndall_transport::{Client, ClientError};
 use tyndall_types::protocol::{
-    ApplicationConfig, ApplicationDetails, DeploymentConfig, InstanceDetails, KeyUsageOfDay,
-    KeyUsageReport, ProcessSpec, ProgramConfig, ReplicaReport, ReplicaStatus, RouteTable,
-    RuntimeDir, Workload,
+    ApplicationConfig, ApplicationDetails, InstanceDetails, KeyUsageOfDay, KeyUsageReport,
+    ProcessSpec, ReplicaReport, ReplicaStatus, RouteTable, RuntimeDir,
 };
 use tyndall_types::{ApplicationName, DeploymentId, ReplicaId, ReplicaState};
 
 /// Applications that are told of at once: a wake waits for no more.
 pub(crate) const PAGE: usize = 64;
-/// Tells a replica's process its number among the replicas of its deployment.
-const RANK_VARIABLE: &str = "TYNDALL_REPLICA_RANK";
-/// Has the key to the admin API in the environment of the server.
-pub(crate) const TOKEN_VARIABLE: &str = "TYNDALL_ADMIN_TOKEN";
-/// Has keys of clients in the environment of the server.
-pub(crate) const API_KEY_VARIABLE: &str = "TYNDALL_API_KEY";
 
 /// What happened is kept when nothing else is to do, or when it is so much.
 const MAX_RECORDS: usize = 256;
@@ -407,19 +401,18 @@ impl Service {
     /// Carries an action out; an event when it failed at once.
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Start { replica, rank, config, gpus } => {
-                let spec = self.process(&replica, rank, &config, &gpus);
-                self.commands.try_send(Command::Start(spec)).err().map(|_| Event::StartRefused {
-                    replica,
-                    reason: "too many processes are being started; try again".to_owned(),
-                })
+            Action::Start { replica, rank, config, gpus, waiting } => {
+                let own = Own { id: &replica, rank, gpus: &gpus, waiting };
+                let spec = processes::replica(&self.runtime_dir, &config, own);
+                self.start(replica, spec)
+            }
+            Action::StartWaiting { process, config } => {
+                let spec = processes::waiting(&process, &config);
+                self.start(process, spec)
             }
             Action::StartSidecar { process, config } => {
-                let spec = self.sidecar(&process, &config);
-                self.commands.try_send(Command::Start(spec)).err().map(|_| Event::StartRefused {
-                    replica: process,
-                    reason: "too many processes are being started; try again".to_owned(),
-                })
+                let spec = processes::sidecar(&self.runtime_dir, &process, &config);
+                self.start(process, spec)
             }
             Action::AskPolicy { process, question, timeout } => {
                 self.ask_policy(process, question, timeout);
@@ -476,41 +469,15 @@ impl Service {
         }
     }
 
-    pub(crate) fn replica(&self, replica: &ReplicaId) -> Client {
-        Client::unix(self.runtime_dir.replica_socket(replica))
+    fn start(&self, replica: ReplicaId, spec: ProcessSpec) -> Option<Event> {
+        self.commands.try_send(Command::Start(spec)).err().map(|_| Event::StartRefused {
+            replica,
+            reason: "too many processes are being started; try again".to_owned(),
+        })
     }
 
-    /// The process of a replica.
-    fn process(
-        &self,
-        replica: &ReplicaId,
-        rank: u32,
-        config: &DeploymentConfig,
-        gpus: &[u32],
-    ) -> ProcessSpec {
-        let json = serde_json::to_string(config).expect("wire types have string keys only");
-        let directory = self.runtime_dir.path().display().to_string();
-        let role = ["role", "replica", "--runtime-dir", &directory, "--id", replica.as_str()];
-        let mut env = config.env_vars.clone();
-        // What replicas run may be of others: the keys of the node and of its clients are not theirs.
-        for secret in [TOKEN_VARIABLE, API_KEY_VARIABLE] {
-            env.entry(secret.to_owned()).or_default();
-        }
-        env.insert(RANK_VARIABLE.to_owned(), rank.to_string());
-        if config.resources.num_gpus > 0.0 {
-            let gpus: Vec<String> = gpus.iter().map(ToString::to_string).collect();
-            env.insert("CUDA_VISIBLE_DEVICES".to_owned(), gpus.join(","));
-        }
-        let (executable, mut args, working_dir) = match &config.workload {
-            Workload::Model(_) => (None, Vec::new(), None),
-            Workload::Program(program) => {
-                let ProgramConfig { executable, args, working_dir, .. } = program.clone();
-                (Some(executable), args, working_dir)
-            }
-        };
-        args.extend(role.into_iter().map(str::to_owned));
-        args.extend([crate::supervisor::CONFIG_ARG.to_owned(), json]);
-        ProcessSpec { id: replica.as_str().to_owned(), executable, args, working_dir, env }
+    pub(crate) fn replica(&self, replica: &ReplicaId) -> Client {
+        Client::unix(self.runtime_dir.replica_socket(replica))
     }
 }
 

@@ -40,6 +40,9 @@ pub(crate) async fn follow(mut events: Events, messages: &mpsc::Sender<Message>)
                 replica: ReplicaId::new(process.id),
                 pid: process.pid,
             }),
+            Ok(Some(ProcessEvent::Prepared { id })) => {
+                Message::Event(Event::Prepared { process: ReplicaId::new(id) })
+            }
             Ok(Some(ProcessEvent::Exited { id, code, signal })) => {
                 let exit = Exit { code, signal };
                 Message::Event(Event::ProcessExited { replica: ReplicaId::new(id), exit })

@@ -141,7 +141,7 @@ fn cut(mut is_cut: watch::Receiver<bool>) -> Cut {
 /// Why a replica's answer is not whole.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
-    #[error("the replica was lost in the middle of the answer")]
+    #[error("the replica broke off in the middle of the answer; its lines in the log say why")]
     Broken,
     #[error("the replica said nothing for {0:?} in the middle of the answer")]
     Silent(Duration),

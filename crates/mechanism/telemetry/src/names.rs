@@ -135,6 +135,8 @@ metrics! {
         "Seconds of each phase of a replica's start",
     ReplicaFailures = Counter "tyndall_replica_failures_total"
         "Replicas that ended without being asked to",
+    WarmStarts = Counter "tyndall_warm_starts_total"
+        "Starts of replicas of deployments with warm processes, by outcome: taken or missed",
     // Replica of a program; the names are Ray's, as its own page has them.
     DeploymentRequests = Counter "ray_serve_deployment_request_counter_total"
         "Requests and calls that a replica answered without an error",

@@ -15,8 +15,8 @@ use std::time::Duration;
 use tyndall_config::Environment;
 use tyndall_config::file::{ApplicationKind, ApplicationSpec, ConfigFile, Problem, Severity};
 use tyndall_transport::Client;
-use tyndall_types::ApplicationStatus;
-use tyndall_types::protocol::InstanceDetails;
+use tyndall_types::protocol::{ApplicationDetails, InstanceDetails};
+use tyndall_types::{ApplicationStatus, DeploymentStatus};
 
 /// Longer files are no configuration.
 const MAX_FILE_BYTES: u64 = 8 << 20;
@@ -245,7 +245,7 @@ pub(crate) async fn wait_until_deployed(
                     tell(&format!("application {name} is RUNNING\n"))?;
                 }
                 Some(app) if app.status == ApplicationStatus::DeployFailed => {
-                    failed.push(format!("application {name} failed to deploy: {}", app.message));
+                    failed.push(why_failed(name, app));
                 }
                 Some(_) => still.push(name),
                 None => failed.push(format!("application {name} is gone")),
@@ -257,6 +257,18 @@ pub(crate) async fn wait_until_deployed(
         }
     }
     Ok(failed)
+}
+
+/// What the application says, and each of its deployments that failed.
+fn why_failed(name: &str, app: &ApplicationDetails) -> String {
+    let mut why = format!("application {name} failed to deploy: {}", app.message);
+    for deployment in app.deployments.values() {
+        let has_failed = deployment.status == DeploymentStatus::DeployFailed;
+        if has_failed && !deployment.message.is_empty() {
+            why += &format!("\n{}: {}", deployment.name, deployment.message);
+        }
+    }
+    why
 }
 
 #[cfg(test)]

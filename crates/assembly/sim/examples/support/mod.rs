@@ -48,6 +48,7 @@ pub(crate) fn application(name: &str, replicas: u32) -> ApplicationConfig {
         residency: Default::default(),
         env_vars: BTreeMap::new(),
         user_config: serde_json::Value::Null,
+        warm: Default::default(),
     };
     ApplicationConfig {
         name: ApplicationName::new(name).expect("a name"),

@@ -138,9 +138,14 @@ impl Run {
                 self.tell(ControlEvent::Reconfigured { replica, refusal: None });
             }
             Action::Notice(notice) => self.note(notice),
-            // No code of an application runs here: files with policies in Python are refused.
-            Action::StartSidecar { .. } | Action::AskPolicy { .. } => {}
-            Action::Proven { .. } | Action::RolledBack { .. } | Action::Forget(_) => {}
+            // Starts take as long as the scenario says, and no code of an application runs here: files
+            // with policies in Python are refused.
+            Action::StartWaiting { .. }
+            | Action::StartSidecar { .. }
+            | Action::AskPolicy { .. }
+            | Action::Proven { .. }
+            | Action::RolledBack { .. }
+            | Action::Forget(_) => {}
         }
     }
 
@@ -163,6 +168,8 @@ impl Run {
             Notice::Policy { .. } => return,
             Notice::Waking { deployment, .. }
             | Notice::Ready { deployment, .. }
+            | Notice::WarmStart { deployment, .. }
+            | Notice::WaitingDied { deployment, .. }
             | Notice::FirstToken { deployment, .. }
             | Notice::StartFailed { deployment, .. }
             | Notice::Died { deployment, .. }
@@ -182,7 +189,11 @@ impl Run {
                 recorder.target(self.now, 0, "evicted");
             }
             Notice::Exited { .. } => self.look_at_losses(place),
-            Notice::Ready { .. } | Notice::FirstToken { .. } | Notice::Policy { .. } => {}
+            Notice::Ready { .. }
+            | Notice::FirstToken { .. }
+            | Notice::WarmStart { .. }
+            | Notice::WaitingDied { .. }
+            | Notice::Policy { .. } => {}
         }
     }
 

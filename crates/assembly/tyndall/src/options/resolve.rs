@@ -102,6 +102,7 @@ impl DeploymentOptions {
                 .map(|env| env.env_vars)
                 .unwrap_or_default(),
             user_config: set.user_config.clone().unwrap_or(Value::Null),
+            warm: Default::default(),
         })
     }
 

@@ -126,6 +126,9 @@ impl App {
             Phase::Stopping => ReplicaState::Stopping,
             Phase::Running(servant) => {
                 if let Err(error) = servant.check_health().await {
+                    tracing::warn!(
+                        "a health check failed, and three in a row end the replica: {error}"
+                    );
                     return text(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
                 }
                 let is_updating = self.shared.is_updating.load(Ordering::Relaxed);

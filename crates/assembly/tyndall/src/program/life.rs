@@ -28,6 +28,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -118,14 +119,27 @@ pub(super) fn from_application(build: impl FnOnce(Value) -> Result<Built>) -> im
     }
 }
 
+/// The threads of a replica whose code runs on them.
+pub(super) fn own_threads(config: &DeploymentConfig) -> Builder {
+    let threads = config.resources.num_cpus.ceil().clamp(0.0, 256.0) as usize;
+    let mut threads_of = Builder::new_multi_thread();
+    threads_of.worker_threads(threads.max(MIN_THREADS));
+    threads_of
+}
+
+/// The thread of a replica whose code has threads of its own. A second one would be woken by each
+/// answer that comes from there, and would wake the first.
+pub(super) fn one_thread(_: &DeploymentConfig) -> Builder {
+    Builder::new_current_thread()
+}
+
 /// Is a replica until it is told to end.
-pub(super) fn block_on(options: ReplicaOptions, start: impl Start) -> Result<(), ReplicaError> {
-    let threads = options.config.resources.num_cpus.ceil().clamp(0.0, 256.0) as usize;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads.max(MIN_THREADS))
-        .enable_all()
-        .build()
-        .map_err(ReplicaError::System)?;
+pub(super) fn block_on(
+    options: ReplicaOptions,
+    threads: fn(&DeploymentConfig) -> Builder,
+    start: impl Start,
+) -> Result<(), ReplicaError> {
+    let runtime = threads(&options.config).enable_all().build().map_err(ReplicaError::System)?;
     let outcome = runtime.block_on(async {
         let terminate = signal(SignalKind::terminate()).map_err(ReplicaError::System)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(ReplicaError::System)?;

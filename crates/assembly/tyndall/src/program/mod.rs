@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 use tyndall_cluster::process::prepare_child;
 use tyndall_telemetry::{LogFormat, LogOptions, init_logs};
+use tyndall_types::protocol::DeploymentConfig;
 
 /// What builds an application: a function without arguments, or with one that is read from the
 /// application's `args`.
@@ -114,7 +115,7 @@ pub fn main<Kind>(builder: impl Builder<Kind>) -> ExitCode {
         Ok(Args::Role(Role::Describe { args })) => describe(&builder, args),
         Ok(Args::Role(Role::Replica(replica))) => {
             let start = life::from_application(move |args| builder.build(args)?.build());
-            replica_role(*replica, start, started_at)
+            replica_role(*replica, life::own_threads, start, started_at)
         }
         Err(message) => {
             eprintln!("{message}\n{}", usage(&program));
@@ -164,7 +165,7 @@ fn describe<Kind>(builder: &impl Builder<Kind>, args: Value) -> Result<(), Failu
     print(&format!("{line}\n"))
 }
 
-/// Is a replica, whatever its value is: `words` are those after the program's name.
+/// Is a replica whose value runs on threads of its own: `words` are those after the program's name.
 pub(crate) fn replica(
     words: impl Iterator<Item = String>,
     start: impl Start,
@@ -176,7 +177,7 @@ pub(crate) fn replica(
             return Err(Some("the role is not that of a replica".to_owned()));
         }
     };
-    replica_role(*replica, start, started_at).map_err(|failure| match failure {
+    replica_role(*replica, life::one_thread, start, started_at).map_err(|failure| match failure {
         Failure::Told => None,
         Failure::Untold(message) => Some(message),
     })
@@ -184,6 +185,7 @@ pub(crate) fn replica(
 
 fn replica_role(
     replica: args::ReplicaArgs,
+    threads: fn(&DeploymentConfig) -> tokio::runtime::Builder,
     start: impl Start,
     started_at: Instant,
 ) -> Result<(), Failure> {
@@ -196,7 +198,7 @@ fn replica_role(
         rank: variable("TYNDALL_REPLICA_RANK").and_then(|rank| rank.parse().ok()).unwrap_or(0),
         started_at,
     };
-    life::block_on(options, start).map_err(|error| {
+    life::block_on(options, threads, start).map_err(|error| {
         // A failed start was reported to the controller, which tells it.
         if !matches!(error, life::ReplicaError::Start { .. }) {
             tracing::error!(

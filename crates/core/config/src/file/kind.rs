@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Text,
     /// One of these words, in upper or lower case.
     Word(&'static [&'static str]),
+    /// The name of a module, with dots.
+    Module,
     /// `module:attribute` or `module.attribute`.
     ImportPath,
     /// Begins with `/`, and ends with it only alone.
@@ -154,6 +156,7 @@ impl Kind {
             Kind::Word(words) => node
                 .text()
                 .is_some_and(|text| words.iter().any(|word| word.eq_ignore_ascii_case(text))),
+            Kind::Module => node.text().is_some_and(is_module),
             Kind::ImportPath => node.text().is_some_and(is_import_path),
             Kind::Route => node.text().is_some_and(is_route),
             Kind::Name => node.text().is_some_and(|text| DeploymentName::new(text).is_ok()),
@@ -197,6 +200,7 @@ impl Kind {
             Kind::Word(words) => {
                 one_of(&words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>())
             }
+            Kind::Module => "the name of a module such as torch or a.b".to_owned(),
             Kind::ImportPath => "an import path such as \"module:attribute\"".to_owned(),
             Kind::Route => "a path such as \"/\" or \"/app\", without / at its end".to_owned(),
             Kind::Name => NAME_ACCEPTED.to_owned(),
@@ -234,6 +238,14 @@ fn is_variable(entry: &Entry) -> bool {
         && entry.value.text().is_some_and(is_whole)
 }
 
+/// Names of Python between dots.
+fn is_module(text: &str) -> bool {
+    text.split('.').all(|name| {
+        let is_begin = |c: char| c == '_' || c.is_alphabetic();
+        name.starts_with(is_begin) && name.chars().all(|c| is_begin(c) || c.is_numeric())
+    })
+}
+
 /// At most one colon, else at least one dot, neither first nor last.
 fn is_import_path(text: &str) -> bool {
     let (separator, at_most) = if text.contains(':') { (':', 1) } else { ('.', usize::MAX) };
@@ -248,6 +260,23 @@ fn is_route(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modules_are_names_between_dots() {
+        for (name, good) in [
+            ("torch", true),
+            ("a.b_2._c", true),
+            ("", false),
+            (".a", false),
+            ("a..b", false),
+            ("2a", false),
+            ("a,b", false),
+            ("a:b", false),
+            ("-m", false),
+        ] {
+            assert_eq!(is_module(name), good, "{name:?}");
+        }
+    }
 
     #[test]
     fn import_paths_and_routes_follow_ray() {

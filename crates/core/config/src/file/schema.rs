@@ -72,6 +72,10 @@ fn of_kind(kind: &Kind, definitions: &mut Map<String, Value>) -> Value {
         }
         Kind::Text => json!({ "type": "string", "minLength": 1 }),
         Kind::Word(words) => json!({ "enum": words }),
+        Kind::Module => {
+            let pattern = "^[^\\W\\d]\\w*(\\.[^\\W\\d]\\w*)*$";
+            json!({ "type": "string", "pattern": pattern })
+        }
         Kind::ImportPath => {
             let pattern = "^([^:]+:[^:]+|[^:.][^:]*\\.[^:]*[^:.])$";
             json!({ "type": "string", "pattern": pattern })

@@ -221,9 +221,12 @@ fn three_silent_checks_end_a_replica_and_a_busy_one_is_left_alone() {
     assert_eq!(sim.started().len(), 1, "another one takes its place");
     let second = sim.started()[0].clone();
     sim.ready(&second);
+    sim.exited(&replica);
+    let dead = sim.details().dead_replicas[0].clone();
+    assert!(dead.reason.contains("3 health checks in a row failed"), "{}", dead.reason);
     // An engine that stands still is not waited for three times.
     sim.wait(10.0);
     let actions = check(&mut sim, &second, Some(31.0));
     assert_eq!(stops(&actions).len(), 1);
-    assert!(sim.details().replicas[1].message.contains("has not finished a step for 31 s"));
+    assert!(sim.details().replicas[0].message.contains("has not finished a step for 31 s"));
 }

@@ -126,6 +126,9 @@ pub struct DeploymentConfig {
     /// Handed to `reconfigure` of a running replica when it changes.
     #[serde(default)]
     pub user_config: Value,
+    /// Interpreters that wait to become its replicas.
+    #[serde(default, skip_serializing_if = "WarmPool::is_default")]
+    pub warm: WarmPool,
 }
 
 impl DeploymentConfig {
@@ -144,6 +147,21 @@ impl DeploymentConfig {
 /// What a record from before the field means.
 fn twenty() -> u32 {
     20
+}
+
+/// Interpreters of Python that wait to become replicas of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WarmPool {
+    /// How many wait.
+    pub processes: u32,
+    /// What they have imported by then.
+    pub preload: Vec<String>,
+}
+
+impl WarmPool {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a replica runs.

@@ -36,14 +36,14 @@ pub use demand::{Demand, DemandReport};
 pub use deployment::{
     ApplicationConfig, ApplicationPolicy, ApplicationSource, Backpressure, ChatConfig,
     DeploymentConfig, GenerateDefaults, HealthCheck, ModelConfig, ModelTask, ProgramConfig,
-    Quantization, Residency, Resources, Rollout, Workload,
+    Quantization, Residency, Resources, Rollout, WarmPool, Workload,
 };
 pub use details::{
     ApplicationDetails, DeadReplica, DeploymentDetails, InstanceDetails, ReplicaDetails,
 };
 pub use json::JsonText;
 pub use policy::{PolicyAnswer, PolicyContext, PolicyQuestion, PythonPolicy};
-pub use process::{ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
+pub use process::{Handover, PREPARED, ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
 pub use replica::{ColdStartPhases, EngineLoad, ModelCard, ReplicaReport, ReplicaStatus};
 pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};
 pub use usage::{KeyUsage, KeyUsageOfDay, KeyUsageReport};

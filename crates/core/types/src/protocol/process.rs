@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A process that the supervisor shall run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProcessSpec {
     /// Unique among the supervisor's processes; a replica's is its [`ReplicaId`].
     pub id: String,
@@ -20,6 +20,26 @@ pub struct ProcessSpec {
     /// Added to the inherited environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// It prepares itself, says so by the line [`PREPARED`], and waits for a [`Handover`]. Both go over
+    /// a socket, which is its standard input.
+    #[serde(default)]
+    pub waits: bool,
+    /// The process that waits and becomes this one; a new one is started where that one is not there,
+    /// not prepared, or does not take it.
+    #[serde(default)]
+    pub takes: Option<String>,
+}
+
+/// What a process that waits says when it is prepared.
+pub const PREPARED: &str = "prepared";
+
+/// One line of JSON: what a process that waited is from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// As if it had been started with them.
+    pub args: Vec<String>,
+    /// Variables that it sets.
+    pub env: BTreeMap<String, String>,
 }
 
 /// Asks the supervisor to end a process: SIGTERM, and SIGKILL when the grace is over.
@@ -30,7 +50,7 @@ pub struct StopProcess {
 }
 
 /// A process that runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// As in its [`ProcessSpec`].
     pub id: String,
@@ -38,6 +58,12 @@ pub struct ProcessInfo {
     pub pid: u32,
     /// The arguments it was started with, so that a new controller knows what it is.
     pub args: Vec<String>,
+    /// It is no replica yet: it waits to become one.
+    #[serde(default)]
+    pub waits: bool,
+    /// It can become one now.
+    #[serde(default)]
+    pub is_prepared: bool,
 }
 
 /// What happened to a process.
@@ -53,6 +79,11 @@ pub enum ProcessEvent {
     Started {
         /// Which.
         process: ProcessInfo,
+    },
+    /// A process that waits has prepared itself.
+    Prepared {
+        /// Which.
+        id: String,
     },
     /// A process is gone, whatever the reason.
     Exited {

@@ -15,6 +15,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use tokio::task::JoinError;
 use tyndall_transport::{Body, empty, json, reachable, text};
+use tyndall_types::protocol::ProcessInfo;
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, IdError};
 
 const RAY_APPLICATIONS: &str = "/api/serve/applications/";
@@ -55,7 +56,7 @@ impl Api {
             (Method::GET, "/api/tyndall/controller-health/") => {
                 Ok(json(StatusCode::OK, &self.ask(Message::Health).await?))
             }
-            (Method::GET, "/api/tyndall/node/") => Ok(json(StatusCode::OK, &self.node())),
+            (Method::GET, "/api/tyndall/node/") => Ok(json(StatusCode::OK, &self.node().await?)),
             (Method::GET, "/api/tyndall/events/") => self.events(&query).await,
             (Method::GET, "/api/tyndall/usage/") => {
                 Ok(json(StatusCode::OK, &self.try_ask(Message::Usage).await?))
@@ -247,14 +248,32 @@ impl Api {
     }
 
     /// Where programs of this machine reach clients' port and the node's sockets.
-    fn node(&self) -> Value {
+    async fn node(&self) -> Result<Value, Response<Body>> {
         let http = &self.instance.http;
         let address = http.host.parse().map(|host| SocketAddr::new(host, http.port));
         let address = address.map_or_else(
             |_| format!("{}:{}", http.host, http.port),
             |address| reachable(address).to_string(),
         );
-        json!({"url": format!("http://{address}"), "runtime_dir": self.runtime_dir.path()})
+        let asked = self.supervisor.get::<Vec<ProcessInfo>>("/-/processes");
+        let processes = match tokio::time::timeout(super::ANSWER_TIMEOUT, asked).await {
+            Ok(Ok(processes)) => processes,
+            Ok(Err(error)) => return Err(text(StatusCode::BAD_GATEWAY, error.to_string())),
+            Err(_) => return Err(busy()),
+        };
+        let process = |info: &ProcessInfo| {
+            let state = match (info.waits, info.is_prepared) {
+                (false, _) => "replica",
+                (true, false) => "preparing",
+                (true, true) => "prepared",
+            };
+            json!({"id": info.id, "pid": info.pid, "state": state})
+        };
+        Ok(json!({
+            "url": format!("http://{address}"),
+            "runtime_dir": self.runtime_dir.path(),
+            "processes": processes.iter().map(process).collect::<Vec<_>>(),
+        }))
     }
 
     async fn shutdown(&self) -> Answer {

@@ -55,6 +55,7 @@ fn deployment(id: DeploymentId, max_replicas: u32) -> DeploymentConfig {
         residency: Default::default(),
         env_vars: Default::default(),
         user_config: Value::Null,
+        warm: Default::default(),
     }
 }
 

@@ -93,7 +93,10 @@ async fn one_application_brings_its_code_and_others_stay() {
 async fn programs_of_the_machine_are_told_where_its_node_is() {
     let node = Node::start().await;
     let told = node.json("/api/tyndall/node").await;
-    assert_eq!(told, json!({"url": "http://127.0.0.1:8000", "runtime_dir": node.dir.path()}));
+    let expected = json!({
+        "url": "http://127.0.0.1:8000", "runtime_dir": node.dir.path(), "processes": [],
+    });
+    assert_eq!(told, expected);
 }
 
 #[tokio::test]

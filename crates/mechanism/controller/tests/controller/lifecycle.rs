@@ -54,6 +54,56 @@ async fn a_request_wakes_a_replica_and_idleness_ends_it() {
 }
 
 #[tokio::test]
+async fn a_process_that_waits_is_prepared_taken_and_replaced() {
+    let mut node = Node::start().await;
+    let mut always = config("other");
+    always.autoscaling.min_replicas = 1;
+    node.deploy(&always).await;
+    let other = node.started_and_ready().await;
+    let mut warm = config("org/demo");
+    warm.warm = WarmPool { processes: 1, preload: vec!["torch".into()] };
+    node.deploy(&warm).await;
+    let waiting = node.started().await;
+    assert!(waiting.waits && waiting.args[..2] == ["role", "warm"], "{waiting:?}");
+    node.supervisor.prepare(&waiting.id);
+    // Events are read in turn: it is known when the next one has its effect.
+    node.supervisor.exit(&other, None);
+    let other = node.started_and_ready().await;
+    node.demand("org/demo", 1).await;
+    let replica = node.started().await;
+    assert_eq!((replica.waits, replica.takes), (false, Some(waiting.id)));
+    node.ready(&replica.id).await;
+    let next = node.started().await;
+    assert!(next.waits && next.takes.is_none());
+    node.supervisor.prepare(&next.id);
+    let told = node.json("/api/tyndall/node").await;
+    let processes = told["processes"].as_array().unwrap().iter();
+    let states: Vec<_> = processes
+        .map(|one| (one["id"].as_str().unwrap(), one["state"].as_str().unwrap()))
+        .collect();
+    let mut expected = [(&*other, "replica"), (&*replica.id, "replica"), (&*next.id, "prepared")];
+    expected.sort_unstable();
+    assert_eq!(states, expected);
+    let line = "tyndall_warm_starts_total{deployment=\"org/demo\",outcome=\"taken\"} 1";
+    let page = node.page(&node.admin, "/metrics").await;
+    assert!(page.contains(line), "{line} is not in\n{page}");
+
+    // Three that die are the last.
+    let mut last = next.id;
+    for _ in 0..2 {
+        node.supervisor.exit(&last, Some(9));
+        last = node.started().await.id;
+    }
+    node.supervisor.exit(&last, Some(9));
+    node.demand("org/demo", 0).await;
+    assert_eq!(node.stopped().await, replica.id);
+    let events = node.json("/api/tyndall/events?application=org/demo").await;
+    let told = |event: &&serde_json::Value| event["kind"] == "no_warm_processes";
+    let event = events.as_array().unwrap().iter().find(told).unwrap();
+    assert!(event["message"].as_str().unwrap().contains("was killed by signal 9"), "{event}");
+}
+
+#[tokio::test]
 async fn a_program_is_started_with_its_arguments_where_it_wants_to_be() {
     let mut node = Node::start().await;
     let mut program = config("app");
@@ -153,7 +203,8 @@ async fn a_new_controller_takes_over_what_runs() {
     node.ready(&id).await;
     node.serve_replica(&id);
     // Something that no deployment knows.
-    let stray = ProcessInfo { id: "stray".into(), pid: 1, args: vec!["role".into()] };
+    let args = vec!["role".into()];
+    let stray = ProcessInfo { id: "stray".into(), pid: 1, args, ..ProcessInfo::default() };
     node.supervisor.running.lock().unwrap().insert("stray".into(), stray);
     node.restart().await;
     assert_eq!(node.stopped().await, "stray");

@@ -87,6 +87,7 @@ pub(crate) fn config(name: &str) -> DeploymentConfig {
         residency: Residency::default(),
         env_vars: BTreeMap::new(),
         user_config: serde_json::Value::Null,
+        warm: Default::default(),
     }
 }
 
@@ -150,6 +151,12 @@ impl Supervisor {
         self.events.send(ProcessEvent::Exited { id: id.into(), code: None, signal }).unwrap();
     }
 
+    /// A process that waits says that it is prepared.
+    pub(crate) fn prepare(&self, id: &str) {
+        self.running.lock().unwrap().get_mut(id).unwrap().is_prepared = true;
+        self.events.send(ProcessEvent::Prepared { id: id.into() }).unwrap();
+    }
+
     fn snapshot(&self) -> (ProcessEvent, broadcast::Receiver<ProcessEvent>) {
         let processes = self.running.lock().unwrap().values().cloned().collect();
         (ProcessEvent::Snapshot { processes }, self.events.subscribe())
@@ -170,6 +177,10 @@ impl Handler for Supervisor {
             });
             return Response::new(body);
         }
+        if request.method() == Method::GET && path == "/-/processes" {
+            let running = self.running.lock().unwrap();
+            return json(StatusCode::OK, &running.values().collect::<Vec<_>>());
+        }
         if path == "/-/shutdown" {
             self.asked.send(Asked::Shutdown).await.unwrap();
             return empty(StatusCode::ACCEPTED);
@@ -185,7 +196,11 @@ impl Handler for Supervisor {
         let info = {
             let mut running = self.running.lock().unwrap();
             let pid = running.values().map(|process| process.pid).max().unwrap_or(4241) + 1;
-            let info = ProcessInfo { id: spec.id.clone(), pid, args: spec.args.clone() };
+            let (id, args) = (spec.id.clone(), spec.args.clone());
+            let info = ProcessInfo { id, pid, args, waits: spec.waits, is_prepared: false };
+            // It has the place of the one that it is made of.
+            let taken = spec.takes.as_ref().and_then(|waiting| running.remove(waiting));
+            let info = ProcessInfo { pid: taken.map_or(info.pid, |taken| taken.pid), ..info };
             running.insert(spec.id.clone(), info.clone());
             info
         };

@@ -105,6 +105,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
         residency: Default::default(),
         env_vars: Default::default(),
         user_config: Value::Null,
+        warm: Default::default(),
     }
 }
 

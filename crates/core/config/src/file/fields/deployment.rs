@@ -55,6 +55,18 @@ pub(super) const MAX_SURGE_PERCENT: Field = Field::new(
 );
 pub(super) const TYNDALL_OPTIONS: Field =
     Field::new("tyndall", Kind::Object(&TYNDALL), "{}", "options that Ray does not have");
+const PRELOAD: Field = Field::new(
+    "preload",
+    Kind::List(&Kind::Module),
+    "[]",
+    "modules of Python that processes import which wait to become replicas",
+);
+const WARM_PROCESSES: Field = Field::new(
+    "warm_processes",
+    Kind::Whole(0, 64),
+    "null",
+    "how many such processes wait; null: 1 where preload names something, else 0",
+);
 pub(super) const LOGGING_CONFIG: Field =
     Field::new("logging_config", Kind::Object(&LOGGING), "null", "its logs");
 pub(super) const REQUEST_ROUTER_CONFIG: Field =
@@ -178,7 +190,16 @@ static TYNDALL: Object = Object {
             "20",
             "failed starts in a row after which a version is given up",
         ),
+        PRELOAD,
+        WARM_PROCESSES,
     ],
+};
+
+/// Those of them that an application has for all of its deployments.
+pub(super) static TYNDALL_OF_ALL: Object = Object {
+    name: "TyndallApplicationOptions",
+    is_open: false,
+    fields: &[PRELOAD, WARM_PROCESSES],
 };
 
 /// When replicas come and go.

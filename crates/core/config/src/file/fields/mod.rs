@@ -261,6 +261,12 @@ pub(super) static APPLICATION: Object = Object {
             "false",
             "whether the scale endpoint is open",
         ),
+        Field::new(
+            "tyndall",
+            Kind::Object(&deployment::TYNDALL_OF_ALL),
+            "{}",
+            "options that Ray does not have; those of a deployment win",
+        ),
     ],
 };
 

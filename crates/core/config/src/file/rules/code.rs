@@ -6,6 +6,8 @@ use crate::file::problem::{Problem, inside};
 use crate::file::typed::{is_archive, local_path};
 
 const FIELDS: [&str; 2] = ["working_dir", "py_modules"];
+/// What only code in Python has.
+const WARM: [&str; 2] = ["preload", "warm_processes"];
 
 /// The `runtime_env` of an application and of its deployments.
 pub(super) fn check(
@@ -45,6 +47,21 @@ pub(super) fn check(
     for (i, node) in deployments.iter().enumerate() {
         if let Some(actor) = node.get("ray_actor_options") {
             check(actor, &format!("{path}.deployments[{i}].ray_actor_options"));
+        }
+    }
+    if is_model || is_program {
+        let why =
+            if is_model { "a model runs no code of yours" } else { "a program imports no modules" };
+        let of_models = models.iter().filter_map(|model| {
+            let path = inside(&model.path, "deployment_config");
+            Some((model.config.get("deployment_config")?.clone(), path))
+        });
+        let of = |(i, node): (usize, &Node)| (node.clone(), format!("{path}.deployments[{i}]"));
+        let nodes = deployments.iter().enumerate().map(of).chain(of_models);
+        for (node, path) in nodes.chain([(app.clone(), path.to_owned())]) {
+            let Some(own) = node.get("tyndall") else { continue };
+            let path = inside(&path, "tyndall");
+            WARM.iter().for_each(|field| no_effect(own, &path, field, why, problems));
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Applications of code: where it lies, and what is run for it.
 
 use super::*;
-use crate::file::{CodePaths, DescribedError, DescribedProgram, PythonCode};
+use crate::file::{CodePaths, DescribedError, DescribedProgram, Launch, PythonCode};
 use serde_json::{Value, json};
 use std::path::Path;
-use tyndall_types::protocol::{DeploymentConfig, ProgramConfig, Workload};
+use tyndall_types::protocol::{DeploymentConfig, ProgramConfig, WarmPool, Workload};
 
 #[test]
 fn code_lies_where_the_nearest_runtime_env_says() {
@@ -68,6 +68,111 @@ fn nothing_is_fetched_and_the_kinds_have_what_they_can_use() {
             "model: {model_loading_config: {model_id: m}, runtime_env: {py_modules: [x]}}",
             "py_mod",
             ".model.runtime_env.py_modules: py_modules has no effect".to_owned(),
+        ),
+    ] {
+        let text = format!("applications:\n- {{{app}}}");
+        assert_one(&text, token, &format!("applications[0]{expected}"));
+    }
+}
+
+/// What is to wait for the deployment of an application.
+fn warm(app: &str, args: &[&str], described: Value) -> WarmPool {
+    let app = application(&format!("applications: [{{{app}}}]"));
+    let launch = |_: &CodePaths| Launch {
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        working_dir: None,
+    };
+    let described = json!({"deployments": [described]});
+    let program = DescribedProgram {
+        executable: Path::new("/p"),
+        launch: &launch,
+        identity: Value::Null,
+        described: &described,
+    };
+    let overrides = match &app.kind {
+        ApplicationKind::Python { overrides, .. } | ApplicationKind::Program { overrides, .. } => {
+            overrides
+        }
+        ApplicationKind::Models(_) => panic!("it is code"),
+    };
+    let mut deployments = app.deployments(&program, overrides, None).unwrap();
+    deployments.remove(0).warm
+}
+
+#[test]
+fn the_nearest_list_of_modules_is_imported_by_processes_that_wait() {
+    let pool = |processes, preload: &[&str]| WarmPool {
+        processes,
+        preload: preload.iter().map(|one| (*one).to_owned()).collect(),
+    };
+    let of_code = |tyndall: Value| json!({"name": "D", "tyndall": tyndall});
+    let python = "import_path: a:b";
+    for (app, code, expected) in [
+        (python.to_owned(), json!({"name": "D"}), pool(0, &[])),
+        (
+            python.to_owned(),
+            of_code(json!({"preload": ["torch", "a.b"]})),
+            pool(1, &["torch", "a.b"]),
+        ),
+        (python.to_owned(), of_code(json!({"warm_processes": 2})), pool(2, &[])),
+        (
+            format!("{python}, tyndall: {{preload: [x], warm_processes: 3}}"),
+            of_code(json!({"preload": ["y"]})),
+            pool(3, &["y"]),
+        ),
+        (
+            format!(
+                "{python}, tyndall: {{preload: [x]}}, deployments: [{{name: D, tyndall: {{preload: []}}}}]"
+            ),
+            of_code(json!({"preload": ["y"]})),
+            pool(0, &[]),
+        ),
+        (
+            format!(
+                "{python}, tyndall: {{preload: [x]}}, deployments: [{{name: D, tyndall: {{warm_processes: 0}}}}]"
+            ),
+            json!({"name": "D"}),
+            pool(0, &["x"]),
+        ),
+    ] {
+        assert_eq!(warm(&app, &["-m", "m"], code), expected, "{app}");
+    }
+    let own = of_code(json!({"preload": ["y"]}));
+    assert_eq!(warm("program: p", &[], own), pool(0, &[]), "it is no interpreter");
+}
+
+#[test]
+fn only_python_has_modules_and_they_have_names() {
+    for (app, token, expected) in [
+        (
+            "import_path: a:b, tyndall: {preload: [torch, 'a,b']}",
+            "'a,b'",
+            ".tyndall.preload[1]: \"a,b\" is not the name of a module such as torch or a.b",
+        ),
+        (
+            "import_path: a:b, tyndall: {warm_processes: 65}",
+            "65",
+            ".tyndall.warm_processes: 65 is not a whole number from 0 to 64 or null",
+        ),
+        (
+            "import_path: a:b, tyndall: {pinned: true}",
+            "pinned",
+            ".tyndall.pinned: \"pinned\" is no field of TyndallApplicationOptions",
+        ),
+        (
+            "program: p, tyndall: {preload: [x]}",
+            "preload",
+            ".tyndall.preload: preload has no effect: a program imports no modules",
+        ),
+        (
+            "program: p, deployments: [{name: D, tyndall: {warm_processes: 1}}]",
+            "warm",
+            ".deployments[0].tyndall.warm_processes: warm_processes has no effect: a program",
+        ),
+        (
+            "model: m, deployment_config: {tyndall: {preload: [x]}}",
+            "preload",
+            ".deployment_config.tyndall.preload: preload has no effect: a model runs no code",
         ),
     ] {
         let text = format!("applications:\n- {{{app}}}");

@@ -1,7 +1,7 @@
 //! One application of a file.
 
 use super::code::CodePaths;
-use super::deployment::DeploymentOverride;
+use super::deployment::{DeploymentOverride, WarmOptions};
 use super::{LoggingOptions, ModelSpec, read};
 use crate::file::fields::{BuiltInPolicy, LLM_INGRESS, PolicyKind};
 use crate::file::models;
@@ -29,6 +29,8 @@ pub struct ApplicationSpec {
     pub env_vars: BTreeMap<String, String>,
     /// Where its code lies, where a deployment does not say otherwise.
     pub paths: CodePaths,
+    /// Processes that wait to become replicas, where a deployment does not say otherwise.
+    pub warm: WarmOptions,
     /// What the file says, only the fields that are written; files of models are put into it.
     pub submitted: Value,
     /// What restarts all replicas when it changes, with keys in one order: what Ray Serve makes its
@@ -82,6 +84,7 @@ impl ApplicationSpec {
             logging,
             env_vars: read::env_vars(app),
             paths: CodePaths::read(app),
+            warm: app.get("tyndall").map(WarmOptions::read).unwrap_or_default(),
             submitted: app.to_json(),
             code_version: if is_models { Value::Null } else { sorted(code_version(app)) },
             kind,

@@ -1,11 +1,11 @@
 //! Applications of code: where it lies, and what the controller is asked to run for it.
 
-use super::{ApplicationKind, ApplicationSpec, DeploymentOverride, code_version, read};
+use super::{ApplicationSpec, DeploymentOverride, code_version, read};
 use crate::file::node::Node;
 use crate::file::problem::Problem;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-use tyndall_types::protocol::{DeploymentConfig, ProgramConfig};
+use tyndall_types::protocol::{DeploymentConfig, ProgramConfig, WarmPool};
 use tyndall_types::{DeploymentId, DeploymentName};
 
 /// Schemes that mean the disk of the server.
@@ -184,8 +184,11 @@ impl ApplicationSpec {
         let id = DeploymentId { application: self.name.clone(), deployment: code.name };
         let has_place = !program.args.is_empty() || program.working_dir.is_some();
         let place = has_place.then(|| json!([program.args, program.working_dir]));
+        // Only an interpreter can wait: it is told before `role` what to interpret.
+        let is_python = !program.args.is_empty();
+        let warm = options.own.warm.over(&self.warm);
         let mut config = options.to_deployment(id, program, self, http_request_timeout_s);
-        let is_python = matches!(self.kind, ApplicationKind::Python { .. });
+        config.warm = if is_python { warm.to_pool() } else { WarmPool::default() };
         if config.autoscaling.python_policy.is_some() && !is_python {
             return Err(DescribedError::Unusable(format!(
                 "deployment {:?}: a policy in Python is for an application in Python",

@@ -11,7 +11,7 @@ use crate::file::rules;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use tyndall_types::DeploymentName;
-use tyndall_types::protocol::Backpressure;
+use tyndall_types::protocol::{Backpressure, WarmPool};
 
 /// `num_replicas`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub struct ActorOptions {
 }
 
 /// The map `tyndall`; absent is what is not written.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct OwnOptions {
     /// Whether it never gives way to another model.
     pub is_pinned: Option<bool>,
@@ -96,6 +96,17 @@ pub struct OwnOptions {
     pub request_timeout_s: Option<f64>,
     /// Failed starts in a row after which a version is given up.
     pub max_constructor_retry_count: Option<u32>,
+    /// Processes that wait to become replicas.
+    pub warm: WarmOptions,
+}
+
+/// Processes that wait to become replicas of code in Python; absent is what is not written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WarmOptions {
+    /// What they import.
+    pub preload: Option<Vec<String>>,
+    /// How many wait.
+    pub processes: Option<u32>,
 }
 
 /// Options for the deployment of that name.
@@ -236,6 +247,7 @@ impl OwnOptions {
             startup_timeout_s: read::seconds(node, "startup_timeout_s"),
             request_timeout_s: read::seconds(node, "request_timeout_s"),
             max_constructor_retry_count: read::whole(node, "max_constructor_retry_count"),
+            warm: WarmOptions::read(node),
         }
     }
 
@@ -250,7 +262,38 @@ impl OwnOptions {
             max_constructor_retry_count: self
                 .max_constructor_retry_count
                 .or(code.max_constructor_retry_count),
+            warm: self.warm.over(&code.warm),
         }
+    }
+}
+
+impl WarmOptions {
+    /// Of a map `tyndall`.
+    pub(super) fn read(node: &Node) -> Self {
+        let names =
+            |list: &Node| list.items().iter().filter_map(Node::text).map(str::to_owned).collect();
+        Self {
+            preload: node.get("preload").map(names),
+            processes: read::whole(node, "warm_processes"),
+        }
+    }
+
+    /// These where they are written, else those of `base`.
+    #[must_use]
+    pub fn over(&self, base: &Self) -> Self {
+        let (over, base) = (self.clone(), base.clone());
+        Self {
+            preload: over.preload.or(base.preload),
+            processes: over.processes.or(base.processes),
+        }
+    }
+
+    /// With the defaults.
+    #[must_use]
+    pub fn to_pool(&self) -> WarmPool {
+        let preload = self.preload.clone().unwrap_or_default();
+        let processes = self.processes.unwrap_or_else(|| (!preload.is_empty()).into());
+        WarmPool { processes, preload }
     }
 }
 

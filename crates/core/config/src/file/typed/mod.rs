@@ -16,7 +16,7 @@ pub use application::{ApplicationKind, ApplicationSpec};
 pub(super) use code::local_path;
 pub use code::{CodePaths, DescribedError, DescribedProgram, Launch, PythonCode, is_archive};
 pub use deployment::{
-    ActorOptions, DeploymentOptions, DeploymentOverride, OwnOptions, ReplicaCount,
+    ActorOptions, DeploymentOptions, DeploymentOverride, OwnOptions, ReplicaCount, WarmOptions,
 };
 pub use model::{EngineOptions, ModelSpec, code_version};
 pub use scaling::{AutoscalingOption, AutoscalingOptions};

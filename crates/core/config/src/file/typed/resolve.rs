@@ -5,7 +5,7 @@ use super::{ApplicationSpec, LoggingOptions, read, scaling};
 use std::collections::BTreeMap;
 use tyndall_types::DeploymentId;
 use tyndall_types::protocol::{
-    DeploymentConfig, HealthCheck, ProgramConfig, Residency, Resources, Rollout, Workload,
+    DeploymentConfig, HealthCheck, ProgramConfig, Residency, Resources, Rollout, WarmPool, Workload,
 };
 
 const MAX_CONSTRUCTOR_RETRY_COUNT: u32 = 20;
@@ -62,7 +62,7 @@ impl DeploymentOptions {
             self.autoscaling.as_ref(),
             base.target_ongoing_requests,
         );
-        let own = self.own;
+        let own = &self.own;
         let request_timeout_s = own.request_timeout_s.or(base.http_request_timeout_s);
         let mut env_vars = base.env_vars.clone();
         env_vars.extend(self.actor.iter().flat_map(|actor| actor.env_vars.clone()));
@@ -106,6 +106,7 @@ impl DeploymentOptions {
             },
             env_vars,
             user_config: self.user_config.clone().unwrap_or_default(),
+            warm: WarmPool::default(),
         }
     }
 
