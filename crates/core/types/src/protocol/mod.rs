@@ -41,7 +41,9 @@ pub use details::{
 };
 pub use json::JsonText;
 pub use process::{ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
-pub use replica::{ColdStartPhases, EngineLoad, ModelCard, ReplicaReport, ReplicaStatus};
+pub use replica::{
+    ColdStartPhases, EngineLoad, MAX_TOLD_MODELS, ModelCard, ReplicaReport, ReplicaStatus,
+};
 pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};
 pub use usage::{KeyUsage, KeyUsageOfDay, KeyUsageReport};
 
