@@ -6,11 +6,12 @@ import asyncio
 import functools
 import inspect
 import logging
-from collections import OrderedDict
+import weakref
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
-from . import context
+from . import _calls, context
 from ._user_callable import _forget_destructor
 from .context import get_multiplexed_model_id
 
@@ -84,7 +85,12 @@ class _Models:
         self._load = load
         self._limit = limit
         self._models: OrderedDict[str, Any] = OrderedDict()
+        self._loading: Counter[str] = Counter()
         self._lock = asyncio.Lock()
+        _all_models.add(self)
+
+    def ids(self) -> list[str]:
+        return [*(+self._loading), *self._models]
 
     async def get(self, model_id: Any) -> Any:
         if not isinstance(model_id, str):
@@ -92,7 +98,13 @@ class _Models:
         if not model_id:
             raise ValueError("The model ID cannot be empty.\nname one in the header serve_multiplexed_model_id")
         if model_id not in self._models:
-            await self._fill(model_id)
+            self._loading[model_id] += 1
+            _tell()
+            try:
+                await self._fill(model_id)
+            finally:
+                self._loading[model_id] -= 1
+                _tell()
         self._models.move_to_end(model_id)
         return self._models[model_id]
 
@@ -105,8 +117,19 @@ class _Models:
                     logger.info("loaded model %r", model_id)
                 else:
                     victim, model = self._models.popitem(last=False)
+                    _tell()
                     logger.info("unloading model %r", victim)
                     await _unload(model)
+
+
+_all_models: weakref.WeakSet[_Models] = weakref.WeakSet()
+
+
+def _tell() -> None:
+    """Whoever chooses replicas hears which models are here, loaded or being loaded."""
+    caller = _calls.of_process
+    if caller is not None:
+        caller.holds([model_id for models in list(_all_models) for model_id in models.ids()])
 
 
 async def _unload(model: Any) -> None:

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
-use tyndall::foreign::{ReplicaStart, Scoped};
+use tyndall::foreign::{ModelsOfPart, ReplicaStart, Scoped};
 use tyndall::{Call, Encoding, Error, RequestContext, Result};
 use tyndall_types::ApplicationName;
 
@@ -33,6 +33,8 @@ pub(crate) struct Caller {
     pub(crate) scoped: Scoped,
     /// Absent outside of a replica.
     queue: Option<Arc<Queue>>,
+    /// As the queue.
+    models: Option<ModelsOfPart>,
 }
 
 impl Caller {
@@ -42,6 +44,7 @@ impl Caller {
             runtime: Handle::current(),
             scoped: Scoped::of_replica(start.context.clone()),
             queue: Some(queue),
+            models: Some(start.context.models_of_part()),
         }
     }
 
@@ -100,6 +103,13 @@ impl Caller {
             });
         });
         Ok(Calling { task: task.abort_handle() })
+    }
+
+    /// The replica has the models of these ids now, the ones that were used last at the end.
+    fn holds(&self, ids: Vec<String>) {
+        if let Some(models) = &self.models {
+            models.set(ids.iter().map(String::as_str));
+        }
     }
 
     /// Calls a generator.
@@ -254,7 +264,13 @@ pub(crate) fn connect(runtime_dir: PathBuf, name: &str, application: &str) -> Py
     let runtime = background()?;
     let _entered = runtime.enter();
     let caller = tyndall::foreign::connect(runtime_dir, name, application);
-    Ok(Caller { caller, runtime: runtime.clone(), scoped: Scoped::default(), queue: None })
+    Ok(Caller {
+        caller,
+        runtime: runtime.clone(),
+        scoped: Scoped::default(),
+        queue: None,
+        models: None,
+    })
 }
 
 /// A runtime for what no replica has one for.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::application;
 use tyndall_control::{Action, Event, FoundReplica, State};
-use tyndall_routing::Dispatcher;
+use tyndall_routing::{Dispatcher, Wish};
 use tyndall_types::protocol::{
     ColdStartPhases, Demand, DemandReport, DeploymentConfig, ReplicaReport, ReplicaStatus,
     RuntimeDir,
@@ -61,6 +61,7 @@ fn probed(replica: &ReplicaId) -> Event {
         state: ReplicaState::Running,
         ongoing: 0,
         card: None,
+        models: Vec::new(),
         step_age_s: None,
     };
     Event::Probed { replica: replica.clone(), status: Some(status) }
@@ -139,7 +140,7 @@ fn dispatcher(replicas: u32) {
         (0..u64::from(replicas)).for_each(|ticket| drop(dispatcher.arrive(ticket, None)));
     });
     timed("Dispatcher::release", replicas, || {
-        ids.iter().for_each(|id| drop(dispatcher.release(id, None)));
+        ids.iter().for_each(|id| drop(dispatcher.release(id, &Wish::Any, None)));
     });
 }
 

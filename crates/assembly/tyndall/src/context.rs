@@ -3,6 +3,7 @@
 //! Both are task-local: they hold in the task of the request, and in the batch function of a
 //! [`Batcher`](crate::Batcher). A task that you spawn yourself starts without them.
 
+use crate::held::{HeldModels, ModelsOfPart};
 use http::{HeaderMap, HeaderName};
 use std::future::Future;
 use std::sync::Arc;
@@ -133,6 +134,7 @@ pub(crate) struct ReplicaFacts {
     pub(crate) max_ongoing_requests: u32,
     pub(crate) rank: u32,
     pub(crate) metrics: Arc<ProgramMetrics>,
+    pub(crate) held: Arc<HeldModels>,
 }
 
 impl ReplicaContext {
@@ -160,6 +162,13 @@ impl ReplicaContext {
         self.facts.max_ongoing_requests
     }
 
+    /// For code that keeps models by itself: what it sets there is told to those who choose replicas
+    /// for requests that name a model. A [`Multiplexed`](crate::Multiplexed) does so by itself.
+    #[must_use]
+    pub fn models_of_part(&self) -> ModelsOfPart {
+        self.facts.held.part()
+    }
+
     /// Its number among the replicas of the deployment: from 0, and below their number once a
     /// change of it is done. A replica that takes the place of a lost one gets its rank.
     #[must_use]
@@ -184,6 +193,7 @@ impl ReplicaContext {
             max_ongoing_requests: 8,
             rank: 0,
             metrics: Arc::new(ProgramMetrics::new(labels)),
+            held: Arc::default(),
         };
         Self { facts: Arc::new(facts) }
     }

@@ -8,6 +8,7 @@
 use crate::caller::Caller;
 use crate::context::{self, ReplicaContext, RequestContext, Scope};
 use crate::error::Result;
+pub use crate::held::ModelsOfPart;
 use crate::program;
 pub use crate::program::ReplicaStart;
 use crate::servant::Servant;

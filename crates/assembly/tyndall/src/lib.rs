@@ -86,6 +86,7 @@ mod described;
 mod error;
 pub mod foreign;
 mod handle;
+mod held;
 pub mod http;
 mod methods;
 mod multiplex;

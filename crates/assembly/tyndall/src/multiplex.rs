@@ -6,8 +6,9 @@
 //!
 //! Source: Ray Serve `serve/multiplex.py`.
 
-use crate::context;
+use crate::context::{self, ReplicaContext};
 use crate::error::{Error, Result};
+use crate::held::ModelsOfPart;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::fmt;
@@ -47,8 +48,9 @@ struct Shared<M> {
     /// Held over every load and unload.
     order: tokio::sync::Mutex<()>,
     ids: watch::Sender<Vec<String>>,
-    /// Of one that was made in a replica.
+    /// Both of one that was made in a replica.
     metrics: Option<ModelMetrics>,
+    held: Option<ModelsOfPart>,
 }
 
 struct Models<M> {
@@ -109,7 +111,9 @@ impl<M: Send + Sync + 'static> Multiplexed<M> {
             }
         };
         let ids = watch::Sender::new(Vec::new());
-        let metrics = context::replica().map(|replica| {
+        let replica = context::replica();
+        let held = replica.as_ref().map(ReplicaContext::models_of_part);
+        let metrics = replica.map(|replica| {
             let ids = ids.subscribe();
             replica.facts.metrics.models(move || ids.borrow().clone())
         });
@@ -121,6 +125,7 @@ impl<M: Send + Sync + 'static> Multiplexed<M> {
             order: tokio::sync::Mutex::new(()),
             ids,
             metrics,
+            held,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -216,7 +221,7 @@ impl<M: Send + Sync + 'static> Shared<M> {
     fn begin(&self, id: &str) {
         let mut models = self.models();
         models.loading.push(id.to_owned());
-        self.publish(&models);
+        self.publish_change(&models);
     }
 
     fn end(&self, id: &str, loaded: Result<Arc<M>>) -> Result<Arc<M>> {
@@ -229,7 +234,7 @@ impl<M: Send + Sync + 'static> Shared<M> {
         {
             models.loaded.push((id.to_owned(), model.clone()));
         }
-        self.publish(&models);
+        self.publish_change(&models);
         loaded
     }
 
@@ -259,7 +264,7 @@ impl<M: Send + Sync + 'static> Shared<M> {
                 return None;
             }
             let oldest = models.loaded.remove(0);
-            self.publish(&models);
+            self.publish_change(&models);
             oldest
         };
         let begun = Instant::now();
@@ -268,6 +273,14 @@ impl<M: Send + Sync + 'static> Shared<M> {
             metrics.unloaded(begun.elapsed());
         }
         Some(work.unwrap_or_else(|panic| Err(Error::panicked(&*panic))))
+    }
+
+    /// Not only the order has changed.
+    fn publish_change(&self, models: &Models<M>) {
+        self.publish(models);
+        if let Some(held) = &self.held {
+            held.set(self.ids.borrow().iter().map(String::as_str));
+        }
     }
 
     fn publish(&self, models: &Models<M>) {

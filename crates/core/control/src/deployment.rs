@@ -252,6 +252,7 @@ impl Deployment {
             }
             ReplicaReport::Load(load) => self.replicas[index].load = Some((cx.now, load)),
             ReplicaReport::Stats { metrics } => self.replicas[index].note_stats(metrics, cx.now),
+            ReplicaReport::Models { ids } => self.replicas[index].take_models(ids),
             ReplicaReport::Failed { reason } => self.feed(index, Input::Failed, &reason, cx),
         }
     }

@@ -4,7 +4,9 @@ use crate::{Instant, seconds};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tyndall_types::protocol::{ColdStartPhases, DeploymentConfig, EngineLoad, ReplicaDetails};
+use tyndall_types::protocol::{
+    ColdStartPhases, DeploymentConfig, EngineLoad, MAX_TOLD_MODELS, ReplicaDetails,
+};
 use tyndall_types::{ReplicaId, ReplicaState};
 
 /// After the grace, until the process is asked to end once more.
@@ -122,6 +124,8 @@ pub(crate) struct Replica {
     pub(crate) load: Option<(Instant, EngineLoad)>,
     /// What its code said of itself, oldest first.
     pub(crate) stats: VecDeque<(Instant, BTreeMap<String, f64>)>,
+    /// The multiplexed models that it last said it has.
+    pub(crate) models: Vec<String>,
     pub(crate) state: ReplicaState,
     /// Why it is in this state, and what happens next.
     pub(crate) message: String,
@@ -161,6 +165,7 @@ impl Replica {
             failed_checks: 0,
             load: None,
             stats: VecDeque::new(),
+            models: Vec::new(),
             state: ReplicaState::Starting,
             message: "its process was asked for; takes requests when it reports ready, is ended \
                       at the deadline"
@@ -253,6 +258,12 @@ impl Replica {
         self.probe_at = is_found.then(|| now.saturating_add(PROBE_PERIOD));
     }
 
+    /// What it says that it has; no more than it may tell.
+    pub(crate) fn take_models(&mut self, mut ids: Vec<String>) {
+        ids.truncate(MAX_TOLD_MODELS);
+        self.models = ids;
+    }
+
     /// How long a probe may take.
     pub(crate) fn probe_timeout(&self) -> Duration {
         match self.state {
@@ -314,6 +325,7 @@ impl Replica {
             start_time_s: self.decided_at.as_secs_f64(),
             since_s: now.saturating_sub(self.since).as_secs_f64(),
             message: self.message.clone(),
+            models: self.models.clone(),
             deadline_s: self.deadline.map(|at| at.saturating_sub(now).as_secs_f64()),
         }
     }

@@ -141,6 +141,7 @@ impl Sidecar {
             ReplicaReport::Failed { reason } => process.failure = Some(reason),
             ReplicaReport::FirstToken { .. }
             | ReplicaReport::Load(_)
+            | ReplicaReport::Models { .. }
             | ReplicaReport::Stats { .. } => {}
         }
     }

@@ -519,6 +519,9 @@ fn probed(
     status: Option<ReplicaStatus>,
     cx: &mut Context<'_>,
 ) {
+    if let Some(status) = &status {
+        deployment.replicas[index].take_models(status.models.clone());
+    }
     if deployment.replicas[index].is_running() {
         checked(deployment, index, status, cx);
         return;

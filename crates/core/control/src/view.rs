@@ -130,6 +130,7 @@ impl Deployment {
         let replica = |replica: &Replica| ReplicaRoute {
             id: replica.id.clone(),
             socket: runtime_dir.replica_socket(&replica.id),
+            models: replica.models.clone(),
         };
         let model = self.config.workload.model().map(|model| ModelRoute {
             id: model.id.clone(),

@@ -7,12 +7,15 @@
 //! virtual time has passed it, so that coming back at once earns nothing either. With one flow this
 //! is a plain queue.
 //!
+//! A request that cannot have what it wishes for is passed over: the next of its line goes in its
+//! place, and the flow pays as if it had gone.
+//!
 //! Requests that came back from a lost replica are before all others, in the order of arrival: they
 //! had their turn already.
 //!
 //! Source: Goyal, Vin, Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 
-use crate::Ticket;
+use crate::{Ticket, Wish};
 use std::collections::VecDeque;
 use tyndall_types::ReplicaId;
 
@@ -39,8 +42,18 @@ impl Default for Flow {
 #[derive(Debug)]
 pub(crate) struct Returned {
     pub(crate) ticket: Ticket,
+    pub(crate) wish: Wish,
     /// Replicas that failed it.
     pub(crate) avoid: Vec<ReplicaId>,
+}
+
+/// A request that waits and never had a replica.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) ticket: Ticket,
+    pub(crate) wish: Wish,
+    /// It has waited long enough for what it wishes.
+    pub(crate) takes_any: bool,
 }
 
 /// The requests of a flow that wait.
@@ -50,7 +63,7 @@ struct Line {
     /// Of its first request.
     tag: u128,
     /// In the order of arrival.
-    tickets: VecDeque<Ticket>,
+    queued: VecDeque<Queued>,
 }
 
 impl Line {
@@ -60,7 +73,7 @@ impl Line {
 
     /// Places that it has, by its weight.
     fn share(&self) -> u128 {
-        self.tickets.len() as u128 * self.cost()
+        self.queued.len() as u128 * self.cost()
     }
 }
 
@@ -87,33 +100,67 @@ impl FairQueue {
     }
 
     /// A request waits. Later ones have larger tickets.
-    pub(crate) fn push(&mut self, flow: Flow, ticket: Ticket) {
+    pub(crate) fn push(&mut self, flow: Flow, queued: Queued) {
         let time = self.virtual_time;
         let line = match self.lines.iter().position(|line| line.flow.id == flow.id) {
             Some(place) => &mut self.lines[place],
             None => {
-                self.lines.push(Line { flow, tag: time, tickets: VecDeque::new() });
+                self.lines.push(Line { flow, tag: time, queued: VecDeque::new() });
                 self.lines.last_mut().expect("it was just pushed")
             }
         };
-        if line.tickets.is_empty() {
+        if line.queued.is_empty() {
             line.tag = line.tag.max(time);
         }
         line.flow = flow;
-        line.tickets.push_back(ticket);
+        line.queued.push_back(queued);
         self.num_queued += 1;
     }
 
-    /// The next request of all lines.
-    pub(crate) fn pop(&mut self) -> Option<Ticket> {
-        let waiting = self.lines.iter_mut().filter(|line| !line.tickets.is_empty());
-        let line = waiting.min_by_key(|line| (line.tag, line.tickets.front().copied()))?;
-        let ticket = line.tickets.pop_front()?;
-        self.virtual_time = line.tag;
+    /// The next request of all lines for which `take` finds something, and what it found.
+    pub(crate) fn pop_with<T>(
+        &mut self,
+        mut take: impl FnMut(&Queued) -> Option<T>,
+    ) -> Option<(Ticket, T)> {
+        let key = |line: &Line| (line.tag, line.queued.front().map(|queued| queued.ticket));
+        let waiting = self.lines.iter().enumerate().filter(|(_, line)| !line.queued.is_empty());
+        let (first, _) = waiting.min_by_key(|(_, line)| key(line))?;
+        // Nearly always the first of the first line goes.
+        if let Some(taken) = self.lines[first].queued.front().and_then(&mut take) {
+            return self.serve(first, 0, taken);
+        }
+        let mut order: Vec<usize> = (0..self.lines.len()).collect();
+        order.sort_by_key(|line| key(&self.lines[*line]));
+        for line in order {
+            let mut queued = self.lines[line].queued.iter().enumerate();
+            let found = queued.find_map(|(place, queued)| Some((place, take(queued)?)));
+            if let Some((place, taken)) = found {
+                return self.serve(line, place, taken);
+            }
+        }
+        None
+    }
+
+    fn serve<T>(&mut self, line: usize, place: usize, taken: T) -> Option<(Ticket, T)> {
+        let line = &mut self.lines[line];
+        let ticket = line.queued.remove(place)?.ticket;
+        self.virtual_time = self.virtual_time.max(line.tag);
         line.tag += line.cost();
         self.num_queued -= 1;
         self.forget();
-        Some(ticket)
+        Some((ticket, taken))
+    }
+
+    /// A request minds no longer where it goes.
+    pub(crate) fn forgive(&mut self, ticket: Ticket) {
+        if let Ok(place) = self.returned.binary_search_by_key(&ticket, |other| other.ticket) {
+            self.returned[place].avoid.clear();
+        }
+        for line in &mut self.lines {
+            if let Ok(place) = line.queued.binary_search_by_key(&ticket, |queued| queued.ticket) {
+                line.queued[place].takes_any = true;
+            }
+        }
     }
 
     /// A request comes back to its old place.
@@ -129,8 +176,8 @@ impl FairQueue {
             return true;
         }
         for line in &mut self.lines {
-            if let Ok(place) = line.tickets.binary_search(&ticket) {
-                line.tickets.remove(place);
+            if let Ok(place) = line.queued.binary_search_by_key(&ticket, |queued| queued.ticket) {
+                line.queued.remove(place);
                 self.num_queued -= 1;
                 self.forget();
                 return true;
@@ -143,13 +190,13 @@ impl FairQueue {
     /// another flow would have with one more: that one is to have the place.
     pub(crate) fn displace_for(&mut self, flow: Flow) -> Option<Ticket> {
         let own = self.lines.iter().find(|line| line.flow.id == flow.id);
-        let num_own = own.map_or(0, |line| line.tickets.len()) as u128;
+        let num_own = own.map_or(0, |line| line.queued.len()) as u128;
         let share = (num_own + 1) * (COST / u128::from(flow.weight.max(1)));
         let largest = self.lines.iter_mut().max_by_key(|line| line.share())?;
         if largest.share() <= share {
             return None;
         }
-        let ticket = largest.tickets.pop_back()?;
+        let ticket = largest.queued.pop_back()?.ticket;
         self.num_queued -= 1;
         self.forget();
         Some(ticket)
@@ -160,13 +207,13 @@ impl FairQueue {
         let own = self.lines.iter().find(|line| line.flow.id == flow.id);
         let cost = COST / u128::from(flow.weight.max(1));
         let tag = own.map_or(self.virtual_time, |line| {
-            line.tag.max(self.virtual_time) + line.tickets.len() as u128 * cost
+            line.tag.max(self.virtual_time) + line.queued.len() as u128 * cost
         });
         let before = |line: &Line| match tag.checked_sub(line.tag) {
-            _ if line.flow.id == flow.id => line.tickets.len(),
+            _ if line.flow.id == flow.id => line.queued.len(),
             Some(lead) => {
                 let turns = usize::try_from(lead / line.cost() + 1).unwrap_or(usize::MAX);
-                turns.min(line.tickets.len())
+                turns.min(line.queued.len())
             }
             None => 0,
         };
@@ -177,7 +224,8 @@ impl FairQueue {
     pub(crate) fn drain(&mut self) -> Vec<Ticket> {
         let returned = self.returned.drain(..).map(|returned| returned.ticket);
         let mut all: Vec<Ticket> = returned.collect();
-        all.extend(self.lines.drain(..).flat_map(|line| line.tickets));
+        let queued = self.lines.drain(..).flat_map(|line| line.queued);
+        all.extend(queued.map(|queued| queued.ticket));
         all.sort_unstable();
         (self.num_queued, self.virtual_time) = (0, 0);
         all
@@ -190,7 +238,7 @@ impl FairQueue {
             self.virtual_time = 0;
         } else {
             let time = self.virtual_time;
-            self.lines.retain(|line| !line.tickets.is_empty() || line.tag > time);
+            self.lines.retain(|line| !line.queued.is_empty() || line.tag > time);
         }
     }
 }
@@ -201,6 +249,16 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    impl FairQueue {
+        fn put(&mut self, flow: Flow, ticket: Ticket) {
+            self.push(flow, Queued { ticket, wish: Wish::Any, takes_any: false });
+        }
+
+        fn pop(&mut self) -> Option<Ticket> {
+            self.pop_with(|_| Some(())).map(|(ticket, ())| ticket)
+        }
+    }
+
     fn flow(id: u64, weight: u32) -> Flow {
         Flow { id, weight }
     }
@@ -208,10 +266,10 @@ mod tests {
     #[test]
     fn who_was_idle_has_no_credit() {
         let mut queue = FairQueue::default();
-        (0..10).for_each(|ticket| queue.push(flow(1, 1), ticket));
+        (0..10).for_each(|ticket| queue.put(flow(1, 1), ticket));
         (0..4).for_each(|ticket| assert_eq!(queue.pop(), Some(ticket)));
         // Had it waited all the time, it would now have four turns in a row.
-        (10..20).for_each(|ticket| queue.push(flow(2, 1), ticket));
+        (10..20).for_each(|ticket| queue.put(flow(2, 1), ticket));
         let next: Vec<_> = (0..6).filter_map(|_| queue.pop()).collect();
         assert_eq!(next, [10, 4, 11, 5, 12, 6]);
     }
@@ -219,10 +277,10 @@ mod tests {
     #[test]
     fn a_full_queue_takes_from_who_has_most() {
         let mut queue = FairQueue::default();
-        (0..6).for_each(|ticket| queue.push(flow(1, 3), ticket));
+        (0..6).for_each(|ticket| queue.put(flow(1, 3), ticket));
         assert_eq!(queue.ahead_of(flow(2, 1)), 1);
         assert_eq!(queue.displace_for(flow(2, 1)), Some(5));
-        queue.push(flow(2, 1), 6);
+        queue.put(flow(2, 1), 6);
         // Five of weight 3 are less than two of weight 1.
         assert_eq!(queue.displace_for(flow(2, 1)), None);
         assert_eq!(queue.displace_for(flow(1, 3)), None);
@@ -245,7 +303,7 @@ mod tests {
             for _ in 0..turns {
                 // All of them always have somebody who waits.
                 for (id, weight) in weights.iter().enumerate() {
-                    queue.push(flow(id as u64, *weight), ticket);
+                    queue.put(flow(id as u64, *weight), ticket);
                     owners.insert(ticket, id);
                     ticket += 1;
                 }
@@ -283,7 +341,7 @@ mod tests {
                         prop_assert_eq!(owner.is_some_and(|line| line.pop_front().is_some()), next.is_some());
                     }
                     _ => {
-                        queue.push(flow(id, weight), ticket);
+                        queue.put(flow(id, weight), ticket);
                         line.push_back(ticket);
                     }
                 }
@@ -303,7 +361,7 @@ mod tests {
                 if is_arrival {
                     prop_assert_eq!(queue.ahead_of(Flow::default()), plain.len());
                     prop_assert_eq!(queue.displace_for(Flow::default()), None);
-                    queue.push(Flow::default(), ticket as Ticket);
+                    queue.put(Flow::default(), ticket as Ticket);
                     plain.push_back(ticket as Ticket);
                 } else {
                     prop_assert_eq!(queue.pop(), plain.pop_front());

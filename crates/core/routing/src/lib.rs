@@ -5,19 +5,24 @@
 //! request waits while a replica has room for it, and none is counted twice.
 //!
 //! - [`choose`]: power of two choices on exact in-flight counts.
+//! - [`choose_for_model`]: the same where replicas hold different models.
 //! - [`Dispatcher`]: bounded queue, fair between [`Flow`]s, per-replica cap, counts.
 //! - [`Pace`]: how long a request that comes now would take.
 //! - [`retry`]: which failures may go to another replica.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod choice;
 mod dispatcher;
 mod fair;
 mod pace;
+mod pool;
 mod retry;
 
+pub use affinity::{Standing, choose_for_model};
 pub use choice::choose;
 pub use dispatcher::{Admission, Assignment, Dispatcher, Ticket};
 pub use fair::Flow;
 pub use pace::{Ahead, Held, Pace};
+pub use pool::{Listed, Wish};
 pub use retry::{Failure, MAX_BROKEN_ATTEMPTS, Progress, Retry, retry};

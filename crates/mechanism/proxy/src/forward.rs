@@ -61,6 +61,7 @@ impl Asked {
             deadline: limit.map(|limit| self.arrived + limit),
             // A generation has no effect outside its answer.
             runs_once: false,
+            model: None,
             flow: self.grant.as_ref().map(Grant::flow).unwrap_or_default(),
         };
         (call, self.grant)

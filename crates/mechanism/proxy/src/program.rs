@@ -18,11 +18,17 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
+use std::sync::Arc;
 use tokio::time::Instant;
 use tyndall_openai::ApiError;
 use tyndall_router::{Call, Flow, HEADER_ROOT_PATH, Mount};
 use tyndall_transport::{Body, Upgrade};
 
+/// Names a multiplexed model; the second one as proxies write it that let no underscore pass.
+const MODEL_ID: [HeaderName; 2] = [
+    HeaderName::from_static("serve_multiplexed_model_id"),
+    HeaderName::from_static("serve-multiplexed-model-id"),
+];
 const ROOT_PATH: HeaderName = HeaderName::from_static(HEADER_ROOT_PATH);
 
 /// Gets a request to a program answered.
@@ -90,6 +96,8 @@ fn call(parts: Parts, body: Bytes, prefix: &str, id: &HeaderValue) -> Call {
     // Frameworks take their own `/` for no prefix at all.
     let root_path = HeaderValue::from_bytes(if prefix == "/" { b"" } else { prefix.as_bytes() });
     headers.insert(ROOT_PATH, root_path.unwrap_or(HeaderValue::from_static("")));
+    let model = MODEL_ID.iter().find_map(|name| headers.get(name)?.to_str().ok());
+    let model = model.filter(|model| !model.is_empty()).map(Arc::from);
     Call {
         runs_once: !parts.method.is_idempotent(),
         method: parts.method,
@@ -98,6 +106,7 @@ fn call(parts: Parts, body: Bytes, prefix: &str, id: &HeaderValue) -> Call {
         body,
         deadline: None,
         flow: Flow::default(),
+        model,
     }
 }
 
@@ -139,6 +148,7 @@ mod tests {
         let (parts, ()) = request.into_parts();
         let made = call(parts.clone(), Bytes::from_static(b"body"), "/p", &id);
         assert_eq!((made.uri.to_string().as_str(), made.runs_once), ("/p/a%20b?x=1&y", true));
+        assert_eq!(made.model.as_deref(), Some("m"));
         let mut sent: Vec<_> = made
             .headers
             .iter()

@@ -211,6 +211,7 @@ impl App {
             state,
             ongoing: self.ongoing.load(Ordering::Relaxed),
             card: ready.map(|ready| ready.card().clone()),
+            models: Vec::new(),
             step_age_s: step_age.map(|age| age.as_secs_f64()),
         }
     }

@@ -1,6 +1,6 @@
 //! The body of an answer, which holds the permit, and what comes of one that is a 101.
 
-use crate::deployment::Permit;
+use crate::permit::Permit;
 use crate::suspicion::suspect;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};

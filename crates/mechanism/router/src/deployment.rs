@@ -3,17 +3,18 @@
 //! All counting is the [`Dispatcher`]'s; this module gives its tickets to tasks and takes them
 //! back. A plain mutex guards it: nothing is awaited under it, and each hold is a few microseconds.
 //!
-//! A ticket is waited for by a [`Waiting`] and, when a replica was found, held by a [`Permit`].
-//! Dropping either gives the place back, wherever its task was. An outcome is sent under the lock
+//! A ticket is waited for by a [`Waiting`] and, when a replica was found, held by a
+//! [`Permit`](crate::permit::Permit). Dropping either gives the place back, wherever its task was. An outcome is sent under the lock
 //! that also guards cancellation, so that of both exactly one happens.
 
+use crate::permit::{Place, Waiting};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tyndall_routing::{Admission, Assignment, Dispatcher, Flow, Held, Ticket};
+use tyndall_routing::{Admission, Assignment, Dispatcher, Flow, Held, Listed, Ticket, Wish};
 use tyndall_telemetry::ProxyMetrics;
 use tyndall_transport::Client;
 use tyndall_types::protocol::{Backpressure, Demand, DeploymentRoute, Unavailable};
@@ -151,7 +152,7 @@ struct State {
 }
 
 #[derive(Debug)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// With how many requests are at work then.
     Assigned(ReplicaId, Client, u32),
     Failed(Refusal),
@@ -249,7 +250,10 @@ impl Deployment {
                 .or_insert_with(|| Client::unix(&replica.socket));
         }
         state.absence.set(route.replicas.is_empty(), Instant::now());
-        let replicas = route.replicas.iter().map(|replica| replica.id.clone());
+        let replicas = route
+            .replicas
+            .iter()
+            .map(|replica| Listed { id: replica.id.clone(), models: replica.models.clone() });
         let assigned = state.dispatcher.update(
             replicas,
             route.max_ongoing_requests,
@@ -294,12 +298,13 @@ impl Deployment {
     pub(crate) fn enter(
         self: &Arc<Self>,
         flow: Flow,
+        wish: Wish,
         patience: Option<Duration>,
     ) -> Result<Waiting, Refusal> {
         let mut state = self.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        let place = match state.dispatcher.arrive_in(flow, ticket, patience) {
+        let place = match state.dispatcher.arrive_in(flow, wish.clone(), ticket, patience) {
             Admission::Assigned(replica) => Place::Found(Some(state.outcome(replica))),
             Admission::Queued => {
                 if let Some(unavailable) = state.route.unavailable.clone() {
@@ -324,28 +329,87 @@ impl Deployment {
                 });
             }
         };
-        let waiting = self.waiting(&state, ticket, place);
+        let waiting = self.waiting(&state, ticket, wish, place);
         self.changed(&mut state);
         Ok(waiting)
     }
 
-    fn waiting(self: &Arc<Self>, state: &State, ticket: Ticket, place: Place) -> Waiting {
-        let since = Instant::now();
-        Waiting {
-            deployment: self.clone(),
-            ticket,
-            place,
-            since,
-            absence_before: state.absence.total(since),
-            settled: false,
-        }
+    fn waiting(
+        self: &Arc<Self>,
+        state: &State,
+        ticket: Ticket,
+        wish: Wish,
+        place: Place,
+    ) -> Waiting {
+        Waiting::new(self.clone(), ticket, wish, place, |now| state.absence.total(now))
     }
 
-    fn release(&self, replica: &ReplicaId, held: Option<Held>) {
+    pub(crate) fn release(&self, replica: &ReplicaId, wish: &Wish, held: Option<Held>) {
         let mut state = self.lock();
-        let assigned = state.dispatcher.release(replica, held);
+        let assigned = state.dispatcher.release(replica, wish, held);
         state.deliver(assigned);
         self.changed(&mut state);
+    }
+
+    /// A connection to the replica broke. False when that was known, or the replica is gone.
+    pub(crate) fn suspect(&self, replica: &ReplicaId) -> bool {
+        self.lock().dispatcher.suspect(replica)
+    }
+
+    pub(crate) fn trust(&self, replica: &ReplicaId) {
+        let mut state = self.lock();
+        let assigned = state.dispatcher.trust(replica);
+        state.deliver(assigned);
+        self.changed(&mut state);
+    }
+
+    pub(crate) fn has(&self, replica: &ReplicaId) -> bool {
+        self.lock().clients.contains_key(replica)
+    }
+
+    /// How long there was no running replica, all in all.
+    pub(crate) fn absence(&self, now: Instant) -> Duration {
+        self.lock().absence.total(now)
+    }
+
+    /// A request that waits no longer minds which replica it gets.
+    pub(crate) fn forgive(&self, ticket: Ticket) {
+        let mut state = self.lock();
+        let assigned = state.dispatcher.forgive(ticket);
+        state.deliver(assigned);
+        self.changed(&mut state);
+    }
+
+    /// A request waits no longer. False when it does not.
+    pub(crate) fn leave(&self, ticket: Ticket) -> bool {
+        let mut state = self.lock();
+        let waited = state.dispatcher.cancel(ticket);
+        if waited {
+            state.waiters.remove(&ticket);
+            self.changed(&mut state);
+        }
+        waited
+    }
+
+    /// A request goes back to the queue, to its old place, and not to the replicas in `avoid`.
+    pub(crate) fn come_back(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        from: &ReplicaId,
+        wish: Wish,
+        avoid: Vec<ReplicaId>,
+    ) -> Waiting {
+        let mut state = self.lock();
+        let place = state.queue(ticket);
+        let waiting = self.waiting(&state, ticket, wish.clone(), place);
+        let assigned = state.dispatcher.come_back(ticket, from, wish, avoid);
+        state.deliver(assigned);
+        if let Some(unavailable) = state.route.unavailable.clone() {
+            state.fail_waiting(&unavailable);
+        }
+        self.changed(&mut state);
+        drop(state);
+        waiting
     }
 
     fn changed(&self, state: &mut State) {
@@ -413,186 +477,6 @@ impl State {
         Refusal::Full {
             max_queued: self.route.max_queued_requests,
             backpressure: self.route.backpressure,
-        }
-    }
-}
-
-/// A place in the queue.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    deployment: Arc<Deployment>,
-    ticket: Ticket,
-    place: Place,
-    since: Instant,
-    absence_before: Duration,
-    settled: bool,
-}
-
-#[derive(Debug)]
-enum Place {
-    /// There was a replica at once; empty once the outcome is taken.
-    Found(Option<Outcome>),
-    Queued(oneshot::Receiver<Outcome>),
-}
-
-impl Place {
-    async fn outcome(&mut self) -> Outcome {
-        match self {
-            Self::Found(outcome) => outcome.take().expect("an outcome is taken once"),
-            Self::Queued(receiver) => {
-                receiver.await.expect("a waiter is answered before it is dropped")
-            }
-        }
-    }
-}
-
-impl Waiting {
-    /// Waits for a permit. After `forgive_after` the replicas that failed the request before may
-    /// have it again.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: the place is kept until the value is dropped.
-    pub(crate) async fn permit(
-        &mut self,
-        forgive_after: Option<Duration>,
-    ) -> Result<Permit, Refusal> {
-        let outcome = match forgive_after {
-            None => self.place.outcome().await,
-            Some(pause) => match tokio::time::timeout(pause, self.place.outcome()).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    self.forgive();
-                    self.place.outcome().await
-                }
-            },
-        };
-        self.settled = true;
-        match outcome {
-            Outcome::Failed(refusal) => Err(refusal),
-            Outcome::Assigned(replica, client, at_work) => Ok(Permit {
-                deployment: self.deployment.clone(),
-                ticket: self.ticket,
-                replica,
-                client,
-                since: Instant::now(),
-                answered: None,
-                at_work,
-                returned: false,
-            }),
-        }
-    }
-
-    /// How long it has waited.
-    pub(crate) fn waits(&self) -> Waits {
-        let now = Instant::now();
-        let wake = self.deployment.lock().absence.total(now).saturating_sub(self.absence_before);
-        Waits { wake, queue: (now - self.since).saturating_sub(wake) }
-    }
-
-    fn forgive(&self) {
-        let mut state = self.deployment.lock();
-        let assigned = state.dispatcher.forgive(self.ticket);
-        state.deliver(assigned);
-        self.deployment.changed(&mut state);
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.settled {
-            return;
-        }
-        let mut state = self.deployment.lock();
-        if state.dispatcher.cancel(self.ticket) {
-            state.waiters.remove(&self.ticket);
-            self.deployment.changed(&mut state);
-            return;
-        }
-        drop(state);
-        let outcome = match &mut self.place {
-            Place::Found(outcome) => outcome.take(),
-            Place::Queued(receiver) => receiver.try_recv().ok(),
-        };
-        if let Some(Outcome::Assigned(replica, ..)) = outcome {
-            self.deployment.release(&replica, None);
-        }
-    }
-}
-
-impl Deployment {
-    /// A connection to the replica broke. False when that was known, or the replica is gone.
-    pub(crate) fn suspect(&self, replica: &ReplicaId) -> bool {
-        self.lock().dispatcher.suspect(replica)
-    }
-
-    pub(crate) fn trust(&self, replica: &ReplicaId) {
-        let mut state = self.lock();
-        let assigned = state.dispatcher.trust(replica);
-        state.deliver(assigned);
-        self.changed(&mut state);
-    }
-
-    pub(crate) fn has(&self, replica: &ReplicaId) -> bool {
-        self.lock().clients.contains_key(replica)
-    }
-}
-
-/// The right to have one request at a replica. Ends when dropped.
-#[derive(Debug)]
-pub(crate) struct Permit {
-    deployment: Arc<Deployment>,
-    ticket: Ticket,
-    replica: ReplicaId,
-    client: Client,
-    since: Instant,
-    /// After so long an answer began.
-    answered: Option<Duration>,
-    /// Requests at work when it got it.
-    at_work: u32,
-    returned: bool,
-}
-
-impl Permit {
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
-    }
-
-    pub(crate) fn replica(&self) -> &ReplicaId {
-        &self.replica
-    }
-
-    pub(crate) fn is_answered(&mut self) {
-        self.answered = Some(self.since.elapsed());
-    }
-
-    pub(crate) fn deployment(&self) -> &Arc<Deployment> {
-        &self.deployment
-    }
-
-    /// Goes back to the queue, to its old place, and not to the replicas in `avoid`.
-    pub(crate) fn come_back(mut self, avoid: Vec<ReplicaId>) -> Waiting {
-        self.returned = true;
-        let deployment = self.deployment.clone();
-        let mut state = deployment.lock();
-        let place = state.queue(self.ticket);
-        let waiting = deployment.waiting(&state, self.ticket, place);
-        let assigned = state.dispatcher.come_back(self.ticket, &self.replica, avoid);
-        state.deliver(assigned);
-        if let Some(unavailable) = state.route.unavailable.clone() {
-            state.fail_waiting(&unavailable);
-        }
-        deployment.changed(&mut state);
-        drop(state);
-        waiting
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if !self.returned {
-            let (whole, until_answer) = (self.since.elapsed(), self.answered);
-            let held = Held { whole, until_answer, at_work: self.at_work };
-            self.deployment.release(&self.replica, Some(held));
         }
     }
 }

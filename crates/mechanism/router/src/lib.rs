@@ -20,6 +20,7 @@ mod deployment;
 mod links;
 mod models;
 mod mounts;
+mod permit;
 mod router;
 mod send;
 mod suspicion;

@@ -247,7 +247,7 @@ mod tests {
     use crate::tests::route;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
-    use tyndall_routing::Flow;
+    use tyndall_routing::{Flow, Wish};
     use tyndall_types::protocol::DeploymentRoute;
 
     fn table(routes: Vec<DeploymentRoute>) -> RouteTable {
@@ -311,16 +311,16 @@ mod tests {
         let router = unlinked();
         router.apply(table(vec![route("a")]));
         let old = find(&router, "a").unwrap();
-        let waiting = old.enter(Flow::default(), None).unwrap();
+        let waiting = old.enter(Flow::default(), Wish::Any, None).unwrap();
         assert_eq!(router.demand().len(), 1);
         router.apply(delta(Vec::new(), &["a"]));
         assert_eq!(router.demand(), []);
         router.apply(delta(vec![route("a")], &[]));
         let next = find(&router, "a").unwrap();
-        let _waiting = next.enter(Flow::default(), None).unwrap();
+        let _waiting = next.enter(Flow::default(), Wish::Any, None).unwrap();
         drop(waiting);
         assert_eq!(router.demand()[0].queued, 1);
-        assert!(old.enter(Flow::default(), None).is_err());
+        assert!(old.enter(Flow::default(), Wish::Any, None).is_err());
     }
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
         router.apply(table(routes));
         let enter = |name: &str| {
             let id = DeploymentId::try_from(name.to_owned()).unwrap();
-            router.deployment(&id).unwrap().enter(Flow::default(), None).unwrap()
+            router.deployment(&id).unwrap().enter(Flow::default(), Wish::Any, None).unwrap()
         };
         let waiting = ["a", "b", "c"].map(enter);
         let has = |model: &str| {

@@ -1,7 +1,8 @@
 //! Gets a request answered: wait, send, and again elsewhere when nothing came back.
 
 use crate::body::AnswerBody;
-use crate::deployment::{Deployment, Permit, Refusal, Waiting, Waits};
+use crate::deployment::{Deployment, Refusal, Waits};
+use crate::permit::{Permit, Waiting};
 use crate::suspicion::suspect;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Response, Uri};
@@ -11,13 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
-use tyndall_routing::{Failure, Flow, Progress, Retry, retry};
+use tyndall_routing::{Failure, Flow, Progress, Retry, Wish, retry};
 use tyndall_transport::{ClientError, Outgoing};
 use tyndall_types::{HEADER_NOT_STARTED, ReplicaId};
 
 /// Before a replica that failed a request may have it again, when there is no other.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// After so long a request for a model takes any replica that has room. Ray draws it between one and
+/// two of these, so that its turns of polling spread.
+const MATCHING_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NOT_STARTED: HeaderName = HeaderName::from_static(HEADER_NOT_STARTED);
 
@@ -39,9 +44,15 @@ pub struct Call {
     pub runs_once: bool,
     /// Whose it is, where several share the queue.
     pub flow: Flow,
+    /// The multiplexed model that it asks for: a replica that has it gets it, if it can be.
+    pub model: Option<Arc<str>>,
 }
 
 impl Call {
+    fn wish(&self) -> Wish {
+        self.model.clone().map_or(Wish::Any, Wish::Model)
+    }
+
     fn outgoing(&self) -> Outgoing<'_> {
         Outgoing::new(&self.method, &self.uri, &self.headers, &self.body)
     }
@@ -111,8 +122,9 @@ impl Deployment {
     pub async fn send(self: &Arc<Self>, call: &Call) -> Result<Answer, SendError> {
         let mut sending = Sending::new(self, call);
         let patience = call.deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let mut waiting =
-            self.enter(call.flow, patience).map_err(|refusal| sending.refused(refusal, None))?;
+        let mut waiting = self
+            .enter(call.flow, call.wish(), patience)
+            .map_err(|refusal| sending.refused(refusal, None))?;
         loop {
             let permit = sending.permit(&mut waiting).await?;
             match sending.attempt(permit).await? {
@@ -149,7 +161,10 @@ impl<'a> Sending<'a> {
     }
 
     async fn permit(&mut self, waiting: &mut Waiting) -> Result<Permit, SendError> {
-        let forgive_after = (!self.avoid.is_empty()).then_some(self.pause);
+        let forgive_after = match self.avoid.is_empty() {
+            true => self.call.model.as_ref().map(|_| MATCHING_TIMEOUT),
+            false => Some(self.pause),
+        };
         let permit = within(self.call.deadline, waiting.permit(forgive_after)).await;
         let waited = waiting.waits();
         self.waits.add(waited);

@@ -5,7 +5,7 @@
 //! broke until it answers, which one that lives does at once. Of one that does not, the controller
 //! will say soon that it is gone.
 
-use crate::deployment::Permit;
+use crate::permit::Permit;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tyndall_transport::ClientError;

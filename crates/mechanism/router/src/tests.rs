@@ -143,7 +143,7 @@ impl Node {
             options,
             std::future::pending(),
         ));
-        ReplicaRoute { id: ReplicaId::new(format!("r{n}")), socket }
+        ReplicaRoute { id: ReplicaId::new(format!("r{n}")), socket, models: Vec::new() }
     }
 
     async fn send(&self, call: Call) -> Result<Answer, SendErrorKind> {
@@ -169,6 +169,7 @@ fn call() -> Call {
         deadline: None,
         runs_once: false,
         flow: Flow::default(),
+        model: None,
     }
 }
 
@@ -189,7 +190,11 @@ async fn an_answer_holds_the_permit_until_it_was_read() {
 #[tokio::test]
 async fn what_no_replica_began_goes_elsewhere_even_if_it_must_run_once() {
     let mut node = Node::start(&[Behaviour::NotStarted, Behaviour::Echo]);
-    let gone = ReplicaRoute { id: ReplicaId::new("gone"), socket: node.dir.path().join("gone") };
+    let gone = ReplicaRoute {
+        id: ReplicaId::new("gone"),
+        socket: node.dir.path().join("gone"),
+        models: Vec::new(),
+    };
     let others = [node.replica(2, Behaviour::NotStarted), node.replica(3, Behaviour::Echo), gone];
     node.list(others.to_vec());
     for _ in 0..10 {
@@ -218,7 +223,7 @@ async fn a_replica_whose_connection_broke_gets_nothing_until_it_answers() {
     let mut node = Node::start(&[]);
     let socket = node.dir.path().join("dying");
     let dying = tokio::net::UnixListener::bind(&socket).unwrap();
-    let listed = ReplicaRoute { id: ReplicaId::new("dying"), socket };
+    let listed = ReplicaRoute { id: ReplicaId::new("dying"), socket, models: Vec::new() };
     let other = node.replica(0, Behaviour::Echo);
     node.list(vec![listed.clone()]);
     let once = || Call { runs_once: true, ..call() };
@@ -274,6 +279,33 @@ async fn deadlines_and_full_queues_end_calls() {
     assert_eq!(waited.unwrap_err(), SendErrorKind::TooLate(TooLate::Waiting));
     let backpressure = Backpressure { status_code: 429, retry_after_s: Some(7.0) };
     assert_eq!(full, SendErrorKind::Refused(Refusal::Full { max_queued: 1, backpressure }));
+}
+
+#[tokio::test]
+async fn a_call_for_a_model_goes_where_it_is_and_waits_for_no_other_replica_for_long() {
+    let mut node = Node::start(&[]);
+    let with = |mut replica: ReplicaRoute, models: &[&str]| {
+        replica.models = models.iter().map(|model| (*model).to_owned()).collect();
+        replica
+    };
+    let [empty, holder] = [node.replica(0, Behaviour::Echo), node.replica(1, Behaviour::Echo)];
+    let full = with(node.replica(2, Behaviour::Echo), &["x", "y"]);
+    let holder = with(holder, &["m"]);
+    node.list(vec![empty.clone(), holder, full]);
+    let of = |model: &str| Call { model: Some(model.into()), ..call() };
+    for _ in 0..10 {
+        let answer = node.send(of("m")).await.unwrap();
+        assert_eq!(answer.response.body().replica().as_str(), "r1");
+    }
+    let first = node.send(of("m")).await.unwrap();
+    let second = node.send(of("m")).await.unwrap();
+    assert_eq!(second.response.body().replica().as_str(), "r0", "it has the fewest models");
+    // The last one would unload a model, and is taken when the time for better ones is over.
+    tokio::time::pause();
+    let third = node.send(of("m")).await.unwrap();
+    assert_eq!(third.response.body().replica().as_str(), "r2");
+    drop((first, second, third));
+    assert_eq!(node.load(), (0, 0));
 }
 
 #[tokio::test]

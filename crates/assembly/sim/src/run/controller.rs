@@ -160,7 +160,14 @@ impl Run {
         };
         let ongoing = u32::try_from(process.tickets.len()).unwrap_or(u32::MAX);
         let replica_id = replica.clone();
-        Some(ReplicaStatus { replica_id, state, ongoing, card: None, step_age_s: None })
+        Some(ReplicaStatus {
+            replica_id,
+            state,
+            ongoing,
+            card: None,
+            models: Vec::new(),
+            step_age_s: None,
+        })
     }
 
     fn note(&mut self, notice: Notice) {

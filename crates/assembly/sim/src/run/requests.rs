@@ -5,7 +5,7 @@ use crate::Arrival;
 use crate::random::Stream;
 use std::collections::HashMap;
 use std::time::Duration;
-use tyndall_routing::{Admission, Assignment, Failure, Held, Progress, Retry, Ticket, retry};
+use tyndall_routing::{Admission, Assignment, Failure, Held, Progress, Retry, Ticket, Wish, retry};
 use tyndall_types::ReplicaId;
 
 /// How long a request avoids the replicas that failed it, as in the router.
@@ -196,7 +196,7 @@ impl Run {
         lane.ongoing -= 1;
         let until_answer = (request.begins <= now).then(|| request.begins - request.placed);
         let held = Held { whole: now - request.placed, until_answer, at_work: request.at_work };
-        let assigned = lane.dispatcher.release(&replica, Some(held));
+        let assigned = lane.dispatcher.release(&replica, &Wish::Any, Some(held));
         self.dispatch(proxy, deployment, assigned);
         self.touch(proxy, deployment);
     }
@@ -245,7 +245,7 @@ impl Run {
         request.pause = (pause * 2).min(MAX_PAUSE);
         let Some(lane) = self.proxies[proxy].lanes[deployment].as_mut() else { return };
         lane.ongoing -= 1;
-        let assigned = lane.dispatcher.come_back(ticket, &replica, avoid);
+        let assigned = lane.dispatcher.come_back(ticket, &replica, Wish::Any, avoid);
         let waits = !assigned.iter().any(|one| one.ticket == ticket);
         self.dispatch(proxy, deployment, assigned);
         if waits {

@@ -15,6 +15,7 @@ use super::ongoing::{Ongoing, Requests};
 use crate::caller::Encoding;
 use crate::context::RequestContext;
 use crate::error::{Error, Result};
+use crate::held::HeldModels;
 use crate::servant::Servant;
 use crate::websocket::Ending;
 use crate::{http as public, wire};
@@ -50,6 +51,7 @@ struct Shared {
     id: ReplicaId,
     phase: watch::Sender<Phase>,
     requests: Arc<Requests>,
+    held: Arc<HeldModels>,
     /// True when the drain time is over.
     is_over: watch::Sender<bool>,
     is_updating: AtomicBool,
@@ -79,11 +81,12 @@ impl Handler for App {
 }
 
 impl App {
-    pub(super) fn new(id: ReplicaId, requests: Arc<Requests>) -> Self {
+    pub(super) fn new(id: ReplicaId, requests: Arc<Requests>, held: Arc<HeldModels>) -> Self {
         let shared = Shared {
             id,
             phase: watch::Sender::new(Phase::Starting),
             requests,
+            held,
             is_over: watch::Sender::new(false),
             is_updating: AtomicBool::new(false),
             reconfigure: tokio::sync::Mutex::new(()),
@@ -140,6 +143,7 @@ impl App {
             state,
             ongoing: self.shared.requests.ongoing(),
             card: None,
+            models: self.shared.held.ids(),
             step_age_s: None,
         };
         json(StatusCode::OK, &status)

@@ -19,6 +19,7 @@ use crate::caller::Caller;
 use crate::context::{ReplicaContext, ReplicaFacts};
 use crate::described::ProgramInit;
 use crate::error::{Error, Result};
+use crate::held::HeldModels;
 use crate::servant::Servant;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tyndall_telemetry::{ProgramLabels, ProgramMetrics};
 use tyndall_transport::{Client, Listener, ServeOptions, serve};
@@ -44,6 +45,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After a report of the models until the next, as in Ray.
+const MODELS_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is open so long before the drain time is over is told that it ends.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -172,7 +176,8 @@ async fn run(
         replica: options.id.to_string(),
     }));
     let requests = Requests::new(options.config.max_ongoing_requests, metrics.clone());
-    let app = App::new(options.id.clone(), requests);
+    let held = Arc::<HeldModels>::default();
+    let app = App::new(options.id.clone(), requests, held.clone());
     let drain = Duration::try_from_secs_f64(options.config.graceful_shutdown_timeout_s);
     let drain = drain.unwrap_or(Duration::MAX);
     let routes = Arc::new(Routes::new(
@@ -185,10 +190,10 @@ async fn run(
     let (stop, stopped) = oneshot::channel::<()>();
     let serve_options = ServeOptions::of_replica(drain);
     let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
+    let own = held.clone();
+    let begin = |options| start(options, make, routes, metrics, own);
     let living = async {
-        let outcome =
-            live(&app, options, process, |options| start(options, make, routes, metrics), shutdown)
-                .await;
+        let outcome = live(&app, options, process, held.watch(), begin, shutdown).await;
         let servant = app.set_stopping();
         let since = Instant::now();
         drop(stop);
@@ -223,6 +228,7 @@ async fn live<S>(
     app: &App,
     options: ReplicaOptions,
     process: Duration,
+    models: watch::Receiver<Vec<String>>,
     start: impl FnOnce(ReplicaOptions) -> S,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ReplicaError>
@@ -260,7 +266,7 @@ where
     let ready = ReplicaReport::Ready { phases: ColdStartPhases(phases), card: None };
     let reported = async {
         send(&controller, &id, &ready).await;
-        std::future::pending::<()>().await;
+        report_models(&controller, &id, models).await;
     };
     tokio::select! {
         () = &mut shutdown => tracing::info!("draining"),
@@ -269,11 +275,32 @@ where
     Ok(())
 }
 
+/// Reports which models there are, whenever that changes, for ever.
+async fn report_models(
+    controller: &Client,
+    id: &ReplicaId,
+    mut models: watch::Receiver<Vec<String>>,
+) {
+    let mut told = Vec::new();
+    loop {
+        let ids = models.borrow_and_update().clone();
+        if ids != told {
+            told.clone_from(&ids);
+            send(controller, id, &ReplicaReport::Models { ids }).await;
+            tokio::time::sleep(MODELS_PAUSE).await;
+        } else if models.changed().await.is_err() {
+            // The replica ends.
+            return std::future::pending().await;
+        }
+    }
+}
+
 async fn start(
     options: ReplicaOptions,
     make: impl Start,
     routes: Arc<Routes>,
     metrics: Arc<ProgramMetrics>,
+    held: Arc<HeldModels>,
 ) -> Result<Arc<dyn Servant>> {
     let config = options.config;
     let Workload::Program(program) = &config.workload else {
@@ -294,6 +321,7 @@ async fn start(
         max_ongoing_requests: config.max_ongoing_requests,
         rank: options.rank,
         metrics,
+        held,
     };
     let context = ReplicaContext { facts: Arc::new(facts) };
     make(ReplicaStart { deployment, init, config, context, caller: routes }).await

@@ -85,6 +85,9 @@ impl Routes {
                 deadline: call.context.deadline,
                 runs_once: true,
                 flow: Flow::default(),
+                model: Some(&call.context.multiplexed_model_id)
+                    .filter(|model| !model.is_empty())
+                    .map(|model| model.as_str().into()),
             };
             let begun = Instant::now();
             match deployment.send(&sent).await {

@@ -196,6 +196,7 @@ fn check(sim: &mut Sim, replica: &ReplicaId, step_age_s: Option<f64>) -> Vec<Act
         state: ReplicaState::Running,
         ongoing: 1,
         card: None,
+        models: Vec::new(),
         step_age_s,
     };
     sim.apply(Event::Probed { replica: replica.clone(), status: Some(status) }).to_vec()

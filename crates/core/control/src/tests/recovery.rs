@@ -35,7 +35,14 @@ fn a_new_controller_finds_what_runs() {
     let status = |id: &str, state, card| {
         let replica = ReplicaId::new(id);
         let replica_id = replica.clone();
-        let status = ReplicaStatus { replica_id, state, ongoing: 1, card, step_age_s: None };
+        let status = ReplicaStatus {
+            replica_id,
+            state,
+            ongoing: 1,
+            card,
+            models: Vec::new(),
+            step_age_s: None,
+        };
         Event::Probed { replica, status: Some(status) }
     };
     sim.apply(status("good", ReplicaState::Starting, None));
@@ -58,4 +65,35 @@ fn reports_about_unknown_replicas_change_nothing() {
     let pid = Event::ProcessStarted { replica: stranger.clone(), pid: 1 };
     assert_eq!(sim.apply(pid), []);
     assert_eq!(sim.apply(Event::Probed { replica: stranger, status: None }), []);
+}
+
+#[test]
+fn the_models_of_a_replica_are_in_its_route_at_once() {
+    let (mut sim, replica) = Sim::running(with_min(1));
+    let models =
+        |sim: &Sim| sim.state.routes(None).unwrap().deployments[0].replicas[0].models.clone();
+    let told = |sim: &mut Sim, ids: &[&str]| {
+        let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+        let report = ReplicaReport::Models { ids };
+        sim.apply(Event::Report { replica: replica.clone(), report }).contains(&Action::Publish)
+    };
+    assert!(told(&mut sim, &["a", "b"]));
+    assert_eq!(models(&sim), ["a", "b"]);
+    assert!(!told(&mut sim, &["a", "b"]), "nothing is new");
+    // What it says when it is asked holds as well: a report may have been lost with a controller.
+    let status = ReplicaStatus {
+        replica_id: replica.clone(),
+        state: ReplicaState::Running,
+        ongoing: 0,
+        card: None,
+        models: vec!["c".to_owned()],
+        step_age_s: None,
+    };
+    sim.apply(Event::Probed { replica: replica.clone(), status: Some(status) });
+    assert_eq!(models(&sim), ["c"]);
+    assert_eq!(sim.details().replicas[0].models, ["c"]);
+    let many: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    told(&mut sim, &many);
+    assert_eq!(models(&sim).len(), tyndall_types::protocol::MAX_TOLD_MODELS);
 }

@@ -119,6 +119,9 @@ pub struct ReplicaDetails {
     pub since_s: f64,
     /// Why it is in a state that is not final, and what happens next.
     pub message: String,
+    /// The multiplexed models that it has, loaded or being loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// Seconds until the controller acts on its own, where the state has a deadline.
     pub deadline_s: Option<f64>,
 }

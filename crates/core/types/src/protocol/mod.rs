@@ -44,7 +44,9 @@ pub use details::{
 pub use json::JsonText;
 pub use policy::{PolicyAnswer, PolicyContext, PolicyQuestion, PythonPolicy};
 pub use process::{Handover, PREPARED, ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
-pub use replica::{ColdStartPhases, EngineLoad, ModelCard, ReplicaReport, ReplicaStatus};
+pub use replica::{
+    ColdStartPhases, EngineLoad, MAX_TOLD_MODELS, ModelCard, ReplicaReport, ReplicaStatus,
+};
 pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};
 pub use usage::{KeyUsage, KeyUsageOfDay, KeyUsageReport};
 

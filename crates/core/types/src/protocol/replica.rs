@@ -23,6 +23,9 @@ impl ColdStartPhases {
     }
 }
 
+/// So many multiplexed models of a replica are told of: what is told goes to every proxy.
+pub const MAX_TOLD_MODELS: usize = 128;
+
 /// What a replica tells the controller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
@@ -46,6 +49,11 @@ pub enum ReplicaReport {
         /// By name.
         metrics: BTreeMap<String, f64>,
     },
+    /// Which multiplexed models it has, loaded or being loaded; told when that changes.
+    Models {
+        /// Their ids, sorted, and at most [`MAX_TOLD_MODELS`].
+        ids: Vec<String>,
+    },
     /// It cannot start; its process ends next.
     Failed {
         /// One line of cause and one of cure.
@@ -64,6 +72,9 @@ pub struct ReplicaStatus {
     pub ongoing: u32,
     /// Absent until it is running, and where it serves no model.
     pub card: Option<ModelCard>,
+    /// As in [`ReplicaReport::Models`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// Seconds since its engine last finished a step, while it has one to do; absent while it has
     /// not. A busy engine keeps it small.
     #[serde(default)]

@@ -73,6 +73,9 @@ pub struct ReplicaRoute {
     pub id: ReplicaId,
     /// Where it listens.
     pub socket: PathBuf,
+    /// The multiplexed models that it has, as in [`ReplicaReport::Models`](super::ReplicaReport::Models).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
 }
 
 /// Why a deployment has no replica and will not have one soon.

@@ -407,6 +407,7 @@ impl Node {
             state: ReplicaState::Running,
             ongoing: 0,
             card: Some(card()),
+            models: Vec::new(),
             step_age_s: None,
         };
         serve_unix(&self.dir.path().join(format!("{id}.sock")), Replica(status));

@@ -412,7 +412,13 @@ impl Replica {
                 }
             }
         });
-        Self { route: ReplicaRoute { id, socket }, asked, was_asked, streams, task }
+        Self {
+            route: ReplicaRoute { id, socket, models: Vec::new() },
+            asked,
+            was_asked,
+            streams,
+            task,
+        }
     }
 
     pub(super) fn route(&self) -> ReplicaRoute {

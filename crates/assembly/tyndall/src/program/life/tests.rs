@@ -4,6 +4,7 @@ use super::*;
 use crate::application::Application;
 use crate::caller::{Call, Encoding};
 use crate::deployment::Deployment;
+use crate::multiplex::Multiplexed;
 use crate::options::DeploymentOptions;
 use crate::wire;
 use bytes::Bytes;
@@ -35,7 +36,7 @@ tokio::task_local! {
     static PROBE: Arc<Probe>;
 }
 
-struct Told(Arc<Probe>);
+struct Told(Arc<Probe>, Multiplexed<usize>);
 
 /// A call that is over, however it ended.
 struct OnDrop(Arc<Probe>);
@@ -55,11 +56,17 @@ impl Deployment for Told {
         match init.as_str() {
             "fail" => Err(Error::user("told to fail")),
             "hang" => std::future::pending().await,
-            _ => Ok(Self(PROBE.with(Clone::clone))),
+            _ => {
+                let load = |id: String| async move { Ok(id.len()) };
+                Ok(Self(PROBE.with(Clone::clone), Multiplexed::new(2, load)?))
+            }
         }
     }
 
     async fn call(&self, request: Value) -> Result<Value> {
+        if let Some(model) = request.get("model").and_then(Value::as_str) {
+            return Ok(json!(*self.1.get(model).await?));
+        }
         if request == "wait" {
             let _over = OnDrop(self.0.clone());
             self.0.begun.notify_one();
@@ -181,6 +188,25 @@ fn call(method: &str, request: Value) -> Call {
         body: serde_json::to_vec(&request).unwrap().into(),
         context: crate::RequestContext::default(),
     }
+}
+
+#[tokio::test]
+async fn the_models_of_a_replica_are_told_when_they_change() {
+    let mut process = Process::ready().await;
+    let mut told = Vec::new();
+    for model in ["a", "bb", "a", "ccc"] {
+        let (answer, _) =
+            process.send(&call("call", json!({"model": model})), false).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    while told != ["a", "ccc"] {
+        let ReplicaReport::Models { ids } = process.report().await else { panic!("not models") };
+        assert_ne!(ids, told, "only changes are told");
+        told = ids;
+    }
+    let status = process.client.get::<ReplicaStatus>("/-/status").await.unwrap();
+    assert_eq!(status.models, ["a", "ccc"]);
+    process.end().await.unwrap();
 }
 
 #[tokio::test]

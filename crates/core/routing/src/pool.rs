@@ -1,0 +1,196 @@
+//! The replicas of a deployment: what each has, and who may have one more.
+
+use crate::affinity::{Standing, choose_for_model};
+use crate::choose;
+use std::sync::Arc;
+use tyndall_types::ReplicaId;
+
+/// What a request asks of its replica.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// Any will do.
+    #[default]
+    Any,
+    /// One that has the model of this id, if it can be.
+    Model(Arc<str>),
+}
+
+impl Wish {
+    fn model(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Any => None,
+            Self::Model(model) => Some(model),
+        }
+    }
+}
+
+/// A replica of a route table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Which.
+    pub id: ReplicaId,
+    /// The models that it says it has, loaded or being loaded.
+    pub models: Vec<String>,
+}
+
+impl From<ReplicaId> for Listed {
+    fn from(id: ReplicaId) -> Self {
+        Self { id, models: Vec::new() }
+    }
+}
+
+#[derive(Debug)]
+struct Replica {
+    id: ReplicaId,
+    ongoing: u32,
+    /// In the last route table; one that is not takes nothing new and is forgotten at zero.
+    listed: bool,
+    /// A connection to it broke: its process may be gone.
+    suspect: bool,
+    /// As it said last.
+    models: Vec<String>,
+    /// The models of the requests that it has, and how many there are for each: it has them, or is
+    /// about to, whatever it said last.
+    asked_for: Vec<(Arc<str>, u32)>,
+}
+
+impl Replica {
+    fn takes_requests(&self) -> bool {
+        self.listed && !self.suspect
+    }
+
+    fn standing(&self, model: &Arc<str>) -> Standing {
+        let is_told = |id: &str| self.models.iter().any(|told| told == id);
+        let untold = self.asked_for.iter().filter(|(id, _)| !is_told(id));
+        Standing {
+            ongoing: self.ongoing,
+            num_models: self.models.len() + untold.count(),
+            has_model: is_told(model) || self.asked_for.iter().any(|(id, _)| id == model),
+        }
+    }
+
+    fn begin(&mut self, wish: &Wish) {
+        self.ongoing += 1;
+        let Some(model) = wish.model() else { return };
+        match self.asked_for.iter_mut().find(|(id, _)| id == model) {
+            Some((_, count)) => *count += 1,
+            None => self.asked_for.push((model.clone(), 1)),
+        }
+    }
+
+    fn end(&mut self, wish: &Wish) {
+        self.ongoing = self.ongoing.saturating_sub(1);
+        let Some(model) = wish.model() else { return };
+        if let Some(at) = self.asked_for.iter().position(|(id, _)| id == model) {
+            self.asked_for[at].1 -= 1;
+            if self.asked_for[at].1 == 0 {
+                self.asked_for.swap_remove(at);
+            }
+        }
+    }
+}
+
+/// All replicas of one deployment.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    max_ongoing: u32,
+    replicas: Vec<Replica>,
+    seed: u64,
+}
+
+impl Pool {
+    pub(crate) fn new(max_ongoing: u32, seed: u64) -> Self {
+        Self { max_ongoing: max_ongoing.max(1), replicas: Vec::new(), seed }
+    }
+
+    pub(crate) fn update(&mut self, listed: impl Iterator<Item = Listed>, max_ongoing: u32) {
+        self.max_ongoing = max_ongoing.max(1);
+        for replica in &mut self.replicas {
+            replica.listed = false;
+        }
+        for Listed { id, models } in listed {
+            match self.get(&id) {
+                Some(replica) => (replica.listed, replica.models) = (true, models),
+                None => self.replicas.push(Replica {
+                    id,
+                    ongoing: 0,
+                    listed: true,
+                    suspect: false,
+                    models,
+                    asked_for: Vec::new(),
+                }),
+            }
+        }
+        self.forget();
+    }
+
+    /// Gives the request to a replica that it may have, but for those that it avoids.
+    pub(crate) fn assign(
+        &mut self,
+        wish: &Wish,
+        takes_any: bool,
+        avoid: &[ReplicaId],
+    ) -> Option<ReplicaId> {
+        let may_have =
+            |replica: &&Replica| replica.takes_requests() && !avoid.contains(&replica.id);
+        let may_have = |replica| Some(replica).filter(may_have);
+        let pick = match wish {
+            Wish::Any => {
+                let ongoing = |replica| may_have(replica).map(|replica: &Replica| replica.ongoing);
+                let ongoing: Vec<Option<u32>> = self.replicas.iter().map(ongoing).collect();
+                choose(&ongoing, self.max_ongoing, self.seed)
+            }
+            Wish::Model(model) => {
+                let standing =
+                    |replica| may_have(replica).map(|replica: &Replica| replica.standing(model));
+                let standings: Vec<Option<Standing>> = self.replicas.iter().map(standing).collect();
+                choose_for_model(&standings, self.max_ongoing, takes_any, self.seed)
+            }
+        };
+        self.seed = self.seed.wrapping_add(1);
+        let replica = &mut self.replicas[pick?];
+        replica.begin(wish);
+        Some(replica.id.clone())
+    }
+
+    /// A request that was assigned to it has ended there.
+    pub(crate) fn end(&mut self, id: &ReplicaId, wish: &Wish) {
+        if let Some(replica) = self.get(id) {
+            replica.end(wish);
+        }
+        self.forget();
+    }
+
+    /// As [`Dispatcher::suspect`](crate::Dispatcher::suspect).
+    pub(crate) fn suspect(&mut self, id: &ReplicaId) -> bool {
+        self.get(id).is_some_and(|replica| !std::mem::replace(&mut replica.suspect, true))
+    }
+
+    pub(crate) fn trust(&mut self, id: &ReplicaId) {
+        if let Some(replica) = self.get(id) {
+            replica.suspect = false;
+        }
+    }
+
+    pub(crate) fn ongoing(&self) -> u32 {
+        self.replicas.iter().map(|replica| replica.ongoing).sum()
+    }
+
+    pub(crate) fn num_listed(&self) -> usize {
+        self.replicas.iter().filter(|replica| replica.listed).count()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        let has_room =
+            |replica: &Replica| replica.takes_requests() && replica.ongoing < self.max_ongoing;
+        self.replicas.iter().any(has_room)
+    }
+
+    fn get(&mut self, id: &ReplicaId) -> Option<&mut Replica> {
+        self.replicas.iter_mut().find(|replica| replica.id == *id)
+    }
+
+    fn forget(&mut self) {
+        self.replicas.retain(|replica| replica.listed || replica.ongoing > 0);
+    }
+}

@@ -1,0 +1,163 @@
+//! A request's place in the queue of a deployment, and its right to a replica.
+
+use crate::deployment::{Deployment, Outcome, Refusal, Waits};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tyndall_routing::{Held, Ticket, Wish};
+use tyndall_transport::Client;
+use tyndall_types::ReplicaId;
+
+/// A place in the queue.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    deployment: Arc<Deployment>,
+    ticket: Ticket,
+    wish: Wish,
+    place: Place,
+    since: Instant,
+    absence_before: Duration,
+    settled: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// There was a replica at once; empty once the outcome is taken.
+    Found(Option<Outcome>),
+    Queued(oneshot::Receiver<Outcome>),
+}
+
+impl Place {
+    async fn outcome(&mut self) -> Outcome {
+        match self {
+            Self::Found(outcome) => outcome.take().expect("an outcome is taken once"),
+            Self::Queued(receiver) => {
+                receiver.await.expect("a waiter is answered before it is dropped")
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Its time begins now; `absence` says how long there was no running replica up to then.
+    pub(crate) fn new(
+        deployment: Arc<Deployment>,
+        ticket: Ticket,
+        wish: Wish,
+        place: Place,
+        absence: impl FnOnce(Instant) -> Duration,
+    ) -> Self {
+        let since = Instant::now();
+        let absence_before = absence(since);
+        Self { deployment, ticket, wish, place, since, absence_before, settled: false }
+    }
+
+    /// Waits for a permit. After `forgive_after` any replica may have the request, also one that
+    /// failed it before or that has not the model that it asks for.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the place is kept until the value is dropped.
+    pub(crate) async fn permit(
+        &mut self,
+        forgive_after: Option<Duration>,
+    ) -> Result<Permit, Refusal> {
+        let outcome = match forgive_after {
+            None => self.place.outcome().await,
+            Some(pause) => match tokio::time::timeout(pause, self.place.outcome()).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    self.deployment.forgive(self.ticket);
+                    self.place.outcome().await
+                }
+            },
+        };
+        self.settled = true;
+        match outcome {
+            Outcome::Failed(refusal) => Err(refusal),
+            Outcome::Assigned(replica, client, at_work) => Ok(Permit {
+                deployment: self.deployment.clone(),
+                ticket: self.ticket,
+                wish: self.wish.clone(),
+                replica,
+                client,
+                since: Instant::now(),
+                answered: None,
+                at_work,
+                returned: false,
+            }),
+        }
+    }
+
+    /// How long it has waited.
+    pub(crate) fn waits(&self) -> Waits {
+        let now = Instant::now();
+        let wake = self.deployment.absence(now).saturating_sub(self.absence_before);
+        Waits { wake, queue: (now - self.since).saturating_sub(wake) }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.settled || self.deployment.leave(self.ticket) {
+            return;
+        }
+        let outcome = match &mut self.place {
+            Place::Found(outcome) => outcome.take(),
+            Place::Queued(receiver) => receiver.try_recv().ok(),
+        };
+        if let Some(Outcome::Assigned(replica, ..)) = outcome {
+            self.deployment.release(&replica, &self.wish, None);
+        }
+    }
+}
+
+/// The right to have one request at a replica. Ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    deployment: Arc<Deployment>,
+    ticket: Ticket,
+    wish: Wish,
+    replica: ReplicaId,
+    client: Client,
+    since: Instant,
+    /// After so long an answer began.
+    answered: Option<Duration>,
+    /// Requests at work when it got it.
+    at_work: u32,
+    returned: bool,
+}
+
+impl Permit {
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn replica(&self) -> &ReplicaId {
+        &self.replica
+    }
+
+    pub(crate) fn is_answered(&mut self) {
+        self.answered = Some(self.since.elapsed());
+    }
+
+    pub(crate) fn deployment(&self) -> &Arc<Deployment> {
+        &self.deployment
+    }
+
+    /// Goes back to the queue, to its old place, and not to the replicas in `avoid`.
+    pub(crate) fn come_back(mut self, avoid: Vec<ReplicaId>) -> Waiting {
+        self.returned = true;
+        self.deployment.come_back(self.ticket, &self.replica, self.wish.clone(), avoid)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.returned {
+            let (whole, until_answer) = (self.since.elapsed(), self.answered);
+            let held = Held { whole, until_answer, at_work: self.at_work };
+            self.deployment.release(&self.replica, &self.wish, Some(held));
+        }
+    }
+}
