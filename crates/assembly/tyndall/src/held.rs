@@ -69,7 +69,7 @@ pub struct ModelsOfPart {
 impl ModelsOfPart {
     /// It has the models of these ids now, loaded or being loaded, the ones that were used last at the
     /// end.
-    pub fn set<'a>(&self, ids: impl Iterator<Item = &'a str> + DoubleEndedIterator) {
+    pub fn set<'a>(&self, ids: impl DoubleEndedIterator<Item = &'a str>) {
         let ids = ids.rev().filter(|id| id.len() <= MAX_ID_BYTES).take(MAX_TOLD_MODELS);
         let ids: Vec<String> = ids.map(str::to_owned).collect();
         self.of.change(|parts| drop(parts.insert(self.part, ids)));
