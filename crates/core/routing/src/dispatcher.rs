@@ -8,7 +8,7 @@
 //!   fewest, and that only until [`Dispatcher::forgive`];
 //! - at most `max_queued` requests wait, not counting those that came back from a lost replica;
 //! - requests of one flow that avoid nothing and wish for the same are served in the order of their
-//!   arrival, and so are those that take any replica;
+//!   arrival, and so are those that take any replica; one that came back had its turn, and goes first;
 //! - every ticket is in exactly one place: waiting, assigned, or gone.
 
 use crate::fair::{FairQueue, Queued, Returned};
@@ -156,10 +156,11 @@ impl Dispatcher {
         self.pump()
     }
 
-    /// A replica gets nothing new until [`Dispatcher::trust`]. True when it was not under suspicion
-    /// before.
-    pub fn suspect(&mut self, id: &ReplicaId) -> bool {
-        self.pool.suspect(id)
+    /// A replica gets nothing new until [`Dispatcher::trust`]. None when it was under suspicion before,
+    /// or is not known; else what others get that waited for it to have room, because it has the fewest
+    /// models.
+    pub fn suspect(&mut self, id: &ReplicaId) -> Option<Vec<Assignment>> {
+        self.pool.suspect(id).then(|| self.pump())
     }
 
     /// A replica that was under suspicion may have requests again.

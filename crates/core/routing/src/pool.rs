@@ -146,9 +146,9 @@ impl Pool {
                 let standings: Vec<Option<Standing>> = self.replicas.iter().map(standing).collect();
                 choose_for_model(&standings, self.max_ongoing, takes_any, self.seed)
             }
-        };
+        }?;
         self.seed = self.seed.wrapping_add(1);
-        let replica = &mut self.replicas[pick?];
+        let replica = &mut self.replicas[pick];
         replica.begin(wish);
         Some(replica.id.clone())
     }

@@ -353,7 +353,11 @@ impl Deployment {
 
     /// A connection to the replica broke. False when that was known, or the replica is gone.
     pub(crate) fn suspect(&self, replica: &ReplicaId) -> bool {
-        self.lock().dispatcher.suspect(replica)
+        let mut state = self.lock();
+        let Some(assigned) = state.dispatcher.suspect(replica) else { return false };
+        state.deliver(assigned);
+        self.changed(&mut state);
+        true
     }
 
     pub(crate) fn trust(&self, replica: &ReplicaId) {

@@ -57,12 +57,12 @@ fn a_replica_under_suspicion_gets_nothing_new() {
     dispatcher.update([id(0)], 1, 4);
     assert_eq!(dispatcher.arrive(0, None), Admission::Assigned(id(0)));
     assert_eq!(dispatcher.arrive(1, None), Admission::Queued);
-    assert!(dispatcher.suspect(&id(0)) && !dispatcher.suspect(&id(0)));
+    assert_eq!((dispatcher.suspect(&id(0)), dispatcher.suspect(&id(0))), (Some(vec![]), None));
     assert_eq!(dispatcher.release(&id(0), &Wish::Any, None), []);
     assert_eq!(dispatcher.update([id(0), id(1)], 1, 4), [to(1, 1)]);
     assert_eq!(dispatcher.arrive(2, None), Admission::Queued);
     assert_eq!(dispatcher.trust(&id(0)), [to(2, 0)]);
-    assert!(!dispatcher.suspect(&id(9)));
+    assert_eq!(dispatcher.suspect(&id(9)), None);
 }
 
 #[test]
@@ -207,6 +207,7 @@ struct Waiter {
     model: &'static str,
     avoid: Vec<ReplicaId>,
     takes_any: bool,
+    came_back: bool,
 }
 
 /// Where every request is, told only by what the dispatcher returned.
@@ -224,13 +225,14 @@ impl Model {
     fn take(&mut self, assignments: Vec<Assignment>) {
         for Assignment { ticket, replica } in assignments {
             let position = self.waiting.iter().position(|w| w.ticket == ticket).unwrap();
-            let Waiter { model, avoid, .. } = self.waiting.remove(position);
+            let Waiter { model, avoid, takes_any, came_back, .. } = self.waiting.remove(position);
             assert!(!avoid.contains(&replica) && self.listed.contains_key(&replica));
             assert!(!self.suspects.contains(&replica), "{replica} may be gone");
             let overtaken = |w: &Waiter| {
-                let is_alike = w.model.is_empty() || w.model == model;
+                let is_alike =
+                    w.model.is_empty() || w.takes_any || (w.model == model && !takes_any);
                 let is_earlier = w.ticket < ticket && w.avoid.is_empty() && is_alike;
-                is_earlier && self.flows[&w.ticket] == self.flows[&ticket]
+                is_earlier && !came_back && self.flows[&w.ticket] == self.flows[&ticket]
             };
             assert!(!self.waiting.iter().any(overtaken), "{ticket} overtook a patient one");
             assert!(self.running.insert(ticket, (replica, model)).is_none());
@@ -268,7 +270,13 @@ const MAX_QUEUED: u32 = 3;
 fn arrive(dispatcher: &mut Dispatcher, state: &mut Model, id: u64, model: &'static str) {
     let ticket = state.next;
     state.next += 1;
-    state.waiting.push(Waiter { ticket, model, avoid: Vec::new(), takes_any: false });
+    state.waiting.push(Waiter {
+        ticket,
+        model,
+        avoid: Vec::new(),
+        takes_any: false,
+        came_back: false,
+    });
     state.flows.insert(ticket, id);
     let flow = Flow { id, weight: 1 + id as u32 };
     match dispatcher.arrive_in(flow, wish(model), ticket, None) {
@@ -301,7 +309,13 @@ fn apply(dispatcher: &mut Dispatcher, state: &mut Model, step: Step) {
             if let Some((ticket, (replica, model))) = nth(n, state) {
                 state.running.remove(&ticket);
                 let avoid = vec![replica.clone()];
-                state.waiting.push(Waiter { ticket, model, avoid, takes_any: true });
+                state.waiting.push(Waiter {
+                    ticket,
+                    model,
+                    avoid,
+                    takes_any: true,
+                    came_back: true,
+                });
                 state.waiting.sort_by_key(|waiter| waiter.ticket);
                 let avoid = vec![replica.clone()];
                 state.take(dispatcher.come_back(ticket, &replica, wish(model), avoid));
@@ -323,7 +337,9 @@ fn apply(dispatcher: &mut Dispatcher, state: &mut Model, step: Step) {
         Step::Suspect(n) => {
             let known = state.listed.contains_key(&id(n)) || state.load(&id(n)) > 0;
             let is_new = known && state.suspects.insert(id(n));
-            assert_eq!(dispatcher.suspect(&id(n)), is_new);
+            let assigned = dispatcher.suspect(&id(n));
+            assert_eq!(assigned.is_some(), is_new);
+            state.take(assigned.unwrap_or_default());
         }
         Step::Trust(n) => {
             state.suspects.remove(&id(n));
