@@ -2,9 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode, header};
-use http_body::Body as HttpBody;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use serde::Serialize;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -94,4 +96,46 @@ pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Response<Bo
         .headers_mut()
         .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     response
+}
+
+/// A body whose failure comes after all that was before it: hyper gives up a connection at the
+/// error of a body, with what it has not written yet.
+pub(crate) fn flushed(inner: Body) -> Flushed {
+    Flushed { inner, error: None }
+}
+
+pub(crate) struct Flushed {
+    inner: Body,
+    /// Told at the next poll, before which hyper writes what it has.
+    error: Option<BoxError>,
+}
+
+impl HttpBody for Flushed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                self.error = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.error.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }

@@ -6,7 +6,7 @@
 //!
 //! A connection that left HTTP is waited for too; it is for whoever has its bytes to cut it.
 
-use crate::body::Body;
+use crate::body::{Body, flushed};
 use crate::stall::StallGuard;
 use crate::upgrade::ConnectionLife;
 use http::{Request, Response, header};
@@ -291,7 +291,7 @@ async fn connection<H: Handler>(
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(life.clone());
         }
-        async move { Ok::<_, Infallible>(handler.handle(request).await) }
+        async move { Ok::<_, Infallible>(handler.handle(request).await.map(flushed)) }
     });
     let mut connection = Box::pin(protocol.serve_connection(io, service).with_upgrades());
     let stop = async {

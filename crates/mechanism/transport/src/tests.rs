@@ -3,6 +3,8 @@
 use super::*;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,6 +48,11 @@ impl Handler for Echo {
                     while sender.send(&"x".repeat(1 << 16)).await {}
                 });
                 Response::new(body)
+            }
+            "/fails" => {
+                let parts = ["one ", "two "].map(|part| Ok(Frame::data(Bytes::from(part))));
+                let all = parts.into_iter().chain([Err(BoxError::from("halfway"))]);
+                Response::new(StreamBody::new(futures_util::stream::iter(all)).boxed_unsync())
             }
             "/upgrade" => {
                 let life = request.extensions().get::<ConnectionLife>().unwrap();
@@ -143,6 +150,21 @@ async fn a_client_that_stops_reading_is_cut() {
     let answer = s.client.send(request).await.unwrap();
     tokio::time::timeout(Duration::from_secs(5), s.echo.dropped.notified()).await.unwrap();
     assert!(read_body(answer.into_body(), usize::MAX).await.is_err());
+}
+
+#[tokio::test]
+async fn what_came_before_a_body_failed_reaches_the_client() {
+    let s = start();
+    let request = Request::get("/fails").body(Bytes::new()).unwrap();
+    let mut body = s.client.send(request).await.unwrap().into_body();
+    let mut text = Vec::new();
+    let error = loop {
+        match body.frame().await.unwrap() {
+            Ok(frame) => text.extend_from_slice(&frame.into_data().unwrap()),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((text, error.kind()), (b"one two ".to_vec(), std::io::ErrorKind::UnexpectedEof));
 }
 
 #[tokio::test]
