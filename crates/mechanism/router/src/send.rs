@@ -91,7 +91,7 @@ pub enum SendErrorKind {
     Lost {
         /// How many.
         broken_attempts: u32,
-        /// What happened to the last one.
+        /// What happened to the last one, in words for whoever sent the request.
         reason: String,
     },
 }
@@ -184,22 +184,23 @@ impl<'a> Sending<'a> {
         let Ok(tried) = within(self.call.deadline, attempt(self.call, permit)).await else {
             return Err(self.failed(SendErrorKind::TooLate(TooLate::AtWork)));
         };
-        let (failure, permit, reason) = match tried {
+        let (failure, permit, error) = match tried {
             Tried::Answered(response) => {
                 return Ok(ControlFlow::Break(Answer { response, waits: self.waits }));
             }
-            Tried::Failed(failure, permit, reason) => (failure, permit, reason),
+            Tried::Failed(failure, permit, error) => (failure, permit, error),
         };
         self.progress.broken_attempts += u32::from(failure == Failure::Broken);
         self.progress.past_deadline = self.call.deadline.is_some_and(|end| Instant::now() >= end);
         let (label, replica) = (&*self.label, permit.replica().clone());
-        tracing::debug!(label, %replica, reason, ?failure, "a replica did not take a request");
+        tracing::debug!(label, %replica, %error, ?failure, "a replica did not take a request");
         if self.progress.past_deadline {
             return Err(self.failed(SendErrorKind::TooLate(TooLate::LostReplica)));
         }
         if retry(failure, self.progress) == Retry::No {
             let broken_attempts = self.progress.broken_attempts;
-            tracing::warn!(label, reason, attempts = broken_attempts, "a request is given up");
+            tracing::warn!(label, %error, attempts = broken_attempts, "a request is given up");
+            let reason = error.reason();
             return Err(self.failed(SendErrorKind::Lost { broken_attempts, reason }));
         }
         self.deployment.metrics().retried(&self.label, word(failure));
@@ -230,7 +231,32 @@ async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Ou
 #[expect(clippy::large_enum_variant, reason = "it is moved once, and an answer is the usual case")]
 enum Tried {
     Answered(Response<AnswerBody>),
-    Failed(Failure, Permit, String),
+    Failed(Failure, Permit, AttemptError),
+}
+
+/// Why one try failed, as the log has it.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error("{0}")]
+    NotStarted(String),
+    #[error(transparent)]
+    Client(ClientError),
+}
+
+impl AttemptError {
+    /// For whoever sent the request: without the socket, which is the machine's own business.
+    fn reason(self) -> String {
+        match self {
+            Self::NotStarted(reason) => reason,
+            Self::Client(ClientError::Connect { .. }) => "it accepts no connection".to_owned(),
+            Self::Client(ClientError::Broken { .. }) => {
+                "its connection broke before the answer".to_owned()
+            }
+            Self::Client(ClientError::Status { .. } | ClientError::Json { .. }) => {
+                "its answer was not understood".to_owned()
+            }
+        }
+    }
 }
 
 async fn attempt(call: &Call, mut permit: Permit) -> Tried {
@@ -242,7 +268,7 @@ async fn attempt(call: &Call, mut permit: Permit) -> Tried {
             }
             Some(reason) => {
                 let reason = String::from_utf8_lossy(reason.as_bytes()).into_owned();
-                Tried::Failed(Failure::NotStarted, permit, reason)
+                Tried::Failed(Failure::NotStarted, permit, AttemptError::NotStarted(reason))
             }
         },
         Err(error) => {
@@ -253,7 +279,7 @@ async fn attempt(call: &Call, mut permit: Permit) -> Tried {
                 | ClientError::Json { .. } => Failure::Broken,
             };
             suspect(&permit);
-            Tried::Failed(failure, permit, error.to_string())
+            Tried::Failed(failure, permit, AttemptError::Client(error))
         }
     }
 }

@@ -209,7 +209,11 @@ async fn what_a_replica_may_have_begun_runs_again_only_if_it_may() {
     for (runs_once, attempts) in [(true, 1), (false, 3)] {
         let before = node.times_asked();
         match node.send(Call { runs_once, ..call() }).await.unwrap_err() {
-            SendErrorKind::Lost { broken_attempts, .. } => assert_eq!(broken_attempts, attempts),
+            SendErrorKind::Lost { broken_attempts, reason } => {
+                assert_eq!(broken_attempts, attempts);
+                // No path of the machine.
+                assert_eq!(reason, "its connection broke before the answer");
+            }
             other => panic!("{other:?}"),
         }
         assert_eq!(node.times_asked() - before, attempts as usize);
