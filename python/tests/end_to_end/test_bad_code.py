@@ -189,6 +189,14 @@ def test_a_process_that_is_killed_while_it_starts_is_told_of(deploy):
 # --- What it gives ----------------------------------------------------------------------------------------------------
 
 
+class Raw:
+    """An answer in ASGI, of a number."""
+
+    async def __call__(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": 5})
+
+
 @serve.deployment
 class Gives:
     def __call__(self, request):
@@ -197,9 +205,29 @@ class Gives:
             return {"a": object()}
         if kind == "exit":
             raise SystemExit(3)
+        if kind == "key":
+            return {("a", "b"): 1}
+        if kind == "body":
+            return Raw()
+        if kind == "endless":
+            return StreamingResponse(self.endless())
+        if kind == "eager":
+            return StreamingResponse(self.eager())
+        if kind == "chunk":
+            return StreamingResponse(iter(["one ", bytearray(b"two "), 5]))
         return StreamingResponse(self.items() if kind == "plain" else self.aitems())
 
     def items(self):
+        yield "one "
+        yield "two "
+        raise ValueError("halfway")
+
+    async def endless(self):
+        yield "one "
+        await asyncio.Event().wait()
+
+    async def eager(self):
+        """It never waits, so that nothing is sent before it raises."""
         yield "one "
         yield "two "
         raise ValueError("halfway")
@@ -266,20 +294,44 @@ def test_code_that_ends_its_process_ends_neither_it_nor_the_caller(gives, log):
 def test_an_answer_that_cannot_be_written_is_in_the_log_and_not_for_clients(gives, log):
     answer = gives[0].get("/", params={"kind": "object"})
     assert (answer.status_code, answer.text) == (500, "Internal Server Error")
-    log.until("'object' object is not")
+    log.until("TypeError: an object cannot be an answer\nreturn a text, bytes, what JSON can say, or a response")
+    assert gives[0].get("/", params={"kind": "key"}).status_code == 500
+    log.until("TypeError: a dict cannot be an answer: keys must be str, int")
 
 
-@pytest.mark.parametrize("kind", ["plain", "async"])
+@pytest.mark.parametrize("kind", ["plain", "async", "eager"])
 def test_a_stream_over_http_that_raises_halfway_breaks_off(gives, log, kind):
     text = ""
     with pytest.raises(httpx.RemoteProtocolError), gives[0].stream("GET", "/", params={"kind": kind}) as answer:
         assert answer.status_code == 200
         for piece in answer.iter_text():
             text += piece
-    # What was not on its way yet may be lost with the rest.
-    assert "one two ".startswith(text)
+    assert text == "one two "
     said = log.until("the replica broke off in the middle of the answer; its lines in the log say why")
-    assert "ValueError: halfway" in said and "in items" in said
+    assert "ValueError: halfway" in said and ("in eager" if kind == "eager" else "in items") in said
+    log.until("GET /gives 500 ")
+
+
+def test_a_chunk_that_is_neither_text_nor_bytes_breaks_a_stream_off(gives, log):
+    text = ""
+    with pytest.raises(httpx.RemoteProtocolError), gives[0].stream("GET", "/", params={"kind": "chunk"}) as answer:
+        for piece in answer.iter_text():
+            text += piece
+    assert text == "one two "
+    said = log.until("TypeError: an int cannot be a chunk of a StreamingResponse")
+    assert "yield texts or bytes" in said
+
+
+def test_a_body_that_is_no_bytes_is_refused(gives, log):
+    assert gives[0].get("/", params={"kind": "body"}).status_code == 500
+    said = log.until("TypeError: bytes are wanted, not int")
+    assert "send bytes, such as text.encode()" in said
+
+
+def test_a_client_that_leaves_in_the_middle_is_told_as_499(gives, log):
+    with gives[0].stream("GET", "/", params={"kind": "endless"}) as answer:
+        assert next(answer.iter_text()) == "one "
+    log.until("GET /gives 499 ")
 
 
 @pytest.mark.parametrize("method", ["items", "aitems"])

@@ -307,24 +307,42 @@ def _pump(request: _tyndall.HttpRequest, chunks: Any, charset: str) -> Generator
     pending: list[bytes] = []
     length = 0
     following = chunks.__aiter__().__anext__
-    while True:
-        step = following().__await__()
-        try:
-            waits_for = step.send(None)
-            if pending:
+    try:
+        while True:
+            step = following().__await__()
+            try:
+                waits_for = step.send(None)
+                if pending:
+                    yield from _sent(request, pending)
+                    length = 0
+                chunk = yield from _resumed(step, waits_for)
+            except StopIteration as done:
+                chunk = done.value
+            except StopAsyncIteration:
+                return b"".join(pending)
+            data = chunk if isinstance(chunk, bytes) else _chunk_bytes(chunk, charset)
+            pending.append(data)
+            length += len(data)
+            if length >= _MAX_PART_BYTES:
                 yield from _sent(request, pending)
                 length = 0
-            chunk = yield from _resumed(step, waits_for)
-        except StopIteration as done:
-            chunk = done.value
-        except StopAsyncIteration:
-            return b"".join(pending)
-        data = chunk if isinstance(chunk, bytes) else bytes(chunk) if not isinstance(chunk, str) else chunk.encode(charset)
-        pending.append(data)
-        length += len(data)
-        if length >= _MAX_PART_BYTES:
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException:
+        # What came before is the client's all the same.
+        if pending:
             yield from _sent(request, pending)
-            length = 0
+        raise
+
+
+def _chunk_bytes(chunk: Any, charset: str) -> bytes:
+    if isinstance(chunk, str):
+        return chunk.encode(charset)
+    if isinstance(chunk, (bytes, bytearray, memoryview)):
+        return bytes(chunk)
+    raise TypeError(
+        f"{_named(chunk)} cannot be a chunk of a StreamingResponse\nyield texts or bytes, such as json.dumps(chunk)"
+    )
 
 
 def _sent(request: _tyndall.HttpRequest, pending: list[bytes]) -> Generator[Any, Any, None]:
@@ -363,7 +381,25 @@ def encoded(value: Any) -> bytes:
 
     Raises TypeError for what no JSON can be made of.
     """
-    return _dumps(value).encode()
+    try:
+        return _dumps(value).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        if str(error).endswith(_CURE):
+            raise
+        # A key that is no text, or a value that holds itself.
+        raise _unanswerable(value, f": {error}") from error
+
+
+_CURE: Final = "return a text, bytes, what JSON can say, or a response"
+
+
+def _unanswerable(value: Any, why: str = "") -> TypeError:
+    return TypeError(f"{_named(value)} cannot be an answer{why}\n{_CURE}")
+
+
+def _named(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}"
 
 
 def plain(value: Any) -> Any:
@@ -384,7 +420,11 @@ def plain(value: Any) -> Any:
         from fastapi.encoders import jsonable_encoder
     except ImportError:
         return _without_fastapi(value)
-    return jsonable_encoder(value)
+    try:
+        return jsonable_encoder(value)
+    except Exception as error:
+        # It tells of how it tried.
+        raise _unanswerable(value) from error
 
 
 def _without_fastapi(value: Any) -> Any:
@@ -408,9 +448,7 @@ def _without_fastapi(value: Any) -> Any:
         return str(value)
     if isinstance(value, bytes):
         return value.decode()
-    raise TypeError(
-        f"a {type(value).__name__} cannot be an answer\nreturn a text, bytes, what JSON can say, or a response"
-    )
+    raise _unanswerable(value)
 
 
 # --- ASGI applications ------------------------------------------------------------------------------------------------

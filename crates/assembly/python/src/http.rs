@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyAny, PyBytes, PyDict, PyString};
+use pyo3::types::{PyAny, PyBytes, PyDict, PyMemoryView, PyString};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -209,7 +209,7 @@ impl HttpRequest {
         !matches!(*lock(&self.answer), Answer::Waiting(_) | Answer::Begun(..))
     }
 
-    /// The status that the client has read, 499 if it did not stay, or 500 without an answer.
+    /// The status that the client has read, 499 if it did not stay, or 500 without a whole answer.
     #[getter]
     pub(crate) fn status(&self) -> u16 {
         match self.status.load(Ordering::Relaxed) {
@@ -305,7 +305,12 @@ impl HttpRequest {
     /// The task is over. What is not complete by now never will be: an answer that has not begun
     /// is a 500, one that has is broken off.
     fn close(&self) {
-        *lock(&self.answer) = Answer::Done;
+        let answer = std::mem::replace(&mut *lock(&self.answer), Answer::Done);
+        if !matches!(answer, Answer::Done) && !self.is_gone() {
+            // Before the answer is dropped, at which the connection ends.
+            self.shared.broken_off();
+            self.status.store(500, Ordering::Relaxed);
+        }
     }
 }
 
@@ -470,7 +475,7 @@ pub(crate) fn headers_of(message: &Bound<'_, PyDict>) -> PyResult<HeaderMap> {
     Ok(headers)
 }
 
-/// Bytes of a `bytes`, or of what can be made one.
+/// Bytes of a `bytes`, or of what lies in memory like one.
 pub(crate) fn to_bytes(value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     /// What is shorter is cheaper copied.
     const MAX_COPIED: usize = 16 << 10;
@@ -482,8 +487,16 @@ pub(crate) fn to_bytes(value: &Bound<'_, PyAny>) -> PyResult<Bytes> {
             Bytes::from_owner(bytes)
         });
     }
-    let made = value.py().get_type::<PyBytes>().call1((value,))?;
+    // Python makes as many zeros of a number.
+    let view = PyMemoryView::from(value).map_err(|_| not_bytes(value))?;
+    let made = value.py().get_type::<PyBytes>().call1((view,))?;
     Ok(Bytes::copy_from_slice(&made.extract::<PyBackedBytes>()?))
+}
+
+fn not_bytes(value: &Bound<'_, PyAny>) -> PyErr {
+    let kind = value.get_type();
+    let kind = kind.name().map_or_else(|_| "body".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("bytes are wanted, not {kind}\nsend bytes, such as text.encode()"))
 }
 
 pub(crate) fn status_of(status: u16) -> PyResult<StatusCode> {

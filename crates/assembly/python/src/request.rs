@@ -18,6 +18,8 @@ pub(crate) struct Shared {
     /// A future that waits for the client's next message.
     receiving: Mutex<Option<Py<PyAny>>>,
     is_answered: AtomicBool,
+    /// Its code has ended without a complete answer.
+    is_broken_off: AtomicBool,
     is_gone: AtomicBool,
 }
 
@@ -42,6 +44,13 @@ impl Shared {
 
     pub(crate) fn is_answered(&self) -> bool {
         self.is_answered.load(Ordering::Acquire)
+    }
+
+    /// The code has ended, and the answer will never be complete. That the client loses its connection
+    /// then is not its own doing.
+    pub(crate) fn broken_off(&self) {
+        self.is_broken_off.store(true, Ordering::Release);
+        drop(lock(&self.task).take());
     }
 
     /// The client went away.
@@ -88,7 +97,7 @@ pub(crate) struct CancelOnDrop {
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        if self.shared.is_answered() {
+        if self.shared.is_answered() || self.shared.is_broken_off.load(Ordering::Acquire) {
             return;
         }
         self.shared.is_gone.store(true, Ordering::Release);
