@@ -186,6 +186,18 @@ def test_a_process_that_is_killed_while_it_starts_is_told_of(deploy):
         deploy(Killed.bind(), name="killed")
 
 
+def test_a_replica_that_is_told_to_end_while_its_constructor_blocks_ends(deploy):
+    @serve.deployment(max_constructor_retry_count=1)
+    class Terminated:
+        def __init__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(3600)
+
+    # Else it were given up when startup_timeout_s is over.
+    with pytest.raises(RuntimeError, match="its process exited with code 0 before it was ready"):
+        deploy(Terminated.bind(), name="terminated")
+
+
 # --- What it gives ----------------------------------------------------------------------------------------------------
 
 

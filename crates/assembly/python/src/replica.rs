@@ -14,7 +14,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyAny, PyDict};
 use serde_json::Value;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -24,6 +25,9 @@ use tyndall::{Error, RequestContext, Result};
 
 /// How long a page of metrics waits for code that holds Python's lock.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a replica that is told to end while it starts waits for its loop.
+const START_GRACE: Duration = Duration::from_secs(1);
 
 /// Is a replica, on threads beside the loop; at its end the handler's `ended(message)` is called in
 /// the loop, with nothing after an orderly end.
@@ -40,11 +44,24 @@ pub(crate) fn run_replica(
     let queue = bridge.get().queue.clone();
     let living = move || {
         let own = queue.clone();
-        let outcome = replica(words.into_iter(), move |start| begin(own, start, limits).boxed());
+        let is_starting = Arc::new(AtomicBool::new(true));
+        let starting = is_starting.clone();
+        let outcome = replica(words.into_iter(), move |start| {
+            let begun = begin(own, start, limits);
+            begun.inspect(move |_| starting.store(false, Ordering::Release)).boxed()
+        });
+        let is_told_to_end = outcome.is_ok() && is_starting.load(Ordering::Acquire);
+        let (heard, is_heard) = mpsc::channel();
         queue.push(move |py, handler| {
+            // Nobody waits for it but while it starts.
+            let _sent = heard.send(());
             let message = outcome.err().map(Option::unwrap_or_default);
             handler.call_method1(intern!(py, "ended"), (message,)).map(drop)
         });
+        // A constructor that blocks the loop would go on for nobody.
+        if is_told_to_end && is_heard.recv_timeout(START_GRACE).is_err() {
+            std::process::exit(0);
+        }
     };
     let spawned = std::thread::Builder::new().name("tyndall-replica".to_owned()).spawn(living);
     spawned.map(drop).map_err(|error| PyOSError::new_err(error.to_string()))
