@@ -189,7 +189,7 @@ settings! {
         node_memory "--node-memory" "TYNDALL_NODE_MEMORY", "" "BYTES",
             "Memory of all replicas of this machine together, such as 16GiB; models that do not fit take turns. Else what is free at the start";
         python "--python" "TYNDALL_PYTHON", "" "PYTHON",
-            "Python that runs applications in Python: its path, or a name on the PATH; else that of $VIRTUAL_ENV, else python3";
+            "Python that runs applications in Python: its path, or a name on the PATH; else that of $VIRTUAL_ENV, else python3 beside this program, else the PATH's";
         log_format "--log-format" "TYNDALL_LOG_FORMAT", "text" "FORMAT",
             "Form of the logs on standard error: text or json";
         log "--log" "TYNDALL_LOG", "info" "FILTER",

@@ -18,8 +18,14 @@ const NO_PACKAGE: [&str; 2] = [
 ];
 
 /// The interpreter that runs applications: the one that is named, else that of the virtual
-/// environment, else the first `python3` on the path.
+/// environment, else the one beside this program, where a wheel installs it, else the first
+/// `python3` on the path.
 pub(crate) fn interpreter(env: &Environment) -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe().ok();
+    choose(env, program.as_deref().and_then(Path::parent))
+}
+
+fn choose(env: &Environment, own_dir: Option<&Path>) -> Result<PathBuf, Failure> {
     let var = |name: &str| env.get(name).filter(|value| !value.is_empty());
     if let Some(given) = RoleConfig::from_env(env)?.python {
         let found = if given.components().count() > 1 {
@@ -35,7 +41,11 @@ pub(crate) fn interpreter(env: &Environment) -> Result<PathBuf, Failure> {
     }
     let of_venv = var("VIRTUAL_ENV").map(|dir| Path::new(dir).join("bin/python"));
     let found = of_venv.filter(|path| path.is_file());
-    found.or_else(|| on_path(Path::new(FALLBACK), env)).ok_or_else(|| {
+    let beside = || {
+        let names = [FALLBACK, "python"].into_iter();
+        own_dir.and_then(|dir| names.map(|name| dir.join(name)).find(|path| path.is_file()))
+    };
+    found.or_else(beside).or_else(|| on_path(Path::new(FALLBACK), env)).ok_or_else(|| {
         Failure::new(format!("there is no {FALLBACK} on the PATH to run applications in Python"))
             .with_cure("install it, or name one with --python or TYNDALL_PYTHON")
     })
@@ -245,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interpreter_is_the_one_that_is_named_then_the_environment_then_the_path() {
+    fn the_interpreter_is_the_one_named_then_the_environments_then_the_programs_then_the_paths() {
         let home = tempfile::tempdir().unwrap();
         let file = |path: &str| {
             let path = home.path().join(path);
@@ -260,12 +270,20 @@ mod tests {
             env.extend(more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
             env
         };
+        let own_dir = home.path().join("own/bin");
+        let interpreter = |env: &Environment| choose(env, Some(&own_dir));
         let told = interpreter(&env(&[])).unwrap_err();
         assert!(format!("{told:?}").contains("there is no python3 on the PATH"), "{told:?}");
         let (on_path, other) = (file("on/path/python3"), file("on/path/other"));
         assert_eq!(interpreter(&env(&[])).unwrap(), on_path);
         let venv = home.path().join("venv").display().to_string();
         assert_eq!(interpreter(&env(&[("VIRTUAL_ENV", &venv)])).unwrap(), on_path);
+        for name in ["python", "python3"] {
+            let own = file(&format!("own/bin/{name}"));
+            assert_eq!(interpreter(&env(&[])).unwrap(), own);
+            assert_eq!(interpreter(&env(&[("VIRTUAL_ENV", &venv)])).unwrap(), own);
+        }
+        assert_eq!(choose(&env(&[]), None).unwrap(), on_path);
         let of_venv = file("venv/bin/python");
         assert_eq!(interpreter(&env(&[("VIRTUAL_ENV", &venv)])).unwrap(), of_venv);
         let named = |name: &str| env(&[("VIRTUAL_ENV", &venv), ("TYNDALL_PYTHON", name)]);
