@@ -128,7 +128,7 @@ def test_a_pickled_handle_is_a_name(handle):
 
 def test_whoever_starts_a_process_says_how_replicas_are_reached(hand):
     asked = []
-    _router.install(lambda deployment_id: asked.append(deployment_id) or hand)
+    _router.install(lambda deployment_id, model: asked.append(deployment_id) or hand)
     try:
         handle = DeploymentHandle("d", "a")
         handle.remote()

@@ -1,13 +1,16 @@
 """Applications of language models: what is described of them is what a config file says."""
 
 import json
+import pickle
 
 import pytest
 
 from tyndall import llm, serve
 from tyndall.serve import _models
 from tyndall.serve._graph import build, describe
+from tyndall.serve._graph import models_of as models_in
 from tyndall.serve.config import AutoscalingConfig
+from tyndall.serve.context import DeploymentID
 from tyndall.serve.exceptions import RayServeException
 from tyndall.serve.llm import (
     LLMConfig,
@@ -97,6 +100,27 @@ def test_graphs_of_the_classes_are_applications_of_models():
     assert [one["model_loading_config"]["model_id"] for one in models_of(ingress.bind([other]))] == ["other"]
 
 
+def test_a_model_is_a_deployment_of_the_application_that_it_is_bound_into():
+    config = LLMConfig(**OTHER, deployment_config={"num_replicas": 2})
+    bound = serve.deployment(LLMServer).options(name="mine").bind(config)
+    app = Plain.bind([bound, {"again": bound}], other=build_llm_deployment(MODEL))
+    described = describe(app)
+    assert json.loads(json.dumps(described)) == described
+    plain, *models = described["deployments"]
+    assert (described["ingress"], plain["name"]) == ("Plain", "Plain")
+    assert sorted(plain["calls"]) == ["LLMServer:haiku", "mine"]
+    by_name = {one["name"]: one for one in models}
+    assert all(set(one) == {"name", "init", "calls", "model"} and one["calls"] == [] for one in models)
+    assert by_name["LLMServer:haiku"]["model"] == MODEL
+    assert by_name["mine"]["model"] == {**OTHER, "deployment_config": {"num_replicas": 2, "name": "mine"}}
+
+    built = build(app, "there")
+    assert list(built.code) == ["Plain"] and models_in(app) == {"mine": "org/other.1", "LLMServer:haiku": "haiku"}
+    (first, again), other = built.code["Plain"].init_args[0], built.code["Plain"].init_kwargs["other"]
+    assert first == again["again"] and first.deployment_id == DeploymentID("mine", "there")
+    assert pickle.loads(pickle.dumps(other.chat))._shared.model == "haiku"
+
+
 class Extended(LLMServer):
     async def chat(self, request):
         return request
@@ -109,6 +133,7 @@ class Plain:
 
 
 MODEL = {"model_loading_config": HAIKU}
+OTHER = {"model_loading_config": {"model_id": "org/other.1", "model_source": "demo"}}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +167,21 @@ MODEL = {"model_loading_config": HAIKU}
             ValueError,
             "'Plain', which is no LLMServer",
         ),
-        (lambda: describe(Plain.bind(build_openai_app({"llm_configs": [MODEL]}))), ValueError, "served without Python"),
+        (
+            lambda: describe(Plain.bind(build_openai_app({"llm_configs": [MODEL, OTHER]}))),
+            ValueError,
+            "has several models",
+        ),
+        (
+            lambda: describe(Plain.bind(build_llm_deployment(MODEL), build_llm_deployment(MODEL))),
+            ValueError,
+            "two models are called 'haiku'",
+        ),
+        (
+            lambda: serve.run(Plain.bind(build_llm_deployment(MODEL)), _local_testing_mode=True),
+            ValueError,
+            "served without Python",
+        ),
         (
             lambda: serve.run(build_openai_app({"llm_configs": [MODEL]}), _local_testing_mode=True),
             ValueError,
@@ -151,7 +190,6 @@ MODEL = {"model_loading_config": HAIKU}
         (lambda: make_fastapi_ingress(OpenAiIngress, endpoint_map={}), ValueError, "no others can be added"),
         (lambda: LLMServer(MODEL), RuntimeError, "an LLMServer is not constructed"),
         (lambda: build_pd_openai_app({}), NotImplementedError, "is not there"),
-        (lambda: _models.router("haiku", None), RayServeException, "has no route_prefix"),
     ],
 )
 def test_what_cannot_be_is_refused_with_cause_and_cure(make, kind, cause):

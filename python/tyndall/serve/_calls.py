@@ -113,9 +113,18 @@ def _raised(error: dict[str, Any], message: str) -> BaseException:
 class _Target:
     """What is called, and how, as the extension reads it."""
 
-    __slots__ = ("application", "context", "deployment", "method", "multiplexed_model_id", "session_id", "timeout_s")
+    __slots__ = (
+        "application",
+        "context",
+        "deployment",
+        "is_model",
+        "method",
+        "multiplexed_model_id",
+        "session_id",
+        "timeout_s",
+    )
 
-    def __init__(self, of: DeploymentID, method: str, options: CallOptions) -> None:
+    def __init__(self, of: DeploymentID, method: str, options: CallOptions, is_model: bool = False) -> None:
         self.application = of.app_name
         self.deployment = of.name
         self.method = method
@@ -123,14 +132,23 @@ class _Target:
         self.multiplexed_model_id = options.multiplexed_model_id
         self.session_id = options.session_id
         self.timeout_s = None
+        self.is_model = is_model
 
 
-def routers(caller: _tyndall.Caller, thread: int | None) -> Callable[[DeploymentID], Router]:
+def routers(caller: _tyndall.Caller, thread: int | None) -> Callable[[DeploymentID, str | None], Router]:
     """Makes routers that call by `caller`; `thread` is that of the loop in which Rust's outcomes arrive."""
     if thread is not None:
         global of_process
         of_process = caller
-    return lambda deployment_id: _Router(caller, thread, deployment_id)
+
+    def make(deployment_id: DeploymentID, model: str | None) -> Router:
+        if model is None:
+            return _Router(caller, thread, deployment_id)
+        from ._model_calls import ModelRouter
+
+        return ModelRouter(caller, thread, deployment_id, model)
+
+    return make
 
 
 class _Router:
@@ -144,6 +162,9 @@ class _Router:
         self._deployment_id = deployment_id
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Future[Any]:
+        return self._call(_Target(self._deployment_id, method, options), dumps((args, kwargs)), _loaded)
+
+    def _call(self, target: _Target, body: bytes, load: Callable[[bytes], Any]) -> Future[Any]:
         future: Future[Any] = Future()
         of = self._deployment_id
 
@@ -153,28 +174,33 @@ class _Router:
                     assert error is not None, "an outcome is one of both"
                     future.set_exception(read(error, of))
                 else:
-                    _finish(future, response)
+                    _finish(future, response, load)
             except InvalidStateError:
                 # It was cancelled a moment before.
                 pass
 
-        target = _Target(of, method, options)
-        calling = self._caller.call(target, dumps((args, kwargs)), self._is_in_loop(), done)
+        calling = self._caller.call(target, body, self._is_in_loop(), done)
         future.add_done_callback(lambda ended: calling.cancel() if ended.cancelled() else None)
         return future
 
     def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Stream:
-        target = _Target(self._deployment_id, method, options)
-        items = self._caller.stream(target, dumps((args, kwargs)), self._is_in_loop())
-        return _Items(items, self._deployment_id)
+        return self._stream(_Target(self._deployment_id, method, options), dumps((args, kwargs)), _loaded)
+
+    def _stream(self, target: _Target, body: bytes, load: Callable[[bytes], Any]) -> Stream:
+        items = self._caller.stream(target, body, self._is_in_loop())
+        return _Items(items, self._deployment_id, load)
 
     def _is_in_loop(self) -> bool:
         return self._thread is not None and threading.get_ident() == self._thread
 
 
-def _finish(future: Future[Any], response: bytes) -> None:
+def _loaded(response: bytes) -> Any:
+    return loads(response)
+
+
+def _finish(future: Future[Any], response: bytes, load: Callable[[bytes], Any]) -> None:
     try:
-        value = loads(response)
+        value = load(response)
     except Exception as error:
         future.set_exception(error)
     else:
@@ -184,8 +210,9 @@ def _finish(future: Future[Any], response: bytes) -> None:
 class _Items:
     """Items come several at a time; whoever iterates gets them one by one."""
 
-    def __init__(self, items: _tyndall.Items, deployment_id: DeploymentID) -> None:
+    def __init__(self, items: _tyndall.Items, deployment_id: DeploymentID, load: Callable[[bytes], Any]) -> None:
         self._items = items
+        self._load = load
         self._deployment_id = deployment_id
         self._ready: deque[bytes] = deque()
         self._error: str | None = None
@@ -201,7 +228,7 @@ class _Items:
         """Gives what is there."""
         try:
             if self._ready:
-                _finish(future, self._ready.popleft())
+                _finish(future, self._ready.popleft(), self._load)
             elif self._error is not None:
                 error, self._error = self._error, None
                 future.set_exception(read(error, self._deployment_id))

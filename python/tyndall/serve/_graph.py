@@ -48,12 +48,13 @@ class Built:
     """What it was built from; replicas walk it again."""
     route_prefix: str | None
     described: dict[str, Any]
-    """As `role describe` prints it: `ingress`, and `deployments` with their options, callers before callees.
+    """As `role describe` prints it: `ingress`, and `deployments` with their options, callers before callees; of one that
+    is a model, `model` has what a config file says of it.
 
     Of an application of models it is `application`, which is what a config file says in its place.
     """
     code: dict[str, Code]
-    """By deployment, in the same order."""
+    """By deployment, in the same order; models have none."""
     external_scaler_enabled: bool = False
     logging_config: dict[str, Any] | None = None
     """Fields that were set."""
@@ -82,12 +83,13 @@ def build(
     """
     app = _models.native(app) if isinstance(app, Application) else app
     if isinstance(app, _models.ModelApplication):
-        nodes, described = [], app.described
+        code, described = {}, app.described
     else:
         nodes = _walk(app, name, make_handle)
-        for node in nodes:
-            _carried_out(node)
-        _one_ingress(nodes)
+        code = _code(nodes)
+        for deployment, one in code.items():
+            _carried_out(deployment, one)
+        _one_ingress(code)
         described = _described(nodes, args or {})
     if logging_config is not None:
         logging_config = LoggingConfig.parse("logging_config", logging_config).to_dict(only_set=True)
@@ -96,7 +98,7 @@ def build(
         application=app,
         route_prefix=route_prefix,
         described=described,
-        code={node.name: node.code for node in nodes},
+        code=code,
         external_scaler_enabled=external_scaler_enabled,
         logging_config=logging_config,
     )
@@ -118,7 +120,17 @@ def describe(app: Application, args: dict[str, Any] | None = None, policies: Ite
 
 def code_of(app: Application, name: str = "default", make_handle: MakeHandle | None = None) -> dict[str, Code]:
     """What replicas run, by deployment, callers before callees; nothing is said of options without effect."""
-    return {node.name: node.code for node in _walk(app, name, make_handle)}
+    return _code(_walk(app, name, make_handle))
+
+
+def models_of(app: Application, name: str = "default") -> dict[str, str]:
+    """The ids of the models that an application of code has, by deployment."""
+    nodes = _walk(app, name, None)
+    return {node.name: _models.model_id(node.model) for node in nodes if node.model is not None}
+
+
+def _code(nodes: list[_Node]) -> dict[str, Code]:
+    return {node.name: node.code for node in nodes if node.code is not None}
 
 
 @dataclass
@@ -126,14 +138,17 @@ class _Node:
     """A deployment of the graph."""
 
     name: str
-    code: Code
     calls: list[str]
+    code: Code | None = None
+    """None of a model."""
+    model: dict[str, Any] | None = None
+    """As a config file has it."""
 
 
 @dataclass
 class _Walk:
     app_name: str
-    make_handle: MakeHandle
+    make_handle: MakeHandle | None
     names: dict[Application, str | None] = field(default_factory=dict)
     """By application, which is one only with itself; None while it is looked through."""
     nodes: list[_Node] = field(default_factory=list)
@@ -141,14 +156,13 @@ class _Walk:
 
     def visit(self, app: Application) -> str:
         """The name of an application's deployment; looks through it if that was not done yet."""
-        if isinstance(_models.native(app), _models.ModelApplication):
-            raise ValueError(
-                f"{app!r} is served without Python: it runs neither in local testing mode nor inside another "
-                "application\nrun it by itself, and get a handle of it with serve.get_app_handle"
-            )
         known = self.names.get(app, "")
         if known:
             return known
+        native = _models.native(app)
+        if isinstance(native, _models.ModelApplication):
+            self.names[app] = name = self._model(native)
+            return name
         if known is None:
             raise ValueError(
                 f"the deployment {app._bound.name!r} is made from itself\n"
@@ -161,8 +175,41 @@ class _Walk:
         name = self._unique(bound.name)
         self.names[app] = name
         code = Code(bound.func_or_class, args, kwargs, {**bound._options, "name": name})
-        self.nodes.append(_Node(name, code, calls))
+        self.nodes.append(_Node(name, calls, code))
         return name
+
+    def _model(self, app: _models.ModelApplication) -> str:
+        """The name of the deployment of a model, which has no code."""
+        if self.make_handle is not None:
+            raise ValueError(
+                f"{app!r} is served without Python: it does not run in local testing mode\n"
+                "run the application on a server, or bind something else in its place"
+            )
+        if not self.nodes and not self.names:
+            raise ValueError(f"{app!r} is no application of code\nrun it as it is")
+        if len(app.models) > 1:
+            raise ValueError(
+                f"{app!r} has several models, and a handle calls one\n"
+                "bind an application of build_llm_deployment for each"
+            )
+        (model,) = app.models
+        model_id = _models.model_id(model)
+        if any(node.model is not None and _models.model_id(node.model) == model_id for node in self.nodes):
+            raise ValueError(
+                f"two models are called {model_id!r}\ngive each its own model_id, or bind the same application twice"
+            )
+        name = self._unique(_models.deployment_name(model))
+        self.nodes.append(_Node(name, [], model=model))
+        return name
+
+    def _handle(self, name: str) -> Any:
+        if self.make_handle is not None:
+            return self.make_handle(name, self.app_name)
+        from .handle import DeploymentHandle
+
+        (node,) = (node for node in self.nodes if node.name == name)
+        model = None if node.model is None else _models.model_id(node.model)
+        return DeploymentHandle(name, self.app_name, model=model)
 
     def _unique(self, given: str) -> str:
         taken = {node.name for node in self.nodes}
@@ -184,7 +231,7 @@ class _Walk:
             name = self.visit(app)
             if name not in calls:
                 calls.append(name)
-            handles.append(self.make_handle(name, self.app_name))
+            handles.append(self._handle(name))
         # Without applications it stays the very same: nothing is copied that needs not be.
         return _unpickled(pickled, handles) if found else init
 
@@ -192,7 +239,7 @@ class _Walk:
 def _walk(app: Application, app_name: str, make_handle: MakeHandle | None) -> list[_Node]:
     if not isinstance(app, Application):
         raise TypeError(f"expected an Application, not {type(app).__name__}\n{_hint(app)}")
-    walk = _Walk(app_name, make_handle or _handle)
+    walk = _Walk(app_name, make_handle)
     walk.visit(app)
     return walk.nodes[::-1]
 
@@ -201,12 +248,6 @@ def _hint(given: object) -> str:
     if isinstance(given, Deployment):
         return f"it is the deployment {given.name!r}: call its `.bind()`"
     return "make one with `.bind()` of a deployment"
-
-
-def _handle(deployment_name: str, app_name: str) -> Any:
-    from .handle import DeploymentHandle
-
-    return DeploymentHandle(deployment_name, app_name)
 
 
 def _pickled(init: Any, found: list[Application], name: str) -> bytes:
@@ -242,23 +283,23 @@ def _unpickled(pickled: bytes, handles: list[Any]) -> Any:
     return Replacer(io.BytesIO(pickled)).load()
 
 
-def _carried_out(node: _Node) -> None:
+def _carried_out(name: str, code: Code) -> None:
     """Refuses what cannot be carried out, and warns of what has no effect."""
-    options = _options.written(node.code.options)
+    options = _options.written(code.options)
     try:
         _fates.refuse(options)
-        _policy(node)
-        if "user_config" in options and not isinstance(node.code.func_or_class, type):
+        _policy(code)
+        if "user_config" in options and not isinstance(code.func_or_class, type):
             raise ValueError("user_config is set, and a function has no reconfigure\nmake it a class that has")
     except ValueError as error:
-        raise ValueError(f"deployment {node.name!r}: {error}") from None
-    for line in (*_fates.without_effect(options), *_fates.scaling(node.code.options)):
-        logger.warning(f"deployment {node.name!r}: {line}")
+        raise ValueError(f"deployment {name!r}: {error}") from None
+    for line in (*_fates.without_effect(options), *_fates.scaling(code.options)):
+        logger.warning(f"deployment {name!r}: {line}")
 
 
-def _policy(node: _Node) -> None:
+def _policy(code: Code) -> None:
     """An autoscaling policy in Python can be had here, so it can where replicas run."""
-    scaling = node.code.options.get("autoscaling_config")
+    scaling = code.options.get("autoscaling_config")
     policy = scaling.get_policy() if scaling is not None else None
     if policy is not None and not _fates.is_built_in(policy.policy_function):
         resolvable(policy)
@@ -278,9 +319,9 @@ def resolvable(policy: AutoscalingPolicy) -> None:
         raise ValueError(f"the autoscaling policy {path!r} is {type(found).__name__}\nname a function, or a class")
 
 
-def _one_ingress(nodes: list[_Node]) -> None:
+def _one_ingress(code: dict[str, Code]) -> None:
     """HTTP reaches one deployment."""
-    names = [node.name for node in nodes if hasattr(node.code.func_or_class, INGRESS)]
+    names = [name for name, one in code.items() if hasattr(one.func_or_class, INGRESS)]
     if len(names) > 1:
         raise RayServeException(
             f"several deployments of the application are decorated with @serve.ingress: {', '.join(names)}\n"
@@ -289,13 +330,10 @@ def _one_ingress(nodes: list[_Node]) -> None:
 
 
 def _described(nodes: list[_Node], args: dict[str, Any]) -> dict[str, Any]:
-    deployments = [
-        {
-            **_options.described(node.code.options),
-            "name": node.name,
-            "init": {"args": args, "init": None},
-            "calls": node.calls,
-        }
-        for node in nodes
-    ]
-    return {"ingress": nodes[0].name, "deployments": deployments}
+    def one(node: _Node) -> dict[str, Any]:
+        made_from = {"name": node.name, "init": {"args": args, "init": None}, "calls": node.calls}
+        if node.code is None:
+            return {**made_from, "model": node.model}
+        return {**_options.described(node.code.options), **made_from}
+
+    return {"ingress": nodes[0].name, "deployments": [one(node) for node in nodes]}

@@ -9,14 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from . import _options
 from .deployment import Application, Deployment
-from .exceptions import RayServeException
-
-if TYPE_CHECKING:
-    from .handle import Router
 
 IMPORT_PATH: Final = "tyndall.llm:build_openai_app"
 """The name by which a config file asks for models; the server needs no Python for it."""
@@ -76,29 +72,14 @@ def _with_absolute_source(model: dict[str, Any]) -> dict[str, Any]:
     return {**model, "model_loading_config": {**loading, "model_source": source}}
 
 
-def router_of(app_name: str, deployment_name: str) -> Router | None:
-    """The way to a model that runs; None where the deployment is none."""
+def model_of(app_name: str, deployment_name: str) -> str | None:
+    """The id of the model that a deployment of the server is; None where it is none."""
     from . import _admin
 
     applications = json.loads(_admin.request("GET", "/api/tyndall/applications/"))["applications"]
     application: dict[str, Any] = applications.get(app_name) or {"deployments": {}}
-    model = (application["deployments"].get(deployment_name) or {}).get("model_id")
-    return None if model is None else router(model, application.get("route_prefix"))
-
-
-def router(model: str, route_prefix: str | None) -> Router:
-    """The way to a model of an application that is mounted there.
-
-    Raises RayServeException for one that is mounted nowhere.
-    """
-    from . import _server
-    from ._model_calls import ModelRouter
-
-    if route_prefix is None:
-        raise RayServeException(
-            f"the model {model!r} has no route_prefix, and is called over HTTP\ngive its application one"
-        )
-    return ModelRouter(_server.url() + route_prefix, model)
+    model: str | None = (application["deployments"].get(deployment_name) or {}).get("model_id")
+    return model
 
 
 def native(app: Application) -> Application:
@@ -135,7 +116,7 @@ def _kind(bound: Deployment) -> str | None:
     if kind is not None and NATIVE not in vars(target):
         raise ValueError(
             f"{bound.name!r} extends a class of serve.llm, and the server runs no Python for models\n"
-            "use the class itself, and put what is added into a deployment of its own that calls the model over HTTP"
+            "use the class itself, and put what is added into a deployment of its own that the model is bound into"
         )
     return kind
 

@@ -24,7 +24,7 @@ from typing import Any
 from tyndall import _tyndall
 
 from . import _admin, _calls, _replica_log, _router, _stats, _watchdog, http
-from ._graph import code_of
+from ._graph import code_of, models_of
 from ._user_callable import UserCallable
 from .context import (
     DeploymentID,
@@ -121,6 +121,8 @@ class _Host:
         _router.install(_calls.routers(told["caller"], threading.get_ident()))
         app = self._load(json.loads(told["args"]))
         code = code_of(app, app_name).get(name)
+        models = models_of(app, app_name)
+        _router.know_models({DeploymentID(one, app_name): model for one, model in models.items()})
         if code is None:
             raise ValueError(f"the application has no deployment {name!r}\ndeploy it again if its code has changed")
         rank = ReplicaRank(told["rank"], told["rank"], told["rank"])

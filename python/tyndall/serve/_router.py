@@ -13,21 +13,31 @@ from .exceptions import RayServeException
 if TYPE_CHECKING:
     from .handle import Router
 
-_make: Callable[[DeploymentID], Router] | None = None
+Make = Callable[[DeploymentID, "str | None"], "Router"]
+"""Of a deployment, and the id of the model where it is one."""
+
+_make: Make | None = None
+_models: dict[DeploymentID, str] = {}
 
 
-def install(make: Callable[[DeploymentID], Router] | None) -> None:
+def install(make: Make | None) -> None:
     """From now on handles get their routers from `make`."""
     global _make
     _make = make
 
 
-def router_of(deployment_id: DeploymentID) -> Router:
+def know_models(models: dict[DeploymentID, str]) -> None:
+    """Which deployments of the application are models, for handles that are made from names alone."""
+    _models.update(models)
+
+
+def router_of(deployment_id: DeploymentID, model: str | None = None) -> Router:
     """Raises RayServeException where nobody has said how replicas are reached, and no server runs."""
+    model = model or _models.get(deployment_id)
     if _make is not None:
-        return _make(deployment_id)
+        return _make(deployment_id, model)
     try:
-        return _of_server()(deployment_id)
+        return _of_server()(deployment_id, model)
     except ServerUnreachable as error:
         raise RayServeException(
             f"there is no way from this process to {deployment_id}\n"
@@ -35,11 +45,11 @@ def router_of(deployment_id: DeploymentID) -> Router:
         ) from error
 
 
-_servers: dict[str, Callable[[DeploymentID], Router]] = {}
+_servers: dict[str, Make] = {}
 """By the directory of a server's sockets: what this process calls it by."""
 
 
-def _of_server() -> Callable[[DeploymentID], Router]:
+def _of_server() -> Make:
     """The way from a process that is no replica, such as a script, through the server that runs."""
     from tyndall import _tyndall
 

@@ -239,7 +239,7 @@ def _variable(flag: str) -> str:
 
 
 def _send(built: Built) -> int | None:
-    """Sends one application and returns the number of its version; one of models has none before it is built."""
+    """Sends one application and returns the number of its version; one with models has none before these are built."""
     application: dict[str, Any] = {
         "route_prefix": built.route_prefix,
         "external_scaler_enabled": built.external_scaler_enabled,
@@ -258,7 +258,8 @@ def _send(built: Built) -> int | None:
         "sys_path": import_paths(),
         "code": base64.b64encode(_pickled(built)).decode(),
     }
-    return int(_put(built, body)["version"])
+    version: int | None = _put(built, body).get("version")
+    return version
 
 
 def _put(built: Built, body: dict[str, Any]) -> dict[str, Any]:

@@ -196,10 +196,9 @@ def _run_many(
 
 
 def _handle_of(built: _graph.Built) -> DeploymentHandle[Any]:
-    router = None
-    if isinstance(built.application, _models.ModelApplication) and built.route_prefix is not None:
-        router = _models.router(_models.model_id(built.application.models[0]), built.route_prefix)
-    return DeploymentHandle(built.ingress, built.name, router=router)
+    app = built.application
+    model = _models.model_id(app.models[0]) if isinstance(app, _models.ModelApplication) else None
+    return DeploymentHandle(built.ingress, built.name, model=model)
 
 
 def _check_target(one: RunTarget, before: list[str]) -> None:
@@ -308,7 +307,7 @@ def get_app_handle(name: str) -> DeploymentHandle[Any]:
     if not topology.get("ingress_deployment"):
         raise RayServeException(f"Application '{name}' has no ingress yet.\nwait until `serve.status()` says RUNNING")
     ingress = topology["ingress_deployment"]
-    return DeploymentHandle(ingress, name, router=_models.router_of(name, ingress))
+    return DeploymentHandle(ingress, name, model=_models.model_of(name, ingress))
 
 
 def get_deployment_handle(
@@ -336,7 +335,7 @@ def get_deployment_handle(
         application = _admin.details()["applications"].get(app_name) or {"deployments": {}}
         if deployment_name not in application["deployments"]:
             raise KeyError(f"Deployment '{deployment_name}' in application '{app_name}' does not exist.")
-        return DeploymentHandle(deployment_name, app_name, router=_models.router_of(app_name, deployment_name))
+        return DeploymentHandle(deployment_name, app_name, model=_models.model_of(app_name, deployment_name))
     return DeploymentHandle(deployment_name, app_name)
 
 

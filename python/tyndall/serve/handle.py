@@ -150,11 +150,12 @@ class DeploymentHandle(Generic[T]):
         app_name: str = "default",
         *,
         router: Router | None = None,
+        model: str | None = None,
         _shared: _Shared | None = None,
         _options: _HandleOptions | None = None,
     ) -> None:
         self.deployment_id = DeploymentID(deployment_name, app_name)
-        self._shared = _shared or _Shared(self.deployment_id, router)
+        self._shared = _shared or _Shared(self.deployment_id, router, model)
         self._handle_options = _options or _HandleOptions()
 
     @property
@@ -321,14 +322,17 @@ class DeploymentHandle(Generic[T]):
         return f"DeploymentHandle(deployment='{self.deployment_name}')"
 
     def __reduce__(self) -> tuple[Callable[..., DeploymentHandle[T]], tuple[Any, ...]]:
-        return _restore, (self.deployment_name, self.app_name, self._handle_options, self._shared.is_local)
+        shared = self._shared
+        return _restore, (self.deployment_name, self.app_name, self._handle_options, shared.is_local, shared.model)
 
 
 class _Shared:
     """What a handle and its copies with other options have in common."""
 
-    def __init__(self, deployment_id: DeploymentID, router: Router | None) -> None:
+    def __init__(self, deployment_id: DeploymentID, router: Router | None, model: str | None) -> None:
         self._deployment_id = deployment_id
+        self.model = model
+        """The id of the model that the deployment is."""
         self._router = router
         self.is_initialized = False
 
@@ -338,7 +342,7 @@ class _Shared:
 
     def router(self) -> Router:
         if self._router is None:
-            self._router = router_of(self._deployment_id)
+            self._router = router_of(self._deployment_id, self.model)
         return self._router
 
     def close(self) -> None:
@@ -347,13 +351,15 @@ class _Shared:
             close()
 
 
-def _restore(deployment_name: str, app_name: str, options: _HandleOptions, is_local: bool) -> DeploymentHandle[Any]:
+def _restore(
+    deployment_name: str, app_name: str, options: _HandleOptions, is_local: bool, model: str | None = None
+) -> DeploymentHandle[Any]:
     router: Router | None = None
     if is_local:
         from ._local_testing import LocalRouter
 
         router = LocalRouter(DeploymentID(deployment_name, app_name))
-    return DeploymentHandle(deployment_name, app_name, router=router, _options=options)
+    return DeploymentHandle(deployment_name, app_name, router=router, model=model, _options=options)
 
 
 def _with_responses(

@@ -64,7 +64,7 @@ impl Caller {
             deployment: target.deployment,
             method: target.method,
             body: to_bytes(body)?,
-            encoding: Encoding::Opaque,
+            encoding: if target.is_model { Encoding::Model } else { Encoding::Opaque },
             context,
         })
     }
@@ -80,6 +80,8 @@ struct Target {
     multiplexed_model_id: String,
     session_id: String,
     timeout_s: Option<f64>,
+    /// A model takes requests of OpenAI's API; the method is a path of it.
+    is_model: bool,
 }
 
 #[pymethods]

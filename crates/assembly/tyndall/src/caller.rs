@@ -20,6 +20,9 @@ pub enum Encoding {
     Json,
     /// Bytes that only the two deployments understand, which are code of one language.
     Opaque,
+    /// JSON of OpenAI's API, for a deployment that is a model: the method is a path such as
+    /// `/v1/chat/completions`.
+    Model,
 }
 
 /// One call of a deployment.

@@ -89,6 +89,7 @@ mod handle;
 mod held;
 pub mod http;
 mod methods;
+mod model_call;
 mod multiplex;
 mod options;
 mod program;

@@ -69,6 +69,8 @@ fn kinds(encoding: Encoding) -> (HeaderValue, HeaderValue) {
     match encoding {
         Encoding::Json => (JSON, LINES),
         Encoding::Opaque => (OPAQUE, FRAMES),
+        // Models have a wire of their own.
+        Encoding::Model => (JSON, LINES),
     }
 }
 
@@ -98,7 +100,7 @@ pub(crate) fn stream_type(encoding: Encoding) -> HeaderValue {
 /// An item as a part of a stream.
 pub(crate) fn item(encoding: Encoding, item: &Result<Bytes>) -> Vec<u8> {
     match encoding {
-        Encoding::Json => line(item),
+        Encoding::Json | Encoding::Model => line(item),
         Encoding::Opaque => frame(item),
     }
 }

@@ -8,7 +8,9 @@ use crate::state::{Outbox, State};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tyndall_autoscaling::{Bounds, share};
-use tyndall_types::protocol::{ApplicationConfig, ApplicationPolicy, ApplicationSource};
+use tyndall_types::protocol::{
+    ApplicationConfig, ApplicationPolicy, ApplicationSource, DeploymentConfig,
+};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentStatus};
 
 impl State {
@@ -60,10 +62,17 @@ impl State {
     ) -> BTreeSet<DeploymentId> {
         let (capacity, direction) = (self.target_capacity, self.direction);
         let mut touched = BTreeSet::new();
+        let is_model = |deployment: &DeploymentConfig| deployment.workload.model().is_some();
+        let is_of_models = config.deployments.first().is_some_and(|first| is_model(first));
         for (index, deployment) in config.deployments.iter().enumerate() {
             let id = deployment.id.clone();
-            let is_ingress = index == 0 || deployment.workload.model().is_some();
-            let mount = Mount { route_prefix: config.route_prefix.clone(), is_ingress };
+            // Models of an application of code are called by it alone: nothing from outside gets
+            // past its ingress.
+            let is_inner = is_model(deployment) && !is_of_models;
+            let mount = Mount {
+                route_prefix: config.route_prefix.clone().filter(|_| !is_inner),
+                is_ingress: index == 0 || is_model(deployment) && !is_inner,
+            };
             let deployment = deployment.clone();
             match self.deployments.get_mut(&id) {
                 Some(known) => known.configure(deployment, mount, deployed_at, |scaler, config| {

@@ -8,6 +8,7 @@
 //! As many builds run at a time as the machine has processors; others wait in the order in which
 //! they came. Each application has at most one build, so that their number is the bound.
 
+use crate::code::AwaitsModels;
 use crate::processes::{API_KEY_VARIABLE, TOKEN_VARIABLE};
 use crate::service::Message;
 use serde_json::{Value, json};
@@ -54,7 +55,16 @@ pub(crate) struct Builds {
 struct Running {
     number: u64,
     submitted: Value,
+    code: Option<Box<AwaitsModels>>,
     task: JoinHandle<()>,
+}
+
+/// What a build was started with.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) submitted: Value,
+    /// The code that goes with what is built.
+    pub(crate) code: Option<Box<AwaitsModels>>,
 }
 
 impl Builds {
@@ -71,7 +81,8 @@ impl Builds {
     /// Starts a build as soon as it is its turn; one of the same application that runs is ended.
     /// The outcome is [`Message::Built`].
     /// `shared` is what its config file says of all applications.
-    pub(crate) fn start(&mut self, application: ApplicationName, submitted: Value, shared: &Value) {
+    pub(crate) fn start(&mut self, application: ApplicationName, begun: Begun, shared: &Value) {
+        let Begun { submitted, code } = begun;
         self.cancel(&application);
         self.num_started += 1;
         let number = self.num_started;
@@ -90,13 +101,14 @@ impl Builds {
             // Nobody is left to hear it when the controller ends.
             drop(messages.send(Message::Built { application: name, number, outcome }).await);
         });
-        self.running.insert(application, Running { number, submitted, task });
+        self.running.insert(application, Running { number, submitted, code, task });
     }
 
-    /// What was submitted, if this is the build that counts; it is over then.
-    pub(crate) fn finish(&mut self, application: &ApplicationName, number: u64) -> Option<Value> {
+    /// What it was started with, if this is the build that counts; it is over then.
+    pub(crate) fn finish(&mut self, application: &ApplicationName, number: u64) -> Option<Begun> {
         self.running.get(application).filter(|newest| newest.number == number)?;
-        self.running.remove(application).map(|running| running.submitted)
+        let Running { submitted, code, .. } = self.running.remove(application)?;
+        Some(Begun { submitted, code })
     }
 
     pub(crate) fn request_timeout_s(&self) -> Option<f64> {
@@ -191,11 +203,12 @@ mod tests {
         let builder = Builder { executable: Some("/bin/sh".into()), args, ..Builder::default() };
         let (messages, mut inbox) = mpsc::channel(1);
         let mut builds = Builds::with_turns(builder, messages, TURNS);
+        let begun = |submitted| Begun { submitted, code: None };
         for index in 0..8 {
-            builds.start(name(index), json!(index), &Value::Null);
+            builds.start(name(index), begun(json!(index)), &Value::Null);
         }
         // The first is replaced and the last is given up before they begin.
-        builds.start(name(0), json!(100), &json!({"shared": true}));
+        builds.start(name(0), begun(json!(100)), &json!({"shared": true}));
         builds.cancel(&name(7));
         let mut done = Vec::new();
         while done.len() < 7 {

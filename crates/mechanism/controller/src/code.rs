@@ -24,9 +24,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tyndall_config::file::{
     ApplicationKind, ApplicationSpec, ConfigFile, DescribedProgram, PythonCode, Severity,
+    sort_as_described,
 };
 use tyndall_types::ApplicationName;
-use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, Workload};
+use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, DeploymentConfig, Workload};
 
 /// What says where the pickle is, among the arguments of a program.
 const CODE_ARG: &str = "--code";
@@ -63,6 +64,18 @@ impl Drop for Received {
         // One that has its name by now is not there any more.
         drop(std::fs::remove_file(&self.path));
     }
+}
+
+/// An application of code whose models are being built. Its pickle goes with it, unless it is
+/// deployed.
+#[derive(Debug)]
+pub(crate) struct AwaitsModels {
+    /// Without its models.
+    config: ApplicationConfig,
+    described: Value,
+    received: Received,
+    /// Where the pickle is to lie.
+    file: PathBuf,
 }
 
 /// Reads what was sent and writes its pickle down. Blocks.
@@ -195,13 +208,14 @@ pub(crate) fn file_of(config: &ApplicationConfig) -> Option<PathBuf> {
 
 impl Service {
     /// Adds or replaces one application that brings its code; others are not touched. Every call is
-    /// a new version of the code, as in Ray. Returns its number.
+    /// a new version of the code, as in Ray. Returns its number; one that has models gets it when
+    /// these are built.
     pub(crate) fn deploy_code(
         &mut self,
         name: &ApplicationName,
         submission: &CodeSubmission,
-        received: &Received,
-    ) -> Result<u64, Refusal> {
+        received: Received,
+    ) -> Result<Option<u64>, Refusal> {
         let file = self.code.dir.join(format!("{}.pkl", received.hash));
         let mut application = submission.application.clone();
         application.insert("import_path".to_owned(), NO_IMPORT_PATH.into());
@@ -221,6 +235,7 @@ impl Service {
         let deployments = spec.deployments(&program, overrides, timeout_s).map_err(|error| {
             Refusal::new(StatusCode::BAD_REQUEST, format!("application {name}: {error}"))
         })?;
+        let models = spec.described_models(&submission.described);
         let config = ApplicationConfig {
             name: name.clone(),
             route_prefix: spec.route_prefix,
@@ -230,11 +245,45 @@ impl Service {
             submitted: Default::default(),
             deployments: deployments.into_iter().map(Into::into).collect(),
         };
-        std::fs::rename(&received.path, &file).map_err(|error| {
+        let Some(models) = models else {
+            return self.deploy_received(config, &received, &file).map(Some);
+        };
+        let models = self::spec(name, models.as_object().cloned().unwrap_or_default())?.submitted;
+        let described = submission.described.clone();
+        let code = AwaitsModels { config, described, received, file };
+        self.build_from(ApplicationSource::Imperative, name.clone(), models, Some(code.into()));
+        Ok(None)
+    }
+
+    /// The models are built that an application of code has beside it.
+    pub(crate) fn deploy_with_models(
+        &mut self,
+        code: AwaitsModels,
+        models: ApplicationConfig,
+    ) -> Result<u64, Refusal> {
+        let AwaitsModels { mut config, described, received, file } = code;
+        let mut deployments: Vec<DeploymentConfig> = config
+            .deployments
+            .iter()
+            .chain(&models.deployments)
+            .map(|one| (**one).clone())
+            .collect();
+        sort_as_described(&mut deployments, &described);
+        config.deployments = deployments.into_iter().map(Into::into).collect();
+        self.deploy_received(config, &received, &file)
+    }
+
+    fn deploy_received(
+        &mut self,
+        config: ApplicationConfig,
+        received: &Received,
+        file: &Path,
+    ) -> Result<u64, Refusal> {
+        std::fs::rename(&received.path, file).map_err(|error| {
             let why = format!("failed to keep the code in {}: {error}", file.display());
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, why)
         })?;
-        self.deploy_built(config.into()).inspect_err(|_| self.code.remove_unless_used(&file))
+        self.deploy_built(config.into()).inspect_err(|_| self.code.remove_unless_used(file))
     }
 
     /// Refuses a place that another application has, in Ray's words, which programs look for.

@@ -40,7 +40,7 @@ impl Service {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
         }
         self.check_place(&name, spec.route_prefix.as_deref(), |other| !other.is_models)?;
-        self.build_from(ApplicationSource::Imperative, name, spec.submitted);
+        self.build_from(ApplicationSource::Imperative, name, spec.submitted, None);
         Ok(())
     }
 }

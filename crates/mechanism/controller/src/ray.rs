@@ -108,9 +108,14 @@ pub(crate) fn application_details(application: &ApplicationDetails, instance: &I
 
 fn topology(application: &ApplicationDetails) -> Value {
     let name = &application.name;
-    let is_ingress = |deployment: &DeploymentDetails| {
+    let is_model = |deployment: &DeploymentDetails| {
         let config = deployment.config.as_deref();
         config.is_some_and(|config| matches!(config.workload, Workload::Model(_)))
+    };
+    let first = application.ingress.as_ref().and_then(|first| application.deployments.get(first));
+    let is_of_models = first.is_some_and(is_model);
+    let is_ingress = |deployment: &DeploymentDetails| {
+        is_of_models && is_model(deployment)
             || application.ingress.as_ref() == Some(&deployment.name)
     };
     let nodes: Map<String, Value> = application

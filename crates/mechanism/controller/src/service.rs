@@ -64,12 +64,12 @@ pub(crate) enum Message {
     Submit { text: String, reply: Reply<Result<(), Refusal>> },
     /// An application is wanted that is built already.
     Deploy { config: Arc<ApplicationConfig>, reply: Reply<Result<(), Refusal>> },
-    /// An application is wanted that brings its code; answers its version.
+    /// An application is wanted that brings its code; answers its version, unless models are to be built first.
     DeployCode {
         name: ApplicationName,
         submission: Box<CodeSubmission>,
         received: Received,
-        reply: Reply<Result<u64, Refusal>>,
+        reply: Reply<Result<Option<u64>, Refusal>>,
     },
     /// An application of models is wanted that no config file has.
     DeployModels {
@@ -329,7 +329,7 @@ impl Service {
                 answer(reply, self.deploy_built(config).map(drop));
             }
             Message::DeployCode { name, submission, received, reply } => {
-                answer(reply, self.deploy_code(&name, &submission, &received));
+                answer(reply, self.deploy_code(&name, &submission, received));
             }
             Message::DeployModels { name, submission, reply } => {
                 answer(reply, self.deploy_models(name, submission));

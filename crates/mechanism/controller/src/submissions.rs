@@ -1,5 +1,7 @@
 //! What operators want, and what becomes of it: submissions, rollbacks, deletions, counts.
 
+use crate::builds::Begun;
+use crate::code::AwaitsModels;
 use crate::origins::Origin;
 use crate::service::Service;
 use crate::store::{StoreError, StoredVersion, Submission};
@@ -152,7 +154,7 @@ impl Service {
 
     /// Builds a submission; what is carried out goes on meanwhile.
     pub(crate) fn build(&mut self, name: ApplicationName, submitted: Value) {
-        self.build_from(ApplicationSource::Declarative, name, submitted);
+        self.build_from(ApplicationSource::Declarative, name, submitted, None);
     }
 
     pub(crate) fn build_from(
@@ -160,6 +162,7 @@ impl Service {
         source: ApplicationSource,
         name: ApplicationName,
         submitted: Value,
+        code: Option<Box<AwaitsModels>>,
     ) {
         let route_prefix = match submitted.get("route_prefix") {
             None => Some("/".to_owned()),
@@ -170,7 +173,7 @@ impl Service {
         self.origins.insert(name.clone(), origin);
         let at = self.clock.now();
         self.apply(Event::Building { application: name.clone(), source, at });
-        self.builds.start(name, submitted, &self.shared);
+        self.builds.start(name, Begun { submitted, code }, &self.shared);
     }
 
     /// A build is over.
@@ -180,7 +183,7 @@ impl Service {
         number: u64,
         outcome: Result<Box<ApplicationConfig>, String>,
     ) {
-        let Some(submitted) = self.builds.finish(&name, number) else { return };
+        let Some(Begun { submitted, code }) = self.builds.finish(&name, number) else { return };
         let source = self.origins.get(&name).map(|origin| origin.source).unwrap_or_default();
         let outcome = outcome.and_then(|mut config| {
             if config.name != name {
@@ -191,8 +194,14 @@ impl Service {
             if source == ApplicationSource::Declarative {
                 config.submitted = (&submitted).into();
             }
-            problem(&config).map_or(Ok(()), Err)?;
-            self.deploy(config.into(), "").map(drop).map_err(|refusal| refusal.reason)
+            let deployed = match code {
+                Some(code) => self.deploy_with_models(*code, *config),
+                None => {
+                    problem(&config).map_or(Ok(()), Err)?;
+                    self.deploy(config.into(), "")
+                }
+            };
+            deployed.map(drop).map_err(|refusal| refusal.reason)
         });
         if let Err(reason) = outcome {
             tracing::error!(application = %name, "failed to deploy: {reason}");

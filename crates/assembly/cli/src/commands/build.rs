@@ -8,7 +8,7 @@ use crate::args::BuildArgs;
 use crate::commands::{python, template, yaml};
 use crate::failure::Failure;
 use crate::output::print;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,10 +16,11 @@ use std::sync::Arc;
 use tyndall_config::Environment;
 use tyndall_config::file::{
     ApplicationKind, ApplicationSpec, ConfigFile, DeploymentOverride, DescribedError,
-    DescribedProgram, Launch, ModelSpec as FileModel, Problem, Severity,
+    DescribedProgram, Launch, ModelSpec as FileModel, Problem, Severity, sort_as_described,
 };
 use tyndall_hub::{HubOptions, Silent};
 use tyndall_model::{CheckpointSpec, PlanRequest};
+use tyndall_types::ApplicationName;
 use tyndall_types::protocol::{ApplicationConfig, ApplicationSource, DeploymentConfig, ModelTask};
 
 /// Longer submissions are no configuration.
@@ -214,7 +215,9 @@ fn python_of(
     let interpreter = python::interpreter(env)?;
     let described = python::describe(&interpreter, import_path, spec, args)?;
     if let Some(native) = described[NATIVE].as_object() {
-        return native_of(spec, native, around);
+        let mut application = spec.submitted.as_object().cloned().unwrap_or_default();
+        application.extend(native.clone());
+        return native_of(&spec.name, application.into(), around);
     }
     let program = DescribedProgram {
         executable: &interpreter,
@@ -223,23 +226,25 @@ fn python_of(
         described: &described,
     };
     let deployments = spec.deployments(&program, overrides, machine.request_timeout_s);
-    deployments.map_err(|error| {
+    let mut deployments = deployments.map_err(|error| {
         strange(error, Path::new(import_path), "mend what its code says of the deployment")
-    })
+    })?;
+    if let Some(models) = spec.described_models(&described) {
+        deployments.extend(native_of(&spec.name, models, around)?);
+        sort_as_described(&mut deployments, &described);
+    }
+    Ok(deployments)
 }
 
-/// Code in Python that builds an application of models has said which: it is as if the file named
-/// these itself.
+/// Code in Python has said which models its application has: it is as if a file named these itself.
 fn native_of(
-    spec: &ApplicationSpec,
-    native: &Map<String, Value>,
+    name: &ApplicationName,
+    application: Value,
     around: Around<'_>,
 ) -> Result<Vec<DeploymentConfig>, Failure> {
-    let mut application = spec.submitted.as_object().cloned().unwrap_or_default();
-    application.extend(native.clone());
     let mut file = around.shared.as_object().cloned().unwrap_or_default();
     file.insert("applications".to_owned(), json!([application]));
-    let failed = |why: String| Failure::new(format!("the models of '{}': {why}", spec.name));
+    let failed = |why: String| Failure::new(format!("the models of '{name}': {why}"));
     let file = ConfigFile::parse(&Value::from(file).to_string());
     let file = file.map_err(|problem| failed(problem.to_string()))?;
     let is_error = |problem: &&Problem| problem.severity == Severity::Error;
@@ -348,8 +353,7 @@ fn options_of(described: &Value) -> Value {
     let list = described["deployments"].as_array().into_iter().flatten();
     let options = |one: &Value| {
         let mut options = one.as_object().cloned().unwrap_or_default();
-        options.remove("init");
-        options.remove("calls");
+        ["init", "calls", "model"].iter().for_each(|own| drop(options.remove(*own)));
         Value::Object(options)
     };
     list.map(options).collect()

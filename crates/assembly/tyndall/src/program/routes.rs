@@ -8,10 +8,10 @@
 //! Who ends a call drops its future, or its stream, and with it a place in the queue or the
 //! connection to the replica. The time of a call is watched by its handle.
 
-use crate::caller::{Call, Caller};
+use crate::caller::{Call, Caller, Encoding};
 use crate::context::RequestContext;
 use crate::error::{Error, Result};
-use crate::wire;
+use crate::{model_call, wire};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -76,17 +76,23 @@ impl Routes {
         let application = call.application.clone().unwrap_or_else(|| self.application.clone());
         async move {
             let deployment = find(&router, application, &call.deployment).await?;
-            let (parts, body) = wire::encode(&call, is_stream)?.into_parts();
+            let is_model = call.encoding == Encoding::Model;
+            let request = match is_model {
+                true => model_call::encode(&call)?,
+                false => wire::encode(&call, is_stream)?,
+            };
+            let (parts, body) = request.into_parts();
             let sent = Sent {
                 method: parts.method,
                 uri: parts.uri,
                 headers: parts.headers,
                 body,
                 deadline: call.context.deadline,
-                runs_once: true,
+                // A generation has no effect outside its answer.
+                runs_once: !is_model,
                 flow: Flow::default(),
                 model: Some(&call.context.multiplexed_model_id)
-                    .filter(|model| !model.is_empty())
+                    .filter(|model| !model.is_empty() && !is_model)
                     .map(|model| model.as_str().into()),
             };
             let begun = Instant::now();
@@ -104,14 +110,21 @@ impl Caller for Routes {
     }
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Bytes>> {
+        let is_model = call.encoding == Encoding::Model;
         let sent = self.send(call, false);
-        async move { wire::decode(sent.await?).await }.boxed()
+        async move {
+            let response = sent.await?;
+            if is_model { model_call::decode(response).await } else { wire::decode(response).await }
+        }
+        .boxed()
     }
 
     fn stream(&self, call: Call) -> BoxStream<'static, Result<Bytes>> {
+        let is_model = call.encoding == Encoding::Model;
         let sent = self.send(call, true);
         let calling = async move {
             match sent.await {
+                Ok(response) if is_model => model_call::decode_stream(response),
                 Ok(response) => wire::decode_stream(response),
                 Err(error) => stream::iter([Err(error)]).boxed(),
             }
@@ -178,7 +191,6 @@ fn unsent(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caller::Encoding;
     use tyndall_router::TooLate;
     use tyndall_types::protocol::{Backpressure, Unavailable};
 

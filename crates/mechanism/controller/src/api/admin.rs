@@ -150,7 +150,8 @@ impl Api {
         let submission = Box::new(submission);
         let deploy = |reply| Message::DeployCode { name, submission, received, reply };
         let version = self.try_ask(deploy).await?;
-        Ok(json(StatusCode::OK, &json!({"version": version})))
+        let answer = version.map_or_else(|| json!({}), |version| json!({"version": version}));
+        Ok(json(StatusCode::OK, &answer))
     }
 
     async fn scale(&self, application: &str, deployment: &str, body: &Bytes) -> Answer {

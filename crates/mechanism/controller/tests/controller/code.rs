@@ -5,7 +5,8 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use tyndall_transport::ClientError;
-use tyndall_types::ApplicationStatus::Running;
+use tyndall_types::ApplicationStatus::{DeployFailed, Running};
+use tyndall_types::DeploymentName;
 
 /// What `serve.run` sends of an application of one deployment: "one" and "two" are its pickles.
 fn submission(code: &str) -> Value {
@@ -184,4 +185,51 @@ async fn models_are_built_without_code_and_belong_to_no_file() {
         assert_eq!(status, StatusCode::BAD_REQUEST, "{why}");
         assert!(why.contains(expected), "{why}");
     }
+}
+
+#[tokio::test]
+async fn code_with_models_is_deployed_with_them_when_they_are_built() {
+    let mut node = Node::start().await;
+    let model = |code_version: &str| {
+        let mut model = resident("app", code_version);
+        model.id.deployment = DeploymentName::new("LLM").unwrap();
+        application("app", vec![model])
+    };
+    let mut body = submission(ONE);
+    body["described"]["deployments"][0]["calls"] = json!(["LLM"]);
+    let described = json!({"name": "LLM", "model": source_of("m"), "calls": []});
+    body["described"]["deployments"].as_array_mut().unwrap().push(described);
+    let path = format!("{OURS}app");
+    let put = async |node: &Node, body: &Value| -> Result<Value, ClientError> {
+        node.admin.call(Method::PUT, &path, body).await
+    };
+
+    node.builds_to(&model("1"));
+    assert_eq!(put(&node, &body).await.unwrap(), json!({}));
+    node.started_and_ready().await;
+    node.started_and_ready().await;
+    let details = node.until("app", Running).await;
+    assert_eq!((details.version, details.ingress.as_deref()), (1, Some("D")));
+    assert_eq!(details.deployments["LLM"].model_id.as_deref(), Some("app"));
+    assert_eq!(kept(&node), [b"one"]);
+
+    // Models that cannot be: what runs stays, and nothing is left of the code.
+    let mut wrong = body.clone();
+    wrong["code"] = json!(TWO);
+    wrong["described"]["deployments"][1]["model"]["engine_kwargs"] = json!({"nonsense": 1});
+    let (status, why) = refused(put(&node, &wrong).await);
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(why.contains("engine_kwargs.nonsense"), "{why}");
+    std::fs::write(node.builder("app", "fail"), "there is no such model\n").unwrap();
+    wrong["described"]["deployments"][1]["model"] = source_of("m");
+    put(&node, &wrong).await.unwrap();
+    let details = node.until("app", DeployFailed).await;
+    assert_eq!((details.version, details.deployments.len()), (1, 2));
+    assert_eq!(kept(&node), [b"one"]);
+    node.admin.tell(Method::DELETE, &path, &()).await.unwrap();
+    assert!(kept(&node).is_empty());
+}
+
+fn source_of(id: &str) -> Value {
+    json!({"model_loading_config": {"model_id": id, "model_source": "demo"}})
 }

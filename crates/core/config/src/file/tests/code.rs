@@ -1,10 +1,12 @@
 //! Applications of code: where it lies, and what is run for it.
 
 use super::*;
-use crate::file::{CodePaths, DescribedError, DescribedProgram, Launch, PythonCode};
+use crate::file::{
+    CodePaths, DescribedError, DescribedProgram, Launch, PythonCode, sort_as_described,
+};
 use serde_json::{Value, json};
 use std::path::Path;
-use tyndall_types::protocol::{DeploymentConfig, ProgramConfig, WarmPool, Workload};
+use tyndall_types::protocol::{DeploymentConfig, ModelTask, ProgramConfig, WarmPool, Workload};
 
 #[test]
 fn code_lies_where_the_nearest_runtime_env_says() {
@@ -257,6 +259,37 @@ fn a_described_application_is_run_with_the_options_of_the_file_over_its_own() {
     let other = versions(app, &moved);
     assert_ne!(base[0], other[0]);
     assert_eq!(base[1], other[1]);
+}
+
+#[test]
+fn described_models_are_what_a_file_says_of_these_alone() {
+    let described = json!({"ingress": "A", "deployments": [
+        {"name": "A", "init": {"args": {}, "init": null}, "calls": ["LLM"]},
+        {"name": "LLM", "model": {"model_loading_config": {"model_id": "m", "model_source": "demo"},
+         "deployment_config": {"num_replicas": 2}}, "init": {"args": {}, "init": null}, "calls": []},
+    ]});
+    let text = "applications:\n- {name: app, import_path: a:b, args: {k: v}, deployments: \
+                [{name: LLM, max_ongoing_requests: 7}, {name: A, num_replicas: 3}]}";
+    let app = application(text);
+    let models = app.described_models(&described).unwrap();
+    let models = application(&json!({"applications": [models]}).to_string());
+    assert_eq!(models.name.as_str(), "app");
+    let ApplicationKind::Models(specs) = &models.kind else { panic!() };
+    let [model] = &specs[..] else { panic!() };
+    assert_eq!((model.name.as_str(), model.model_id.as_str()), ("LLM", "m"));
+    assert_eq!(model.options.max_ongoing_requests, Some(7));
+    let place = || (Path::new("/m").to_owned(), ModelTask::Generate);
+    let built = model.to_deployment(&models.name, place(), None, None, None);
+    assert_eq!(built.num_replicas, Some(2));
+
+    // Code has what is left, and the order is the description's.
+    let app = "{name: app, import_path: a:b, deployments: [{name: LLM, max_ongoing_requests: 7}]}";
+    let mut all = vec![built];
+    all.extend(deploy(app, &described).unwrap());
+    assert_eq!(all.len(), 2);
+    sort_as_described(&mut all, &described);
+    assert_eq!(all.iter().map(|one| one.id.to_string()).collect::<Vec<_>>(), ["app#A", "app#LLM"]);
+    assert_eq!(application(text).described_models(&json!({"deployments": [{"name": "A"}]})), None);
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! Applications of code: where it lies, and what the controller is asked to run for it.
 
 use super::{ApplicationSpec, DeploymentOverride, code_version, read};
+use crate::file::fields::LLM_BUILDERS;
 use crate::file::node::Node;
 use crate::file::problem::Problem;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use tyndall_types::DeploymentId;
 use tyndall_types::protocol::{DeploymentConfig, ProgramConfig, WarmPool};
-use tyndall_types::{DeploymentId, DeploymentName};
+
+/// Of a described deployment: the model that it is, as a file has one.
+const MODEL: &str = "model";
 
 /// Schemes that mean the disk of the server.
 const LOCAL: [&str; 2] = ["file://", "local://"];
@@ -124,7 +128,7 @@ pub enum DescribedError {
 impl ApplicationSpec {
     /// What the controller is asked to run for an application of code: what the program says of
     /// itself, with options of the configuration laid over it. `http_request_timeout_s` is the
-    /// file's.
+    /// file's. Models among its deployments are left out: see [`Self::described_models`].
     ///
     /// # Errors
     /// [`DescribedError`].
@@ -138,21 +142,46 @@ impl ApplicationSpec {
         let list = program.described["deployments"].as_array();
         let list = list.filter(|list| !list.is_empty());
         let mut deployments = Vec::new();
-        for one in list.ok_or_else(|| unusable("it has no deployment"))? {
+        let list = list.ok_or_else(|| unusable("it has no deployment"))?;
+        for one in list.iter().filter(|one| one.get(MODEL).is_none()) {
             deployments.push(self.deployment(program, one, overrides, http_request_timeout_s)?);
         }
-        let known: Vec<&DeploymentName> =
-            deployments.iter().map(|deployment| &deployment.id.deployment).collect();
+        let known: Vec<&str> = list.iter().map(name_of).collect();
         if let Some(twice) = (1..known.len()).find(|&i| known[..i].contains(&known[i])) {
-            return Err(unusable(&format!("two deployments are called {}", known[twice].as_str())));
+            return Err(unusable(&format!("two deployments are called {}", known[twice])));
         }
-        match overrides.iter().find(|own| !known.contains(&&own.name)) {
+        match overrides.iter().find(|own| !known.contains(&own.name.as_str())) {
             Some(stray) => Err(DescribedError::Unknown {
                 name: stray.name.to_string(),
                 known: known.iter().map(ToString::to_string).collect(),
             }),
             None => Ok(deployments),
         }
+    }
+
+    /// The models among the deployments that a program describes: what a file says of an
+    /// application that has these alone, under the same name. None where there are none.
+    #[must_use]
+    pub fn described_models(&self, described: &Value) -> Option<Value> {
+        let list = described["deployments"].as_array().into_iter().flatten();
+        let (names, models): (Vec<&str>, Vec<Value>) = list
+            .filter_map(|one| {
+                let (name, mut model) = (name_of(one), one.get(MODEL)?.as_object()?.clone());
+                let options = model.entry("deployment_config").or_insert_with(|| json!({}));
+                options.as_object_mut()?.insert("name".to_owned(), name.into());
+                Some((name, Value::Object(model)))
+            })
+            .unzip();
+        if models.is_empty() {
+            return None;
+        }
+        let mut application = self.submitted.as_object().cloned().unwrap_or_default();
+        let overrides = application.get_mut("deployments").and_then(Value::as_array_mut);
+        overrides.into_iter().for_each(|all| all.retain(|own| names.contains(&name_of(own))));
+        application.insert("name".to_owned(), self.name.as_str().into());
+        application.insert("import_path".to_owned(), LLM_BUILDERS[0].into());
+        application.insert("args".to_owned(), json!({"llm_configs": models}));
+        Some(application.into())
     }
 
     fn deployment(
@@ -202,9 +231,22 @@ impl ApplicationSpec {
     }
 }
 
+/// Sorts deployments as a program describes them: callers before callees, the ingress first.
+pub fn sort_as_described(deployments: &mut [DeploymentConfig], described: &Value) {
+    let list = described["deployments"].as_array().map_or(&[][..], Vec::as_slice);
+    let place = |config: &DeploymentConfig| {
+        list.iter().position(|one| name_of(one) == config.id.deployment.as_str())
+    };
+    deployments.sort_by_key(|config| place(config).unwrap_or(list.len()));
+}
+
+fn name_of(deployment: &Value) -> &str {
+    deployment["name"].as_str().unwrap_or_default()
+}
+
 /// What is wrong with a deployment; lines have no meaning in a description.
 fn in_words(described: &Value, problems: &[Problem]) -> String {
-    let name = described["name"].as_str().unwrap_or_default();
+    let name = name_of(described);
     let one = |problem: &Problem| {
         let path = if problem.path.is_empty() { "" } else { &format!("{}: ", problem.path) };
         let cure = problem.cure.iter().map(|cure| format!(" ({cure})")).collect::<String>();

@@ -14,7 +14,9 @@ mod scaling;
 
 pub use application::{ApplicationKind, ApplicationSpec};
 pub(super) use code::local_path;
-pub use code::{CodePaths, DescribedError, DescribedProgram, Launch, PythonCode, is_archive};
+pub use code::{
+    CodePaths, DescribedError, DescribedProgram, Launch, PythonCode, is_archive, sort_as_described,
+};
 pub use deployment::{
     ActorOptions, DeploymentOptions, DeploymentOverride, OwnOptions, ReplicaCount, WarmOptions,
 };
