@@ -48,8 +48,8 @@ class Built:
     """What it was built from; replicas walk it again."""
     route_prefix: str | None
     described: dict[str, Any]
-    """As `role describe` prints it: `ingress`, and `deployments` with their options, callers before callees; of one that
-    is a model, `model` has what a config file says of it.
+    """As `role describe` prints it: `ingress`, and `deployments` with their options, callers before callees. A model
+    has, as `model`, what a config file says of it.
 
     Of an application of models it is `application`, which is what a config file says in its place.
     """
