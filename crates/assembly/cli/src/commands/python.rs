@@ -18,8 +18,8 @@ const NO_PACKAGE: [&str; 2] = [
 ];
 
 /// The interpreter that runs applications: the one that is named, else that of the virtual
-/// environment, else the one beside this program, where a wheel installs it, else the first
-/// `python3` on the path.
+/// environment, else that of the one in which this program is installed, else the first `python3` on
+/// the path.
 pub(crate) fn interpreter(env: &Environment) -> Result<PathBuf, Failure> {
     let program = std::env::current_exe().ok();
     choose(env, program.as_deref().and_then(Path::parent))
@@ -39,13 +39,12 @@ fn choose(env: &Environment, own_dir: Option<&Path>) -> Result<PathBuf, Failure>
                 .with_cure("name another one with --python or TYNDALL_PYTHON")
         });
     }
-    let of_venv = var("VIRTUAL_ENV").map(|dir| Path::new(dir).join("bin/python"));
-    let found = of_venv.filter(|path| path.is_file());
-    let beside = || {
-        let names = [FALLBACK, "python"].into_iter();
-        own_dir.and_then(|dir| names.map(|name| dir.join(name)).find(|path| path.is_file()))
-    };
-    found.or_else(beside).or_else(|| on_path(Path::new(FALLBACK), env)).ok_or_else(|| {
+    let python = |dir: &Path| Some(dir.join("bin/python")).filter(|path| path.is_file());
+    let named = var("VIRTUAL_ENV").and_then(|dir| python(Path::new(dir)));
+    // What is beside a program of the system is no more than what is on the path.
+    let is_venv = |dir: &&Path| dir.join("pyvenv.cfg").is_file();
+    let own = || own_dir.and_then(Path::parent).filter(is_venv).and_then(python);
+    named.or_else(own).or_else(|| on_path(Path::new(FALLBACK), env)).ok_or_else(|| {
         Failure::new(format!("there is no {FALLBACK} on the PATH to run applications in Python"))
             .with_cure("install it, or name one with --python or TYNDALL_PYTHON")
     })
@@ -278,11 +277,11 @@ mod tests {
         assert_eq!(interpreter(&env(&[])).unwrap(), on_path);
         let venv = home.path().join("venv").display().to_string();
         assert_eq!(interpreter(&env(&[("VIRTUAL_ENV", &venv)])).unwrap(), on_path);
-        for name in ["python", "python3"] {
-            let own = file(&format!("own/bin/{name}"));
-            assert_eq!(interpreter(&env(&[])).unwrap(), own);
-            assert_eq!(interpreter(&env(&[("VIRTUAL_ENV", &venv)])).unwrap(), own);
-        }
+        let own = file("own/bin/python");
+        assert_eq!(interpreter(&env(&[])).unwrap(), on_path, "it is no virtual environment");
+        file("own/pyvenv.cfg");
+        assert_eq!(interpreter(&env(&[])).unwrap(), own);
+        assert_eq!(interpreter(&env(&[("VIRTUAL_ENV", &venv)])).unwrap(), own);
         assert_eq!(choose(&env(&[]), None).unwrap(), on_path);
         let of_venv = file("venv/bin/python");
         assert_eq!(interpreter(&env(&[("VIRTUAL_ENV", &venv)])).unwrap(), of_venv);
