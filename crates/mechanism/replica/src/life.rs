@@ -22,6 +22,8 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// After a report of the engine's load until it is looked at again.
 const LOAD_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the end waits for the report of the first token.
+const FIRST_TOKEN_END: Duration = Duration::from_secs(1);
 /// How long the engine's last step may take when the process ends.
 const ENGINE_END: Duration = Duration::from_secs(2);
 
@@ -127,18 +129,30 @@ async fn live(
     };
     tracing::debug!(phases = ?clock.phases().0, "ready");
     app.set_running(ready.clone(), clock.clone());
+    let (told, is_told) = oneshot::channel();
     let reports = async {
         let (phases, card) = (clock.phases(), Some(ready.card().clone()));
         send(controller, id, &ReplicaReport::Ready { phases, card }).await;
         let first_token = async {
             report_first_token(&ready, controller, id, &clock).await;
+            // Nobody waits for it before the end.
+            let _sent = told.send(());
             ready.save_tokenizer();
         };
         tokio::join!(first_token, report_load(&ready, controller, id));
     };
+    tokio::pin!(reports);
     tokio::select! {
         () = &mut shutdown => {
             tracing::info!("draining");
+            // One that nobody needs any more may be told to end before it has told of its first token.
+            if ready.first_token().borrow().is_some() {
+                tokio::select! {
+                    _ = is_told => {}
+                    () = &mut reports => {}
+                    () = tokio::time::sleep(FIRST_TOKEN_END) => {}
+                }
+            }
             Ok(())
         }
         cause = ready.stopped() => match cause {
@@ -147,7 +161,7 @@ async fn live(
                 Err(ReplicaError::Engine { reason: reason.to_string() })
             }
         },
-        () = reports => Ok(()),
+        () = &mut reports => Ok(()),
     }
 }
 
