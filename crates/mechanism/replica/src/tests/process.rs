@@ -287,6 +287,31 @@ async fn draining_finishes_what_was_begun() {
 }
 
 #[tokio::test]
+async fn one_that_ends_right_after_its_first_token_tells_of_it() {
+    // Which of both is seen first is chance.
+    for _ in 0..8 {
+        let mut process = Process::start_alphabet(Alphabet::open());
+        assert!(matches!(process.report().await, ReplicaReport::Ready { .. }));
+        let answer = post(&process.client, "/generate", &json!({"prompt": "x"})).await;
+        let Process { client, mut reports, stop, replica, dir: _dir } = process;
+        drop(stop);
+        let told = async {
+            while let Some(report) = reports.recv().await {
+                if matches!(report, ReplicaReport::FirstToken { .. }) {
+                    return;
+                }
+            }
+            panic!("nobody tells any more");
+        };
+        tokio::time::timeout(PATIENCE, told).await.unwrap();
+        assert_eq!(json_of(answer).await["completions"], json!(["yz"]));
+        // A drain leaves idle connections to their clients for a while.
+        drop(client);
+        assert!(tokio::time::timeout(PATIENCE, replica).await.unwrap().unwrap().is_ok());
+    }
+}
+
+#[tokio::test]
 async fn an_engine_that_dies_fails_its_requests_and_ends_the_process() {
     let mut process = Process::start_alphabet(Alphabet::panicking());
     assert!(matches!(process.report().await, ReplicaReport::Ready { .. }));
