@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tyndall import serve
-from tyndall.serve import _policies, _reports
+from tyndall.serve import _controller, _policies
 from tyndall.serve._policies import Policies, PolicyError, aggregated
 from tyndall.serve.config import AutoscalingConfig
 from tyndall.serve.context import DeploymentID, ReplicaID, TimeStampedValue
@@ -171,7 +171,7 @@ def test_the_socket_answers_and_tells_of_failures(tmp_path):
     path = tmp_path / "policies.sock"
     with _policies._Server(str(path), deployed(policy)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        connection = _reports._UnixConnection(path)
+        connection = _controller.UnixConnection(path, timeout_s=10)
 
         def ask(where, **given):
             connection.request("POST", where, json.dumps({"deployment": "D", "contexts": [told(**given)]}))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from . import _controller
 from .exceptions import RayServeException
 
 DEFAULT_PORT = "8265"
@@ -23,14 +24,14 @@ opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks without the proxies of the environment, which cannot reach this machine's loopback."""
 
 
-_own_socket: str | None = None
-"""Of the controller whose replica this process is; there no token is asked for."""
+_own_runtime_dir: Path | None = None
+"""Of the server whose replica this process is."""
 
 
-def is_replica_in(runtime_dir: str) -> None:
+def is_replica_in(runtime_dir: Path) -> None:
     """What this process reads of its server it gets by the socket there."""
-    global _own_socket
-    _own_socket = os.path.join(runtime_dir, "controller.sock")
+    global _own_runtime_dir
+    _own_runtime_dir = runtime_dir
 
 
 class ServerUnreachable(RayServeException):
@@ -77,8 +78,8 @@ def request(method: str, path: str, body: Any = None, *, at: str | None = None) 
 
     Raises ServerUnreachable, and HTTPError for an answer that is an error.
     """
-    if method == "GET" and at is None and _own_socket is not None:
-        return _read(_own_socket, path)
+    if method == "GET" and at is None and _own_runtime_dir is not None:
+        return _read(_own_runtime_dir, path)
     base = at or address()
     headers = {}
     if token := os.environ.get("TYNDALL_ADMIN_TOKEN"):
@@ -101,31 +102,15 @@ def request(method: str, path: str, body: Any = None, *, at: str | None = None) 
         ) from error
 
 
-class _SocketConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_TIMEOUT_S)
-        self.sock.connect(self._path)
-
-
-def _read(at: str, path: str) -> bytes:
+def _read(runtime_dir: Path, path: str) -> bytes:
     """What the controller itself answers, by its socket."""
-    connection = _SocketConnection(at)
     try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        content = answer.read()
+        status, content = _controller.ask(runtime_dir, "GET", path, timeout_s=_TIMEOUT_S)
     except (http.client.HTTPException, OSError) as error:
         raise ServerUnreachable(f"the server of this replica does not answer: {error}\ntry again later") from error
-    finally:
-        connection.close()
-    if answer.status != 200:
+    if status != 200:
         said = content.decode(errors="replace").strip()
-        raise RayServeException(f"the server answered {answer.status}: {said}")
+        raise RayServeException(f"the server answered {status}: {said}")
     return content
 
 

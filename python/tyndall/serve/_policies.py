@@ -25,10 +25,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ._controller import report
 from ._graph import code_of
 from ._replica_log import LOGGERS
 from ._replica_log import configured as configured_logging
-from ._reports import report
 from .config import AggregationFunction, AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from .context import DeploymentID, ReplicaID, TimeStampedValue
 
@@ -294,9 +294,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
-
-    def address_string(self) -> str:
-        return "the controller"
 
     def log_message(self, format: str, *args: Any) -> None:
         """A line for each question would say nothing."""

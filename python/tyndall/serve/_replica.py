@@ -41,7 +41,6 @@ logger = logging.getLogger("tyndall.serve")
 
 def main(load: Callable[[dict[str, Any]], Any], rest: list[str]) -> int:
     """Is a replica until it is told to end, and returns its exit status; `rest` is what follows `role replica`."""
-    _admin.is_replica_in(rest[rest.index("--runtime-dir") + 1])
     return _Host(load).run(["role", "replica", *rest])
 
 
@@ -81,6 +80,7 @@ class _Host:
         # A crash in native code says in which line of Python.
         faulthandler.enable()
         self._runtime_dir = Path(words[words.index("--runtime-dir") + 1])
+        _admin.is_replica_in(self._runtime_dir)
         bridge = _tyndall.Bridge(self)
         asyncio.set_event_loop(self._loop)
         self._loop.add_reader(bridge.fileno(), bridge.drain)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ._reports import report
+from ._controller import report
 
 logger = logging.getLogger("tyndall.serve")
 

@@ -10,22 +10,19 @@
 
 use crate::caller::Call;
 use crate::error::{Error, Result};
+use crate::wire::{MAX_RESPONSE_BYTES, more, whole};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
-use http_body_util::BodyExt;
 use serde_json::Value;
-use tyndall_transport::{BoxError, read_body};
+use tyndall_transport::BoxError;
 use tyndall_types::HEADER_NOT_STARTED;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: &str = "text/event-stream";
 const DONE: &[u8] = b"[DONE]";
-
-/// Largest answer, and event of a stream.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// The request of a call.
 ///
@@ -56,9 +53,7 @@ where
     B::Error: Into<BoxError>,
 {
     let (status, headers) = (response.status(), response.headers().clone());
-    let body = read_body(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|error| {
-        Error::ReplicaUnavailable { message: tyndall_types::with_causes(error.to_string(), &error) }
-    })?;
+    let body = whole(response.into_body()).await?;
     if status.is_success() { Ok(body) } else { Err(refusal(status, &headers, &body)) }
 }
 
@@ -125,19 +120,12 @@ where
                     None => {}
                 }
             }
-            if self.pending.len() > MAX_ANSWER_BYTES {
-                return Err(format!("an event has more than {MAX_ANSWER_BYTES} bytes"));
+            if self.pending.len() > MAX_RESPONSE_BYTES {
+                return Err(format!("an event has more than {MAX_RESPONSE_BYTES} bytes"));
             }
-            let Some(frame) = self.body.frame().await else {
+            let broken = |cause| format!("the answer of the model broke off: {cause}");
+            if !more(&mut self.body, &mut self.pending).await.map_err(broken)? {
                 return Err("the answer of the model broke off".to_owned());
-            };
-            let frame = frame.map_err(|error| {
-                let error: BoxError = error.into();
-                let cause = tyndall_types::with_causes(error.to_string(), error.as_ref());
-                format!("the answer of the model broke off: {cause}")
-            })?;
-            if let Ok(data) = frame.into_data() {
-                self.pending.extend_from_slice(&data);
             }
         }
     }

@@ -41,7 +41,7 @@ const OPAQUE: HeaderValue = HeaderValue::from_static("application/octet-stream")
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Largest response of a call, and item of a stream.
-const MAX_RESPONSE_BYTES: usize = 64 << 20;
+pub(crate) const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// The request of a call, for a method that streams or for one that does not.
 ///
@@ -151,10 +151,36 @@ where
 {
     let status = response.status();
     let not_started = response.headers().get(HEADER_NOT_STARTED).cloned();
-    let body = read_body(response.into_body(), MAX_RESPONSE_BYTES).await.map_err(|error| {
-        Error::ReplicaUnavailable { message: tyndall_types::with_causes(error.to_string(), &error) }
-    })?;
+    let body = whole(response.into_body()).await?;
     if status.is_success() { Ok(body) } else { Err(refusal(status, not_started, &body)) }
+}
+
+/// The whole body of an answer.
+pub(crate) async fn whole<B>(body: B) -> Result<Bytes>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    read_body(body, MAX_RESPONSE_BYTES).await.map_err(|error| Error::ReplicaUnavailable {
+        message: tyndall_types::with_causes(error.to_string(), &error),
+    })
+}
+
+/// Adds the next part of a body to what is pending; false at its end.
+pub(crate) async fn more<B>(body: &mut B, pending: &mut BytesMut) -> Result<bool, String>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let Some(frame) = body.frame().await else { return Ok(false) };
+    let frame = frame.map_err(|error| {
+        let error: BoxError = error.into();
+        tyndall_types::with_causes(error.to_string(), error.as_ref())
+    })?;
+    if let Ok(data) = frame.into_data() {
+        pending.extend_from_slice(&data);
+    }
+    Ok(true)
 }
 
 fn refusal(status: StatusCode, not_started: Option<HeaderValue>, body: &[u8]) -> Error {
@@ -209,18 +235,11 @@ where
             if let Some(frame) = self.take()? {
                 return Ok(Some(frame));
             }
-            let Some(frame) = self.body.frame().await else {
+            if !more(&mut self.body, &mut self.pending).await? {
                 return match self.pending.is_empty() {
                     true => Ok(None),
                     false => Err("the answer ends within an item".to_owned()),
                 };
-            };
-            let frame = frame.map_err(|error| {
-                let error: BoxError = error.into();
-                tyndall_types::with_causes(error.to_string(), error.as_ref())
-            })?;
-            if let Ok(data) = frame.into_data() {
-                self.pending.extend_from_slice(&data);
             }
         }
     }
