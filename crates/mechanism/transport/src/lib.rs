@@ -4,7 +4,7 @@
 //! - [`Client`] sends requests to one socket and keeps its connections; a response that is dropped
 //!   before its end closes its connection, which is how cancellation travels.
 //! - [`Upgrade`] and [`Upgraded`] are the two ends of a connection that leaves HTTP by a 101.
-//! - [`json`], [`read_body`], [`JsonLines`] and [`line_channel`] are the bodies.
+//! - [`json`], [`read_body`], [`JsonLines`], [`LineSplitter`] and [`line_channel`] are the bodies.
 #![forbid(unsafe_code)]
 
 mod body;
@@ -16,7 +16,7 @@ mod upgrade;
 
 pub use body::{Body, BodyError, BoxError, empty, full, json, read_body, text};
 pub use client::{Client, ClientError, Outgoing, ResponseBody, Upgraded};
-pub use lines::{JsonLines, LineSender, LinesError, line_channel};
+pub use lines::{JsonLines, LineSender, LineSplitter, LinesError, line_channel};
 pub use server::{Handler, Listener, ServeOptions, reachable, serve};
 pub use upgrade::{ConnectionLife, Upgrade};
 
