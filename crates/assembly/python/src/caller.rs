@@ -17,6 +17,7 @@ use pyo3::types::{PyAny, PyBytes, PyList};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
@@ -173,6 +174,27 @@ impl Caller {
     fn holds(&self, ids: Vec<String>) {
         if let Some(models) = &self.models {
             models.set(ids.iter().map(String::as_str));
+        }
+    }
+
+    /// Somebody asked for a model.
+    fn model_asked(&self) {
+        if let Some(models) = &self.models {
+            models.asked();
+        }
+    }
+
+    /// A model was loaded, which took so many seconds.
+    fn model_loaded(&self, seconds: f64) {
+        if let Some(models) = &self.models {
+            models.loaded(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        }
+    }
+
+    /// A model was unloaded, which took so many seconds.
+    fn model_unloaded(&self, seconds: f64) {
+        if let Some(models) = &self.models {
+            models.unloaded(Duration::try_from_secs_f64(seconds).unwrap_or_default());
         }
     }
 
