@@ -54,8 +54,8 @@ class Hand:
         self.told = []
         self.opened = Future()
 
-    def choose_replica(self, method, is_stream, options):
-        self.chosen.append((method, is_stream, options))
+    def choose_replica(self, method, args, kwargs, is_stream, options):
+        self.chosen.append((method, args, kwargs, is_stream, options))
         return self.opened
 
     def broadcast(self, method, args, kwargs, options):
@@ -113,8 +113,8 @@ def test_a_chosen_replica_gets_the_call_with_what_was_said_when_it_was_chosen(ha
         return response
 
     response = asyncio.run(main())
-    ((method, is_stream, options),) = hand.chosen
-    assert (method, is_stream, options.session_id) == ("ask", False, "s")
+    ((method, args, kwargs, is_stream, options),) = hand.chosen
+    assert (method, args, kwargs, is_stream, options.session_id) == ("ask", (1,), {}, False, "s")
     assert options.request_id == response.request_id
     assert place.calls == [((2,), {"three": 3})]
 
@@ -166,7 +166,7 @@ def test_a_selection_of_a_stream_gives_a_stream(hand, handle, place):
             assert [item async for item in items] == ["a", "b"]
 
     asyncio.run(main())
-    assert hand.chosen[0][1] and place.calls == [((1,), {})]
+    assert hand.chosen[0][3] and place.calls == [((1,), {})]
 
 
 def test_a_dispatch_outlives_its_block_and_gives_the_place_back_where_an_argument_fails(hand, handle, place):

@@ -132,7 +132,12 @@ class Caller:
         self, target: object, body: bytes, in_loop: bool, done: Callable[[bytes | None, str | None], None]
     ) -> Calling: ...
     def reserve(
-        self, target: object, is_stream: bool, in_loop: bool, done: Callable[[Reservation | None, str | None], None]
+        self,
+        target: object,
+        body: bytes,
+        is_stream: bool,
+        in_loop: bool,
+        done: Callable[[Reservation | None, str | None], None],
     ) -> Calling: ...
     def broadcast(
         self,

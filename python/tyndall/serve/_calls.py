@@ -172,8 +172,10 @@ class _Router:
         body = self._written(method, args, kwargs, is_stream=True)
         return self._streamed(self._caller.stream(target, body, self._is_in_loop()))
 
-    def choose_replica(self, method: str, is_stream: bool, options: CallOptions) -> Future[_Place]:
-        """A place that a replica keeps for a call."""
+    def choose_replica(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], is_stream: bool, options: CallOptions
+    ) -> Future[_Place]:
+        """A place that a replica keeps for a call; the arguments say what it is chosen for."""
         future: Future[_Place] = Future()
 
         def done(reservation: _tyndall.Reservation | None, error: str | None) -> None:
@@ -188,8 +190,8 @@ class _Router:
                 if reservation is not None:
                     reservation.give_back()
 
-        target = self._target(method, options)
-        return _ended_by(future, self._caller.reserve(target, is_stream, self._is_in_loop(), done))
+        target, body = self._target(method, options), self._hint(args, kwargs)
+        return _ended_by(future, self._caller.reserve(target, body, is_stream, self._is_in_loop(), done))
 
     def broadcast(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions
@@ -230,6 +232,10 @@ class _Router:
     def _written(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_stream: bool = False
     ) -> bytes:
+        return dumps((args, kwargs))
+
+    def _hint(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """What a replica is chosen for."""
         return dumps((args, kwargs))
 
     def _read(self, response: bytes) -> Any:

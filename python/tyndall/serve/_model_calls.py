@@ -46,6 +46,10 @@ class ModelRouter(_Router):
             )
         return json.dumps(request).encode()
 
+    def _hint(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        # A model's replica is chosen by nothing of the request.
+        return b""
+
     def _read(self, response: bytes) -> Any:
         return json.loads(response)
 

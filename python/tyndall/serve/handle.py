@@ -290,7 +290,7 @@ class DeploymentHandle(Generic[T]):
 
         The method, the options and whether it streams are those of this handle. The place counts among the replica's
         `max_ongoing_requests`; it is given back when the block ends without a `dispatch`, and when the time of the
-        request is over. Responses among the arguments are waited for; nothing else is done with the arguments.
+        request is over. The arguments are those of the choice alone; responses among them are waited for.
         """
         self._shared.is_initialized = True
         handle, options = self._handle_options, self._call_options()
@@ -299,7 +299,9 @@ class DeploymentHandle(Generic[T]):
             self.deployment_id,
             handle,
             options,
-            lambda: _with_responses(args, kwargs, lambda *_: choose(handle.method_name, handle.stream, options)),
+            lambda: _with_responses(
+                args, kwargs, lambda args, kwargs: choose(handle.method_name, args, kwargs, handle.stream, options)
+            ),
         )
 
     def dispatch(self, selection: ReplicaSelection, *args: Any, **kwargs: Any) -> Any:

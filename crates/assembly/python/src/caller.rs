@@ -103,15 +103,17 @@ impl Caller {
         Ok(run(&self.runtime, self.queue_for(in_loop), context, calling, done))
     }
 
-    /// Has a replica keep a place for a call: `done(reservation, error)` gets one of both.
+    /// Has a replica keep a place for a call: `done(reservation, error)` gets one of both. The body says
+    /// what it is chosen for.
     fn reserve(
         &self,
         target: Target,
+        body: &Bound<'_, PyAny>,
         is_stream: bool,
         in_loop: bool,
         done: Py<PyAny>,
     ) -> PyResult<Calling> {
-        let call = self.prepare(target, Bytes::new())?;
+        let call = self.prepare(target, to_bytes(body)?)?;
         let context = call.context.clone();
         let answer = if is_stream { AnswerKind::Stream } else { AnswerKind::Response };
         let reserving = self.caller.reserve(call, answer);

@@ -57,8 +57,9 @@ pub trait Caller: Send + Sync + 'static {
     /// item.
     fn stream(&self, call: Call) -> BoxStream<'static, Result<Bytes>>;
 
-    /// Has a replica keep a place for a call, the body of which is not looked at: the reservation
-    /// brings it, for one response or for a stream. The place ends with the call's deadline.
+    /// Has a replica keep a place for a call, for one response or for a stream. The body says what it
+    /// is chosen for; the one that is sent comes with the reservation. The place ends with the call's
+    /// deadline.
     fn reserve(
         &self,
         call: Call,

@@ -26,7 +26,7 @@ pub struct Reservation {
 }
 
 impl Deployment {
-    /// Has a replica take a call, of which the body is not looked at.
+    /// Has a replica take a call. The body says what it is chosen for, and is not sent.
     ///
     /// # Errors
     /// As [`Deployment::send`].
@@ -35,7 +35,7 @@ impl Deployment {
     /// As [`Deployment::send`].
     pub async fn reserve(self: &Arc<Self>, call: &Call) -> Result<Reservation, SendError> {
         // Nothing is begun by a head alone, so that another replica may get it in any case.
-        let head = Call { runs_once: false, body: Bytes::new(), ..call.clone() };
+        let head = Call { runs_once: false, ..call.clone() };
         let ((opening, permit), waits) =
             self.until_taken(&head, |permit| open(&head, permit)).await?;
         Ok(Reservation { opening, permit, deadline: call.deadline, waits })
