@@ -353,12 +353,9 @@ async fn who_fills_the_queue_makes_room_for_others() {
 async fn a_reservation_holds_its_place_until_it_is_sent_or_dropped() {
     let mut node = Node::start(&[]);
     let full = node.replica(0, Behaviour::NotStarted);
-    let gone = ReplicaRoute {
-        id: ReplicaId::new("gone"),
-        socket: node.dir.path().join("gone"),
-        models: Vec::new(),
-    };
     let reads = node.replica(1, Behaviour::Reads);
+    let (id_of_gone, socket) = (ReplicaId::new("gone"), node.dir.path().join("gone"));
+    let gone = ReplicaRoute { id: id_of_gone, socket, ..reads.clone() };
     node.list(vec![full, gone, reads]);
     let deployment = node.router.deployment(&id("app#d")).unwrap();
     for _ in 0..5 {
@@ -387,7 +384,8 @@ async fn a_reservation_at_a_replica_that_is_gone_is_lost_and_goes_nowhere_else()
     let mut node = Node::start(&[]);
     let socket = node.dir.path().join("dying");
     let dying = tokio::net::UnixListener::bind(&socket).unwrap();
-    let listed = ReplicaRoute { id: ReplicaId::new("dying"), socket, models: Vec::new() };
+    let other = node.replica(0, Behaviour::Echo);
+    let listed = ReplicaRoute { id: ReplicaId::new("dying"), socket, ..other.clone() };
     node.list(vec![listed.clone()]);
     let deployment = node.router.deployment(&id("app#d")).unwrap();
     let reserve = async |call: Call| {
@@ -405,7 +403,6 @@ async fn a_reservation_at_a_replica_that_is_gone_is_lost_and_goes_nowhere_else()
     assert_eq!(error.kind, SendErrorKind::TooLate(TooLate::AtWork));
     drop(stream);
     let (lost, stream) = reserve(call()).await;
-    let other = node.replica(0, Behaviour::Echo);
     node.list(vec![listed, other]);
     drop((stream, dying));
     let error = lost.send(&Bytes::new()).await.unwrap_err();
@@ -423,11 +420,8 @@ async fn a_broadcast_asks_every_replica_and_leaves_out_those_that_end() {
     assert_eq!(none.to_string(), cause);
     let kinds = [Behaviour::Echo, Behaviour::Reads, Behaviour::NotStarted, Behaviour::Dies];
     let mut replicas: Vec<_> = (0..).zip(kinds).map(|(n, kind)| node.replica(n, kind)).collect();
-    replicas.push(ReplicaRoute {
-        id: ReplicaId::new("gone"),
-        socket: node.dir.path().join("gone"),
-        models: Vec::new(),
-    });
+    let (id_of_gone, socket) = (ReplicaId::new("gone"), node.dir.path().join("gone"));
+    replicas.push(ReplicaRoute { id: id_of_gone, socket, ..replicas[0].clone() });
     node.list(replicas);
     let busy = node.send(call()).await.ok();
     let parts = deployment.broadcast(&Call { runs_once: true, ..call() }).unwrap();
