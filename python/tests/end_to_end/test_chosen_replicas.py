@@ -57,7 +57,8 @@ def everyone(handle: DeploymentHandle, count: int) -> dict[str, int]:
     def all_of_them():
         try:
             found = dict(handle.broadcast("who").results())
-        except DeploymentUnavailableError:
+        except (DeploymentUnavailableError, ReplicaUnavailableError):
+            # None is there yet, or one that was killed is there still.
             return None
         return found if len(found) == count else None
 
