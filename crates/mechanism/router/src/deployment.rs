@@ -7,7 +7,7 @@
 //! [`Permit`](crate::permit::Permit). Dropping either gives the place back, wherever its task was. An outcome is sent under the lock
 //! that also guards cancellation, so that of both exactly one happens.
 
-use crate::permit::{Place, Waiting};
+use crate::permit::{Permit, Place, Waiting};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -342,6 +342,26 @@ impl Deployment {
         place: Place,
     ) -> Waiting {
         Waiting::new(self.clone(), ticket, wish, place, |now| state.absence.total(now))
+    }
+
+    /// A permit for each replica that takes requests, however many each has; none is a refusal.
+    pub(crate) fn enter_all(self: &Arc<Self>) -> Result<Vec<Permit>, Refusal> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let permit = |replica: ReplicaId| {
+            let client = state.clients.get(&replica).expect("only listed replicas are given any");
+            Permit::of_broadcast(self.clone(), replica.clone(), client.clone())
+        };
+        let permits: Vec<_> = state.dispatcher.broadcast().into_iter().map(permit).collect();
+        if permits.is_empty() {
+            let reason =
+                "no replica of it is running, and nobody wakes one for a broadcast".to_owned();
+            let unavailable = state.route.unavailable.clone();
+            let unavailable = unavailable.unwrap_or(Unavailable { reason, retry_after_s: 1.0 });
+            return Err(Refusal::Unavailable(unavailable));
+        }
+        self.changed(state);
+        Ok(permits)
     }
 
     pub(crate) fn release(&self, replica: &ReplicaId, wish: &Wish, held: Option<Held>) {
