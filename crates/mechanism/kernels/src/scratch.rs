@@ -89,6 +89,9 @@ impl<T> Shared<T> {
 pub(crate) struct Scratch {
     /// Activations prepared for dot products, by their [`XForm`].
     pub(crate) x: [Buffer; XForm::COUNT],
+    /// Gated products of a feed-forward network, prepared for its second half.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) product: Buffer,
     /// Activations rounded for weights in groups.
     pub(crate) grouped_x: Buffer,
     /// One part per worker.

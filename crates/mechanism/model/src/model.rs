@@ -326,18 +326,26 @@ impl LayerPass<'_> {
             normalise(self.cpu, self.norm, &weights.mlp_norm, x, normed.sized(x.len()))?;
             normed
         };
-        let inner = mlp.sized(self.rows * spec.intermediate_size);
+        let len = self.rows * spec.intermediate_size;
         match &weights.gate {
+            // What is normalised afterwards is input and output at once.
+            Some(gate) if gate.bias.is_none() && !self.norm.post => {
+                let gated = (gate.weight.view()?, weights.up.weight.view()?, spec.activation);
+                let down = job(&weights.down, x, Write::Add)?;
+                return self.cpu.feed_forward((normed, self.rows), gated, mlp, down);
+            }
             None => {
+                let inner = mlp.sized(len);
                 self.cpu.linear(input, self.rows, &mut [job(&weights.up, inner, Write::Store)?])?;
                 self.cpu.activation(spec.activation, inner);
             }
             Some(gate) if gate.bias.is_none() => {
                 let (gate, up) = (gate.weight.view()?, weights.up.weight.view()?);
+                let inner = mlp.sized(len);
                 self.cpu.gated_linear(input, self.rows, gate, up, spec.activation, inner)?;
             }
             Some(biased) => {
-                let up = up.sized(inner.len());
+                let (inner, up) = (mlp.sized(len), up.sized(len));
                 let mut jobs =
                     [job(biased, inner, Write::Store)?, job(&weights.up, up, Write::Store)?];
                 self.cpu.linear(input, self.rows, &mut jobs)?;

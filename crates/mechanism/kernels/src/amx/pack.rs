@@ -11,7 +11,7 @@ use crate::scratch::Shared;
 /// Packed activations in bf16: `[block of K][group of 16 rows of x][step of K][16 pairs of K][row][2]`
 /// where weights stream past, and `[block of K][group of 16 rows of x][step of K][row][32]` where they
 /// sweep.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Columns {
     /// On a cache line.
     pub(crate) at: Shared<u8>,
@@ -62,6 +62,13 @@ impl Columns {
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let (steps, block) = (self.steps, self.block);
         (0..steps).step_by(block).map(move |start| start..(start + block).min(steps))
+    }
+
+    /// The tile of a group at a step of `K`, where weights sweep.
+    pub(super) fn tile(&self, group: usize, step: usize) -> *mut u8 {
+        let start = step / self.block * self.block;
+        let block = start..(start + self.block).min(self.steps);
+        self.group(group, &block).wrapping_add((step - start) * self.tile_bytes())
     }
 
     /// The first tile of a group in a block of `K`.

@@ -1,11 +1,12 @@
 //! Some weight rows times all of `x`: tiles of sums, then biases, activations and the way out.
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 use std::ops::Range;
 
-use super::ROWS;
 use super::pack::{self, Columns, PAIR_BYTES};
 use super::tiles::{self, Ahead, Products, Sums, Tiles, Weights};
+use super::{ROWS, STEP};
 use crate::gemm::{Bias, bias_at};
 use crate::tensor::{Activation, Write};
 
@@ -38,6 +39,8 @@ pub(crate) struct Panel {
     pub(crate) bias: Option<Bias>,
     pub(crate) mode: Write,
     pub(crate) gated: Option<Gated>,
+    /// Where gated products of a sweep go instead of `out`: activations of what comes next.
+    pub(crate) product: Option<Columns>,
     /// The tiles that this thread computes next, to be prefetched: addresses of any kind.
     pub(crate) ahead: [*const u8; 2],
 }
@@ -208,7 +211,11 @@ unsafe fn finish_rows(p: &Panel, row: usize, group: usize, products: &mut Produc
             if let Some(Gated { act, activate_mul }) = p.gated {
                 let [gate, up] = tiles;
                 let values = gate.as_mut_ptr().cast();
-                activate_mul(act, values, up.as_ptr().cast(), count * ROWS);
+                activate_mul(act, values, up.as_ptr().cast(), ROWS * ROWS);
+                if let Some(to) = &p.product {
+                    pass_on(to, group + column, row, gate);
+                    continue;
+                }
                 let (mask, to) = (p.mask(row), out.wrapping_add(p.inside(row)));
                 for (j, sums) in gate.iter().enumerate().take(count) {
                     _mm512_mask_storeu_ps(to.add(j * p.n), mask, _mm512_loadu_ps(sums.as_ptr()));
@@ -219,6 +226,24 @@ unsafe fn finish_rows(p: &Panel, row: usize, group: usize, products: &mut Produc
                 let sums = sums.iter().map(|row| _mm512_loadu_ps(row.as_ptr())).take(count);
                 write(p, output, sums, out);
             }
+        }
+    }
+}
+
+/// Writes gated products, `[row][16]`, where what comes next has its activations: all rows of the
+/// group, also those that `x` does not have.
+///
+/// # Safety
+/// AVX-512 BF16 is present; `to` has the group and this output, and both are the caller's to write.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn pass_on(to: &Columns, group: usize, output: usize, products: &Sums) {
+    let (tile, half) = (to.tile(group, output / STEP), output % STEP);
+    for (row, products) in products.iter().enumerate() {
+        // SAFETY: a tile has 16 rows of 64 bytes, of which 16 values take one half.
+        unsafe {
+            let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(products.as_ptr()));
+            let to = tile.add(row * 2 * STEP + 2 * half);
+            _mm256_storeu_si256(to.cast(), transmute::<__m256bh, __m256i>(rounded));
         }
     }
 }
