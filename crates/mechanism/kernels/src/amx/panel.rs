@@ -11,7 +11,7 @@ use crate::gemm::{Bias, bias_at};
 use crate::tensor::{Activation, Write};
 
 /// Up to so many rows of `x`, weights are loaded where they lie: a copy would cost more.
-pub(crate) const STREAM_ROWS: usize = 128;
+pub(crate) const STREAM_ROWS: usize = 96;
 /// Most steps of `K` per block when weights sweep past more rows: of 512 rows of `x`, a block takes
 /// half of L2.
 pub(crate) const SWEEP_STEPS: usize = 32;
