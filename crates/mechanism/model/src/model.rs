@@ -204,6 +204,7 @@ impl Model {
     fn head(&mut self, logits: &mut Vec<f32>) -> Result<(), KernelError> {
         let Model { spec, weights, cpu, prepared, scratch, .. } = self;
         let rows = prepared.logits_rows.len();
+        // All of it is overwritten: nothing is cleared that a step before has left.
         logits.resize(rows * spec.vocab_size, 0.0);
         if rows == 0 {
             return Ok(());
@@ -241,9 +242,9 @@ impl Runner for Model {
     }
 
     fn step(&mut self, batch: &StepBatch<'_>, logits: &mut Vec<f32>) -> Result<(), StepError> {
-        logits.clear();
         self.prepared.fill(batch, &self.limits)?;
         if batch.tokens.is_empty() {
+            logits.clear();
             return Ok(());
         }
         let mut block_tables: Vec<&[u32]> = std::mem::take(&mut self.block_tables);
