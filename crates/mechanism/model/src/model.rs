@@ -234,14 +234,9 @@ impl Model {
         let job = LinearJob { weight, bias: None, out: logits, mode: Write::Store };
         cpu.linear(hidden, rows, &mut [job])
     }
-}
 
-impl Runner for Model {
-    fn vocab_size(&self) -> usize {
-        self.spec.vocab_size
-    }
-
-    fn step(&mut self, batch: &StepBatch<'_>, logits: &mut Vec<f32>) -> Result<(), StepError> {
+    /// A whole step. What an error leaves in `logits` is no result.
+    fn compute(&mut self, batch: &StepBatch<'_>, logits: &mut Vec<f32>) -> Result<(), StepError> {
         self.prepared.fill(batch, &self.limits)?;
         if batch.tokens.is_empty() {
             logits.clear();
@@ -257,6 +252,20 @@ impl Runner for Model {
         }
         self.block_tables = emptied(block_tables);
         self.head(logits).map_err(failed(num_layers))
+    }
+}
+
+impl Runner for Model {
+    fn vocab_size(&self) -> usize {
+        self.spec.vocab_size
+    }
+
+    fn step(&mut self, batch: &StepBatch<'_>, logits: &mut Vec<f32>) -> Result<(), StepError> {
+        let computed = self.compute(batch, logits);
+        if computed.is_err() {
+            logits.clear();
+        }
+        computed
     }
 
     fn num_threads(&self) -> usize {
