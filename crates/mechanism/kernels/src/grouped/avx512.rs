@@ -32,6 +32,7 @@ unsafe impl GroupDot for Vnni {
                     let low = _mm512_set1_epi8(15);
                     for step in 0..GROUP / 8 {
                         let both = _mm512_loadu_si512(w.add(step * 64).cast());
+                        ahead(w.add(step * 64));
                         let first = _mm512_and_si512(both, low);
                         let second = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
                         for m in 0..MR {
@@ -44,6 +45,7 @@ unsafe impl GroupDot for Vnni {
                 } else {
                     for step in 0..GROUP / 4 {
                         let codes = _mm512_loadu_si512(w.add(step * 64).cast());
+                        ahead(w.add(step * 64));
                         for m in 0..MR {
                             let x = four(x.add(m * t.x_stride + step * 4));
                             exact[m] = _mm512_dpbusd_epi32(exact[m], codes, x);
@@ -67,6 +69,15 @@ unsafe impl GroupDot for Vnni {
             out
         }
     }
+}
+
+/// Asks for the numbers a page further on. The processor's own prefetcher ends at the end of each page
+/// and begins anew: alone, 4-bit weights came from memory at two thirds of this rate (Emerald Rapids).
+#[inline(always)]
+unsafe fn ahead(w: *const u8) {
+    const DISTANCE: usize = 4096;
+    // SAFETY: prefetches never fault.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(DISTANCE).cast()) }
 }
 
 /// Four numbers for every output.
