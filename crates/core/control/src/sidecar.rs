@@ -15,13 +15,13 @@ use crate::backoff::Backoff;
 use crate::event::Action;
 use crate::ids::Ids;
 use crate::seconds;
-use crate::state::Outbox;
+use crate::state::{Outbox, State};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{ProgramConfig, ReplicaReport};
-use tyndall_types::{DeploymentName, ReplicaId};
+use tyndall_types::{DeploymentId, DeploymentName, ReplicaId};
 
 /// What it gets to end in.
 const GRACE: Duration = Duration::from_secs(1);
@@ -142,7 +142,9 @@ impl Sidecar {
             ReplicaReport::FirstToken { .. }
             | ReplicaReport::Load(_)
             | ReplicaReport::Models { .. }
-            | ReplicaReport::Stats { .. } => {}
+            | ReplicaReport::Stats { .. }
+            | ReplicaReport::RoutingStats { .. }
+            | ReplicaReport::RouterTroubles { .. } => {}
         }
     }
 
@@ -184,5 +186,48 @@ impl Sidecar {
     /// Nothing is wanted and nothing is left.
     pub(crate) fn is_over(&self) -> bool {
         self.wanted.is_none() && self.process.is_none() && self.ending.is_empty()
+    }
+}
+
+impl State {
+    /// True for a process beside the replicas that may run.
+    pub(crate) fn is_sidecar(&self, process: &ReplicaId) -> bool {
+        self.home_of_policies(process).is_some() || self.home_of_routers(process).is_some()
+    }
+
+    /// Something happened to a process beside the replicas. False where it is none.
+    pub(crate) fn with_sidecar(
+        &mut self,
+        process: &ReplicaId,
+        change: impl FnOnce(&mut Sidecar),
+    ) -> bool {
+        match self.home_of_policies(process) {
+            Some(_) => self.with_policies_of(process, change),
+            None => self.with_routers(process, change),
+        }
+    }
+
+    /// A process beside the replicas tells something.
+    pub(crate) fn report_of_sidecar(&mut self, process: &ReplicaId, report: ReplicaReport) {
+        match self.home_of_policies(process) {
+            Some(_) => self.report_of_policies(process, report),
+            None => self.report_of_routers(process, report),
+        }
+    }
+
+    /// Does what is due beside the replicas of applications that something happened to; returns the
+    /// deployments for which something is new by it.
+    pub(crate) fn attend(
+        &mut self,
+        now: Instant,
+        can_start: bool,
+        out: &mut Outbox,
+    ) -> BTreeSet<DeploymentId> {
+        let mut touched = BTreeSet::new();
+        for name in std::mem::take(&mut self.unattended) {
+            self.attend_policies(&name, now, can_start, out);
+            touched.extend(self.attend_routers(&name, now, can_start, out));
+        }
+        touched
     }
 }

@@ -20,6 +20,15 @@ pub enum Wish {
 }
 
 impl Wish {
+    /// As it is for a request that comes back: its ranks are of before a replica failed it.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        match self {
+            Self::Ranked(_) => Self::Undecided,
+            Self::Any | Self::Model(_) | Self::Undecided => self.clone(),
+        }
+    }
+
     fn model(&self) -> Option<&Arc<str>> {
         match self {
             Self::Model(model) => Some(model),

@@ -7,22 +7,26 @@
 //! [`Permit`](crate::permit::Permit). Dropping either gives the place back, wherever its task was. An outcome is sent under the lock
 //! that also guards cancellation, so that of both exactly one happens.
 
+use crate::choosing::RouterLink;
 use crate::permit::{Place, Waiting};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tyndall_routing::{Admission, Assignment, Dispatcher, Flow, Held, Listed, Ticket, Wish};
 use tyndall_telemetry::ProxyMetrics;
 use tyndall_transport::Client;
-use tyndall_types::protocol::{Backpressure, Demand, DeploymentRoute, Unavailable};
+use tyndall_types::protocol::{Backpressure, Demand, DeploymentRoute, RouterRoute, Unavailable};
 use tyndall_types::{DeploymentId, ReplicaId};
 
 /// Where deployments report that their counts changed.
 #[derive(Debug)]
 pub(crate) struct Changes {
+    /// Names this process to request routers.
+    pub(crate) caller: String,
     /// Any count.
     pub(crate) demand: Notify,
     /// How many wait: a replica may have to come for them.
@@ -132,6 +136,9 @@ pub struct Deployment {
     changes: Arc<Changes>,
     load: Arc<Load>,
     state: Mutex<State>,
+    /// A replica has room, or there are other replicas, or another router: for those that wait and
+    /// that a router has ranked replicas for.
+    moved: Notify,
 }
 
 #[derive(Debug)]
@@ -140,6 +147,8 @@ struct State {
     label: Arc<str>,
     dispatcher: Dispatcher,
     clients: HashMap<ReplicaId, Client>,
+    /// Who chooses replicas, where that is code of the application.
+    router: Option<Arc<RouterLink>>,
     waiters: HashMap<Ticket, oneshot::Sender<Outcome>>,
     next_ticket: Ticket,
     absence: Absence,
@@ -195,6 +204,7 @@ impl Deployment {
                 label: label(&route),
                 dispatcher,
                 clients: HashMap::new(),
+                router: None,
                 waiters: HashMap::new(),
                 next_ticket: 0,
                 absence: Absence { before: Duration::ZERO, since: Some(Instant::now()) },
@@ -202,6 +212,7 @@ impl Deployment {
                 is_busy: false,
                 is_retired: false,
             }),
+            moved: Notify::new(),
         };
         deployment.update(route);
         deployment
@@ -242,7 +253,14 @@ impl Deployment {
         let mut state = self.lock();
         let state = &mut *state;
         let listed = |id: &ReplicaId| route.replicas.iter().any(|replica| replica.id == *id);
+        let is_new = |id: &ReplicaId| !state.clients.contains_key(id);
+        let mut has_moved = route.replicas.iter().any(|replica| is_new(&replica.id));
         state.clients.retain(|id, _| listed(id));
+        if state.router.as_ref().map(|link| link.route()) != route.router.as_deref() {
+            let link = |route: &RouterRoute| Arc::new(RouterLink::new(route.clone()));
+            state.router = route.router.as_deref().map(link);
+            has_moved = true;
+        }
         for replica in &route.replicas {
             state
                 .clients
@@ -266,6 +284,9 @@ impl Deployment {
         state.label = label(&route);
         state.route = route;
         self.changed(state);
+        if has_moved {
+            self.moved.notify_waiters();
+        }
     }
 
     /// The deployment is gone: for those that wait, for those that come back from a replica, and for
@@ -349,6 +370,15 @@ impl Deployment {
         let assigned = state.dispatcher.release(replica, wish, held);
         state.deliver(assigned);
         self.changed(&mut state);
+        self.has_freed(&state);
+    }
+
+    /// Somebody who waits asks a router again, if there is room that nobody took.
+    fn has_freed(&self, state: &State) {
+        let dispatcher = &state.dispatcher;
+        if state.router.is_some() && dispatcher.queued() > 0 && dispatcher.has_room() {
+            self.moved.notify_one();
+        }
     }
 
     /// A connection to the replica broke. False when that was known, or the replica is gone.
@@ -365,6 +395,49 @@ impl Deployment {
         let assigned = state.dispatcher.trust(replica);
         state.deliver(assigned);
         self.changed(&mut state);
+        self.has_freed(&state);
+    }
+
+    /// Who chooses replicas, where that is code of the application.
+    pub(crate) fn router(&self) -> Option<Arc<RouterLink>> {
+        self.lock().router.clone()
+    }
+
+    /// Names this process to request routers.
+    pub(crate) fn caller(&self) -> &str {
+        &self.changes.caller
+    }
+
+    /// Resolves when it is worth while to ask a router again.
+    pub(crate) fn moved(&self) -> Notified<'_> {
+        self.moved.notified()
+    }
+
+    pub(crate) fn has_replica(&self) -> bool {
+        self.lock().dispatcher.has_replica()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.lock().dispatcher.has_room()
+    }
+
+    /// Requests of this process that replicas have.
+    pub(crate) fn loads(&self) -> BTreeMap<ReplicaId, u32> {
+        let state = self.lock();
+        state.dispatcher.loads().map(|(id, ongoing)| (id.clone(), ongoing)).collect()
+    }
+
+    /// A request that waits wishes for this from now on. False when it does not wait.
+    pub(crate) fn decide(&self, ticket: Ticket, wish: &Wish) -> bool {
+        let mut state = self.lock();
+        let Some(decided) = state.dispatcher.decide(ticket, wish.clone()) else { return false };
+        state.deliver(decided.assigned);
+        if let Some(displaced) = decided.displaced {
+            let full = state.full();
+            state.fail(displaced, full);
+        }
+        self.changed(&mut state);
+        true
     }
 
     pub(crate) fn has(&self, replica: &ReplicaId) -> bool {
@@ -425,6 +498,9 @@ impl Deployment {
             self.changes.set_busy(&self.id, &self.load, is_busy);
         }
         self.changes.demand.notify_one();
+        // Who only waits for a router's answer needs no replica that is not there.
+        let waits_for_router = state.router.is_some() && state.dispatcher.has_room();
+        let queued = if waits_for_router { 0 } else { queued };
         if state.told_queued != queued {
             state.told_queued = queued;
             self.changes.queued.notify_one();

@@ -94,6 +94,7 @@ impl Routes {
                 model: Some(&call.context.multiplexed_model_id)
                     .filter(|model| !model.is_empty() && !is_model)
                     .map(|model| model.as_str().into()),
+                has_arguments: call.encoding == Encoding::Opaque,
             };
             let begun = Instant::now();
             match deployment.send(&sent).await {
