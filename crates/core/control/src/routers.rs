@@ -22,7 +22,7 @@ const ROLE: &str = "router";
 pub(crate) struct Routing {
     /// The process that is asked, once it is ready.
     pub(crate) process: Option<ReplicaId>,
-    /// It is being started, for the first time since it is wanted or after another that did not fail.
+    /// It is being started, for the first time since it is wanted; another may answer in its place.
     pub(crate) is_starting: bool,
     /// Why it does not choose; empty when it does.
     pub(crate) trouble: String,
@@ -42,7 +42,7 @@ impl Routers {
     }
 
     fn routing(&self, deployment: &DeploymentName) -> Routing {
-        let process = self.sidecar.ready().cloned();
+        let process = self.sidecar.answers().cloned();
         let trouble = match (self.sidecar.trouble.as_str(), self.troubles.get(deployment)) {
             ("", None) => String::new(),
             ("", Some(why)) => {
@@ -53,7 +53,7 @@ impl Routers {
                  {why}"
             ),
         };
-        let is_starting = process.is_none() && self.sidecar.trouble.is_empty();
+        let is_starting = self.sidecar.ready().is_none() && self.sidecar.trouble.is_empty();
         Routing { process, is_starting, trouble }
     }
 }
@@ -66,7 +66,7 @@ impl State {
             return;
         }
         let routers = self.routers.entry(config.name.clone()).or_default();
-        if routers.sidecar.want(wanted) {
+        if routers.sidecar.want_after(wanted) {
             routers.troubles.clear();
             for one in &config.deployments {
                 if let Some(deployment) = self.deployments.get_mut(&one.id) {

@@ -11,7 +11,7 @@
 //!
 //! Nothing is asked under a lock, and no answer is waited for without a deadline.
 
-use crate::deployment::{Deployment, Refusal};
+use crate::deployment::{Deployment, Outcome, Refusal};
 use crate::permit::{Permit, Waiting};
 use crate::send::Call;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -133,8 +133,8 @@ impl<'a> Choosing<'a> {
     }
 
     /// Waits for a permit for a replica that the router has ranked; none when no router chooses any
-    /// more. `avoid` are replicas that have failed the request: it may have them again once others
-    /// have had the time to come free.
+    /// more. `avoid` are replicas that have failed the request: after `forgive_after` it may have them
+    /// again.
     ///
     /// # Cancel safety
     /// Cancel safe: the place is kept until `waiting` is dropped.
@@ -143,42 +143,34 @@ impl<'a> Choosing<'a> {
         deployment: &Deployment,
         waiting: &mut Waiting,
         avoid: &mut Vec<ReplicaId>,
+        forgive_after: Duration,
     ) -> Option<Result<Permit, Refusal>> {
         let mut asked: Option<(Arc<RouterLink>, RouterAnswer)> = None;
         let mut times = 0;
         let outcome = loop {
-            let link = deployment.router()?;
-            let mut moved = pin!(deployment.moved());
-            moved.as_mut().enable();
-            if !deployment.has_replica() {
-                tokio::select! {
-                    biased;
-                    outcome = waiting.outcome() => break outcome,
-                    () = moved => continue,
-                }
+            if let Some(outcome) = replica_comes(deployment, waiting).await {
+                break outcome;
             }
-            let question = self.question(deployment, avoid);
+            let link = deployment.router()?;
             let answer = tokio::select! {
                 biased;
                 outcome = waiting.outcome() => break outcome,
-                answer = link.ask(question) => answer?,
+                answer = link.ask(self.question(deployment, avoid)) => answer?,
             };
-            let pause = pause(&link.route.backoff, times);
             waiting.decide(Wish::Ranked(answer.ranks.iter().cloned().collect()));
+            let pause = match avoid.is_empty() {
+                true => pause(&link.route.backoff, times),
+                false => forgive_after,
+            };
             asked = Some((link, answer));
-            if times > 0 && !avoid.is_empty() {
-                avoid.clear();
-                waiting.forgive();
-            }
-            times += 1;
-            let mut moved = pin!(deployment.moved());
-            moved.as_mut().enable();
-            let has_room = deployment.has_room();
-            tokio::select! {
-                biased;
-                outcome = waiting.outcome() => break outcome,
-                () = moved => {}
-                () = sleep(pause), if has_room => {}
+            match next(deployment, waiting, pause).await {
+                Next::Is(outcome) => break outcome,
+                Next::Ask => {}
+                Next::AskAfterAll => {
+                    avoid.clear();
+                    waiting.forgive();
+                    times += 1;
+                }
             }
         };
         let mut permit = waiting.settle(outcome);
@@ -219,6 +211,50 @@ impl<'a> Choosing<'a> {
             body.put_slice(part);
         }
         body.freeze()
+    }
+}
+
+/// Resolves when there is a replica, or with what becomes of the request before.
+async fn replica_comes(deployment: &Deployment, waiting: &mut Waiting) -> Option<Outcome> {
+    loop {
+        let mut moved = pin!(deployment.moves().ask.notified());
+        moved.as_mut().enable();
+        if deployment.has_replica() {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            outcome = waiting.outcome() => return Some(outcome),
+            () = moved => {}
+        }
+    }
+}
+
+/// What comes after an answer.
+enum Next {
+    Is(Outcome),
+    /// Something has changed.
+    Ask,
+    /// Nothing has, for as long as a pause takes.
+    AskAfterAll,
+}
+
+/// Waits for what the router has ranked, or for a reason to ask it again; pauses are for times in which
+/// some replica has room.
+async fn next(deployment: &Deployment, waiting: &mut Waiting, pause: Duration) -> Next {
+    loop {
+        let moves = deployment.moves();
+        let (mut moved, mut has_room) = (pin!(moves.ask.notified()), pin!(moves.room.notified()));
+        moved.as_mut().enable();
+        has_room.as_mut().enable();
+        let has_room_now = deployment.has_room();
+        tokio::select! {
+            biased;
+            outcome = waiting.outcome() => return Next::Is(outcome),
+            () = moved => return Next::Ask,
+            () = sleep(pause), if has_room_now => return Next::AskAfterAll,
+            () = has_room, if !has_room_now => {}
+        }
     }
 }
 

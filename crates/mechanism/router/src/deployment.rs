@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tyndall_routing::{Admission, Assignment, Dispatcher, Flow, Held, Listed, Ticket, Wish};
@@ -136,9 +135,17 @@ pub struct Deployment {
     changes: Arc<Changes>,
     load: Arc<Load>,
     state: Mutex<State>,
-    /// A replica has room, or there are other replicas, or another router: for those that wait and
-    /// that a router has ranked replicas for.
-    moved: Notify,
+    moves: Moves,
+}
+
+/// For requests that wait and that a router ranks replicas for.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    /// It is worth while to ask it again: a replica has room that nobody took, for one of them, or there
+    /// are other replicas, or another router, for all.
+    pub(crate) ask: Notify,
+    /// Some replica has room, where none had.
+    pub(crate) room: Notify,
 }
 
 #[derive(Debug)]
@@ -152,6 +159,8 @@ struct State {
     waiters: HashMap<Ticket, oneshot::Sender<Outcome>>,
     next_ticket: Ticket,
     absence: Absence,
+    /// As [`Moves::room`] told it last; no longer when the room is taken.
+    told_room: bool,
     /// As [`Changes::queued`] told it last.
     told_queued: u32,
     /// It is in [`Changes::busy`].
@@ -208,11 +217,12 @@ impl Deployment {
                 waiters: HashMap::new(),
                 next_ticket: 0,
                 absence: Absence { before: Duration::ZERO, since: Some(Instant::now()) },
+                told_room: false,
                 told_queued: 0,
                 is_busy: false,
                 is_retired: false,
             }),
-            moved: Notify::new(),
+            moves: Moves::default(),
         };
         deployment.update(route);
         deployment
@@ -254,7 +264,8 @@ impl Deployment {
         let state = &mut *state;
         let listed = |id: &ReplicaId| route.replicas.iter().any(|replica| replica.id == *id);
         let is_new = |id: &ReplicaId| !state.clients.contains_key(id);
-        let mut has_moved = route.replicas.iter().any(|replica| is_new(&replica.id));
+        let mut has_moved = route.replicas.iter().any(|replica| is_new(&replica.id))
+            || route.max_ongoing_requests > state.route.max_ongoing_requests;
         state.clients.retain(|id, _| listed(id));
         if state.router.as_ref().map(|link| link.route()) != route.router.as_deref() {
             let link = |route: &RouterRoute| Arc::new(RouterLink::new(route.clone()));
@@ -285,7 +296,7 @@ impl Deployment {
         state.route = route;
         self.changed(state);
         if has_moved {
-            self.moved.notify_waiters();
+            self.moves.ask.notify_waiters();
         }
     }
 
@@ -370,14 +381,18 @@ impl Deployment {
         let assigned = state.dispatcher.release(replica, wish, held);
         state.deliver(assigned);
         self.changed(&mut state);
-        self.has_freed(&state);
+        self.has_freed(&mut state);
     }
 
-    /// Somebody who waits asks a router again, if there is room that nobody took.
-    fn has_freed(&self, state: &State) {
+    /// One of those that wait asks a router again, if there is room that nobody took. The others do in
+    /// their own time.
+    fn has_freed(&self, state: &mut State) {
         let dispatcher = &state.dispatcher;
         if state.router.is_some() && dispatcher.queued() > 0 && dispatcher.has_room() {
-            self.moved.notify_one();
+            self.moves.ask.notify_one();
+            if !std::mem::replace(&mut state.told_room, true) {
+                self.moves.room.notify_waiters();
+            }
         }
     }
 
@@ -395,7 +410,7 @@ impl Deployment {
         let assigned = state.dispatcher.trust(replica);
         state.deliver(assigned);
         self.changed(&mut state);
-        self.has_freed(&state);
+        self.has_freed(&mut state);
     }
 
     /// Who chooses replicas, where that is code of the application.
@@ -408,9 +423,8 @@ impl Deployment {
         &self.changes.caller
     }
 
-    /// Resolves when it is worth while to ask a router again.
-    pub(crate) fn moved(&self) -> Notified<'_> {
-        self.moved.notified()
+    pub(crate) fn moves(&self) -> &Moves {
+        &self.moves
     }
 
     pub(crate) fn has_replica(&self) -> bool {
@@ -485,6 +499,7 @@ impl Deployment {
             state.fail_waiting(&unavailable);
         }
         self.changed(&mut state);
+        self.has_freed(&mut state);
         drop(state);
         waiting
     }
@@ -499,7 +514,9 @@ impl Deployment {
         }
         self.changes.demand.notify_one();
         // Who only waits for a router's answer needs no replica that is not there.
-        let waits_for_router = state.router.is_some() && state.dispatcher.has_room();
+        let has_room = state.dispatcher.has_room();
+        state.told_room &= has_room;
+        let waits_for_router = state.router.is_some() && has_room;
         let queued = if waits_for_router { 0 } else { queued };
         if state.told_queued != queued {
             state.told_queued = queued;

@@ -173,8 +173,9 @@ impl<'a> Sending<'a> {
         };
         let permit = async {
             if waiting.is_undecided() {
-                let avoid = &mut self.avoid;
-                if let Some(done) = self.choosing.permit(self.deployment, waiting, avoid).await {
+                let (choosing, deployment) = (&self.choosing, self.deployment);
+                let chosen = choosing.permit(deployment, waiting, &mut self.avoid, self.pause);
+                if let Some(done) = chosen.await {
                     return done;
                 }
                 waiting.decide(self.call.wish());

@@ -121,15 +121,32 @@ fn the_process_goes_with_what_needs_it() {
     assert_eq!((sidecar(&sim.last), stops(&sim.last)), (None, vec![]));
     sim.deploy(with_router("m:Other"));
     let next = sidecar(&sim.last).unwrap();
-    assert!(stops(&sim.last).contains(&(process.clone(), 1)));
+    // The one before answers until the next can.
+    assert!(stops(&sim.last).is_empty() && sim.status().0 == DeploymentStatus::Updating);
+    let socket = |sim: &Sim| sim.router().unwrap().socket.display().to_string();
+    assert!(socket(&sim).contains(process.as_str()));
+    assert!(stops(sim.ready(&next)).contains(&(process.clone(), 1)));
+    assert!(socket(&sim).contains(next.as_str()));
     sim.exited(&process);
-    sim.ready(&next);
-    assert!(sim.router().is_some());
     sim.deploy(DeploymentConfig { request_router: None, ..with_router("m:Other") });
     assert!(stops(&sim.last).contains(&(next.clone(), 1)));
     assert_eq!(sim.router(), None);
     sim.exited(&next);
     assert!(!sim.state.knows(&next));
+    // One that fails takes the place of the one before all the same: it would choose for other code.
+    let (mut sim, process) = Sim::routing();
+    sim.deploy(with_router("m:Other"));
+    let next = sidecar(&sim.last).unwrap();
+    sim.failed(&next, "no module m");
+    assert!(stops(sim.exited(&next)).contains(&(process.clone(), 1)));
+    assert!(sim.router().is_none() && sim.details().message.ends_with("no module m"));
+    let (mut sim, process) = Sim::routing();
+    sim.deploy(with_router("m:Other"));
+    let next = sidecar(&sim.last).unwrap();
+    sim.exited(&process);
+    assert!(sim.router().is_none() && !sim.state.knows(&process));
+    sim.ready(&next);
+    assert!(sim.router().is_some());
     let (mut sim, process) = Sim::routing();
     sim.apply(Event::Delete(name().application));
     assert!(stops(&sim.last).contains(&(process.clone(), 1)));

@@ -1,7 +1,7 @@
 //! A request router's process is played by a function.
 
 use super::*;
-use crate::tests::{Behaviour, Node, call};
+use crate::tests::{Behaviour, Node, call, id};
 use crate::{Answer, SendErrorKind};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use tyndall_transport::{
     Body, Handler, Listener, ServeOptions, empty, json, read_body, serve, text,
 };
-use tyndall_types::protocol::ReplicaRoute;
+use tyndall_types::protocol::{DeploymentRoute, ReplicaRoute, RouteTable};
 
 /// What becomes of a question.
 enum Says {
@@ -240,6 +240,51 @@ async fn the_bound_of_the_queue_holds_for_those_that_are_ranked() {
         matches!(error, SendErrorKind::Refused(Refusal::Full { max_queued: 1, .. })),
         "{error:?}"
     );
+}
+
+/// A router that wants nobody while all are full, and one request that only one replica can have.
+#[tokio::test]
+async fn room_that_the_first_in_line_does_not_want_is_not_lost_on_the_others() {
+    let (node, _) = Chosen::start(2, |_, question, _| {
+        let header = |name: &str| question.headers.iter().any(|(other, _)| other == name);
+        match header("x-strict") {
+            true => Says::Ranks(vec![vec!["r0"]]),
+            // Those that are full are left out.
+            false => {
+                let free = ["r0", "r1"].into_iter();
+                let is_free = |id: &&str| !question.ongoing.contains_key(&ReplicaId::new(*id));
+                Says::Ranks(vec![free.filter(is_free).collect()])
+            }
+        }
+    });
+    let route = node.node.router.deployment(&id("app#d")).unwrap().route();
+    let wider = DeploymentRoute { max_queued_requests: 8, ..(*route).clone() };
+    node.node.router.apply(RouteTable {
+        version: 2,
+        is_complete: false,
+        deployments: vec![Arc::new(wider)],
+        removed: Vec::new(),
+    });
+    let mut strict = call();
+    strict.headers.insert("x-strict", HeaderValue::from_static("yes"));
+    let first = node.node.send(strict.clone()).await.unwrap();
+    let second = node.send().await;
+    assert_eq!((replica(&first), replica(&second)), ("r0", "r1"));
+    let strictly = async {
+        let answer = node.node.send(strict.clone()).await.unwrap();
+        assert_eq!(replica(&answer), "r0");
+    };
+    let freely = async {
+        node.until(|node| node.node.load() == (1, 2) && node.times_asked() >= 3).await;
+        let answer = node.send().await;
+        assert_eq!(replica(&answer), "r1");
+        drop(first);
+    };
+    let ends = async {
+        node.until(|node| node.node.load() == (2, 2) && node.times_asked() >= 4).await;
+        drop(second);
+    };
+    tokio::join!(strictly, freely, ends);
 }
 
 #[test]
