@@ -231,6 +231,12 @@ impl Dispatcher {
         self.pool.has_room()
     }
 
+    /// Requests for which replicas have room.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.pool.room()
+    }
+
     /// Replicas that have requests, and how many.
     pub fn loads(&self) -> impl Iterator<Item = (&ReplicaId, u32)> {
         self.pool.loads()

@@ -4,7 +4,8 @@
 //!    replica, the router's process is asked for ranks.
 //! 2. It gets a replica of the first rank that has a free one, now or when one comes free.
 //! 3. While it waits though some replica has room, the router is asked again: at once the first time,
-//!    then after pauses that grow. Where none has room it is asked when one has.
+//!    then after pauses that grow. Where it had nobody because none had room, it is asked when one has,
+//!    in the order of arrival.
 //! 4. A router that fails, or whose process is away, leaves the request to the rule that is built in.
 //!    One that does not answer is asked by one request at a time until it does; the others do not wait
 //!    for it.
@@ -152,6 +153,13 @@ impl<'a> Choosing<'a> {
                 break outcome;
             }
             let link = deployment.router()?;
+            if let Some(turn) = deployment.take_turn(waiting.ticket()) {
+                tokio::select! {
+                    biased;
+                    outcome = waiting.outcome() => break outcome,
+                    _ = turn => {}
+                }
+            }
             let answer = tokio::select! {
                 biased;
                 outcome = waiting.outcome() => break outcome,
@@ -162,8 +170,9 @@ impl<'a> Choosing<'a> {
                 true => pause(&link.route.backoff, times),
                 false => forgive_after,
             };
+            let has_ranks = answer.ranks.iter().any(|rank| !rank.is_empty());
             asked = Some((link, answer));
-            match next(deployment, waiting, pause).await {
+            match next(deployment, waiting, has_ranks, pause).await {
                 Next::Is(outcome) => break outcome,
                 Next::Ask => {}
                 Next::AskAfterAll => {
@@ -217,15 +226,15 @@ impl<'a> Choosing<'a> {
 /// Resolves when there is a replica, or with what becomes of the request before.
 async fn replica_comes(deployment: &Deployment, waiting: &mut Waiting) -> Option<Outcome> {
     loop {
-        let mut moved = pin!(deployment.moves().ask.notified());
-        moved.as_mut().enable();
+        let mut news = pin!(deployment.moves().news.notified());
+        news.as_mut().enable();
         if deployment.has_replica() {
             return None;
         }
         tokio::select! {
             biased;
             outcome = waiting.outcome() => return Some(outcome),
-            () = moved => {}
+            () = news => {}
         }
     }
 }
@@ -239,21 +248,38 @@ enum Next {
     AskAfterAll,
 }
 
-/// Waits for what the router has ranked, or for a reason to ask it again; pauses are for times in which
-/// some replica has room.
-async fn next(deployment: &Deployment, waiting: &mut Waiting, pause: Duration) -> Next {
+/// Waits for what the router has ranked, or for a reason to ask it again: room, where it had nobody
+/// because none had, and else a pause, in which some replica has room.
+async fn next(
+    deployment: &Deployment,
+    waiting: &mut Waiting,
+    has_ranks: bool,
+    pause: Duration,
+) -> Next {
     loop {
         let moves = deployment.moves();
-        let (mut moved, mut has_room) = (pin!(moves.ask.notified()), pin!(moves.room.notified()));
-        moved.as_mut().enable();
-        has_room.as_mut().enable();
-        let has_room_now = deployment.has_room();
+        let (mut news, mut room) = (pin!(moves.news.notified()), pin!(moves.room.notified()));
+        news.as_mut().enable();
+        room.as_mut().enable();
+        let turn = match has_ranks {
+            true => None,
+            false => deployment.wait_for_room(waiting.ticket()),
+        };
+        if let Some(turn) = turn {
+            return tokio::select! {
+                biased;
+                outcome = waiting.outcome() => Next::Is(outcome),
+                () = news => Next::Ask,
+                _ = turn => Next::Ask,
+            };
+        }
+        let has_room = deployment.has_room();
         tokio::select! {
             biased;
             outcome = waiting.outcome() => return Next::Is(outcome),
-            () = moved => return Next::Ask,
-            () = sleep(pause), if has_room_now => return Next::AskAfterAll,
-            () = has_room, if !has_room_now => {}
+            () = news => return Next::Ask,
+            () = sleep(pause), if has_room => return Next::AskAfterAll,
+            () = room, if !has_room => {}
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use crate::choosing::RouterLink;
 use crate::permit::{Place, Waiting};
+use crate::turns::Turns;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -141,9 +142,8 @@ pub struct Deployment {
 /// For requests that wait and that a router ranks replicas for.
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
-    /// It is worth while to ask it again: a replica has room that nobody took, for one of them, or there
-    /// are other replicas, or another router, for all.
-    pub(crate) ask: Notify,
+    /// There are other replicas, or there is another router.
+    pub(crate) news: Notify,
     /// Some replica has room, where none had.
     pub(crate) room: Notify,
 }
@@ -159,6 +159,8 @@ struct State {
     waiters: HashMap<Ticket, oneshot::Sender<Outcome>>,
     next_ticket: Ticket,
     absence: Absence,
+    /// Those that ask the router when there is room again.
+    turns: Turns,
     /// As [`Moves::room`] told it last; no longer when the room is taken.
     told_room: bool,
     /// As [`Changes::queued`] told it last.
@@ -217,6 +219,7 @@ impl Deployment {
                 waiters: HashMap::new(),
                 next_ticket: 0,
                 absence: Absence { before: Duration::ZERO, since: Some(Instant::now()) },
+                turns: Turns::default(),
                 told_room: false,
                 told_queued: 0,
                 is_busy: false,
@@ -296,7 +299,7 @@ impl Deployment {
         state.route = route;
         self.changed(state);
         if has_moved {
-            self.moves.ask.notify_waiters();
+            self.moves.news.notify_waiters();
         }
     }
 
@@ -381,19 +384,6 @@ impl Deployment {
         let assigned = state.dispatcher.release(replica, wish, held);
         state.deliver(assigned);
         self.changed(&mut state);
-        self.has_freed(&mut state);
-    }
-
-    /// One of those that wait asks a router again, if there is room that nobody took. The others do in
-    /// their own time.
-    fn has_freed(&self, state: &mut State) {
-        let dispatcher = &state.dispatcher;
-        if state.router.is_some() && dispatcher.queued() > 0 && dispatcher.has_room() {
-            self.moves.ask.notify_one();
-            if !std::mem::replace(&mut state.told_room, true) {
-                self.moves.room.notify_waiters();
-            }
-        }
     }
 
     /// A connection to the replica broke. False when that was known, or the replica is gone.
@@ -410,7 +400,6 @@ impl Deployment {
         let assigned = state.dispatcher.trust(replica);
         state.deliver(assigned);
         self.changed(&mut state);
-        self.has_freed(&mut state);
     }
 
     /// Who chooses replicas, where that is code of the application.
@@ -435,6 +424,26 @@ impl Deployment {
         self.lock().dispatcher.has_room()
     }
 
+    /// Whether a request may ask the router now; else what resolves when it may.
+    pub(crate) fn take_turn(&self, ticket: Ticket) -> Option<oneshot::Receiver<()>> {
+        let mut state = self.lock();
+        let room = state.dispatcher.room();
+        state.turns.take(ticket, room)
+    }
+
+    /// What resolves when there is room for a request that the router has nobody for; none while there
+    /// is room, which it does not want then.
+    pub(crate) fn wait_for_room(&self, ticket: Ticket) -> Option<oneshot::Receiver<()>> {
+        let mut state = self.lock();
+        if state.dispatcher.has_room() {
+            let room = state.dispatcher.room();
+            state.turns.leave(ticket);
+            state.turns.grant(room);
+            return None;
+        }
+        Some(state.turns.wait(ticket))
+    }
+
     /// Requests of this process that replicas have.
     pub(crate) fn loads(&self) -> BTreeMap<ReplicaId, u32> {
         let state = self.lock();
@@ -445,6 +454,9 @@ impl Deployment {
     pub(crate) fn decide(&self, ticket: Ticket, wish: &Wish) -> bool {
         let mut state = self.lock();
         let Some(decided) = state.dispatcher.decide(ticket, wish.clone()) else { return false };
+        if !matches!(wish, Wish::Ranked(_)) {
+            state.turns.leave(ticket);
+        }
         state.deliver(decided.assigned);
         if let Some(displaced) = decided.displaced {
             let full = state.full();
@@ -476,7 +488,7 @@ impl Deployment {
         let mut state = self.lock();
         let waited = state.dispatcher.cancel(ticket);
         if waited {
-            state.waiters.remove(&ticket);
+            state.waiter(ticket);
             self.changed(&mut state);
         }
         waited
@@ -499,7 +511,6 @@ impl Deployment {
             state.fail_waiting(&unavailable);
         }
         self.changed(&mut state);
-        self.has_freed(&mut state);
         drop(state);
         waiting
     }
@@ -514,10 +525,14 @@ impl Deployment {
         }
         self.changes.demand.notify_one();
         // Who only waits for a router's answer needs no replica that is not there.
-        let has_room = state.dispatcher.has_room();
-        state.told_room &= has_room;
-        let waits_for_router = state.router.is_some() && has_room;
-        let queued = if waits_for_router { 0 } else { queued };
+        let has_room = state.router.is_some() && state.dispatcher.has_room();
+        state.turns.grant(if has_room { state.dispatcher.room() } else { 0 });
+        let is_wanted = has_room && queued > 0;
+        if is_wanted && !state.told_room {
+            self.moves.room.notify_waiters();
+        }
+        state.told_room = is_wanted;
+        let queued = if has_room { 0 } else { queued };
         if state.told_queued != queued {
             state.told_queued = queued;
             self.changes.queued.notify_one();
@@ -552,7 +567,7 @@ impl State {
     fn deliver(&mut self, assigned: Vec<Assignment>) {
         for Assignment { ticket, replica } in assigned {
             let outcome = self.outcome(replica);
-            let waiter = self.waiters.remove(&ticket).expect("a waiting ticket has its waiter");
+            let waiter = self.waiter(ticket);
             // The receiver lives until its drop, which takes the lock that is held here.
             drop(waiter.send(outcome));
         }
@@ -566,8 +581,13 @@ impl State {
 
     /// Tells one that waited why it does no longer.
     fn fail(&mut self, ticket: Ticket, why: Refusal) {
-        let waiter = self.waiters.remove(&ticket).expect("a waiting ticket has its waiter");
-        drop(waiter.send(Outcome::Failed(why)));
+        drop(self.waiter(ticket).send(Outcome::Failed(why)));
+    }
+
+    /// Of one that waits no longer.
+    fn waiter(&mut self, ticket: Ticket) -> oneshot::Sender<Outcome> {
+        self.turns.leave(ticket);
+        self.waiters.remove(&ticket).expect("a waiting ticket has its waiter")
     }
 
     fn full(&self) -> Refusal {

@@ -27,6 +27,7 @@ mod router;
 mod send;
 mod suspicion;
 mod table;
+mod turns;
 
 #[cfg(test)]
 mod tests;

@@ -58,6 +58,10 @@ impl Waiting {
         self.wish == Wish::Undecided
     }
 
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
     /// It wishes for this from now on, unless it has its outcome.
     pub(crate) fn decide(&mut self, wish: Wish) {
         if self.deployment.decide(self.ticket, &wish) {

@@ -80,6 +80,15 @@ impl Chosen {
         (Self { node, chooser }, routes)
     }
 
+    /// Lets so many wait.
+    fn widen(&self, max_queued_requests: u32, replicas: Vec<ReplicaRoute>) {
+        let route = self.node.router.deployment(&id("app#d")).unwrap().route();
+        let route = DeploymentRoute { max_queued_requests, replicas, ..(*route).clone() };
+        let deployments = vec![Arc::new(route)];
+        let table = RouteTable { version: 2, is_complete: false, deployments, removed: Vec::new() };
+        self.node.router.apply(table);
+    }
+
     async fn send(&self) -> Answer {
         self.node.send(call()).await.unwrap()
     }
@@ -242,29 +251,50 @@ async fn the_bound_of_the_queue_holds_for_those_that_are_ranked() {
     );
 }
 
+/// Those that are full are left out.
+fn free(question: &RouterQuestion, replicas: &[&'static str]) -> Says {
+    let is_free = |id: &&&str| !question.ongoing.contains_key(&ReplicaId::new(**id));
+    Says::Ranks(vec![replicas.iter().filter(is_free).copied().collect()])
+}
+
+#[tokio::test]
+async fn who_comes_later_does_not_overtake_those_that_nobody_was_free_for() {
+    let (node, routes) = Chosen::start(1, |_, question, _| free(&question, &["r0"]));
+    node.widen(8, routes);
+    let order = Mutex::new(Vec::new());
+    let first = node.send().await;
+    let waits = async |nth: usize| {
+        node.until(|node| node.node.load().0 as usize == nth).await;
+        let answer = node.send().await;
+        order.lock().unwrap().push(nth);
+        // The next comes while this one's replica comes free.
+        tokio::join!(async { drop(answer) }, async {
+            if nth == 0 {
+                drop(node.send().await);
+                order.lock().unwrap().push(9);
+            }
+        });
+    };
+    let frees = async {
+        node.until(|node| node.node.load() == (3, 1)).await;
+        drop(first);
+    };
+    tokio::join!(waits(0), waits(1), waits(2), frees);
+    assert_eq!(order.into_inner().unwrap(), [0, 1, 2, 9]);
+    assert_eq!(node.node.load(), (0, 0));
+}
+
 /// A router that wants nobody while all are full, and one request that only one replica can have.
 #[tokio::test]
 async fn room_that_the_first_in_line_does_not_want_is_not_lost_on_the_others() {
-    let (node, _) = Chosen::start(2, |_, question, _| {
+    let (node, routes) = Chosen::start(2, |_, question, _| {
         let header = |name: &str| question.headers.iter().any(|(other, _)| other == name);
         match header("x-strict") {
             true => Says::Ranks(vec![vec!["r0"]]),
-            // Those that are full are left out.
-            false => {
-                let free = ["r0", "r1"].into_iter();
-                let is_free = |id: &&str| !question.ongoing.contains_key(&ReplicaId::new(*id));
-                Says::Ranks(vec![free.filter(is_free).collect()])
-            }
+            false => free(&question, &["r0", "r1"]),
         }
     });
-    let route = node.node.router.deployment(&id("app#d")).unwrap().route();
-    let wider = DeploymentRoute { max_queued_requests: 8, ..(*route).clone() };
-    node.node.router.apply(RouteTable {
-        version: 2,
-        is_complete: false,
-        deployments: vec![Arc::new(wider)],
-        removed: Vec::new(),
-    });
+    node.widen(8, routes);
     let mut strict = call();
     strict.headers.insert("x-strict", HeaderValue::from_static("yes"));
     let first = node.node.send(strict.clone()).await.unwrap();
