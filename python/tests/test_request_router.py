@@ -7,6 +7,8 @@ import pytest
 
 from tyndall.serve import request_router
 from tyndall.serve.context import DeploymentID
+from tyndall.serve.experimental.consistent_hash_router import ConsistentHashRouter
+from tyndall.serve.experimental.round_robin_router import RoundRobinRouter
 from tyndall.serve.request_router import (
     NODE_ID,
     FIFOMixin,
@@ -31,8 +33,9 @@ def replica(name, models=(), stats=None, max_ongoing=5):
     return made
 
 
-def request(model_id=""):
-    return PendingRequest(metadata=RequestMetadata("r", "i", multiplexed_model_id=model_id))
+def request(model_id="", session_id="", internal_id="i"):
+    metadata = RequestMetadata("r", internal_id, multiplexed_model_id=model_id, session_id=session_id)
+    return PendingRequest(metadata=metadata)
 
 
 def names(replicas):
@@ -158,6 +161,75 @@ def test_the_built_in_rule_draws_two():
     assert len(drawn) == 6 and all(len(pair) == 2 for pair in drawn)
     assert [names(rank) for rank in choose(request("m"))] == [["c"]]
     assert asyncio.run(made(PowerOfTwoChoicesRequestRouter).choose_replicas([])) == []
+
+
+def first(router, replicas, one=None):
+    """The replica that it would like best."""
+    ranks = asyncio.run(router.choose_replicas(replicas, one))
+    return ranks[0][0].replica_id.unique_id
+
+
+def test_replicas_have_their_turns():
+    replicas = [replica(name) for name in "abc"]
+    router = made(RoundRobinRouter, replicas)
+    firsts = "".join(first(router, replicas) for _ in range(6))
+    assert firsts in ("abcabc", "bcabca", "cabcab")
+    ranks = asyncio.run(router.choose_replicas(replicas))
+    assert [len(rank) for rank in ranks] == [1, 1, 1] and len({rank[0] for rank in ranks}) == 3
+    assert asyncio.run(router.choose_replicas([])) == []
+
+
+def test_the_holders_of_a_model_have_turns_of_their_own():
+    replicas = [replica("a", {"m"}), replica("b", {"m"}), replica("c", {"n", "o"})]
+    router = made(RoundRobinRouter, replicas)
+    turns = []
+    for _ in range(4):
+        turns.append(first(router, replicas, request("m")))
+        first(router, replicas)
+    assert "".join(turns) in ("abab", "baba")
+    assert {first(router, replicas, request("n")) for _ in range(3)} == {"c"}
+    router.update_replicas([replica("a", {"m"})])
+    assert set(router._turns) == {"", "m"}
+
+
+def test_a_session_stays_where_it_is():
+    replicas = [replica(name) for name in "abcdef"]
+    router = made(ConsistentHashRouter, replicas)
+    sessions = [f"session-{n}" for n in range(300)]
+
+    def owners(router, replicas):
+        return {session: first(router, replicas, request(session_id=session)) for session in sessions}
+
+    before = owners(router, replicas)
+    assert before == owners(made(ConsistentHashRouter, reversed(replicas)), replicas)
+    assert set(before.values()) == set("abcdef")
+    # Where a replica goes, its sessions go elsewhere, and no others.
+    router.update_replicas(replicas[1:])
+    after = owners(router, replicas[1:])
+    assert all((before[session] == after[session]) == (before[session] != "a") for session in sessions)
+    router.on_replica_actor_died(replicas[1].replica_id)
+    assert "b" not in owners(router, replicas[2:]).values()
+    # One that is not to be had now is passed over.
+    assert "c" not in owners(router, replicas[3:]).values()
+    alone = {first(router, replicas[2:], request(internal_id=str(n))) for n in range(100)}
+    assert alone == set("cdef")
+
+
+def test_the_ring_has_its_options():
+    replicas = [replica(name) for name in "abcdef"]
+    router = ConsistentHashRouter(OF)
+    router.initialize_state(num_virtual_nodes=3, num_fallback_replicas=0)
+    router.update_replicas(replicas)
+    assert len(router._ring) == 18
+    assert len(asyncio.run(router.choose_replicas(replicas, request(session_id="s")))) == 1
+    default = made(ConsistentHashRouter, replicas)
+    ranks = asyncio.run(default.choose_replicas(replicas, request(session_id="s")))
+    assert [len(rank) for rank in ranks] == [1, 1, 1] and len({rank[0] for rank in ranks}) == 3
+    assert asyncio.run(default.choose_replicas(replicas)) == [replicas]
+    assert asyncio.run(default.choose_replicas([], request(session_id="s"))) == []
+    for bad in ({"num_virtual_nodes": 0}, {"num_fallback_replicas": -1}, {"num_virtual_nodes": "9"}):
+        with pytest.raises(ValueError, match="write a whole number from"):
+            router.initialize_state(**bad)
 
 
 def test_arguments_are_read_when_they_are_asked_for():

@@ -269,6 +269,22 @@ def test_a_router_goes_by_the_models_that_replicas_have(deploy):
         assert {model: ask(model, **{"x-patient": "yes"}) for model in owners} == owners
 
 
+def test_sessions_stay_together_and_replicas_have_turns(deploy):
+    path = "tyndall.serve.experimental.consistent_hash_router:ConsistentHashRouter"
+    client, handle = deploy(routed(path), name="sessions")
+
+    def ask(session):
+        return client.get("/", headers={"x-session-id": session}).text
+
+    owners = {session: ask(session) for session in map(str, range(60))}
+    assert set(owners.values()) == set(running("sessions"))
+    assert {session: ask(session) for session in owners} == owners
+    assert {session: handle.options(session_id=session).who.remote().result() for session in owners} == owners
+    client, _ = deploy(routed("ray.serve.experimental.round_robin_router.RoundRobinRouter"), name="turns")
+    answers = [client.get("/").text for _ in range(12)]
+    assert sorted(answers) == sorted(running("turns") * 4)
+
+
 # --- Routers that do not choose ---------------------------------------------------------------------------------------
 
 

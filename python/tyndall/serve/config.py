@@ -145,12 +145,16 @@ class _WithCode(Model):
         path = str(self.__dict__[self.code])
         separator = ":" if ":" in path else "."
         module, _, names = path.rpartition(separator)
+        if module.startswith(_RAY_EXPERIMENTAL):
+            module = f"{__package__}.experimental.{module.removeprefix(_RAY_EXPERIMENTAL)}"
         found: Any = importlib.import_module(_OWN_MODULES.get(module, module))
         for name in names.split("."):
             found = getattr(found, name)
         code: Callable[..., Any] = found
         return code
 
+
+_RAY_EXPERIMENTAL = "ray.serve.experimental."
 
 _OWN_MODULES = {
     "ray.serve.autoscaling_policy": f"{__package__}.autoscaling_policy",
