@@ -78,6 +78,7 @@ def test_who_is_known_to_be_full_is_not_available():
     cache._hear("proxy", {a: 1, b: 0})
     cache._hear("handle", {a: 1, b: 1})
     assert (cache.get(a), cache.get(b)) == (2, 1)
+    assert asyncio.run(router.curr_replicas[a].get_queue_len(deadline_s=1)) == 2
     assert names(router.select_available_replicas()) == ["b"]
     assert names(router.select_available_replicas([replica("a", max_ongoing=2)])) == []
     # A replica of which a request came back may have others by now.
@@ -258,6 +259,16 @@ def test_a_request_ends_with_its_replica_and_a_result_when_it_is_done():
     result._done()
     result.add_done_callback(heard.append)
     assert heard == [result, result]
+
+
+def test_ids_are_read_as_they_are_written():
+    one = ReplicaID("a", OF)
+    assert ReplicaID.from_full_id_str(one.to_full_id_str()) == one
+    assert ReplicaID.is_full_id_str(one.to_full_id_str()) and not ReplicaID.is_full_id_str("a")
+    assert ReplicaID.from_full_id_str("SERVE_REPLICA::D#a") == ReplicaID("a", DeploymentID("D", ""))
+    for bad in ("a", "SERVE_REPLICA::a", "SERVE_REPLICA::a#b#c#d"):
+        with pytest.raises(ValueError, match="no full id of a replica"):
+            ReplicaID.from_full_id_str(bad)
 
 
 def test_all_of_rays_names_are_there():

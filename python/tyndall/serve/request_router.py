@@ -171,6 +171,7 @@ class RunningReplica:
         self._max_ongoing_requests = max_ongoing_requests
         self._multiplexed_model_ids: set[str] = set()
         self._routing_stats: dict[str, Any] = {}
+        self._queue_len: Callable[[ReplicaID], int | None] = lambda _: None
 
     def _update(self, max_ongoing_requests: int, model_ids: Iterable[str], routing_stats: Mapping[str, Any]) -> None:
         self._max_ongoing_requests = max_ongoing_requests
@@ -220,6 +221,10 @@ class RunningReplica:
     def backend_http_endpoint(self) -> tuple[str, int] | None:
         """None: a replica listens on a socket of its server alone."""
         return None
+
+    async def get_queue_len(self, *, deadline_s: float = 0.0) -> int:
+        """Requests that it has, as those who send them said last; nobody is asked for it."""
+        return self._queue_len(self._replica_id) or 0
 
     def __repr__(self) -> str:
         return f"RunningReplica({self._replica_id.unique_id!r})"
@@ -332,6 +337,8 @@ class RequestRouter(ABC):
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """These take requests from now on; called when they, their models, or what they say of themselves change."""
+        for replica in replicas:
+            replica._queue_len = self._replica_queue_len_cache.get
         self._replicas = {replica.replica_id: replica for replica in replicas}
         self._replica_id_set = set(self._replicas)
         self._replicas_list = list(replicas)
