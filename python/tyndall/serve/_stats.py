@@ -44,17 +44,18 @@ async def tell(record: Record, runtime_dir: Path, replica_id: str, autoscaling: 
 
 
 async def tell_routers(record: Record, runtime_dir: Path, replica_id: str, router: Mapping[str, Any]) -> None:
-    """Asks for a dict and tells the controller when it is another than before; ends as `tell` does."""
+    """Asks for a dict and tells the controller, also what it has heard: it may be a new one; ends as `tell` does."""
 
     def read(stats: Any) -> dict[str, Any] | None:
         if wrong := _unwritable(stats):
             logger.error(f"{ROUTING_METHOD} returned {wrong}: it is not asked again")
             return None
-        return {"report": "routing_stats", "stats": stats}
+        # A copy: what was returned may be changed while it is sent.
+        return {"report": "routing_stats", "stats": json.loads(json.dumps(stats))}
 
     period_s = float(router["request_routing_stats_period_s"])
     timeout_s = float(router["request_routing_stats_timeout_s"])
-    await _tell(ROUTING_METHOD, record, read, runtime_dir, replica_id, timeout_s, period_s, only_news=True)
+    await _tell(ROUTING_METHOD, record, read, runtime_dir, replica_id, timeout_s, period_s)
 
 
 async def _tell(
@@ -65,21 +66,17 @@ async def _tell(
     replica_id: str,
     timeout_s: float,
     period_s: float,
-    only_news: bool = False,
 ) -> None:
     """`read` makes a report of what was recorded; where it makes none, that is the end."""
     loop = asyncio.get_running_loop()
-    trouble = told = ""
+    trouble = ""
     while True:
         try:
             what = read(await asyncio.wait_for(record(), timeout_s))
             if what is None:
                 return
-            # What was returned may be changed and returned again.
-            news = json.dumps(what)
-            if not only_news or news != told:
-                await loop.run_in_executor(None, report, runtime_dir, replica_id, json.loads(news))
-            trouble, told = "", news
+            await loop.run_in_executor(None, report, runtime_dir, replica_id, what)
+            trouble = ""
         except Exception as error:
             # The same again is no news.
             why = f"{type(error).__name__}: {error}"
