@@ -61,14 +61,14 @@ impl RouterLink {
         &self.route
     }
 
-    /// Its answer; none where the rule that is built in has to do.
-    async fn ask(&self, question: Bytes) -> Option<RouterAnswer> {
+    /// Its answer; none where the rule that is built in has to do. The question is made when it is sent.
+    async fn ask(&self, question: impl FnOnce() -> Bytes) -> Option<RouterAnswer> {
         let _turn = self.asking.acquire().await.ok()?;
         let _trial = match self.is_silent.load(Ordering::Relaxed) {
             true => Some(Trial::begin(&self.is_tried)?),
             false => None,
         };
-        let asked = self.client.ask(Method::POST, "/-/choose", question);
+        let asked = self.client.ask(Method::POST, "/-/choose", question());
         let answer = timeout(ANSWER_TIMEOUT, asked).await;
         let is_silent = answer.is_err();
         if self.is_silent.swap(is_silent, Ordering::Relaxed) != is_silent {
@@ -152,7 +152,6 @@ impl<'a> Choosing<'a> {
             if let Some(outcome) = replica_comes(deployment, waiting).await {
                 break outcome;
             }
-            let link = deployment.router()?;
             if let Some(turn) = deployment.take_turn(waiting.ticket()) {
                 tokio::select! {
                     biased;
@@ -160,10 +159,11 @@ impl<'a> Choosing<'a> {
                     _ = turn => {}
                 }
             }
+            let link = deployment.router()?;
             let answer = tokio::select! {
                 biased;
                 outcome = waiting.outcome() => break outcome,
-                answer = link.ask(self.question(deployment, avoid)) => answer?,
+                answer = link.ask(|| self.question(deployment, avoid)) => answer?,
             };
             waiting.decide(Wish::Ranked(answer.ranks.iter().cloned().collect()));
             let pause = match avoid.is_empty() {
@@ -171,8 +171,9 @@ impl<'a> Choosing<'a> {
                 false => forgive_after,
             };
             let has_ranks = answer.ranks.iter().any(|rank| !rank.is_empty());
+            let waits = Waits { has_ranks, pause, link: link.clone() };
             asked = Some((link, answer));
-            match next(deployment, waiting, has_ranks, pause).await {
+            match next(deployment, waiting, waits).await {
                 Next::Is(outcome) => break outcome,
                 Next::Ask => {}
                 Next::AskAfterAll => {
@@ -248,19 +249,26 @@ enum Next {
     AskAfterAll,
 }
 
-/// Waits for what the router has ranked, or for a reason to ask it again: room, where it had nobody
-/// because none had, and else a pause, in which some replica has room.
-async fn next(
-    deployment: &Deployment,
-    waiting: &mut Waiting,
+/// What a request waits by.
+struct Waits {
     has_ranks: bool,
     pause: Duration,
-) -> Next {
+    /// Who has said it.
+    link: Arc<RouterLink>,
+}
+
+/// Waits for what the router has ranked, or for a reason to ask it again: room, where it had nobody
+/// because none had, and else a pause, in which some replica has room.
+async fn next(deployment: &Deployment, waiting: &mut Waiting, waits: Waits) -> Next {
+    let Waits { has_ranks, pause, link } = waits;
     loop {
         let moves = deployment.moves();
         let (mut news, mut room) = (pin!(moves.news.notified()), pin!(moves.room.notified()));
         news.as_mut().enable();
         room.as_mut().enable();
+        if deployment.router().is_none_or(|now| !Arc::ptr_eq(&now, &link)) {
+            return Next::Ask;
+        }
         let turn = match has_ranks {
             true => None,
             false => deployment.wait_for_room(waiting.ticket()),

@@ -7,6 +7,7 @@
 //! [`Permit`](crate::permit::Permit). Dropping either gives the place back, wherever its task was. An outcome is sent under the lock
 //! that also guards cancellation, so that of both exactly one happens.
 
+use crate::absence::Absence;
 use crate::choosing::RouterLink;
 use crate::permit::{Place, Waiting};
 use crate::turns::Turns;
@@ -178,30 +179,6 @@ pub(crate) enum Outcome {
     Failed(Refusal),
 }
 
-/// How long there was no running replica.
-#[derive(Debug)]
-struct Absence {
-    before: Duration,
-    since: Option<Instant>,
-}
-
-impl Absence {
-    fn set(&mut self, absent: bool, now: Instant) {
-        match (absent, self.since) {
-            (true, None) => self.since = Some(now),
-            (false, Some(since)) => {
-                self.before += now - since;
-                self.since = None;
-            }
-            (true, Some(_)) | (false, None) => {}
-        }
-    }
-
-    fn total(&self, now: Instant) -> Duration {
-        self.before + self.since.map_or(Duration::ZERO, |since| now - since)
-    }
-}
-
 impl Deployment {
     pub(crate) fn new(route: Arc<DeploymentRoute>, seed: u64, changes: Arc<Changes>) -> Self {
         let dispatcher =
@@ -218,7 +195,7 @@ impl Deployment {
                 router: None,
                 waiters: HashMap::new(),
                 next_ticket: 0,
-                absence: Absence { before: Duration::ZERO, since: Some(Instant::now()) },
+                absence: Absence::since(Instant::now()),
                 turns: Turns::default(),
                 told_room: false,
                 told_queued: 0,
@@ -268,6 +245,7 @@ impl Deployment {
         let listed = |id: &ReplicaId| route.replicas.iter().any(|replica| replica.id == *id);
         let is_new = |id: &ReplicaId| !state.clients.contains_key(id);
         let mut has_moved = route.replicas.iter().any(|replica| is_new(&replica.id))
+            || route.replicas.len() != state.clients.len()
             || route.max_ongoing_requests > state.route.max_ongoing_requests;
         state.clients.retain(|id, _| listed(id));
         if state.router.as_ref().map(|link| link.route()) != route.router.as_deref() {
@@ -431,6 +409,12 @@ impl Deployment {
         state.turns.take(ticket, room)
     }
 
+    /// Requests that ask the router again when there is room.
+    #[cfg(test)]
+    pub(crate) fn num_in_line(&self) -> usize {
+        self.lock().turns.len()
+    }
+
     /// What resolves when there is room for a request that the router has nobody for; none while there
     /// is room, which it does not want then.
     pub(crate) fn wait_for_room(&self, ticket: Ticket) -> Option<oneshot::Receiver<()>> {
@@ -526,7 +510,9 @@ impl Deployment {
         self.changes.demand.notify_one();
         // Who only waits for a router's answer needs no replica that is not there.
         let has_room = state.router.is_some() && state.dispatcher.has_room();
-        state.turns.grant(if has_room { state.dispatcher.room() } else { 0 });
+        if state.turns.len() > 0 {
+            state.turns.grant(state.dispatcher.room());
+        }
         let is_wanted = has_room && queued > 0;
         if is_wanted && !state.told_room {
             self.moves.room.notify_waiters();

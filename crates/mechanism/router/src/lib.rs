@@ -16,6 +16,7 @@
 //! permits that come free.
 #![forbid(unsafe_code)]
 
+mod absence;
 mod body;
 mod choosing;
 mod deployment;

@@ -37,6 +37,10 @@ impl Turns {
         receiver
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// It does not any more.
     pub(crate) fn leave(&mut self, ticket: Ticket) {
         self.0.remove(&ticket);

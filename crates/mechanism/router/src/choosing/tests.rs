@@ -85,8 +85,11 @@ impl Chosen {
         let route = self.node.router.deployment(&id("app#d")).unwrap().route();
         let route = DeploymentRoute { max_queued_requests, replicas, ..(*route).clone() };
         let deployments = vec![Arc::new(route)];
-        let table = RouteTable { version: 2, is_complete: false, deployments, removed: Vec::new() };
-        self.node.router.apply(table);
+        self.node.router.apply(RouteTable { version: 2, deployments, ..RouteTable::default() });
+    }
+
+    fn num_in_line(&self) -> usize {
+        self.node.router.deployment(&id("app#d")).unwrap().num_in_line()
     }
 
     async fn send(&self) -> Answer {
@@ -264,7 +267,7 @@ async fn who_comes_later_does_not_overtake_those_that_nobody_was_free_for() {
     let order = Mutex::new(Vec::new());
     let first = node.send().await;
     let waits = async |nth: usize| {
-        node.until(|node| node.node.load().0 as usize == nth).await;
+        node.until(|node| node.num_in_line() == nth).await;
         let answer = node.send().await;
         order.lock().unwrap().push(nth);
         // The next comes while this one's replica comes free.
@@ -276,12 +279,31 @@ async fn who_comes_later_does_not_overtake_those_that_nobody_was_free_for() {
         });
     };
     let frees = async {
-        node.until(|node| node.node.load() == (3, 1)).await;
+        node.until(|node| node.num_in_line() == 3).await;
+        assert_eq!((node.node.load(), node.times_asked()), ((3, 1), 2));
         drop(first);
     };
     tokio::join!(waits(0), waits(1), waits(2), frees);
     assert_eq!(order.into_inner().unwrap(), [0, 1, 2, 9]);
     assert_eq!(node.node.load(), (0, 0));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_router_goes_on_without_it_when_it_is_gone() {
+    let (node, routes) = Chosen::start(1, |_, question, _| free(&question, &["r0"]));
+    node.widen(8, routes.clone());
+    let first = node.send().await;
+    let gone = async {
+        node.until(|node| node.num_in_line() == 2).await;
+        let route = node.node.router.deployment(&id("app#d")).unwrap().route();
+        let route = DeploymentRoute { router: None, ..(*route).clone() };
+        let deployments = vec![Arc::new(route)];
+        node.node.router.apply(RouteTable { version: 3, deployments, ..RouteTable::default() });
+        drop(first);
+    };
+    let (second, third, ()) =
+        tokio::join!(async { drop(node.send().await) }, async { drop(node.send().await) }, gone);
+    assert_eq!((second, third, node.node.load()), ((), (), (0, 0)));
 }
 
 /// A router that wants nobody while all are full, and one request that only one replica can have.
