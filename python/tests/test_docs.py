@@ -86,7 +86,7 @@ class Reader:
         if kind == "file":
             (self.folder / rest).write_text(block.code)
         if block.language == "python":
-            return self.python(block.code)
+            return self.python(block.code, is_local=kind != "served")
         if block.language == "yaml":
             return self.run(["tyndall", "config", "check", "/dev/stdin"], block.code)
         if block.language == "json":
@@ -103,8 +103,8 @@ class Reader:
             self.background = None
         return printed
 
-    def python(self, code):
-        env = {**self.env, "RAY_SERVE_FORCE_LOCAL_TESTING_MODE": "1"}
+    def python(self, code, is_local):
+        env = {**self.env, "RAY_SERVE_FORCE_LOCAL_TESTING_MODE": "1"} if is_local else self.env
         return self.run([sys.executable, "-c", code], env=env)
 
     def run(self, command, text="", env=None):

@@ -165,8 +165,6 @@ def test_result_is_refused_in_an_event_loop(handle, hand):
             handle.remote().result()
         with pytest.raises(RuntimeError, match="Sync methods should not be called"):
             next(handle.options(stream=True).remote())
-        with pytest.raises(RuntimeError, match="Sync methods should not be called"):
-            DeploymentHandle("d", router=Broadcasting()).broadcast("m").results()
 
     asyncio.run(main())
 
@@ -441,40 +439,12 @@ def test_a_call_of_a_cancelled_request_is_cancelled_at_once(handle, hand):
     assert hand.futures[0].cancelled()
 
 
-class Broadcasting(Hand):
-    def broadcast(self, method, args, kwargs, options):
-        return [self.call(method, args, kwargs, options) for _ in range(2)]
-
-
-def test_a_broadcast_has_the_answers_of_all():
-    hand = Broadcasting()
-    answers = DeploymentHandle("d", router=hand).broadcast("m", 1)
-    hand.futures[0].set_result("one")
-    hand.futures[1].set_exception(ValueError("two"))
-    assert [call[:2] for call in hand.calls] == [("m", (1,))] * 2
-    with pytest.raises(ValueError, match="two"):
-        answers.results()
-    first, second = answers.results(return_exceptions=True)
-    assert (first, str(second)) == ("one", "two")
-    first, second = asyncio.run(answers.results_async(return_exceptions=True))
-    assert (first, str(second)) == ("one", "two")
-    unanswered = DeploymentHandle("d", router=hand).broadcast("m")
-    with pytest.raises(TimeoutError):
-        unanswered.results(timeout_s=0)
-
-
 def test_what_a_router_cannot_do_is_said(handle):
     for ask in (lambda: handle.broadcast("m"), handle.choose_replica):
         with pytest.raises(NotImplementedError, match="is not there yet"):
             ask()
     with pytest.raises(ValueError, match="not of Deployment"):
         handle.dispatch(ReplicaSelection("r", DeploymentHandle("other").deployment_id))
-
-
-def test_a_selection_is_told_as_a_dictionary(handle):
-    selection = ReplicaSelection("r", handle.deployment_id, port=80)
-    assert selection.address == "127.0.0.1:80"
-    assert selection.to_dict()["replica_id"] == "r"
 
 
 def test_shutting_down_closes_the_router(hand):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
@@ -104,6 +105,13 @@ def main() -> int:
     handle: DeploymentHandle[Front] = serve.run(build({"word": "typed"}), name="typed", route_prefix="/typed")
     response: DeploymentResponse[int] = handle.lines.remote()
     value: int = response.result(timeout_s=5)
+    told: list[Any] = handle.broadcast("reconfigure", {"factor": 3}).results(timeout_s=5, return_exceptions=True)
     status: str = serve.status().applications["typed"].status
     serve.delete("typed")
-    return value + len(status)
+    return value + len(status) + len(told)
+
+
+async def chosen(handle: DeploymentHandle[Front]) -> int:
+    async with handle.lines.choose_replica() as selection:
+        response: DeploymentResponse[int] = handle.dispatch(selection)
+        return await response + len(selection.replica_id)

@@ -1,5 +1,6 @@
 """Language models from programs: run, called by handles, and from other deployments."""
 
+import asyncio
 import json
 import subprocess
 
@@ -51,6 +52,28 @@ def test_tokens_come_as_they_are_made(model):
     next(begun)
     begun.cancel()
     assert begun.cancelled()
+
+
+def test_a_replica_of_a_model_is_chosen_and_all_are_asked(model):
+    _, handle, _ = model
+    said = handle.chat.remote(CHAT).result(timeout_s=WAIT_S)["choices"][0]["message"]["content"]
+
+    async def main():
+        async with handle.chat.choose_replica() as chosen:
+            answer = await handle.dispatch(chosen, CHAT)
+        async with handle.options(method_name="chat", stream=True).choose_replica() as streaming:
+            chunks = [chunk async for chunk in handle.dispatch(streaming, {**CHAT, "stream": True})]
+        async with handle.chat.choose_replica() as refused:
+            with pytest.raises(TypeError, match="takes one request"):
+                await handle.dispatch(refused)
+        assert chosen.replica_id == streaming.replica_id == refused.replica_id
+        return answer["choices"][0]["message"]["content"], chunks
+
+    answer, chunks = asyncio.run(main())
+    assert answer == said
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == said
+    (counted,) = handle.broadcast("tokenize", {"prompt": "Hi"}).results(timeout_s=WAIT_S)
+    assert counted["count"] > 0
 
 
 def test_other_deployments_call_a_model(model, deploy):

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+import httpx
+
 from tyndall import serve
 from tyndall.serve import _admin
 
@@ -92,6 +94,24 @@ def test_a_model_that_was_unloaded_is_told_of(deploy):
     for model in ("a", "b", "c"):
         client.get("/", headers={"serve_multiplexed_model_id": model}).raise_for_status()
     until(lambda: [sorted(models) for models in holders("small", "Zoo").values()] == [["b", "c"]])
+
+
+def test_models_are_counted_as_they_come_and_go(deploy, server):
+    client, _ = deploy(Zoo.options(name="Counted", num_replicas=1).bind(), name="counted")
+    for model in ("a", "b", "b", "c"):
+        client.get("/", headers={"serve_multiplexed_model_id": model}).raise_for_status()
+    lines = [line for line in httpx.get(f"{server[1]}/metrics").text.splitlines() if 'deployment="Counted"' in line]
+
+    def value(name: str) -> float:
+        (line,) = [line for line in lines if line.startswith(f"ray_serve_{name}{{")]
+        return float(line.split()[-1])
+
+    assert value("multiplexed_get_model_requests_counter_total") == 4
+    assert value("multiplexed_models_load_counter_total") == value("multiplexed_model_load_latency_ms_count") == 3
+    assert value("multiplexed_models_unload_counter_total") == value("multiplexed_model_unload_latency_ms_count") == 1
+    assert value("num_multiplexed_models") == 2
+    registered = [line for line in lines if line.startswith("ray_serve_registered_multiplexed_model_id{")]
+    assert sorted(line.split('model_id="')[1][0] for line in registered) == ["b", "c"]
 
 
 def test_a_full_holder_is_passed_by(deploy, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import pickle
 import threading
@@ -10,11 +11,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from tyndall import _tyndall
 
-from ._responses import END, Stream
+from ._responses import END, LEFT_OUT, Stream
 from .context import DeploymentID, _get_serve_request_context
 from .exceptions import (
     BackPressureError,
@@ -26,7 +28,7 @@ from .exceptions import (
 )
 from .handle import CallOptions, Router
 
-"""Where the request that is worked on now comes from."""
+T = TypeVar("T")
 
 of_process: _tyndall.Caller | None = None
 """The replica's own way to deployments."""
@@ -73,8 +75,8 @@ def written(error: BaseException) -> str:
     return json.dumps(told)
 
 
-def read(told: str, deployment_id: DeploymentID) -> BaseException:
-    """The exception that a call ends with."""
+def read(told: str, deployment_id: DeploymentID, replica_id: str | None = None) -> BaseException:
+    """The exception that a call ends with, at this replica if it was chosen before."""
     error = json.loads(told)
     kind, message = error["kind"], error.get("message", "")
     if kind == "user_error":
@@ -86,7 +88,7 @@ def read(told: str, deployment_id: DeploymentID) -> BaseException:
     if kind == "deployment_unavailable":
         return DeploymentUnavailableError(deployment_id, error["reason"])
     if kind == "replica_unavailable":
-        return ReplicaUnavailableError(None, message)
+        return ReplicaUnavailableError(replica_id, message)
     if kind == "request_cancelled":
         return RequestCancelledError(error["request_id"])
     if kind == "timeout":
@@ -162,40 +164,170 @@ class _Router:
         self._deployment_id = deployment_id
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Future[Any]:
-        return self._call(_Target(self._deployment_id, method, options), dumps((args, kwargs)), _loaded)
+        target = self._target(method, options)
+        return self._called(partial(self._caller.call, target, self._written(method, args, kwargs)))
 
-    def _call(self, target: _Target, body: bytes, load: Callable[[bytes], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        of = self._deployment_id
+    def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Stream:
+        target = self._target(method, options)
+        body = self._written(method, args, kwargs, is_stream=True)
+        return self._streamed(self._caller.stream(target, body, self._is_in_loop()))
 
-        def done(response: bytes | None, error: str | None) -> None:
+    def choose_replica(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], is_stream: bool, options: CallOptions
+    ) -> Future[_Place]:
+        """A place that a replica keeps for a call; the arguments say what it is chosen for."""
+        future: Future[_Place] = Future()
+
+        def done(reservation: _tyndall.Reservation | None, error: str | None) -> None:
             try:
-                if response is None:
+                if reservation is None:
                     assert error is not None, "an outcome is one of both"
-                    future.set_exception(read(error, of))
+                    future.set_exception(read(error, self._deployment_id))
                 else:
-                    _finish(future, response, load)
+                    future.set_result(_Place(self, method, reservation))
+            except InvalidStateError:
+                # It was cancelled a moment before.
+                if reservation is not None:
+                    reservation.give_back()
+
+        target, body = self._target(method, options), self._hint(args, kwargs)
+        return _ended_by(future, self._caller.reserve(target, body, is_stream, self._is_in_loop(), done))
+
+    def broadcast(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions
+    ) -> Future[list[Future[Any]]]:
+        """A future for each replica that runs; cancelling one ends all."""
+        opened: Future[list[Future[Any]]] = Future()
+        parts: list[Future[Any]] = []
+
+        def begun(count: int | None, error: str | None) -> None:
+            try:
+                if count is None:
+                    assert error is not None, "an outcome is one of both"
+                    opened.set_exception(read(error, self._deployment_id))
+                else:
+                    parts.extend(_ended_by(Future(), calling) for _ in range(count))
+                    opened.set_result(parts)
             except InvalidStateError:
                 # It was cancelled a moment before.
                 pass
 
-        calling = self._caller.call(target, body, self._is_in_loop(), done)
-        future.add_done_callback(lambda ended: calling.cancel() if ended.cancelled() else None)
-        return future
+        def done(number: int, response: bytes | None, error: str | None) -> None:
+            if response is None and error is None:
+                with contextlib.suppress(InvalidStateError):
+                    parts[number].set_result(LEFT_OUT)
+            else:
+                self._came(parts[number], response, error)
 
-    def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Stream:
-        return self._stream(_Target(self._deployment_id, method, options), dumps((args, kwargs)), _loaded)
+        target, body = self._target(method, options), self._written(method, args, kwargs)
+        calling = _Later()
+        calling.of(self._caller.broadcast(target, body, self._is_in_loop(), begun, done))
+        return _ended_by(opened, calling)
 
-    def _stream(self, target: _Target, body: bytes, load: Callable[[bytes], Any]) -> Stream:
-        items = self._caller.stream(target, body, self._is_in_loop())
-        return _Items(items, self._deployment_id, load)
+    # What the other side understands.
+
+    def _target(self, method: str, options: CallOptions) -> _Target:
+        return _Target(self._deployment_id, method, options)
+
+    def _written(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_stream: bool = False
+    ) -> bytes:
+        return dumps((args, kwargs))
+
+    def _hint(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """What a replica is chosen for."""
+        return dumps((args, kwargs))
+
+    def _read(self, response: bytes) -> Any:
+        return loads(response)
+
+    def _read_item(self, item: bytes) -> Any:
+        return loads(item)
+
+    # ---
+
+    def _called(
+        self, begin: Callable[[bool, Callable[[bytes | None, str | None], None]], _Ending], replica_id: str | None = None
+    ) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def done(response: bytes | None, error: str | None) -> None:
+            self._came(future, response, error, replica_id)
+
+        return _ended_by(future, begin(self._is_in_loop(), done))
+
+    def _came(
+        self, future: Future[Any], response: bytes | None, error: str | None, replica_id: str | None = None
+    ) -> None:
+        try:
+            if response is None:
+                assert error is not None, "an outcome is one of both"
+                future.set_exception(read(error, self._deployment_id, replica_id))
+            else:
+                _finish(future, response, self._read)
+        except InvalidStateError:
+            # It was cancelled a moment before.
+            pass
+
+    def _streamed(self, items: _tyndall.Items, replica_id: str | None = None) -> Stream:
+        return _Items(items, self._deployment_id, self._read_item, replica_id)
 
     def _is_in_loop(self) -> bool:
         return self._thread is not None and threading.get_ident() == self._thread
 
 
-def _loaded(response: bytes) -> Any:
-    return loads(response)
+class _Ending(Protocol):
+    """What ends a call."""
+
+    def cancel(self) -> None: ...
+
+
+class _Later:
+    """Ends a call of which the begin may be told before it has an end."""
+
+    _calling: _Ending | None = None
+    _is_cancelled = False
+
+    def of(self, calling: _Ending) -> None:
+        self._calling = calling
+        if self._is_cancelled:
+            calling.cancel()
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        if self._calling is not None:
+            self._calling.cancel()
+
+
+def _ended_by(future: Future[T], calling: _Ending) -> Future[T]:
+    """Cancelling it ends the call."""
+    future.add_done_callback(lambda ended: calling.cancel() if ended.cancelled() else None)
+    return future
+
+
+class _Place:
+    """A place at a replica for one call of a method."""
+
+    def __init__(self, router: _Router, method: str, reservation: _tyndall.Reservation) -> None:
+        self._router = router
+        self._method = method
+        self._reservation = reservation
+
+    @property
+    def replica_id(self) -> str:
+        return self._reservation.replica
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        body = self._router._written(self._method, args, kwargs)
+        return self._router._called(partial(self._reservation.call, body), self.replica_id)
+
+    def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream:
+        body = self._router._written(self._method, args, kwargs, is_stream=True)
+        items = self._reservation.stream(body, self._router._is_in_loop())
+        return self._router._streamed(items, self.replica_id)
+
+    def give_back(self) -> None:
+        self._reservation.give_back()
 
 
 def _finish(future: Future[Any], response: bytes, load: Callable[[bytes], Any]) -> None:
@@ -210,10 +342,17 @@ def _finish(future: Future[Any], response: bytes, load: Callable[[bytes], Any]) 
 class _Items:
     """Items come several at a time; whoever iterates gets them one by one."""
 
-    def __init__(self, items: _tyndall.Items, deployment_id: DeploymentID, load: Callable[[bytes], Any]) -> None:
+    def __init__(
+        self,
+        items: _tyndall.Items,
+        deployment_id: DeploymentID,
+        load: Callable[[bytes], Any],
+        replica_id: str | None,
+    ) -> None:
         self._items = items
         self._load = load
         self._deployment_id = deployment_id
+        self._replica_id = replica_id
         self._ready: deque[bytes] = deque()
         self._error: str | None = None
         self._is_over = False
@@ -231,7 +370,7 @@ class _Items:
                 _finish(future, self._ready.popleft(), self._load)
             elif self._error is not None:
                 error, self._error = self._error, None
-                future.set_exception(read(error, self._deployment_id))
+                future.set_exception(read(error, self._deployment_id, self._replica_id))
             elif self._is_over:
                 future.set_result(END)
             else:

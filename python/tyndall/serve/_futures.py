@@ -16,6 +16,12 @@ def failed(error: BaseException) -> Future[Any]:
     return future
 
 
+def done(value: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
+
+
 def attempt(begin: Callable[[], Future[Any]]) -> Future[Any]:
     """What `begin` gives, or its exception as a future: whoever waits shall see it, not whoever asks."""
     try:
@@ -28,6 +34,18 @@ def follow(inner: Future[Any], outer: Future[Any]) -> None:
     """The outer future ends as the inner one does, and cancelling the outer one cancels the inner one."""
     outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
     inner.add_done_callback(lambda done: _copy(done, outer))
+
+
+def settled(one: Future[Any]) -> Future[Any]:
+    """A future that has what the other one gives, or its exception as a value."""
+    outer: Future[Any] = Future()
+
+    def ended(done: Future[Any]) -> None:
+        error = RequestCancelledError() if done.cancelled() else done.exception()
+        outer.set_result(done.result() if error is None else error)
+
+    one.add_done_callback(ended)
+    return outer
 
 
 def _copy(done: Future[Any], outer: Future[Any]) -> None:

@@ -58,8 +58,8 @@ class LocalRouter:
 
     def broadcast(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions
-    ) -> list[Future[Any]]:
-        return [self.call(method, args, kwargs, options)]
+    ) -> Future[list[Future[Any]]]:
+        return _futures.done([self.call(method, args, kwargs, options)])
 
 
 class _Replica:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any, Final
 
 from tyndall import _tyndall
 
 from ._calls import _Router, _Target
-from ._responses import Stream
 from .context import DeploymentID
 from .exceptions import RayServeException
 from .handle import CallOptions
@@ -38,17 +36,25 @@ class ModelRouter(_Router):
         super().__init__(caller, thread, deployment_id)
         self._model = model
 
-    def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Future[Any]:
-        target, request = self._target(method, options), self._request(method, args, kwargs)
-        if request.get("stream"):
+    def _written(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_stream: bool = False
+    ) -> bytes:
+        request = self._request(method, args, kwargs)
+        if request.get("stream") and not is_stream:
             raise TypeError(
                 f"Method '{method}' was asked for a stream. You must use `handle.options(stream=True)` to call it so."
             )
-        return self._call(target, json.dumps(request).encode(), json.loads)
+        return json.dumps(request).encode()
 
-    def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Stream:
-        target, request = self._target(method, options), self._request(method, args, kwargs)
-        return self._stream(target, json.dumps(request).encode(), _event)
+    def _hint(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        # A model's replica is chosen by nothing of the request.
+        return b""
+
+    def _read(self, response: bytes) -> Any:
+        return json.loads(response)
+
+    def _read_item(self, item: bytes) -> Any:
+        return _event(item)
 
     def _target(self, method: str, options: CallOptions) -> _Target:
         if method not in PATHS:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
-from .exceptions import RayServeException, RequestCancelledError
+from . import _futures
+from .context import DeploymentID
+from .exceptions import DeploymentUnavailableError, RayServeException, RequestCancelledError
 
 R = TypeVar("R")
 
 END: Final = object()
 """What a stream's future has after the last item."""
 
-_IN_LOOP = (
-    "Sync methods should not be called from within an `asyncio` event loop. Use `await response` instead.\n"
-    "in a stream, use `async for`"
-)
+LEFT_OUT: Final = object()
+"""What the future of a replica has that ended before a broadcast came to it."""
+
+_NO_RESULTS = "Timed out waiting for broadcast results.\nallow more in timeout_s; the calls go on"
 
 
 class Stream(Protocol):
@@ -35,13 +38,16 @@ class Stream(Protocol):
         ...
 
 
-def refuse_in_loop() -> None:
+def refuse_in_loop(instead: str = "await response") -> None:
     """Raises RuntimeError where waiting would hold up an event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise RuntimeError(_IN_LOOP)
+    raise RuntimeError(
+        f"Sync methods should not be called from within an `asyncio` event loop. Use `{instead}` instead.\n"
+        "in a stream, use `async for`"
+    )
 
 
 def _wait(future: Future[Any], end: float | None) -> Any:
@@ -247,35 +253,112 @@ def _stop(opened: Future[Stream]) -> None:
 
 
 class DeploymentBroadcastResponse:
-    """The answers of all replicas of a deployment."""
+    """The answers of all replicas that ran when it was asked for, in no order.
 
-    def __init__(self, begin: Callable[[], list[Future[Any]]], request_id: str = "") -> None:
-        self._futures = begin()
+    `begin` gives a future of futures, one for each replica; of a replica that has ended before it began, it gives
+    `LEFT_OUT`. Cancelling one of them ends all of them.
+    """
+
+    def __init__(
+        self, begin: Callable[[], Future[list[Future[Any]]]], deployment_id: DeploymentID, request_id: str = ""
+    ) -> None:
+        self._deployment_id = deployment_id
         self._request_id = request_id
+        self._opened = begin()
+        self._whole = _whole(self._opened)
+
+    @property
+    def request_id(self) -> str:
+        return self._request_id
 
     def results(self, *, timeout_s: float | None = None, return_exceptions: bool = False) -> list[Any]:
-        """Waits for all; the first exception is raised, or all are given in the answers' places."""
-        refuse_in_loop()
-        end = _deadline(timeout_s)
-        return [self._settled(lambda: _wait(one, end), return_exceptions) for one in self._futures]  # noqa: B023
+        """Waits for all; the first exception is raised, or all are given in the answers' places.
+
+        Raises DeploymentUnavailableError where no replica runs, and TimeoutError after so many seconds, with the calls
+        going on.
+        """
+        refuse_in_loop("await response.results_async()")
+        end = _end(timeout_s)
+        future = self._collected(return_exceptions)
+        try:
+            answers: list[Any] = future.result(None if end is None else max(0.0, end - time.monotonic()))
+        except concurrent.futures.TimeoutError as error:
+            # The code that was called may have raised one too.
+            if future.done():
+                raise
+            raise TimeoutError(_NO_RESULTS) from error
+        return answers
 
     async def results_async(self, *, timeout_s: float | None = None, return_exceptions: bool = False) -> list[Any]:
-        answers = asyncio.gather(*map(asyncio.wrap_future, self._futures), return_exceptions=return_exceptions)
-        try:
-            return list(await asyncio.wait_for(answers, timeout_s))
-        except asyncio.TimeoutError as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise TimeoutError(str(error)) from error
+        """As `results`, in an event loop."""
+        _end(timeout_s)
+        future = self._collected(return_exceptions)
+        if not future.done():
+            try:
+                await asyncio.wait_for(_done(future), timeout_s)
+            except asyncio.TimeoutError as error:
+                raise TimeoutError(_NO_RESULTS) from error
+        answers: list[Any] = future.result()
+        return answers
 
-    @staticmethod
-    def _settled(wait: Callable[[], Any], return_exceptions: bool) -> Any:
-        try:
-            return wait()
-        except Exception as error:
-            if return_exceptions:
-                return error
-            raise
+    def _collected(self, return_exceptions: bool) -> Future[list[Any]]:
+        """All answers, once they are there. Cancelling it ends nothing."""
+
+        def collected(opened: list[list[Future[Any]]]) -> Future[Any]:
+            parts = [_futures.settled(part) for part in opened[0]] if return_exceptions else opened[0]
+            return _futures.after(parts, lambda answers: self._present(answers))
+
+        return _futures.after([self._opened], collected)
+
+    def _present(self, answers: list[Any]) -> Future[list[Any]]:
+        present = [answer for answer in answers if answer is not LEFT_OUT]
+        if not present:
+            raise DeploymentUnavailableError(
+                self._deployment_id, "its replicas end.\ncall again when others have come"
+            )
+        return _futures.done(present)
 
     def __repr__(self) -> str:
-        return f"DeploymentBroadcastResponse(replicas={len(self._futures)})"
+        return f"DeploymentBroadcastResponse(deployment='{self._deployment_id.name}')"
+
+
+def _end(timeout_s: float | None) -> float | None:
+    """When no more is waited."""
+    if timeout_s is not None and timeout_s < 0:
+        raise ValueError(f"timeout_s must be None or non-negative.\nit is {timeout_s}")
+    return _deadline(timeout_s)
+
+
+def _whole(opened: Future[list[Future[Any]]]) -> Future[None]:
+    """Stands for all parts, for whoever cancels them; it is done when they are."""
+    whole: Future[None] = Future()
+    lock = threading.Lock()
+
+    def begun(done: Future[list[Future[Any]]]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            whole.cancel()
+            return
+        parts = done.result()
+        left = len(parts)
+
+        def ended(_: Future[Any]) -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                is_last = left == 0
+            if is_last and not whole.done():
+                with contextlib.suppress(concurrent.futures.InvalidStateError):
+                    whole.set_result(None)
+
+        def cancelled(done: Future[None]) -> None:
+            if done.cancelled():
+                for part in parts:
+                    part.cancel()
+
+        for part in parts:
+            part.add_done_callback(ended)
+        whole.add_done_callback(cancelled)
+
+    whole.add_done_callback(lambda done: opened.cancel() if done.cancelled() else None)
+    opened.add_done_callback(begun)
+    return whole

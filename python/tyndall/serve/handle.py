@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from . import _futures
@@ -33,6 +33,7 @@ __all__ = [
     "DeploymentHandle",
     "DeploymentResponse",
     "DeploymentResponseGenerator",
+    "Place",
     "ReplicaSelection",
     "Router",
     "Stream",
@@ -86,9 +87,28 @@ class Router(Protocol):
         ...
 
 
+class Place(Protocol):
+    """A place that a replica keeps for one call. A router that knows how has `choose_replica`, which gives one."""
+
+    @property
+    def replica_id(self) -> str: ...
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        """Makes the call, once."""
+        ...
+
+    def stream(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream:
+        """Makes the call of a place that was chosen for a stream, once."""
+        ...
+
+    def give_back(self) -> None:
+        """It is not wanted any more; after the call has begun this does nothing."""
+        ...
+
+
 @dataclass(frozen=True)
 class ReplicaSelection:
-    """A replica that a call was given a place at."""
+    """A replica that keeps a place for one call."""
 
     replica_id: str
     deployment_id: DeploymentID
@@ -96,11 +116,12 @@ class ReplicaSelection:
     port: int | None = None
     node_id: str = ""
     availability_zone: str | None = None
-    replica_metadata: dict[str, Any] | None = None
+    replica_metadata: dict[str, Any] = field(default_factory=dict)
+    _chosen: _Chosen | None = field(default=None, repr=False, compare=False)
 
     @property
-    def address(self) -> str | None:
-        return None if self.port is None else f"{self.node_ip}:{self.port}"
+    def address(self) -> str:
+        return self.node_ip if self.port is None else f"{self.node_ip}:{self.port}"
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -109,7 +130,7 @@ class ReplicaSelection:
             "port": self.port,
             "node_id": self.node_id,
             "availability_zone": self.availability_zone,
-            "replica_metadata": self.replica_metadata or {},
+            "replica_metadata": self.replica_metadata,
         }
 
 
@@ -235,46 +256,66 @@ class DeploymentHandle(Generic[T]):
         self._shared.is_initialized = True
         handle, options = self._handle_options, self._call_options()
         router, method = self._shared.router, handle.method_name
-
-        def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
-            if not handle.stream:
-                return router().call(method, args, kwargs, options)
-            opened: Future[Stream] = Future()
-            opened.set_result(router().stream(method, args, kwargs, options))
-            return opened
-
-        future = _futures.attempt(lambda: _with_responses(args, kwargs, begin))
-        kind = DeploymentResponseGenerator if handle.stream else DeploymentResponse
-        response: Any = kind(future, options.request_id, by_reference=handle.by_reference)
-        children = _get_serve_request_context().children
-        if children is not None:
-            children.add(response._whole)
-        return response
+        return _response(
+            handle,
+            options,
+            lambda: _with_responses(args, kwargs, lambda args, kwargs: router().call(method, args, kwargs, options)),
+            lambda: _with_responses(
+                args, kwargs, lambda args, kwargs: _futures.done(router().stream(method, args, kwargs, options))
+            ),
+        )
 
     def broadcast(self, method_name: str, *args: Any, **kwargs: Any) -> DeploymentBroadcastResponse:
-        """Calls a method of all replicas that there are."""
+        """Calls a method of all replicas that run, also of those that are full: they take it in its turn.
+
+        Nobody is woken, and `max_queued_requests` does not bound it.
+        """
         self._shared.is_initialized = True
         options = self._call_options()
-        broadcast: Callable[..., list[Future[Any]]] = self._ability("broadcast")
-        return DeploymentBroadcastResponse(lambda: broadcast(method_name, args, kwargs, options), options.request_id)
+        broadcast: Callable[..., Future[list[Future[Any]]]] = self._ability("broadcast")
+
+        def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[list[Future[Any]]]:
+            return broadcast(method_name, args, kwargs, options)
+
+        response = DeploymentBroadcastResponse(
+            lambda: _futures.attempt(lambda: _with_responses(args, kwargs, begin)),
+            self.deployment_id,
+            options.request_id,
+        )
+        _adopt(response._whole)
+        return response
 
     def choose_replica(self, *args: Any, **kwargs: Any) -> AbstractAsyncContextManager[ReplicaSelection]:
-        """Has a replica keep a place for a call, which `dispatch` then makes."""
-        choose: Callable[..., AbstractAsyncContextManager[ReplicaSelection]] = self._ability("choose_replica")
-        return choose(self._handle_options.method_name, args, kwargs, self._call_options())
+        """Has a replica keep a place for one call, which `dispatch` makes: `async with handle.choose_replica() as chosen`.
+
+        The method, the options and whether it streams are those of this handle. The place counts among the replica's
+        `max_ongoing_requests`; it is given back when the block ends without a `dispatch`, and when the time of the
+        request is over. The arguments are those of the choice alone; responses among them are waited for.
+        """
+        self._shared.is_initialized = True
+        handle, options = self._handle_options, self._call_options()
+        choose: Callable[..., Future[Place]] = self._ability("choose_replica")
+        return _choosing(
+            self.deployment_id,
+            handle,
+            options,
+            lambda: _with_responses(
+                args, kwargs, lambda args, kwargs: choose(handle.method_name, args, kwargs, handle.stream, options)
+            ),
+        )
 
     def dispatch(self, selection: ReplicaSelection, *args: Any, **kwargs: Any) -> Any:
-        """Makes the call for which a replica keeps a place, once."""
-        if selection.deployment_id != self.deployment_id:
+        """Makes the call for which a replica keeps a place, once, and gives what `remote` gives.
+
+        The response has ReplicaUnavailableError where the replica is lost: the call goes to no other.
+        """
+        chosen = selection._chosen
+        if selection.deployment_id != self.deployment_id or chosen is None:
             raise ValueError(
                 f"the selection is a replica of {selection.deployment_id}, not of {self.deployment_id}\n"
                 "dispatch with the handle that chose it"
             )
-        options = self._call_options()
-        dispatch: Callable[..., Future[Any]] = self._ability("dispatch")
-        future = dispatch(selection, self._handle_options.method_name, args, kwargs, options)
-        response: DeploymentResponse[Any] = DeploymentResponse(future, options.request_id)
-        return response
+        return chosen.dispatch(args, kwargs)
 
     def _ability(self, name: str) -> Any:
         """What not every router can do."""
@@ -360,6 +401,89 @@ def _restore(
 
         router = LocalRouter(DeploymentID(deployment_name, app_name))
     return DeploymentHandle(deployment_name, app_name, router=router, model=model, _options=options)
+
+
+class _Chosen:
+    """The place of a selection, and what was said when it was chosen."""
+
+    def __init__(self, place: Place, handle: _HandleOptions, options: CallOptions) -> None:
+        self._place = place
+        self._handle = handle
+        self._options = options
+        self._is_dispatched = False
+        self._is_over = False
+
+    def dispatch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place = self._place
+        return _response(
+            self._handle,
+            self._options,
+            lambda: self._once(lambda: _with_responses(args, kwargs, place.call)),
+            lambda: self._once(
+                lambda: _with_responses(args, kwargs, lambda args, kwargs: _futures.done(place.stream(args, kwargs)))
+            ),
+        )
+
+    def _once(self, begin: Callable[[], Future[Any]]) -> Future[Any]:
+        replica_id = self._place.replica_id
+        if self._is_dispatched:
+            raise RuntimeError(f"the place at replica {replica_id} has been used by a dispatch\nchoose again")
+        if self._is_over:
+            raise RuntimeError(
+                f"the place at replica {replica_id} has been given back\ndispatch within `async with`"
+            )
+        self._is_dispatched = True
+        future = _futures.attempt(begin)
+        # It is still there where the arguments never came to be.
+        future.add_done_callback(lambda _: self._place.give_back())
+        return future
+
+    def end(self) -> None:
+        """The block is over, in which it was chosen."""
+        self._is_over = True
+        if not self._is_dispatched:
+            self._place.give_back()
+
+
+@asynccontextmanager
+async def _choosing(
+    deployment_id: DeploymentID, handle: _HandleOptions, options: CallOptions, choose: Callable[[], Future[Place]]
+) -> AsyncIterator[ReplicaSelection]:
+    future = _futures.attempt(choose)
+    _adopt(future)
+    try:
+        place: Place = await DeploymentResponse(future, options.request_id)
+    except BaseException:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            # It came while nobody waited any more.
+            future.result().give_back()
+        raise
+    chosen = _Chosen(place, handle, options)
+    try:
+        yield ReplicaSelection(place.replica_id, deployment_id, _chosen=chosen)
+    finally:
+        chosen.end()
+
+
+def _response(
+    handle: _HandleOptions,
+    options: CallOptions,
+    call: Callable[[], Future[Any]],
+    stream: Callable[[], Future[Stream]],
+) -> Any:
+    """The response of a call that is begun in one of both ways."""
+    kind = DeploymentResponseGenerator if handle.stream else DeploymentResponse
+    future = _futures.attempt(stream if handle.stream else call)
+    response: Any = kind(future, options.request_id, by_reference=handle.by_reference)
+    _adopt(response._whole)
+    return response
+
+
+def _adopt(call: Future[Any]) -> None:
+    """The call ends with the request that makes it."""
+    children = _get_serve_request_context().children
+    if children is not None:
+        children.add(call)
 
 
 def _with_responses(

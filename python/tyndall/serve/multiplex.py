@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import time
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
@@ -97,6 +98,8 @@ class _Models:
             raise TypeError("The model ID must be a string.")
         if not model_id:
             raise ValueError("The model ID cannot be empty.\nname one in the header serve_multiplexed_model_id")
+        if _calls.of_process is not None:
+            _calls.of_process.model_asked()
         if model_id not in self._models:
             self._loading[model_id] += 1
             _tell()
@@ -113,13 +116,19 @@ class _Models:
             # Somebody else may have loaded it meanwhile.
             while model_id not in self._models:
                 if self._limit == -1 or len(self._models) < self._limit:
+                    begun = time.monotonic()
                     self._models[model_id] = await self._load(model_id)
+                    if _calls.of_process is not None:
+                        _calls.of_process.model_loaded(time.monotonic() - begun)
                     logger.info("loaded model %r", model_id)
                 else:
                     victim, model = self._models.popitem(last=False)
                     _tell()
                     logger.info("unloading model %r", victim)
+                    begun = time.monotonic()
                     await _unload(model)
+                    if _calls.of_process is not None:
+                        _calls.of_process.model_unloaded(time.monotonic() - begun)
 
 
 _all_models: weakref.WeakSet[_Models] = weakref.WeakSet()

@@ -408,6 +408,11 @@ pub(crate) enum RoleArgs {
     },
 }
 
+fn amount(text: &str) -> Result<(String, f64), String> {
+    let split = text.split_once(' ').and_then(|(amount, name)| Some((name, amount.parse().ok()?)));
+    split.map(|(name, amount)| (name.to_owned(), amount)).ok_or_else(|| "not an amount".to_owned())
+}
+
 /// What a controller is told of its node.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
@@ -420,6 +425,15 @@ pub(crate) struct NodeArgs {
     /// Bytes of memory for all models; absent is not accounted
     #[arg(long)]
     pub(crate) memory_bytes: Option<u64>,
+    /// GPUs for replicas, by name
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) gpus: Vec<String>,
+    /// CPUs for replicas; absent is not accounted
+    #[arg(long)]
+    pub(crate) num_cpus: Option<f64>,
+    /// Others: how much of what
+    #[arg(long, value_parser = amount)]
+    pub(crate) resource: Vec<(String, f64)>,
     /// Seconds, where an application says nothing
     #[arg(long)]
     pub(crate) request_timeout_s: f64,

@@ -128,7 +128,12 @@ fn controller_options(
             args,
             request_timeout_s: Some(node.request_timeout_s),
         },
-        capacity: Capacity { memory_bytes: node.memory_bytes, ..Capacity::default() },
+        capacity: Capacity {
+            memory_bytes: node.memory_bytes,
+            num_cpus: node.num_cpus,
+            gpus: node.gpus,
+            custom: node.resource.into_iter().collect(),
+        },
         instance: Instance {
             node_id: node.node_id,
             node_ip: address.ip().to_string(),

@@ -4,6 +4,7 @@
 
 use crate::call::CallRequest;
 use crate::http::{HttpRequest, lock};
+use crate::request::Arrival;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use pyo3::prelude::*;
@@ -48,16 +49,16 @@ impl AccessLines {
     /// An answer is over.
     #[pyo3(signature = (request, route=None))]
     fn http(&self, py: Python<'_>, request: &HttpRequest, route: Option<&str>) {
-        let context = request.request_context();
-        let root = if context.root_path.is_empty() { "/" } else { &context.root_path };
+        let root = &request.arrival().context.root_path;
+        let root = if root.is_empty() { "/" } else { root };
         let what = format!("{} {} {}", request.method(), route.unwrap_or(root), request.status());
-        self.push(py, Line::new(context, what, request.elapsed()));
+        self.push(py, Line::new(request.arrival(), what));
     }
 
     /// A call is over.
     fn call(&self, py: Python<'_>, request: &CallRequest, outcome: &str) {
         let what = format!("CALL {} {outcome}", request.method());
-        self.push(py, Line::new(request.request_context(), what, request.elapsed()));
+        self.push(py, Line::new(request.arrival(), what));
     }
 
     /// Writes what waits.
@@ -88,8 +89,9 @@ struct Line {
 }
 
 impl Line {
-    fn new(context: &Arc<RequestContext>, what: String, took: Duration) -> Self {
-        Self { at: Timestamp::now(), context: context.clone(), what, took }
+    fn new(arrival: &Arrival, what: String) -> Self {
+        let (context, took) = (arrival.context.clone(), arrival.elapsed());
+        Self { at: Timestamp::now(), context, what, took }
     }
 }
 

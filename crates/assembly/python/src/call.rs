@@ -2,7 +2,7 @@
 
 use crate::http::{new_future, to_bytes};
 use crate::queue::Queue;
-use crate::request::{CancelOnDrop, Context, Shared, resolve};
+use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use pyo3::exceptions::PyValueError;
@@ -10,7 +10,6 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyAny, PyBytes};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tyndall::{Error, RequestContext, Result};
@@ -77,21 +76,11 @@ fn begin(
     let shared = Arc::new(Shared::default());
     let guard = CancelOnDrop { queue: queue.clone(), shared: shared.clone() };
     let is_stream = matches!(answer, Answer::Items(_));
-    let (own, runtime, begun) = (queue.clone(), Handle::current(), Instant::now());
+    let (own, runtime, arrival) = (queue.clone(), Handle::current(), Arrival::now(context));
     queue.push(move |py, handler| {
-        let context = Arc::new(context);
         let answer = Mutex::new(answer);
-        let call = CallRequest {
-            begun,
-            method,
-            body,
-            is_stream,
-            context,
-            queue: own,
-            runtime,
-            shared,
-            answer,
-        };
+        let call =
+            CallRequest { arrival, method, body, is_stream, queue: own, runtime, shared, answer };
         handler.call_method1(intern!(py, "call"), (Py::new(py, call)?,)).map(drop)
     });
     guard
@@ -100,11 +89,10 @@ fn begin(
 /// A call, as the loop sees it.
 #[pyclass(frozen, module = "tyndall._tyndall")]
 pub(crate) struct CallRequest {
-    begun: Instant,
+    arrival: Arrival,
     method: String,
     body: Bytes,
     is_stream: bool,
-    context: Arc<RequestContext>,
     queue: Arc<Queue>,
     runtime: Handle,
     shared: Arc<Shared>,
@@ -115,7 +103,7 @@ pub(crate) struct CallRequest {
 impl CallRequest {
     #[getter]
     fn context(&self) -> Context {
-        Context { context: self.context.clone() }
+        self.arrival.shown()
     }
 
     #[getter]
@@ -126,7 +114,7 @@ impl CallRequest {
     /// Milliseconds since it arrived.
     #[getter]
     fn elapsed_ms(&self) -> f64 {
-        self.elapsed().as_secs_f64() * 1e3
+        self.arrival.elapsed_ms()
     }
 
     #[getter]
@@ -190,12 +178,8 @@ impl CallRequest {
 }
 
 impl CallRequest {
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
-    }
-
-    pub(crate) fn request_context(&self) -> &Arc<RequestContext> {
-        &self.context
+    pub(crate) fn arrival(&self) -> &Arrival {
+        &self.arrival
     }
 
     fn end(&self, outcome: Result<Bytes>) {

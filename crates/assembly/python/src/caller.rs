@@ -6,8 +6,10 @@
 use crate::http::to_bytes;
 use crate::queue::Queue;
 use crate::request::{Context, child};
+use crate::reservation::Reservation;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -15,11 +17,12 @@ use pyo3::types::{PyAny, PyBytes, PyList};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use tyndall::foreign::{ModelsOfPart, ReplicaStart, Scoped};
-use tyndall::{Call, Encoding, Error, RequestContext, Result};
+use tyndall::{AnswerKind, Call, Encoding, Error, RequestContext, Result};
 use tyndall_types::ApplicationName;
 
 /// Items that Python gets at a time, at most.
@@ -48,7 +51,7 @@ impl Caller {
         }
     }
 
-    fn prepare(&self, target: Target, body: &Bound<'_, PyAny>) -> PyResult<Call> {
+    fn prepare(&self, target: Target, body: Bytes) -> PyResult<Call> {
         self.caller.connected();
         let application = target.application.map(ApplicationName::new).transpose();
         let application = application.map_err(|error| PyValueError::new_err(error.to_string()))?;
@@ -63,7 +66,7 @@ impl Caller {
             application,
             deployment: target.deployment,
             method: target.method,
-            body: to_bytes(body)?,
+            body,
             encoding: if target.is_model { Encoding::Model } else { Encoding::Opaque },
             context,
         })
@@ -94,15 +97,77 @@ impl Caller {
         in_loop: bool,
         done: Py<PyAny>,
     ) -> PyResult<Calling> {
-        let call = self.prepare(target, body)?;
-        let (caller, queue) = (self.caller.clone(), self.queue.clone().filter(|_| in_loop));
+        let call = self.prepare(target, to_bytes(body)?)?;
         let context = call.context.clone();
+        let calling = self.caller.call(call);
+        Ok(run(&self.runtime, self.queue_for(in_loop), context, calling, done))
+    }
+
+    /// Has a replica keep a place for a call: `done(reservation, error)` gets one of both. The body says
+    /// what it is chosen for.
+    fn reserve(
+        &self,
+        target: Target,
+        body: &Bound<'_, PyAny>,
+        is_stream: bool,
+        in_loop: bool,
+        done: Py<PyAny>,
+    ) -> PyResult<Calling> {
+        let call = self.prepare(target, to_bytes(body)?)?;
+        let context = call.context.clone();
+        let answer = if is_stream { AnswerKind::Stream } else { AnswerKind::Response };
+        let reserving = self.caller.reserve(call, answer);
+        let (queue, own) = (self.queue_for(in_loop), self.queue.clone());
+        let runtime = self.runtime.clone();
         let task = self.runtime.spawn(async move {
-            let outcome = within(&context, caller.call(call)).await.and_then(|outcome| outcome);
+            let outcome = within(&context, reserving).await.and_then(|outcome| outcome);
             deliver(queue, move |py| match outcome {
-                Ok(body) => done.call1(py, (PyBytes::new(py, &body), py.None())),
+                Ok(place) => {
+                    let reservation = Reservation::new(place, context, runtime, own);
+                    done.call1(py, (Py::new(py, reservation)?, py.None()))
+                }
                 Err(error) => done.call1(py, (py.None(), to_json(&error))),
             });
+        });
+        Ok(Calling { task: task.abort_handle() })
+    }
+
+    /// Calls a method of all replicas: `begun(count, error)` gets one of both, and for each of so many
+    /// `done(number, response, error)` does; of a replica that ends and has not begun it, neither.
+    fn broadcast(
+        &self,
+        target: Target,
+        body: &Bound<'_, PyAny>,
+        in_loop: bool,
+        begun: Py<PyAny>,
+        done: Py<PyAny>,
+    ) -> PyResult<Calling> {
+        let call = self.prepare(target, to_bytes(body)?)?;
+        let context = call.context.clone();
+        let (queue, calling) = (self.queue_for(in_loop), self.caller.broadcast(call));
+        let task = self.runtime.spawn(async move {
+            let parts = match within(&context, calling).await.and_then(|outcome| outcome) {
+                Ok(parts) => parts,
+                Err(error) => {
+                    let told = to_json(&error);
+                    return deliver(queue, move |py| begun.call1(py, (py.None(), told)));
+                }
+            };
+            let count = parts.len();
+            deliver(queue.clone(), move |py| begun.call1(py, (count, py.None())));
+            let (done, context) = (Arc::new(done), &context);
+            let part = |(number, part)| async move { (number, within(context, part).await) };
+            let mut answers: FuturesUnordered<_> =
+                parts.into_iter().enumerate().map(part).collect();
+            while let Some((number, answer)) = answers.next().await {
+                let done = done.clone();
+                let answer = answer.unwrap_or_else(|late| Some(Err(late)));
+                deliver(queue.clone(), move |py| match answer {
+                    Some(Ok(body)) => done.call1(py, (number, PyBytes::new(py, &body), py.None())),
+                    Some(Err(error)) => done.call1(py, (number, py.None(), to_json(&error))),
+                    None => done.call1(py, (number, py.None(), py.None())),
+                });
+            }
         });
         Ok(Calling { task: task.abort_handle() })
     }
@@ -114,21 +179,60 @@ impl Caller {
         }
     }
 
+    /// Somebody asked for a model.
+    fn model_asked(&self) {
+        if let Some(models) = &self.models {
+            models.asked();
+        }
+    }
+
+    /// A model was loaded, which took so many seconds.
+    fn model_loaded(&self, seconds: f64) {
+        if let Some(models) = &self.models {
+            models.loaded(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        }
+    }
+
+    /// A model was unloaded, which took so many seconds.
+    fn model_unloaded(&self, seconds: f64) {
+        if let Some(models) = &self.models {
+            models.unloaded(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+        }
+    }
+
     /// Calls a generator.
     fn stream(&self, target: Target, body: &Bound<'_, PyAny>, in_loop: bool) -> PyResult<Items> {
-        let call = self.prepare(target, body)?;
+        let call = self.prepare(target, to_bytes(body)?)?;
         let context = call.context.clone();
         // The call begins with the first item that is asked for, as a generator does.
         let _runtime = self.runtime.enter();
         let items = self.caller.stream(call);
-        Ok(Items {
-            state: Arc::new(tokio::sync::Mutex::new(Some(items))),
-            context,
-            runtime: self.runtime.clone(),
-            queue: self.queue.clone().filter(|_| in_loop),
-            task: Mutex::new(None),
-        })
+        Ok(Items::new(items, context, &self.runtime, self.queue_for(in_loop)))
     }
+}
+
+impl Caller {
+    fn queue_for(&self, in_loop: bool) -> Option<Arc<Queue>> {
+        self.queue.clone().filter(|_| in_loop)
+    }
+}
+
+/// A call that begins now; `done(response, error)` gets one of both.
+pub(crate) fn run(
+    runtime: &Handle,
+    queue: Option<Arc<Queue>>,
+    context: RequestContext,
+    calling: BoxFuture<'static, Result<Bytes>>,
+    done: Py<PyAny>,
+) -> Calling {
+    let task = runtime.spawn(async move {
+        let outcome = within(&context, calling).await.and_then(|outcome| outcome);
+        deliver(queue, move |py| match outcome {
+            Ok(body) => done.call1(py, (PyBytes::new(py, &body), py.None())),
+            Err(error) => done.call1(py, (py.None(), to_json(&error))),
+        });
+    });
+    Calling { task: task.abort_handle() }
 }
 
 /// Calls `done` where the caller wants to hear of it.
@@ -190,6 +294,23 @@ pub(crate) struct Items {
     runtime: Handle,
     queue: Option<Arc<Queue>>,
     task: Mutex<Option<AbortHandle>>,
+}
+
+impl Items {
+    pub(crate) fn new(
+        items: BoxStream<'static, Result<Bytes>>,
+        context: RequestContext,
+        runtime: &Handle,
+        queue: Option<Arc<Queue>>,
+    ) -> Self {
+        Self {
+            state: Arc::new(tokio::sync::Mutex::new(Some(items))),
+            context,
+            runtime: runtime.clone(),
+            queue,
+            task: Mutex::new(None),
+        }
+    }
 }
 
 #[pymethods]

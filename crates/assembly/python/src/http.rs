@@ -3,7 +3,7 @@
 //! Source of the messages: the ASGI specification, HTTP & WebSocket 2.3.
 
 use crate::queue::Queue;
-use crate::request::{CancelOnDrop, Context, Shared, disconnect, resolve};
+use crate::request::{Arrival, CancelOnDrop, Context, Shared, disconnect, resolve};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
 use axum::extract::Request;
@@ -22,7 +22,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tyndall::RequestContext;
@@ -82,11 +81,10 @@ pub(crate) async fn answer(
     let guard = CancelOnDrop { queue: queue.clone(), shared: shared.clone() };
     let (reply, replied) = oneshot::channel();
     let own = queue.clone();
-    let (runtime, begun) = (Handle::current(), Instant::now());
+    let (runtime, arrival) = (Handle::current(), Arrival::now(context));
     queue.push(move |py, handler| {
         let request = HttpRequest {
-            begun,
-            head: Head::new(parts, context),
+            head: Head::new(parts, arrival),
             queue: own,
             runtime,
             shared,
@@ -157,7 +155,6 @@ impl HttpBody for Parts {
 /// A request, as the loop sees it.
 #[pyclass(frozen, module = "tyndall._tyndall")]
 pub(crate) struct HttpRequest {
-    begun: Instant,
     head: Head,
     queue: Arc<Queue>,
     runtime: Handle,
@@ -171,7 +168,7 @@ pub(crate) struct HttpRequest {
 impl HttpRequest {
     #[getter]
     fn context(&self) -> Context {
-        Context { context: self.head.context.clone() }
+        self.head.arrival.shown()
     }
 
     #[getter]
@@ -182,7 +179,7 @@ impl HttpRequest {
     /// Milliseconds since it arrived.
     #[getter]
     fn elapsed_ms(&self) -> f64 {
-        self.elapsed().as_secs_f64() * 1e3
+        self.head.arrival.elapsed_ms()
     }
 
     /// The path as it was sent.
@@ -315,12 +312,8 @@ impl HttpRequest {
 }
 
 impl HttpRequest {
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
-    }
-
-    pub(crate) fn request_context(&self) -> &Arc<RequestContext> {
-        &self.head.context
+    pub(crate) fn arrival(&self) -> &Arrival {
+        &self.head.arrival
     }
 
     fn reply_whole(&self, status: StatusCode, headers: HeaderMap, body: Bytes) {

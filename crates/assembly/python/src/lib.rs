@@ -16,6 +16,7 @@
 //! | `scope` | the scope of both |
 //! | `call` | a call of a method by a handle, and its answer |
 //! | `caller` | calls that Python's handles make |
+//! | `reservation` | a place that a replica keeps for such a call |
 //! | `replica` | a replica whose deployment is a Python object |
 //! | `watchdog` | tells of code that keeps the loop from everything else |
 
@@ -29,6 +30,7 @@ mod http;
 mod queue;
 mod replica;
 mod request;
+mod reservation;
 mod scope;
 mod watchdog;
 mod websocket;
@@ -49,6 +51,7 @@ fn _tyndall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<caller::Caller>()?;
     module.add_class::<caller::Calling>()?;
     module.add_class::<caller::Items>()?;
+    module.add_class::<reservation::Reservation>()?;
     module.add_class::<request::Context>()?;
     module.add_class::<watchdog::Probe>()?;
     module.add_function(wrap_pyfunction!(replica::run_replica, module)?)?;

@@ -106,6 +106,31 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// When a request came, and what it knows of where it comes from.
+pub(crate) struct Arrival {
+    begun: Instant,
+    pub(crate) context: Arc<RequestContext>,
+}
+
+impl Arrival {
+    pub(crate) fn now(context: RequestContext) -> Self {
+        Self { begun: Instant::now(), context: Arc::new(context) }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    pub(crate) fn elapsed_ms(&self) -> f64 {
+        self.elapsed().as_secs_f64() * 1e3
+    }
+
+    /// The context, as Python sees it.
+    pub(crate) fn shown(&self) -> Context {
+        Context { context: self.context.clone() }
+    }
+}
+
 /// What a request knows of where it comes from; calls that it makes hand it on.
 #[pyclass(frozen, module = "tyndall._tyndall")]
 pub(crate) struct Context {

@@ -1,12 +1,11 @@
 //! The scope of ASGI, of requests and of WebSockets.
 
+use crate::request::Arrival;
 use axum::extract::OriginalUri;
 use http::{HeaderMap, HeaderName, Method, Uri, header, request};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
-use std::sync::Arc;
-use tyndall::RequestContext;
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -24,16 +23,16 @@ pub(crate) struct Head {
     /// With the prefix of the application.
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
-    pub(crate) context: Arc<RequestContext>,
+    pub(crate) arrival: Arrival,
 }
 
 impl Head {
-    pub(crate) fn new(parts: request::Parts, context: RequestContext) -> Self {
+    pub(crate) fn new(parts: request::Parts, arrival: Arrival) -> Self {
         let uri = match parts.extensions.get::<OriginalUri>() {
             Some(OriginalUri(uri)) => uri.clone(),
             None => parts.uri,
         };
-        Self { method: parts.method, uri, headers: parts.headers, context: Arc::new(context) }
+        Self { method: parts.method, uri, headers: parts.headers, arrival }
     }
 
     fn text(&self, name: &HeaderName) -> Option<&str> {
@@ -68,7 +67,7 @@ impl Head {
         scope.set_item(intern!(py, "path"), &*decoded)?;
         scope.set_item(intern!(py, "raw_path"), PyBytes::new(py, path.as_bytes()))?;
         scope.set_item(intern!(py, "query_string"), PyBytes::new(py, query))?;
-        scope.set_item(intern!(py, "root_path"), self.context.root_path.as_str())?;
+        scope.set_item(intern!(py, "root_path"), self.arrival.context.root_path.as_str())?;
         scope.set_item(intern!(py, "headers"), self.headers(py)?)?;
         let client = self.text(&FORWARDED_FOR).and_then(|list| list.split(',').next());
         scope.set_item(intern!(py, "client"), client.map(|host| (host.trim(), 0_u16)))?;

@@ -10,7 +10,7 @@ use crate::http::{
     field, headers_of, lock, new_future, plain, ready, status_of, text_field, to_bytes, value,
 };
 use crate::queue::Queue;
-use crate::request::{CancelOnDrop, Context, Shared, resolve};
+use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
 use axum::extract::Request;
@@ -66,10 +66,10 @@ pub(crate) async fn answer(
     let shared = Arc::new(Shared::default());
     let _guard = CancelOnDrop { queue: queue.clone(), shared: shared.clone() };
     let (reply, replied) = oneshot::channel();
-    let (own, runtime) = (queue.clone(), Handle::current());
+    let (own, runtime, arrival) = (queue.clone(), Handle::current(), Arrival::now(context));
     queue.push(move |py, handler| {
         let socket = WebSocket {
-            head: Head::new(parts, context),
+            head: Head::new(parts, arrival),
             protocols: handshake.protocols().to_vec(),
             queue: own,
             runtime,
@@ -101,7 +101,7 @@ pub(crate) struct WebSocket {
 impl WebSocket {
     #[getter]
     fn context(&self) -> Context {
-        Context { context: self.head.context.clone() }
+        self.head.arrival.shown()
     }
 
     /// The path as it was sent.

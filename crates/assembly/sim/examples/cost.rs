@@ -118,6 +118,7 @@ fn recovery(started: &[(ReplicaId, Arc<DeploymentConfig>)], deployments: u32, re
         replica: replica.clone(),
         pid: 1,
         config: Some(Box::new((**config).clone())),
+        gpus: Vec::new(),
     };
     let found: Vec<FoundReplica> = started.iter().map(found).collect();
     timed("Snapshot of all", 1, || state.apply(Event::Snapshot(found), NOW));

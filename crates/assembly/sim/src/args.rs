@@ -107,7 +107,7 @@ impl SimulateArgs {
             capacity: Capacity {
                 memory_bytes: memory.map(bytes).transpose()?,
                 num_cpus: self.cpus,
-                num_gpus: self.gpus,
+                gpus: (0..self.gpus).map(|gpu| gpu.to_string()).collect(),
                 ..Capacity::default()
             },
             nodes: self.nodes,

@@ -56,6 +56,49 @@ pub trait Caller: Send + Sync + 'static {
     /// Calls a method that gives a stream of responses, in the call's encoding. An error is its last
     /// item.
     fn stream(&self, call: Call) -> BoxStream<'static, Result<Bytes>>;
+
+    /// Has a replica keep a place for a call, for one response or for a stream. The body says what it
+    /// is chosen for; the one that is sent comes with the reservation. The place ends with the call's
+    /// deadline.
+    fn reserve(
+        &self,
+        call: Call,
+        answer: AnswerKind,
+    ) -> BoxFuture<'static, Result<Box<dyn Reservation>>>;
+
+    /// Calls a method of all replicas that run, also of those that are full, which take it in its turn.
+    /// The calls begin when the parts are polled; dropping a part cancels its call.
+    ///
+    /// # Errors
+    /// [`Error::DeploymentUnavailable`](crate::Error::DeploymentUnavailable) where none runs.
+    fn broadcast(&self, call: Call) -> BoxFuture<'static, Result<Vec<Part>>>;
+}
+
+/// What a call gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// One response.
+    Response,
+    /// A stream of them.
+    Stream,
+}
+
+/// One replica's response to a broadcast; none of one that ends and has not begun it.
+pub type Part = BoxFuture<'static, Option<Result<Bytes>>>;
+
+/// A place that a replica keeps for a call. Dropping it gives the place back.
+pub trait Reservation: Send + Sync + 'static {
+    /// Which replica.
+    fn replica(&self) -> &str;
+
+    /// Makes the call, which was reserved for one response.
+    ///
+    /// # Errors
+    /// Those of [`Caller::call`]; the call goes to no other replica.
+    fn call(self: Box<Self>, body: Bytes) -> BoxFuture<'static, Result<Bytes>>;
+
+    /// Makes the call, which was reserved for a stream.
+    fn stream(self: Box<Self>, body: Bytes) -> BoxStream<'static, Result<Bytes>>;
 }
 
 tokio::task_local! {

@@ -162,11 +162,11 @@ impl ReplicaContext {
         self.facts.max_ongoing_requests
     }
 
-    /// For code that keeps models by itself: what it sets there is told to those who choose replicas
-    /// for requests that name a model. A [`Multiplexed`](crate::Multiplexed) does so by itself.
+    /// For code that keeps models by itself: what it sets there is counted, and told to those who choose
+    /// replicas for requests that name a model. A [`Multiplexed`](crate::Multiplexed) does so by itself.
     #[must_use]
     pub fn models_of_part(&self) -> ModelsOfPart {
-        self.facts.held.part()
+        self.facts.held.part(&self.facts.metrics)
     }
 
     /// Its number among the replicas of the deployment: from 0, and below their number once a

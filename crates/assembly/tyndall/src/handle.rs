@@ -6,7 +6,9 @@ use crate::context::RequestContext;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
 use crate::methods::{CALL, STREAM, write};
+use crate::selection::{self, ReplicaSelection};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use serde::de::DeserializeOwned;
@@ -49,7 +51,7 @@ pub struct Handle<D> {
 }
 
 #[derive(Clone)]
-enum Target {
+pub(crate) enum Target {
     /// In an application that is being built.
     Bound(Arc<Node>),
     /// In a replica.
@@ -132,6 +134,29 @@ impl<D: Deployment> Handle<D> {
     pub fn stream(&self, request: D::Request) -> ResponseStream<D::Response> {
         begin_stream(&self.target, &self.options, STREAM, &request)
     }
+
+    /// Chooses a replica for one [`Deployment::call`], which keeps a place for it.
+    ///
+    /// # Errors
+    /// What a call ends with that gets no replica.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the place back.
+    pub async fn choose_replica(&self) -> Result<ReplicaSelection<D::Request, D::Response>> {
+        selection::choose(&self.target, &self.options, CALL).await
+    }
+
+    /// Calls [`Deployment::call`] of every replica that runs, and gives what each has answered, in no
+    /// order. Replicas that are full take it in its turn; no replica is woken.
+    ///
+    /// # Errors
+    /// [`Error::DeploymentUnavailable`] where no replica runs; a call that fails is one of the answers.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the calls.
+    pub async fn broadcast(&self, request: D::Request) -> Result<Vec<Result<D::Response>>> {
+        selection::broadcast(&self.target, &self.options, CALL, &request).await
+    }
 }
 
 /// A method of a deployment, by name.
@@ -158,6 +183,22 @@ impl<Q: Serialize, R: DeserializeOwned + Send + 'static> MethodHandle<Q, R> {
     pub fn stream(&self, request: Q) -> ResponseStream<R> {
         begin_stream(&self.target, &self.options, &self.method, &request)
     }
+
+    /// As [`Handle::choose_replica`].
+    ///
+    /// # Errors
+    /// As [`Handle::choose_replica`].
+    pub async fn choose_replica(&self) -> Result<ReplicaSelection<Q, R>> {
+        selection::choose(&self.target, &self.options, &self.method).await
+    }
+
+    /// As [`Handle::broadcast`].
+    ///
+    /// # Errors
+    /// As [`Handle::broadcast`].
+    pub async fn broadcast(&self, request: Q) -> Result<Vec<Result<R>>> {
+        selection::broadcast(&self.target, &self.options, &self.method, &request).await
+    }
 }
 
 impl Target {
@@ -169,7 +210,7 @@ impl Target {
     }
 
     /// What is called, and how.
-    fn prepare<Q: Serialize>(
+    pub(crate) fn prepare<Q: Serialize>(
         &self,
         options: &CallOptions,
         method: &str,
@@ -212,14 +253,23 @@ fn begin<Q: Serialize, R: DeserializeOwned + Send + 'static>(
         Ok(prepared) => prepared,
         Err(error) => return Response::failed(error),
     };
+    let context = call.context.clone();
+    spawn(&context, || caller.call(call))
+}
+
+/// The response of a call that begins now.
+pub(crate) fn spawn<R: DeserializeOwned + Send + 'static>(
+    context: &RequestContext,
+    begin: impl FnOnce() -> BoxFuture<'static, Result<Bytes>>,
+) -> Response<R> {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else {
         return Response::failed(Error::invalid_request(
             "a handle was called outside of a tokio runtime; call it in an async function",
         ));
     };
-    let request_id = call.context.request_id.clone();
-    let end = End::of(&call.context);
-    let task = runtime.spawn(async move { read(&end.or(caller.call(call)).await??) });
+    let request_id = context.request_id.clone();
+    let (end, calling) = (End::of(context), begin());
+    let task = runtime.spawn(async move { read(&end.or(calling).await??) });
     Response { request_id, state: State::Running(task) }
 }
 
@@ -252,24 +302,24 @@ fn limit(options: &CallOptions) -> Option<Duration> {
 }
 
 /// When a call ends, answered or not.
-struct End {
+pub(crate) struct End {
     begun: Instant,
     context: RequestContext,
 }
 
 impl End {
-    fn of(context: &RequestContext) -> Self {
+    pub(crate) fn of(context: &RequestContext) -> Self {
         Self { begun: Instant::now(), context: context.clone() }
     }
 
-    async fn or<F: Future>(&self, work: F) -> Result<F::Output> {
+    pub(crate) async fn or<F: Future>(&self, work: F) -> Result<F::Output> {
         let Some(deadline) = self.context.deadline else { return Ok(work.await) };
         let late = |_| Error::timeout(&self.context, self.begun);
         timeout_at(deadline, work).await.map_err(late)
     }
 }
 
-fn read<R: DeserializeOwned>(json: &Bytes) -> Result<R> {
+pub(crate) fn read<R: DeserializeOwned>(json: &Bytes) -> Result<R> {
     serde_json::from_slice(json).map_err(|error| {
         Error::invalid_request(format!(
             "the answer is not what the caller expects: {error}; make the response types equal"
@@ -292,7 +342,7 @@ enum State<R> {
 }
 
 impl<R> Response<R> {
-    fn failed(error: Error) -> Self {
+    pub(crate) fn failed(error: Error) -> Self {
         Self { request_id: String::new(), state: State::Failed(Some(error)) }
     }
 

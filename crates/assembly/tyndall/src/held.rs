@@ -1,8 +1,10 @@
-//! Which multiplexed models a replica has, for those who send it requests.
+//! Which multiplexed models a replica has, for those who send it requests and for its metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
+use tyndall_telemetry::{ModelMetrics, ProgramMetrics};
 use tyndall_types::protocol::MAX_TOLD_MODELS;
 
 /// A longer id is not told of: requests for it go where there is room.
@@ -29,10 +31,17 @@ impl Default for HeldModels {
 }
 
 impl HeldModels {
-    pub(crate) fn part(self: &Arc<Self>) -> ModelsOfPart {
+    /// A part, whose models are counted in `metrics` too.
+    pub(crate) fn part(self: &Arc<Self>, metrics: &ProgramMetrics) -> ModelsOfPart {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts.next += 1;
-        ModelsOfPart { of: self.clone(), part: parts.next }
+        let ids = Arc::<Mutex<Vec<String>>>::default();
+        let shown = Arc::downgrade(&ids);
+        let metrics = metrics.models(move || match shown.upgrade() {
+            Some(ids) => ids.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            None => Vec::new(),
+        });
+        ModelsOfPart { of: self.clone(), part: parts.next, ids, metrics }
     }
 
     pub(crate) fn ids(&self) -> Vec<String> {
@@ -64,15 +73,40 @@ impl HeldModels {
 pub struct ModelsOfPart {
     of: Arc<HeldModels>,
     part: u64,
+    /// All of them, however many are told of.
+    ids: Arc<Mutex<Vec<String>>>,
+    metrics: ModelMetrics,
 }
 
 impl ModelsOfPart {
     /// It has the models of these ids now, loaded or being loaded, the ones that were used last at the
     /// end.
     pub fn set<'a>(&self, ids: impl DoubleEndedIterator<Item = &'a str>) {
-        let ids = ids.rev().filter(|id| id.len() <= MAX_ID_BYTES).take(MAX_TOLD_MODELS);
+        let all: Vec<String> = ids.map(str::to_owned).collect();
+        let ids = all
+            .iter()
+            .map(String::as_str)
+            .rev()
+            .filter(|id| id.len() <= MAX_ID_BYTES)
+            .take(MAX_TOLD_MODELS);
         let ids: Vec<String> = ids.map(str::to_owned).collect();
         self.of.change(|parts| drop(parts.insert(self.part, ids)));
+        *self.ids.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
+    /// Somebody asked for a model.
+    pub fn asked(&self) {
+        self.metrics.asked();
+    }
+
+    /// A model was loaded.
+    pub fn loaded(&self, took: Duration) {
+        self.metrics.loaded(took);
+    }
+
+    /// A model was unloaded.
+    pub fn unloaded(&self, took: Duration) {
+        self.metrics.unloaded(took);
     }
 }
 
@@ -85,15 +119,28 @@ impl Drop for ModelsOfPart {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tyndall_telemetry::ProgramLabels;
+
+    const LABELS: &str = "application=\"app\",deployment=\"D\",replica=\"r\"";
 
     #[test]
     fn the_models_of_all_parts_are_told_and_no_more_than_may_be() {
         let held = Arc::new(HeldModels::default());
+        let metrics = ProgramMetrics::new(ProgramLabels {
+            application: "app".to_owned(),
+            deployment: "D".to_owned(),
+            replica: "r".to_owned(),
+        });
+        let counts = |count: usize| {
+            let line = format!("ray_serve_num_multiplexed_models{{{LABELS}}} {count}");
+            metrics.render(0).lines().any(|one| one == line)
+        };
         let mut told = held.watch();
-        let [one, other] = [held.part(), held.part()];
+        let [one, other] = [held.part(&metrics), held.part(&metrics)];
         one.set(["b", "a"].into_iter());
         other.set(["a", "c"].into_iter());
         assert_eq!(held.ids(), ["a", "b", "c"]);
+        assert!(counts(4), "each part has its own");
         assert!(told.has_changed().unwrap());
         told.mark_unchanged();
         one.set(["a", "b"].into_iter());
@@ -105,5 +152,9 @@ mod tests {
         one.set(many.iter().map(String::as_str).chain([long.as_str()]));
         let ids = held.ids();
         assert_eq!((ids.len(), ids[0].as_str()), (MAX_TOLD_MODELS, "0005"), "the last used stay");
+        assert!(
+            counts(MAX_TOLD_MODELS + 6),
+            "all are counted, and those of a part that is gone are not"
+        );
     }
 }

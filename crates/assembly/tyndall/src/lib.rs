@@ -88,11 +88,13 @@ pub mod foreign;
 mod handle;
 mod held;
 pub mod http;
+mod kept;
 mod methods;
 mod model_call;
 mod multiplex;
 mod options;
 mod program;
+mod selection;
 mod servant;
 pub mod testing;
 pub mod websocket;
@@ -101,7 +103,7 @@ pub mod wire;
 pub use application::{Application, Bound};
 pub use axum;
 pub use batching::{BatchOptions, Batcher, StreamBatcher};
-pub use caller::{Call, Caller, Encoding};
+pub use caller::{AnswerKind, Call, Caller, Encoding, Part, Reservation};
 pub use context::{ReplicaContext, RequestContext};
 pub use deployment::Deployment;
 pub use described::{Described, DescribedDeployment, ProgramInit};
@@ -114,6 +116,7 @@ pub use options::{
     NumReplicas, RuntimeEnv,
 };
 pub use program::{Builder, main};
+pub use selection::ReplicaSelection;
 
 /// The code of the guide, as tests.
 #[cfg(doctest)]

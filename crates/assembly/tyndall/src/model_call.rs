@@ -11,13 +11,13 @@
 use crate::caller::Call;
 use crate::error::{Error, Result};
 use crate::wire::{MAX_RESPONSE_BYTES, more, whole};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use serde_json::Value;
-use tyndall_transport::BoxError;
+use tyndall_transport::{BoxError, LineSplitter};
 use tyndall_types::HEADER_NOT_STARTED;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -84,7 +84,7 @@ where
     if !(is_events && response.status().is_success()) {
         return stream::once(decode(response)).boxed();
     }
-    let events = Events { body: response.into_body(), pending: BytesMut::new(), searched: 0 };
+    let events = Events { body: response.into_body(), lines: LineSplitter::default() };
     stream::unfold(Some(events), |events| async move {
         let mut events = events?;
         match events.next().await {
@@ -99,9 +99,7 @@ where
 /// What has come of a stream of events.
 struct Events<B> {
     body: B,
-    pending: BytesMut,
-    /// So much of it has no end of a line.
-    searched: usize,
+    lines: LineSplitter,
 }
 
 impl<B> Events<B>
@@ -112,7 +110,7 @@ where
     /// The data of the next event; none at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, String> {
         loop {
-            while let Some(line) = self.line() {
+            while let Some(line) = self.lines.next_line() {
                 match line.strip_prefix(b"data:").map(<[u8]>::trim_ascii) {
                     Some(DONE) => return Ok(None),
                     Some(data) => return Ok(Some(line.slice_ref(data))),
@@ -120,27 +118,14 @@ where
                     None => {}
                 }
             }
-            if self.pending.len() > MAX_RESPONSE_BYTES {
+            if self.lines.pending().len() > MAX_RESPONSE_BYTES {
                 return Err(format!("an event has more than {MAX_RESPONSE_BYTES} bytes"));
             }
             let broken = |cause| format!("the answer of the model broke off: {cause}");
-            if !more(&mut self.body, &mut self.pending).await.map_err(broken)? {
+            if !more(&mut self.body, self.lines.pending()).await.map_err(broken)? {
                 return Err("the answer of the model broke off".to_owned());
             }
         }
-    }
-
-    /// The next whole line.
-    fn line(&mut self) -> Option<Bytes> {
-        let end = self.pending[self.searched..].iter().position(|&byte| byte == b'\n');
-        let Some(end) = end else {
-            self.searched = self.pending.len();
-            return None;
-        };
-        let line = self.pending.split_to(self.searched + end).freeze();
-        self.pending.advance(1);
-        self.searched = 0;
-        Some(line)
     }
 }
 

@@ -17,7 +17,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
-use tyndall_telemetry::ModelMetrics;
 
 type Load<M> = Box<dyn Fn(String) -> BoxFuture<'static, Result<M>> + Send + Sync>;
 type Unload<M> = Box<dyn Fn(String, Arc<M>) -> BoxFuture<'static, Result<()>> + Send + Sync>;
@@ -48,8 +47,7 @@ struct Shared<M> {
     /// Held over every load and unload.
     order: tokio::sync::Mutex<()>,
     ids: watch::Sender<Vec<String>>,
-    /// Both of one that was made in a replica.
-    metrics: Option<ModelMetrics>,
+    /// Of one that was made in a replica.
     held: Option<ModelsOfPart>,
 }
 
@@ -111,12 +109,7 @@ impl<M: Send + Sync + 'static> Multiplexed<M> {
             }
         };
         let ids = watch::Sender::new(Vec::new());
-        let replica = context::replica();
-        let held = replica.as_ref().map(ReplicaContext::models_of_part);
-        let metrics = replica.map(|replica| {
-            let ids = ids.subscribe();
-            replica.facts.metrics.models(move || ids.borrow().clone())
-        });
+        let held = context::replica().as_ref().map(ReplicaContext::models_of_part);
         let shared = Shared {
             limit,
             load: Box::new(move |id| load(id).boxed()),
@@ -124,7 +117,6 @@ impl<M: Send + Sync + 'static> Multiplexed<M> {
             models: Mutex::new(Models { loaded: Vec::new(), loading: Vec::new() }),
             order: tokio::sync::Mutex::new(()),
             ids,
-            metrics,
             held,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -145,8 +137,8 @@ impl<M: Send + Sync + 'static> Multiplexed<M> {
                 "the id of the model is empty; send it as the header serve_multiplexed_model_id",
             ));
         }
-        if let Some(metrics) = &self.shared.metrics {
-            metrics.asked();
+        if let Some(held) = &self.shared.held {
+            held.asked();
         }
         if let Some(model) = self.shared.touch(id) {
             return Ok(model);
@@ -250,8 +242,8 @@ impl<M: Send + Sync + 'static> Shared<M> {
         }
         let begun = Instant::now();
         let model = (self.load)(id.to_owned()).await.map(Arc::new)?;
-        if let Some(metrics) = &self.metrics {
-            metrics.loaded(begun.elapsed());
+        if let Some(held) = &self.held {
+            held.loaded(begun.elapsed());
         }
         Ok(model)
     }
@@ -269,8 +261,8 @@ impl<M: Send + Sync + 'static> Shared<M> {
         };
         let begun = Instant::now();
         let work = AssertUnwindSafe((self.unload)(id, model)).catch_unwind().await;
-        if let Some(metrics) = &self.metrics {
-            metrics.unloaded(begun.elapsed());
+        if let Some(held) = &self.held {
+            held.unloaded(begun.elapsed());
         }
         Some(work.unwrap_or_else(|panic| Err(Error::panicked(&*panic))))
     }

@@ -23,11 +23,12 @@
 //! processes, and `max_ongoing_requests`, `max_queued_requests` and `user_config` hold.
 
 use crate::application::{Application, Built};
-use crate::caller::{Call, Caller};
+use crate::caller::{AnswerKind, Call, Caller, Part, Reservation};
 use crate::context::{ReplicaContext, ReplicaFacts, RequestContext};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::http;
+use crate::kept::Kept;
 use crate::servant::Servant;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -41,6 +42,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tyndall_telemetry::{ProgramLabels, ProgramMetrics};
 use tyndall_types::protocol::{DeploymentConfig, ProgramConfig};
 use tyndall_types::{ApplicationName, ReplicaId};
@@ -240,18 +242,94 @@ impl Caller for LocalCaller {
                 Ok::<_, Error>((replica, slot))
             };
             match entered.await {
-                Ok((replica, slot)) => {
-                    let items = replica.servant.stream(&call.method, call.body, call.context);
-                    // The slot is given back with the last item.
-                    stream::unfold((items, slot), |(mut items, slot)| async move {
-                        Some((items.next().await?, (items, slot)))
-                    })
-                    .boxed()
-                }
+                Ok((replica, slot)) => items(&replica, slot, call),
                 Err(error) => stream::iter([Err(error)]).boxed(),
             }
         };
         stream::once(calling).flatten().boxed()
+    }
+
+    fn reserve(
+        &self,
+        call: Call,
+        _: AnswerKind,
+    ) -> BoxFuture<'static, Result<Box<dyn Reservation>>> {
+        let found = self.find(&call.deployment);
+        async move {
+            let replica = found?;
+            let slot = replica.admission.enter().await?;
+            let slot = Kept::until(call.context.deadline, slot);
+            let id = format!("local-{}", call.deployment);
+            let reserved = Reserved { id, replica, slot, call, begun: Instant::now() };
+            Ok(Box::new(reserved) as Box<dyn Reservation>)
+        }
+        .boxed()
+    }
+
+    fn broadcast(&self, call: Call) -> BoxFuture<'static, Result<Vec<Part>>> {
+        let found = self.find(&call.deployment);
+        async move {
+            let replica = found?;
+            let part = async move {
+                let _slot = replica.admission.enter_in_turn().await;
+                Some(replica.servant.call(&call.method, call.body, call.context).await)
+            };
+            Ok(vec![part.boxed()])
+        }
+        .boxed()
+    }
+}
+
+/// The items of a call; the slot is given back with the last one.
+fn items(
+    replica: &Replica,
+    slot: OwnedSemaphorePermit,
+    call: Call,
+) -> BoxStream<'static, Result<Bytes>> {
+    let items = replica.servant.stream(&call.method, call.body, call.context);
+    stream::unfold((items, slot), |(mut items, slot)| async move {
+        Some((items.next().await?, (items, slot)))
+    })
+    .boxed()
+}
+
+/// A slot that is kept for a call.
+struct Reserved {
+    id: String,
+    replica: Arc<Replica>,
+    slot: Kept<OwnedSemaphorePermit>,
+    call: Call,
+    begun: Instant,
+}
+
+impl Reserved {
+    fn slot(&self) -> Result<OwnedSemaphorePermit> {
+        self.slot.take().ok_or_else(|| Error::timeout(&self.call.context, self.begun))
+    }
+}
+
+impl Reservation for Reserved {
+    fn replica(&self) -> &str {
+        &self.id
+    }
+
+    fn call(self: Box<Self>, body: Bytes) -> BoxFuture<'static, Result<Bytes>> {
+        async move {
+            let _slot = self.slot()?;
+            let Self { replica, call, .. } = *self;
+            replica.servant.call(&call.method, body, call.context).await
+        }
+        .boxed()
+    }
+
+    fn stream(self: Box<Self>, body: Bytes) -> BoxStream<'static, Result<Bytes>> {
+        match self.slot() {
+            Ok(slot) => {
+                let Self { replica, call, .. } = *self;
+                items(&replica, slot, Call { body, ..call })
+            }
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
     }
 }
 
@@ -290,7 +368,6 @@ impl Admission {
 
     /// Waits for a slot, in the order of arrival.
     async fn enter(&self) -> Result<OwnedSemaphorePermit> {
-        const OPEN: &str = "the semaphore is never closed";
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
             return Ok(slot);
         }
@@ -304,7 +381,12 @@ impl Admission {
                 retry_after_s: self.retry_after_s,
             });
         }
-        Ok(self.slots.clone().acquire_owned().await.expect(OPEN))
+        Ok(self.enter_in_turn().await)
+    }
+
+    /// Waits for a slot, however many do.
+    async fn enter_in_turn(&self) -> OwnedSemaphorePermit {
+        self.slots.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
     /// Waits for all slots.

@@ -7,6 +7,10 @@
 //! | `POST /-/call/{method}`, with `content-type: application/octet-stream` | bytes → bytes, which only the two deployments understand |
 //! | the same, with `accept: application/x-tyndall-frames` | bytes → frames: one byte, `I` for an item or `E` for the error that ends the stream, four of the length, most significant first, and the item's bytes, or the error as JSON |
 //!
+//! With `expect: 100-continue` the replica keeps a place for the call from its head on, and asks for
+//! the body when it has one; ending the connection gives it back. With `x-tyndall-waits: 1` a replica
+//! that is full does not refuse the call, which then waits for its turn.
+//!
 //! The headers are those of [`RequestContext::write_headers`]. An answer that is not 2xx has an
 //! [`Error`] as JSON; with `x-tyndall-not-started` the call may go to another replica. A stream that
 //! fails before its first item has such an answer too. A body that breaks off was cut: what came
@@ -18,7 +22,7 @@ use crate::error::{Error, Result};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use serde::Deserialize;
@@ -37,6 +41,9 @@ const FRAMES: HeaderValue = HeaderValue::from_static("application/x-tyndall-fram
 
 /// Bytes that nobody on the way understands.
 const OPAQUE: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// A call for this very replica, which does not go elsewhere where it is full.
+const WAITS: HeaderName = HeaderName::from_static("x-tyndall-waits");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -77,6 +84,16 @@ fn kinds(encoding: Encoding) -> (HeaderValue, HeaderValue) {
 /// Whether a call wants a stream.
 pub(crate) fn is_stream(headers: &HeaderMap) -> bool {
     matches!(headers.get(header::ACCEPT), Some(kind) if *kind == LINES || *kind == FRAMES)
+}
+
+/// Makes a call one that waits for its turn.
+pub(crate) fn set_waits(headers: &mut HeaderMap) {
+    headers.insert(WAITS, HeaderValue::from_static("1"));
+}
+
+/// Whether a call waits for its turn.
+pub(crate) fn waits(headers: &HeaderMap) -> bool {
+    headers.contains_key(WAITS)
 }
 
 /// How a call is written.

@@ -359,6 +359,44 @@ async fn the_bounds_of_a_deployment_hold() {
     assert_eq!(next.await, Ok(1), "a queued call that was cancelled never began");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_chosen_replica_keeps_a_place_for_one_call() {
+    let (local, mut seen, go) = slow(Slow::options().max_ongoing_requests(1)).await;
+    let handle = local.handle_of::<Slow>("Slow");
+    let chosen = handle.choose_replica().await.unwrap();
+    assert_eq!(chosen.replica_id(), "local-Slow");
+    let late = CallOptions { timeout_s: Some(0.5), ..CallOptions::default() };
+    let late = handle.options(late);
+    assert!(matches!(late.remote(()).await, Err(Error::Timeout { .. })), "the place is taken");
+    let response = chosen.dispatch(());
+    assert_eq!(seen.recv().await, Some("begin"));
+    go.notify_one();
+    assert_eq!((response.await, seen.recv().await), (Ok(0), Some("end")));
+    // One that is not used is given back by its drop, and by the end of its time.
+    drop(handle.choose_replica().await.unwrap());
+    let forgotten = late.choose_replica().await.unwrap();
+    let next = handle.remote(());
+    assert_eq!(seen.recv().await, Some("begin"));
+    assert!(matches!(forgotten.dispatch(()).await, Err(Error::Timeout { .. })));
+    go.notify_one();
+    assert_eq!(next.await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_broadcast_has_the_answer_of_the_only_replica() {
+    let local = start(Adder::bind(1)).await;
+    let handle = local.handle::<Adder>();
+    assert_eq!(handle.broadcast(Task::Add(2)).await, Ok(vec![Ok(json!(3))]));
+    assert_eq!(handle.method::<i64, i64>("negate").broadcast(2).await, Ok(vec![Ok(-2)]));
+    let failed = handle.broadcast(Task::Fail("told to".into())).await;
+    assert_eq!(failed, Ok(vec![Err(Error::user("told to"))]));
+    let negate = handle.method::<i64, i64>("negate").choose_replica().await.unwrap();
+    assert_eq!(negate.dispatch(5).await, Ok(-5));
+    let gone = local.handle_of::<Adder>("Nothing");
+    assert!(matches!(gone.broadcast(Task::Panic).await, Err(Error::DeploymentUnavailable { .. })));
+    assert!(gone.choose_replica().await.is_err());
+}
+
 async fn body(answer: tyndall::axum::response::Response) -> String {
     let bytes = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
     String::from_utf8(bytes.to_vec()).unwrap()

@@ -11,6 +11,7 @@
 mod cors;
 mod error;
 pub mod file;
+mod node;
 mod origin;
 mod parse;
 mod resolve;
@@ -18,6 +19,7 @@ mod role;
 mod settings;
 
 pub use error::ConfigError;
+pub use node::NodeResources;
 pub use origin::{Effective, Environment, Origin, RawSettings, Sourced};
 pub use parse::{human_bytes, parse_bytes, parse_seconds};
 pub use resolve::{

@@ -2,6 +2,7 @@
 
 use crate::cors::cors;
 use crate::error::ConfigError;
+use crate::node::{self, NodeResources};
 use crate::origin::{Effective, Environment, Origin, RawSettings, Reader, Sourced};
 use crate::parse;
 use crate::role::isa;
@@ -46,8 +47,8 @@ pub struct RunConfig {
     pub generate: GenerateDefaults,
     /// Where deployments are kept; absent keeps nothing.
     pub state_dir: Option<PathBuf>,
-    /// Bytes of all replicas together; absent is what is free.
-    pub node_memory_bytes: Option<u64>,
+    /// What all replicas share.
+    pub node: NodeResources,
     /// What runs applications in Python; absent is that of the environment.
     pub python: Option<PathBuf>,
     /// Form of the logs.
@@ -175,7 +176,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
     }
     let generate = generate(&mut reader)?;
     let state_dir = reader.read_optional("state_dir", |text| Ok(PathBuf::from(text)))?;
-    let node_memory_bytes = reader.read_optional("node_memory", parse::parse_bytes)?;
+    let node = node::read(&mut reader)?;
     let python = reader.read_optional("python", |text| Ok(PathBuf::from(text)))?;
     let log_format = reader.read("log_format", log_format)?.value;
     let log_filter = reader.read("log", non_empty)?.value;
@@ -191,7 +192,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
         model,
         generate,
         state_dir,
-        node_memory_bytes,
+        node,
         python,
         log_format,
         log_filter,

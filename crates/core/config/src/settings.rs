@@ -188,6 +188,12 @@ settings! {
             "Where deployments are kept over restarts; else they end with the command";
         node_memory "--node-memory" "TYNDALL_NODE_MEMORY", "" "BYTES",
             "Memory of all replicas of this machine together, such as 16GiB; models that do not fit take turns. Else what is free at the start";
+        num_gpus "--num-gpus" "TYNDALL_NUM_GPUS", "auto" "N",
+            "GPUs for replicas of code: a number, or auto for those of CUDA_VISIBLE_DEVICES, else those that the driver shows";
+        num_cpus "--num-cpus" "TYNDALL_NUM_CPUS", "" "N",
+            "CPUs that all replicas together may ask for; else any number of them";
+        resources "--resources" "TYNDALL_RESOURCES", "" "JSON",
+            "Other resources that replicas may ask for, as a JSON object such as {\"disk\": 2}";
         python "--python" "TYNDALL_PYTHON", "" "PYTHON",
             "Python that runs applications in Python: its path, or a name on the PATH; else that of $VIRTUAL_ENV, else python3 beside this program, else the PATH's";
         log_format "--log-format" "TYNDALL_LOG_FORMAT", "text" "FORMAT",

@@ -145,6 +145,8 @@ pub struct FoundReplica {
     pub pid: u32,
     /// What it was started with; none when that cannot be told, so that it can only be stopped.
     pub config: Option<Box<DeploymentConfig>>,
+    /// The GPUs that it was given, by name.
+    pub gpus: Vec<String>,
 }
 
 /// What becomes of a question to a policy.
@@ -198,8 +200,8 @@ pub enum Action {
         rank: u32,
         /// What it shall serve.
         config: Arc<DeploymentConfig>,
-        /// The GPUs that it may use.
-        gpus: Vec<u32>,
+        /// The GPUs that it may use, by name.
+        gpus: Vec<String>,
         /// The process that waits and becomes it; a new one where that is not there any more.
         waiting: Option<ReplicaId>,
     },

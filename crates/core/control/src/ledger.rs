@@ -15,8 +15,8 @@ pub struct Capacity {
     pub memory_bytes: Option<u64>,
     /// CPUs; absent is not accounted.
     pub num_cpus: Option<f64>,
-    /// GPUs.
-    pub num_gpus: u32,
+    /// GPUs, by the names that processes are given.
+    pub gpus: Vec<String>,
     /// Others, by name.
     pub custom: BTreeMap<String, f64>,
 }
@@ -77,7 +77,7 @@ const MEMORY: &str = "memory";
 struct Held {
     need: Need,
     /// Which GPUs, and the share of each.
-    gpus: Vec<(u32, f64)>,
+    gpus: Vec<(String, f64)>,
 }
 
 /// Who holds what. What is taken is what will be used at most, not what is used now.
@@ -87,13 +87,18 @@ pub(crate) struct Ledger {
     held: BTreeMap<ReplicaId, Held>,
     memory_bytes: u64,
     num_cpus: f64,
+    /// What is used of each of the machine's, in their order.
     gpus: Vec<f64>,
     custom: BTreeMap<String, f64>,
 }
 
 impl Ledger {
     pub(crate) fn set_capacity(&mut self, capacity: Capacity) {
-        self.gpus.resize(capacity.num_gpus as usize, 0.0);
+        let used = |gpu: &String| {
+            let shares = self.held.values().flat_map(|held| &held.gpus);
+            shares.filter(|(name, _)| name == gpu).map(|(_, share)| share).sum()
+        };
+        self.gpus = capacity.gpus.iter().map(used).collect();
         self.capacity = capacity;
     }
 
@@ -113,8 +118,8 @@ impl Ledger {
             Shortage { what: name.clone(), needed: *needed, free, total }
         });
         let gpus = (need.num_gpus > 0.0 && self.choose_gpus(need.num_gpus).is_none()).then(|| {
-            let free: f64 = self.gpus.iter().map(|used| 1.0 - used).sum();
-            let (needed, total) = (need.num_gpus, f64::from(self.capacity.num_gpus));
+            let free = self.gpus.iter().fold(0.0, |free, used| free + 1.0 - used);
+            let (needed, total) = (need.num_gpus, self.gpus.len() as f64);
             // Shares that lie on several GPUs make no whole one.
             let free = if free >= needed { 0.0 } else { free };
             Shortage { what: "GPUs".to_owned(), needed, free, total }
@@ -135,29 +140,42 @@ impl Ledger {
     }
 
     /// Takes it, also where it does not fit: what runs already is not asked. The GPUs it gets.
-    pub(crate) fn take(&mut self, id: ReplicaId, need: Need) -> Vec<u32> {
+    pub(crate) fn take(&mut self, id: ReplicaId, need: Need) -> Vec<String> {
         if let Some(held) = self.held.get(&id) {
-            return held.gpus.iter().map(|(gpu, _)| *gpu).collect();
+            return held.gpus.iter().map(|(gpu, _)| gpu.clone()).collect();
         }
-        let gpus = self.choose_gpus(need.num_gpus).unwrap_or_default();
+        let chosen = self.choose_gpus(need.num_gpus).unwrap_or_default();
+        let named = |(gpu, share): (usize, f64)| (self.capacity.gpus[gpu].clone(), share);
+        self.hold(id, need, chosen.into_iter().map(named).collect())
+    }
+
+    /// Notes what a replica holds that was started by another controller: the GPUs that it was given.
+    pub(crate) fn restore(&mut self, id: ReplicaId, need: Need, gpus: &[String]) {
+        let share = need.num_gpus.min(1.0);
+        self.hold(id, need, gpus.iter().map(|gpu| (gpu.clone(), share)).collect());
+    }
+
+    fn hold(&mut self, id: ReplicaId, need: Need, gpus: Vec<(String, f64)>) -> Vec<String> {
         for (gpu, share) in &gpus {
-            self.gpus[*gpu as usize] += share;
+            if let Some(used) = self.used(gpu) {
+                *used += share;
+            }
         }
         self.memory_bytes += need.memory_bytes;
         self.num_cpus += need.num_cpus;
         for (name, amount) in &need.custom {
             *self.custom.entry(name.clone()).or_default() += amount;
         }
-        let indices = gpus.iter().map(|(gpu, _)| *gpu).collect();
+        let names = gpus.iter().map(|(gpu, _)| gpu.clone()).collect();
         self.held.insert(id, Held { need, gpus });
-        indices
+        names
     }
 
     /// Gives back what a replica held.
     pub(crate) fn release(&mut self, id: &ReplicaId) {
         let Some(Held { need, gpus }) = self.held.remove(id) else { return };
         for (gpu, share) in gpus {
-            if let Some(used) = self.gpus.get_mut(gpu as usize) {
+            if let Some(used) = self.used(&gpu) {
                 *used = (*used - share).max(0.0);
             }
         }
@@ -175,20 +193,26 @@ impl Ledger {
         self.held.get(id).map_or(0, |held| held.need.memory_bytes)
     }
 
+    /// What is used of a GPU; none where the machine has it no more.
+    fn used(&mut self, gpu: &str) -> Option<&mut f64> {
+        let index = self.capacity.gpus.iter().position(|name| name == gpu)?;
+        self.gpus.get_mut(index)
+    }
+
     /// A fraction goes to the fullest GPU that has room, whole ones to empty GPUs.
-    fn choose_gpus(&self, wanted: f64) -> Option<Vec<(u32, f64)>> {
+    fn choose_gpus(&self, wanted: f64) -> Option<Vec<(usize, f64)>> {
         if wanted <= ROUNDING {
             return Some(Vec::new());
         }
-        let indices = 0..u32::try_from(self.gpus.len()).unwrap_or(u32::MAX);
-        let used = |gpu: u32| self.gpus[gpu as usize];
+        let indices = 0..self.gpus.len();
+        let used = |gpu: usize| self.gpus[gpu];
         if wanted < 1.0 {
-            let has_room = |gpu: &u32| used(*gpu) + wanted <= 1.0 + ROUNDING;
+            let has_room = |gpu: &usize| used(*gpu) + wanted <= 1.0 + ROUNDING;
             let fullest = indices.filter(has_room).max_by(|a, b| used(*a).total_cmp(&used(*b)));
             return fullest.map(|gpu| vec![(gpu, wanted)]);
         }
         let empty = indices.filter(|gpu| used(*gpu) <= ROUNDING);
-        let chosen: Vec<(u32, f64)> =
+        let chosen: Vec<(usize, f64)> =
             empty.take(wanted.ceil() as usize).map(|gpu| (gpu, 1.0)).collect();
         (chosen.len() as f64 >= wanted).then_some(chosen)
     }
@@ -207,7 +231,7 @@ mod tests {
         ledger.set_capacity(Capacity {
             memory_bytes: Some(8 << 30),
             num_cpus: Some(2.0),
-            num_gpus: 2,
+            gpus: vec!["0".to_owned(), "GPU-7".to_owned()],
             custom: [("slots".to_owned(), 1.0)].into(),
         });
         ledger
@@ -237,14 +261,32 @@ mod tests {
     fn fractions_of_gpus_share_and_whole_ones_do_not() {
         let mut ledger = ledger();
         let need = |num_gpus| Need { num_gpus, ..Need::default() };
-        assert_eq!(ledger.take(id(0), need(0.5)), [1]);
-        assert_eq!(ledger.take(id(1), need(0.25)), [1]);
-        assert_eq!(ledger.take(id(2), need(1.0)), [0]);
-        assert_eq!(ledger.take(id(3), need(0.25)), [1]);
+        assert_eq!(ledger.take(id(0), need(0.5)), ["GPU-7"]);
+        assert_eq!(ledger.take(id(1), need(0.25)), ["GPU-7"]);
+        assert_eq!(ledger.take(id(2), need(1.0)), ["0"]);
+        assert_eq!(ledger.take(id(3), need(0.25)), ["GPU-7"]);
         let shortage = ledger.shortage(&need(0.5)).unwrap();
         assert_eq!((shortage.what.as_str(), shortage.is_final()), ("GPUs", false));
         ledger.release(&id(2));
-        assert_eq!(ledger.take(id(4), need(0.5)), [0]);
+        assert_eq!(ledger.take(id(4), need(0.5)), ["0"]);
         assert!(ledger.shortage(&need(3.0)).unwrap().is_final());
+    }
+
+    #[test]
+    fn what_a_replica_was_given_by_a_controller_before_is_its_own() {
+        let mut ledger = ledger();
+        let need = |num_gpus| Need { num_gpus, ..Need::default() };
+        ledger.restore(id(0), need(0.75), &["0".to_owned()]);
+        ledger.restore(id(1), need(1.0), &["gone".to_owned()]);
+        assert_eq!(ledger.take(id(2), need(0.25)), ["0"]);
+        assert_eq!(ledger.take(id(3), need(1.0)), ["GPU-7"]);
+        // Fewer GPUs than before: what is held of those that stay is known.
+        ledger.set_capacity(Capacity { gpus: vec!["0".to_owned()], ..Capacity::default() });
+        let told = "needs 0.25 GPUs, 0 of 1 are free";
+        assert_eq!(ledger.shortage(&need(0.25)).unwrap().to_string(), told);
+        (0..4).for_each(|n| ledger.release(&id(n)));
+        assert_eq!(ledger.shortage(&need(1.0)), None);
+        let none = Ledger::default().shortage(&need(1.0)).unwrap().to_string();
+        assert_eq!(none, "needs 1 GPUs, 0 of 0 are free");
     }
 }

@@ -346,7 +346,7 @@ impl State {
         now: Instant,
         out: &mut Outbox,
     ) -> BTreeSet<DeploymentId> {
-        for FoundReplica { replica, pid, config } in found {
+        for FoundReplica { replica, pid, config, gpus } in found {
             if self.knows(&replica) {
                 continue;
             }
@@ -357,7 +357,7 @@ impl State {
                 out.rest.push(Action::Stop { replica, grace: STRAY_GRACE });
                 continue;
             };
-            self.ledger.take(replica.clone(), Need::of(&config));
+            self.ledger.restore(replica.clone(), Need::of(&config), &gpus);
             let config = Arc::new(*config);
             let id = config.id.clone();
             let birth = Birth { id: replica.clone(), rank: 0, version: 0, config };

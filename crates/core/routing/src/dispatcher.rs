@@ -1,8 +1,9 @@
 //! One deployment's replicas and queue at one proxy.
 //!
 //! Invariants, held by a property test:
-//! - a replica never has more than `max_ongoing` requests, nor a new one when it is not listed;
-//! - a replica under suspicion gets nothing new;
+//! - a replica never has more than `max_ongoing` requests, nor a new one when it is not listed, nor one
+//!   while it is under suspicion, all but for what [`Dispatcher::broadcast`] gives to every listed one;
+//! - what was assigned or broadcast, and is released, is counted no longer, whether it was sent or not;
 //! - nobody waits while a listed replica that it does not avoid, and that is not under suspicion,
 //!   has room, but for a request for a model that neither has the model nor is one of those with the
 //!   fewest, and that only until [`Dispatcher::forgive`], and for one that is in none of the ranks of
@@ -132,6 +133,13 @@ impl Dispatcher {
         let ahead =
             Ahead { waiting, at_work: self.ongoing(), replicas: count(self.pool.num_listed()) };
         self.pace.expected(ahead).filter(|expected| *expected > patience.mul_f64(OF_PATIENCE))
+    }
+
+    /// A request for every listed replica, also for those that are full or under suspicion: whoever has
+    /// something to say to all of them says it to all. Each of them is to be released by itself, with
+    /// [`Wish::Any`] and without a [`Held`]: what it took says nothing of other requests.
+    pub fn broadcast(&mut self) -> Vec<ReplicaId> {
+        self.pool.give_all()
     }
 
     /// A request comes back from a replica that failed it, which is released. It takes

@@ -176,6 +176,17 @@ impl Pool {
         Some(replica.id.clone())
     }
 
+    /// Gives each listed replica one request more, however many it has.
+    pub(crate) fn give_all(&mut self) -> Vec<ReplicaId> {
+        let listed = self.replicas.iter_mut().filter(|replica| replica.listed);
+        listed
+            .map(|replica| {
+                replica.begin(&Wish::Any);
+                replica.id.clone()
+            })
+            .collect()
+    }
+
     /// A request that was assigned to it has ended there.
     pub(crate) fn end(&mut self, id: &ReplicaId, wish: &Wish) {
         if let Some(replica) = self.get(id) {

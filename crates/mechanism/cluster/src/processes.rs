@@ -25,6 +25,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tyndall_types::protocol::{Handover, ProcessEvent, ProcessInfo, ProcessSpec};
 
+/// Which GPUs a process may see; the driver reads it when a process first turns to it.
+const GPUS_VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
 /// Events that a slow reader may be behind; then its stream ends and it starts anew.
 const MAX_EVENTS_BEHIND: usize = 1024;
 /// Processes at a time.
@@ -132,10 +134,13 @@ impl Processes {
     /// Starts a process; `stdin` is what it finds as standard input.
     pub(crate) fn spawn(
         &self,
-        spec: ProcessSpec,
+        mut spec: ProcessSpec,
         kind: Kind,
         stdin: Option<OwnedFd>,
     ) -> Result<ProcessInfo, SpawnError> {
+        if !spec.gpus.is_empty() {
+            spec.env.insert(GPUS_VARIABLE.to_owned(), spec.gpus.join(","));
+        }
         let mut table = self.table();
         if table.is_shutting_down {
             return Err(SpawnError::ShuttingDown);
@@ -168,6 +173,7 @@ impl Processes {
             id: spec.id.clone(),
             pid: raw_pid,
             args: spec.args,
+            gpus: spec.gpus,
             waits,
             is_prepared: false,
         };
@@ -206,6 +212,7 @@ impl Processes {
             id: spec.id.clone(),
             pid: entry.info.pid,
             args: spec.args.clone(),
+            gpus: spec.gpus.clone(),
             waits: false,
             is_prepared: false,
         };

@@ -98,8 +98,8 @@ impl Node {
 
     /// Starts a replica that is to be made of a process that waits.
     async fn take(&self, id: &str, waiting: &str) -> ProcessInfo {
-        let takes = Some(waiting.to_owned());
-        let spec = ProcessSpec { id: id.into(), takes, ..self.spec("replica", &[]) };
+        let (takes, gpus) = (Some(waiting.to_owned()), vec!["GPU-1".to_owned(), "3".to_owned()]);
+        let spec = ProcessSpec { id: id.into(), takes, gpus, ..self.spec("replica", &[]) };
         self.spawn_as(&spec).await.unwrap()
     }
 
@@ -217,7 +217,9 @@ async fn a_process_that_waits_becomes_a_replica() {
     assert_eq!(replica.args, node.spec("replica", &[]).args, "as a new controller reads them");
     assert_eq!(next(&mut events).await, ProcessEvent::Started { process: replica.clone() });
     eventually("it is one", || node.pids("replica") == [waiting.pid]).await;
-    assert!(node.log().contains(&"handed {\"NAME\": \"value\"}".to_owned()));
+    let handed = r#"handed {"CUDA_VISIBLE_DEVICES": "GPU-1,3", "NAME": "value"}"#;
+    assert!(node.log().contains(&handed.to_owned()));
+    assert_eq!(replica.gpus, ["GPU-1", "3"]);
     let listed: Vec<ProcessInfo> = node.client.get("/-/processes").await.unwrap();
     assert_eq!(listed, std::slice::from_ref(&replica));
     let unknown = node.stop("w", 0.0).await.unwrap_err();

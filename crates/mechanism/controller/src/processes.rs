@@ -8,7 +8,6 @@ use tyndall_types::protocol::{DeploymentConfig, ProcessSpec, ProgramConfig, Runt
 
 /// Tells a replica's process its number among the replicas of its deployment.
 const RANK_VARIABLE: &str = "TYNDALL_REPLICA_RANK";
-const GPUS_VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
 /// Has the key to the admin API in the environment of the server.
 pub(crate) const TOKEN_VARIABLE: &str = "TYNDALL_ADMIN_TOKEN";
 /// Has keys of clients in the environment of the server.
@@ -18,7 +17,7 @@ pub(crate) const API_KEY_VARIABLE: &str = "TYNDALL_API_KEY";
 pub(crate) struct Own<'a> {
     pub(crate) id: &'a ReplicaId,
     pub(crate) rank: u32,
-    pub(crate) gpus: &'a [u32],
+    pub(crate) gpus: Vec<String>,
     /// The process that waits and becomes it.
     pub(crate) waiting: Option<ReplicaId>,
 }
@@ -34,10 +33,7 @@ pub(crate) fn replica(
     let role = ["replica", "--runtime-dir", &directory, "--id", own.id.as_str(), CONFIG_ARG, &json];
     let mut spec = process(own.id, config.env_vars.clone(), program(config), &role);
     spec.env.insert(RANK_VARIABLE.to_owned(), own.rank.to_string());
-    if config.resources.num_gpus > 0.0 {
-        let gpus: Vec<String> = own.gpus.iter().map(ToString::to_string).collect();
-        spec.env.insert(GPUS_VARIABLE.to_owned(), gpus.join(","));
-    }
+    spec.gpus = own.gpus;
     spec.takes = own.waiting.map(|id| id.as_str().to_owned());
     spec
 }
@@ -126,7 +122,8 @@ mod tests {
         assert_eq!(waiting.args.join(" "), words);
         assert!(waiting.waits && waiting.takes.is_none());
         let replica_id = ReplicaId::new("D-1");
-        let own = Own { id: &replica_id, rank: 3, gpus: &[0, 2], waiting: Some(id) };
+        let gpus = vec!["0".to_owned(), "2".to_owned()];
+        let own = Own { id: &replica_id, rank: 3, gpus: gpus.clone(), waiting: Some(id) };
         let replica = replica(&RuntimeDir("/run".into()), &config, own);
         assert_eq!(replica.args[2..8].join(" "), "role replica --runtime-dir /run --id D-1");
         assert_eq!(serde_json::from_str::<DeploymentConfig>(&replica.args[9]).unwrap(), config);
@@ -139,7 +136,8 @@ mod tests {
             .filter(|(name, _)| !waiting.env.contains_key(*name))
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
-        assert_eq!(more, [(RANK_VARIABLE, "3"), (GPUS_VARIABLE, "0,2")].into());
+        assert_eq!(more, [(RANK_VARIABLE, "3")].into());
+        assert_eq!((waiting.gpus.len(), replica.gpus), (0, gpus));
         assert!(waiting.env.iter().all(|(name, value)| replica.env[name] == *value));
         assert_eq!(
             (waiting.env["TYNDALL_API_KEY"].as_str(), &*waiting.env[TOKEN_VARIABLE]),

@@ -402,7 +402,7 @@ impl Service {
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Start { replica, rank, config, gpus, waiting } => {
-                let own = Own { id: &replica, rank, gpus: &gpus, waiting };
+                let own = Own { id: &replica, rank, gpus, waiting };
                 let spec = processes::replica(&self.runtime_dir, &config, own);
                 self.start(replica, spec)
             }

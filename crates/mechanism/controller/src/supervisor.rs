@@ -64,7 +64,8 @@ pub(crate) async fn follow(mut events: Events, messages: &mpsc::Sender<Message>)
 fn found(process: ProcessInfo) -> FoundReplica {
     let mut args = process.args.iter().skip_while(|arg| *arg != CONFIG_ARG);
     let config = args.nth(1).and_then(|json| serde_json::from_str(json).ok());
-    FoundReplica { replica: ReplicaId::new(process.id), pid: process.pid, config }
+    let (replica, pid, gpus) = (ReplicaId::new(process.id), process.pid, process.gpus);
+    FoundReplica { replica, pid, config, gpus }
 }
 
 /// Starts the task that carries out commands one after another, so that no stop overtakes its

@@ -10,7 +10,7 @@ use crate::error::{KernelError, expect_count, expect_len, product};
 use crate::grouped::{GroupedKernels, GroupedMatrix, GroupedType};
 use crate::isa::Isa;
 use crate::pool::Pool;
-use crate::scratch::{Scratch, Shared};
+use crate::scratch::{Floats, Scratch, Shared};
 use crate::table::Kernels;
 use crate::tensor::{Activation, AttentionArgs, KvLayer, LinearJob, Matrix, Vector, Weight};
 
@@ -120,12 +120,7 @@ impl Cpu {
         jobs: &mut [LinearJob<'_>],
     ) -> Result<(), KernelError> {
         for job in jobs.iter() {
-            job.weight.check("weight")?;
-            expect_len("x", x.len(), product("x", t, job.weight.cols())?)?;
-            expect_len("out", job.out.len(), product("out", t, job.weight.rows())?)?;
-            if let Some(bias) = &job.bias {
-                bias.check("bias", job.weight.rows())?;
-            }
+            check_job(x.len(), t, job)?;
         }
         drive::linear(self.machine(), &mut self.scratch(), x, t, jobs);
         Ok(())
@@ -148,11 +143,7 @@ impl Cpu {
         out: &mut [f32],
     ) -> Result<(), KernelError> {
         let (gate, up) = (gate.into(), up.into());
-        gate.check("gate")?;
-        up.check("up")?;
-        expect_count("up", up.rows(), gate.rows(), "rows")?;
-        expect_count("up", up.cols(), gate.cols(), "columns")?;
-        expect_len("x", x.len(), product("x", t, gate.cols())?)?;
+        check_gated(x, t, gate, up)?;
         expect_len("out", out.len(), product("out", t, gate.rows())?)?;
         let (machine, mut scratch) = (self.machine(), self.scratch());
         match (gate, up) {
@@ -171,6 +162,45 @@ impl Cpu {
             }
         }
         Ok(())
+    }
+
+    /// A feed-forward network: `inner = act(x·gateᵀ) * (x·upᵀ)`, then `down` of that.
+    ///
+    /// The bits are those of [`Cpu::gated_linear`] and [`Cpu::linear`]; `inner` is room for the product
+    /// where it has to be kept.
+    ///
+    /// # Errors
+    /// As those two.
+    pub fn feed_forward(
+        &self,
+        (x, t): (&[f32], usize),
+        (gate, up, act): (Weight<'_>, Weight<'_>, Activation),
+        inner: &mut Floats,
+        mut down: LinearJob<'_>,
+    ) -> Result<(), KernelError> {
+        #[cfg(target_arch = "x86_64")]
+        if let (Weight::Plain(gate), Weight::Plain(up), Weight::Plain(weight)) =
+            (gate, up, down.weight)
+        {
+            let machine = self.machine();
+            if [gate, up, weight].iter().all(|weight| machine.takes_tiles(weight)) {
+                check_gated(x, t, gate.into(), up.into())?;
+                check_job(product("inner", t, gate.rows)?, t, &down)?;
+                let (mut scratch, down) = (self.scratch(), (&mut down, weight));
+                drive::tiled_feed_forward(
+                    machine,
+                    &mut scratch,
+                    (x, t),
+                    (gate, up, act),
+                    inner,
+                    down,
+                );
+                return Ok(());
+            }
+        }
+        let inner = inner.sized(product("inner", t, gate.rows())?);
+        self.gated_linear(x, t, gate, up, act, inner)?;
+        self.linear(inner, t, &mut [down])
     }
 
     /// Rounds `weight` to numbers in groups, as [`GroupedMatrix`] takes them, into `out`. On every
@@ -373,6 +403,22 @@ impl Cpu {
         drive::attention(self.machine(), &mut self.scratch(), a, q, kv, out);
         Ok(())
     }
+}
+
+/// That a job takes `len` values of `t` rows.
+fn check_job(len: usize, t: usize, job: &LinearJob<'_>) -> Result<(), KernelError> {
+    job.weight.check("weight")?;
+    expect_len("x", len, product("x", t, job.weight.cols())?)?;
+    expect_len("out", job.out.len(), product("out", t, job.weight.rows())?)?;
+    job.bias.as_ref().map_or(Ok(()), |bias| bias.check("bias", job.weight.rows()))
+}
+
+fn check_gated(x: &[f32], t: usize, gate: Weight<'_>, up: Weight<'_>) -> Result<(), KernelError> {
+    gate.check("gate")?;
+    up.check("up")?;
+    expect_count("up", up.rows(), gate.rows(), "rows")?;
+    expect_count("up", up.cols(), gate.cols(), "columns")?;
+    expect_len("x", x.len(), product("x", t, gate.cols())?)
 }
 
 /// Checks that `values` is a whole number of rows as long as `weight`.

@@ -36,6 +36,7 @@ pub use error::KernelError;
 pub use grouped::{GroupedMatrix, GroupedType};
 pub use isa::Isa;
 pub use memory::{MappedFile, ZeroedMemory};
+pub use scratch::Floats;
 pub use tensor::{
     Activation, AttentionArgs, DType, KvLayer, LinearJob, Matrix, Sight, Vector, Weight, Write,
 };

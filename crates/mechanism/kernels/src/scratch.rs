@@ -2,6 +2,7 @@
 
 use crate::drive::{GroupedPlan, Plan, Task};
 use crate::simd::XForm;
+use std::ops::{Deref, DerefMut};
 
 /// A growable buffer on cache-line borders.
 #[derive(Debug, Default)]
@@ -26,6 +27,40 @@ impl Buffer {
     /// At least `values` f32 values, with whatever was last written there.
     pub(crate) fn floats(&mut self, values: usize) -> *mut f32 {
         self.bytes(values * size_of::<f32>()).cast()
+    }
+}
+
+/// f32 values on cache-line borders, so that vectors of 64 bytes cross none: a store that does costs
+/// twice as much.
+#[derive(Debug, Default)]
+pub struct Floats {
+    buffer: Buffer,
+    len: usize,
+}
+
+impl Floats {
+    /// Exactly `len` values, which are to be overwritten: they are what was last written there.
+    pub fn sized(&mut self, len: usize) -> &mut [f32] {
+        self.buffer.floats(len);
+        self.len = len;
+        self
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the buffer has room for `len` values since they were asked for, all of them written
+        // once at least, and lends them with itself.
+        unsafe { std::slice::from_raw_parts(self.buffer.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.buffer.lines.as_mut_ptr().cast(), self.len) }
     }
 }
 
@@ -54,6 +89,9 @@ impl<T> Shared<T> {
 pub(crate) struct Scratch {
     /// Activations prepared for dot products, by their [`XForm`].
     pub(crate) x: [Buffer; XForm::COUNT],
+    /// Gated products of a feed-forward network, prepared for its second half.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) product: Buffer,
     /// Activations rounded for weights in groups.
     pub(crate) grouped_x: Buffer,
     /// One part per worker.
@@ -69,4 +107,21 @@ pub(crate) struct Scratch {
     pub(crate) tile_plans: Vec<crate::drive::TilePlan>,
     /// Tiles of an attention call.
     pub(crate) tasks: Vec<Task>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_lie_on_cache_lines_and_keep_what_was_written() {
+        let mut floats = Floats::default();
+        assert!(floats.is_empty());
+        floats.sized(3).copy_from_slice(&[1.0, 2.0, 3.0]);
+        assert_eq!(floats.as_ptr().align_offset(64), 0);
+        assert_eq!(floats.sized(40)[..3], [1.0, 2.0, 3.0]);
+        floats.sized(2)[1] = 5.0;
+        assert_eq!(*floats, [1.0, 5.0]);
+        assert_eq!(floats.as_ptr().align_offset(64), 0);
+    }
 }

@@ -9,7 +9,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tyndall_kernels::{AttentionArgs, Cpu, KernelError, LinearJob, Sight, Vector, Weight, Write};
+use tyndall_kernels::{
+    AttentionArgs, Cpu, Floats, KernelError, LinearJob, Sight, Vector, Weight, Write,
+};
 
 use crate::batch::{Job, Runner, StepBatch, StepError};
 use crate::checkpoint::Checkpoint;
@@ -40,20 +42,20 @@ pub struct Model {
 #[derive(Default)]
 struct Scratch {
     /// The residual stream `[T, E]`.
-    x: Vec<f32>,
+    x: Floats,
     /// Its normalised copy, also the rows for the head.
-    normed: Vec<f32>,
+    normed: Floats,
     /// Embeddings before projection, or after the projection out.
-    inner: Vec<f32>,
+    inner: Floats,
     /// `[T, H, D]`
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    attended: Vec<f32>,
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    attended: Floats,
     /// `[T, intermediate_size]`
-    mlp: Vec<f32>,
+    mlp: Floats,
     /// Only where gated projections have biases.
-    up: Vec<f32>,
+    up: Floats,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -143,11 +145,11 @@ impl Model {
     fn embed(&mut self, tokens: &[u32]) -> Result<(), KernelError> {
         let Model { spec, weights, cpu, prepared, scratch, .. } = self;
         let rows = tokens.len();
-        let x = sized(&mut scratch.x, rows * spec.hidden_size);
+        let x = scratch.x.sized(rows * spec.hidden_size);
         match &weights.project_in {
             None => cpu.embed(weights.embedding.view()?, tokens, x)?,
             Some(projection) => {
-                let inner = sized(&mut scratch.inner, rows * spec.embedding_size);
+                let inner = scratch.inner.sized(rows * spec.embedding_size);
                 cpu.embed(weights.embedding.view()?, tokens, inner)?;
                 let job = LinearJob {
                     weight: projection.view()?,
@@ -161,7 +163,7 @@ impl Model {
         if let (Some(table), Positions::Learned { offset, .. }) =
             (&weights.positions, spec.positions)
         {
-            let added = sized(&mut scratch.normed, rows * spec.hidden_size);
+            let added = scratch.normed.sized(rows * spec.hidden_size);
             cpu.embed(table.view_from(offset)?, &prepared.positions, added)?;
             cpu.add(&mut scratch.x, added)?;
         }
@@ -192,7 +194,7 @@ impl Model {
         pass.project(scratch)?;
         let mut kv = kv.layer(index);
         cpu.store_kv(&mut kv, &scratch.k, &scratch.v, &prepared.slots)?;
-        let attended = sized(&mut scratch.attended, scratch.q.len());
+        let attended = scratch.attended.sized(scratch.q.len());
         cpu.attention(&arguments, &scratch.q, &kv, attended)?;
         pass.finish_attention(scratch)?;
         pass.feed_forward(scratch)
@@ -202,7 +204,7 @@ impl Model {
     fn head(&mut self, logits: &mut Vec<f32>) -> Result<(), KernelError> {
         let Model { spec, weights, cpu, prepared, scratch, .. } = self;
         let rows = prepared.logits_rows.len();
-        let logits = sized(logits, rows * spec.vocab_size);
+        logits.resize(rows * spec.vocab_size, 0.0);
         if rows == 0 {
             return Ok(());
         }
@@ -215,11 +217,11 @@ impl Model {
         let Scratch { x, normed, inner, .. } = scratch;
         let mut hidden: &[f32] = &x[..rows * width];
         if let Some(final_norm) = &weights.final_norm {
-            normalise(cpu, &spec.norm, final_norm, hidden, sized(normed, rows * width))?;
+            normalise(cpu, &spec.norm, final_norm, hidden, normed.sized(rows * width))?;
             hidden = normed;
         }
         if let Some(projection) = &weights.project_out {
-            let out = sized(inner, rows * spec.embedding_size);
+            let out = inner.sized(rows * spec.embedding_size);
             let job = LinearJob { weight: projection.view()?, bias: None, out, mode: Write::Store };
             cpu.linear(hidden, rows, &mut [job])?;
             hidden = inner;
@@ -283,13 +285,13 @@ impl LayerPass<'_> {
         let input: &[f32] = if self.norm.post {
             x
         } else {
-            normalise(self.cpu, self.norm, &weights.attention_norm, x, sized(normed, x.len()))?;
+            normalise(self.cpu, self.norm, &weights.attention_norm, x, normed.sized(x.len()))?;
             normed
         };
         let (num_heads, num_kv_heads) = (attention.num_heads, attention.num_kv_heads);
-        let q = sized(q, self.rows * num_heads * attention.head_dim);
-        let k = sized(k, self.rows * num_kv_heads * attention.head_dim);
-        let v = sized(v, self.rows * num_kv_heads * attention.head_dim);
+        let q = q.sized(self.rows * num_heads * attention.head_dim);
+        let k = k.sized(self.rows * num_kv_heads * attention.head_dim);
+        let v = v.sized(self.rows * num_kv_heads * attention.head_dim);
         let mut jobs = [
             job(&weights.query, q, Write::Store)?,
             job(&weights.key, k, Write::Store)?,
@@ -321,21 +323,29 @@ impl LayerPass<'_> {
         let input: &[f32] = if self.norm.post {
             x
         } else {
-            normalise(self.cpu, self.norm, &weights.mlp_norm, x, sized(normed, x.len()))?;
+            normalise(self.cpu, self.norm, &weights.mlp_norm, x, normed.sized(x.len()))?;
             normed
         };
-        let inner = sized(mlp, self.rows * spec.intermediate_size);
+        let len = self.rows * spec.intermediate_size;
         match &weights.gate {
+            // What is normalised afterwards is input and output at once.
+            Some(gate) if gate.bias.is_none() && !self.norm.post => {
+                let gated = (gate.weight.view()?, weights.up.weight.view()?, spec.activation);
+                let down = job(&weights.down, x, Write::Add)?;
+                return self.cpu.feed_forward((normed, self.rows), gated, mlp, down);
+            }
             None => {
+                let inner = mlp.sized(len);
                 self.cpu.linear(input, self.rows, &mut [job(&weights.up, inner, Write::Store)?])?;
                 self.cpu.activation(spec.activation, inner);
             }
             Some(gate) if gate.bias.is_none() => {
                 let (gate, up) = (gate.weight.view()?, weights.up.weight.view()?);
+                let inner = mlp.sized(len);
                 self.cpu.gated_linear(input, self.rows, gate, up, spec.activation, inner)?;
             }
             Some(biased) => {
-                let up = sized(up, inner.len());
+                let (inner, up) = (mlp.sized(len), up.sized(len));
                 let mut jobs =
                     [job(biased, inner, Write::Store)?, job(&weights.up, up, Write::Store)?];
                 self.cpu.linear(input, self.rows, &mut jobs)?;
@@ -354,7 +364,7 @@ impl LayerPass<'_> {
     ) -> Result<(), KernelError> {
         if self.norm.post {
             let Scratch { x, normed, .. } = scratch;
-            normalise(self.cpu, self.norm, weights, x, sized(normed, x.len()))?;
+            normalise(self.cpu, self.norm, weights, x, normed.sized(x.len()))?;
             std::mem::swap(x, normed);
         }
         Ok(())
@@ -383,12 +393,6 @@ fn normalise(
             cpu.layer_norm(x, weights.weight.view(), bias.view(), norm.eps, out)
         }
     }
-}
-
-/// The buffer with exactly this length; its contents are to be overwritten.
-pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    buffer.resize(len, 0.0);
-    buffer
 }
 
 /// An empty vector with the room of this one, free of its borrows: collecting in place keeps the

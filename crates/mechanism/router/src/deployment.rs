@@ -8,11 +8,11 @@
 //! that also guards cancellation, so that of both exactly one happens.
 
 use crate::absence::Absence;
+use crate::changes::{Changes, Load};
 use crate::choosing::RouterLink;
-use crate::permit::{Place, Waiting};
+use crate::permit::{Permit, Place, Waiting};
 use crate::turns::Turns;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
@@ -20,38 +20,8 @@ use tokio::time::Instant;
 use tyndall_routing::{Admission, Assignment, Dispatcher, Flow, Held, Listed, Ticket, Wish};
 use tyndall_telemetry::ProxyMetrics;
 use tyndall_transport::Client;
-use tyndall_types::protocol::{Backpressure, Demand, DeploymentRoute, RouterRoute, Unavailable};
+use tyndall_types::protocol::{Backpressure, DeploymentRoute, RouterRoute, Unavailable};
 use tyndall_types::{DeploymentId, ReplicaId};
-
-/// Where deployments report that their counts changed.
-#[derive(Debug)]
-pub(crate) struct Changes {
-    /// Names this process to request routers.
-    pub(crate) caller: String,
-    /// Any count.
-    pub(crate) demand: Notify,
-    /// How many wait: a replica may have to come for them.
-    pub(crate) queued: Notify,
-    /// Every deployment with a count above zero, so that a report costs what is busy and not what
-    /// there is.
-    pub(crate) busy: Mutex<HashMap<DeploymentId, Arc<Load>>>,
-    pub(crate) metrics: Arc<ProxyMetrics>,
-}
-
-/// Both counts of a deployment, queued and ongoing, as one value.
-#[derive(Debug, Default)]
-pub(crate) struct Load(AtomicU64);
-
-impl Load {
-    fn set(&self, queued: u32, ongoing: u32) {
-        self.0.store(u64::from(queued) << 32 | u64::from(ongoing), Ordering::Relaxed);
-    }
-
-    fn get(&self) -> (u32, u32) {
-        let both = self.0.load(Ordering::Relaxed);
-        ((both >> 32) as u32, both as u32)
-    }
-}
 
 /// Why a request gets no replica.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -106,27 +76,6 @@ impl Waits {
     pub(crate) fn add(&mut self, other: Self) {
         self.queue += other.queue;
         self.wake += other.wake;
-    }
-}
-
-impl Changes {
-    /// The load now: every deployment with a count above zero.
-    pub(crate) fn loads(&self) -> Vec<Demand> {
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let demand = |(id, load): (&DeploymentId, &Arc<Load>)| {
-            let (queued, ongoing) = load.get();
-            Demand { deployment: id.clone(), queued, ongoing }
-        };
-        busy.iter().map(demand).collect()
-    }
-
-    fn set_busy(&self, id: &DeploymentId, load: &Arc<Load>, is_busy: bool) {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_busy {
-            busy.insert(id.clone(), load.clone());
-        } else {
-            busy.remove(id);
-        }
     }
 }
 
@@ -355,6 +304,26 @@ impl Deployment {
         place: Place,
     ) -> Waiting {
         Waiting::new(self.clone(), ticket, wish, place, |now| state.absence.total(now))
+    }
+
+    /// A permit for each replica that takes requests, however many each has; none is a refusal.
+    pub(crate) fn enter_all(self: &Arc<Self>) -> Result<Vec<Permit>, Refusal> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let permit = |replica: ReplicaId| {
+            let client = state.clients.get(&replica).expect("only listed replicas are given any");
+            Permit::of_broadcast(self.clone(), replica.clone(), client.clone())
+        };
+        let permits: Vec<_> = state.dispatcher.broadcast().into_iter().map(permit).collect();
+        if permits.is_empty() {
+            let reason =
+                "no replica of it is running, and nobody wakes one for a broadcast".to_owned();
+            let unavailable = state.route.unavailable.clone();
+            let unavailable = unavailable.unwrap_or(Unavailable { reason, retry_after_s: 1.0 });
+            return Err(Refusal::Unavailable(unavailable));
+        }
+        self.changed(state);
+        Ok(permits)
     }
 
     pub(crate) fn release(&self, replica: &ReplicaId, wish: &Wish, held: Option<Held>) {

@@ -8,7 +8,9 @@
 //! there; until an answer begins, a lost replica only means another one, and nobody else is sent to
 //! one whose connection broke until it answers again; 4. the answer streams
 //! through an [`AnswerBody`] that holds the permit, which ends with the last byte or when the body
-//! is dropped, or, after a 101, as a [`ReplicaStream`].
+//! is dropped, or, after a 101, as a [`ReplicaStream`]. A [`Reservation`] is a request up to 3 of
+//! which the replica has the head: [`Deployment::reserve`] makes it, and its body comes when there is
+//! one. [`Deployment::broadcast`] begins with 3, at every replica.
 //!
 //! What a router knows of the node is what the
 //! [`RouteTable`](tyndall_types::protocol::RouteTable)s said that it read. Without a controller it
@@ -18,12 +20,14 @@
 
 mod absence;
 mod body;
+mod changes;
 mod choosing;
 mod deployment;
 mod links;
 mod models;
 mod mounts;
 mod permit;
+mod reserve;
 mod router;
 mod send;
 mod suspicion;
@@ -37,6 +41,7 @@ pub use body::{AnswerBody, ReplicaStream};
 pub use deployment::{Deployment, Refusal, Waits};
 pub use models::Models;
 pub use mounts::{Mount, Scope};
+pub use reserve::Reservation;
 pub use router::Router;
 pub use tyndall_routing::Flow;
 

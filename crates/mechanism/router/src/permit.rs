@@ -115,7 +115,7 @@ impl Waiting {
                 wish: self.wish.clone(),
                 replica,
                 client,
-                since: Instant::now(),
+                since: Some(Instant::now()),
                 answered: None,
                 at_work,
                 returned: false,
@@ -155,7 +155,8 @@ pub(crate) struct Permit {
     wish: Wish,
     replica: ReplicaId,
     client: Client,
-    since: Instant,
+    /// When its request was sent; none of one that only keeps a place.
+    since: Option<Instant>,
     /// After so long an answer began.
     answered: Option<Duration>,
     /// Requests at work when it got it.
@@ -166,6 +167,26 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
+    /// That of a part of a broadcast, which did not wait, and of which nothing is learned.
+    pub(crate) fn of_broadcast(
+        deployment: Arc<Deployment>,
+        replica: ReplicaId,
+        client: Client,
+    ) -> Self {
+        Self {
+            deployment,
+            ticket: Ticket::MAX,
+            wish: Wish::Any,
+            replica,
+            client,
+            since: None,
+            answered: None,
+            at_work: 0,
+            returned: false,
+            told: None,
+        }
+    }
+
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
@@ -175,7 +196,17 @@ impl Permit {
     }
 
     pub(crate) fn is_answered(&mut self) {
-        self.answered = Some(self.since.elapsed());
+        self.answered = self.since.map(|since| since.elapsed());
+    }
+
+    /// It keeps a place for a request that may never be sent, and says nothing of how long one takes.
+    pub(crate) fn reserve(&mut self) {
+        self.since = None;
+    }
+
+    /// The request is sent now.
+    pub(crate) fn begin(&mut self) {
+        self.since = Some(Instant::now());
     }
 
     pub(crate) fn is_told_of(&mut self, told: oneshot::Sender<()>) {
@@ -196,9 +227,10 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.returned {
-            let (whole, until_answer) = (self.since.elapsed(), self.answered);
-            let held = Held { whole, until_answer, at_work: self.at_work };
-            self.deployment.release(&self.replica, &self.wish, Some(held));
+            let (until_answer, at_work) = (self.answered, self.at_work);
+            let held =
+                self.since.map(|since| Held { whole: since.elapsed(), until_answer, at_work });
+            self.deployment.release(&self.replica, &self.wish, held);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The state of a router.
 
-use crate::deployment::{Changes, Deployment};
+use crate::changes::Changes;
+use crate::deployment::Deployment;
 use crate::links;
 use crate::models::Models;
 use crate::mounts::{Mount, Scope};

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tyndall_routing::{Failure, Flow, Progress, Retry, Wish, retry};
-use tyndall_transport::{ClientError, Outgoing};
+use tyndall_transport::{ClientError, Outgoing, ResponseBody};
 use tyndall_types::{HEADER_NOT_STARTED, ReplicaId};
 
 /// Before a replica that failed a request may have it again, when there is no other.
@@ -56,7 +56,7 @@ impl Call {
         self.model.clone().map_or(Wish::Any, Wish::Model)
     }
 
-    fn outgoing(&self) -> Outgoing<'_> {
+    pub(crate) fn outgoing(&self) -> Outgoing<'_> {
         Outgoing::new(&self.method, &self.uri, &self.headers, &self.body)
     }
 }
@@ -123,6 +123,16 @@ impl Deployment {
     /// Dropping the future gives back the place or the permit and closes the connection to the
     /// replica, so that its work is cancelled.
     pub async fn send(self: &Arc<Self>, call: &Call) -> Result<Answer, SendError> {
+        let (response, waits) = self.until_taken(call, |permit| attempt(call, permit)).await?;
+        Ok(Answer { response, waits })
+    }
+
+    /// Tries one replica after the other until one takes it.
+    pub(crate) async fn until_taken<T, F: Future<Output = Tried<T>>>(
+        self: &Arc<Self>,
+        call: &Call,
+        attempt: impl Fn(Permit) -> F,
+    ) -> Result<(T, Waits), SendError> {
         let mut sending = Sending::new(self, call);
         let patience = call.deadline.map(|end| end.saturating_duration_since(Instant::now()));
         let wish = if self.router().is_some() { Wish::Undecided } else { call.wish() };
@@ -131,8 +141,8 @@ impl Deployment {
             .map_err(|refusal| sending.refused(refusal, None))?;
         loop {
             let permit = sending.permit(&mut waiting).await?;
-            match sending.attempt(permit).await? {
-                ControlFlow::Break(answer) => return Ok(answer),
+            match sending.attempt(attempt(permit)).await? {
+                ControlFlow::Break(taken) => return Ok((taken, sending.waits)),
                 ControlFlow::Continue(back) => waiting = back,
             }
         }
@@ -196,15 +206,16 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// One try: an answer, or a place in the queue for the next.
-    async fn attempt(&mut self, permit: Permit) -> Result<ControlFlow<Answer, Waiting>, SendError> {
-        let Ok(tried) = within(self.call.deadline, attempt(self.call, permit)).await else {
+    /// One try: what comes of it, or a place in the queue for the next.
+    async fn attempt<T>(
+        &mut self,
+        attempt: impl Future<Output = Tried<T>>,
+    ) -> Result<ControlFlow<T, Waiting>, SendError> {
+        let Ok(tried) = within(self.call.deadline, attempt).await else {
             return Err(self.failed(SendErrorKind::TooLate(TooLate::AtWork)));
         };
         let (failure, permit, error) = match tried {
-            Tried::Answered(response) => {
-                return Ok(ControlFlow::Break(Answer { response, waits: self.waits }));
-            }
+            Tried::Taken(taken) => return Ok(ControlFlow::Break(taken)),
             Tried::Failed(failure, permit, error) => (failure, permit, error),
         };
         self.progress.broken_attempts += u32::from(failure == Failure::Broken);
@@ -237,7 +248,10 @@ impl<'a> Sending<'a> {
     }
 }
 
-async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, Elapsed> {
+pub(crate) async fn within<F: Future>(
+    deadline: Option<Instant>,
+    future: F,
+) -> Result<F::Output, Elapsed> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await,
         None => Ok(future.await),
@@ -245,15 +259,15 @@ async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Ou
 }
 
 /// What came of one try.
-#[expect(clippy::large_enum_variant, reason = "it is moved once, and an answer is the usual case")]
-enum Tried {
-    Answered(Response<AnswerBody>),
+#[expect(clippy::large_enum_variant, reason = "it is moved once, and what is taken is as large")]
+pub(crate) enum Tried<T> {
+    Taken(T),
     Failed(Failure, Permit, AttemptError),
 }
 
 /// Why one try failed, as the log has it.
 #[derive(Debug, thiserror::Error)]
-enum AttemptError {
+pub(crate) enum AttemptError {
     #[error("{0}")]
     NotStarted(String),
     #[error(transparent)]
@@ -262,7 +276,7 @@ enum AttemptError {
 
 impl AttemptError {
     /// For whoever sent the request: without the socket, which is the machine's own business.
-    fn reason(self) -> String {
+    pub(crate) fn reason(self) -> String {
         match self {
             Self::NotStarted(reason) => reason,
             Self::Client(ClientError::Connect { .. }) => "it accepts no connection".to_owned(),
@@ -276,29 +290,41 @@ impl AttemptError {
     }
 }
 
-async fn attempt(call: &Call, mut permit: Permit) -> Tried {
+async fn attempt(call: &Call, permit: Permit) -> Tried<Response<AnswerBody>> {
     match permit.client().exchange(call.outgoing()).await {
-        Ok(response) => match response.headers().get(NOT_STARTED) {
-            None => {
-                permit.is_answered();
-                Tried::Answered(response.map(|body| AnswerBody::new(body, permit)))
-            }
-            Some(reason) => {
-                let reason = String::from_utf8_lossy(reason.as_bytes()).into_owned();
-                Tried::Failed(Failure::NotStarted, permit, AttemptError::NotStarted(reason))
-            }
-        },
-        Err(error) => {
-            let failure = match &error {
-                ClientError::Connect { .. } => Failure::Connect,
-                ClientError::Broken { .. }
-                | ClientError::Status { .. }
-                | ClientError::Json { .. } => Failure::Broken,
-            };
-            suspect(&permit);
-            Tried::Failed(failure, permit, AttemptError::Client(error))
-        }
+        Ok(response) => answered(response, permit),
+        Err(error) => broken(error, permit),
     }
+}
+
+/// What a replica's answer means.
+pub(crate) fn answered(
+    response: Response<ResponseBody>,
+    mut permit: Permit,
+) -> Tried<Response<AnswerBody>> {
+    if let Some(error) = not_started(response.headers()) {
+        return Tried::Failed(Failure::NotStarted, permit, error);
+    }
+    permit.is_answered();
+    Tried::Taken(response.map(|body| AnswerBody::new(body, permit)))
+}
+
+/// Why the replica has not begun the request, if it says that it has not.
+pub(crate) fn not_started(headers: &HeaderMap) -> Option<AttemptError> {
+    let reason = headers.get(NOT_STARTED)?;
+    Some(AttemptError::NotStarted(String::from_utf8_lossy(reason.as_bytes()).into_owned()))
+}
+
+/// What it means that there is none.
+pub(crate) fn broken<T>(error: ClientError, permit: Permit) -> Tried<T> {
+    let failure = match &error {
+        ClientError::Connect { .. } => Failure::Connect,
+        ClientError::Broken { .. } | ClientError::Status { .. } | ClientError::Json { .. } => {
+            Failure::Broken
+        }
+    };
+    suspect(&permit);
+    Tried::Failed(failure, permit, AttemptError::Client(error))
 }
 
 fn word(failure: Failure) -> &'static str {

@@ -1,6 +1,7 @@
 //! A router between a fake controller and fake replicas, over real sockets.
 
-use crate::deployment::{Changes, Deployment};
+use crate::changes::Changes;
+use crate::deployment::Deployment;
 use crate::{Answer, Call, Refusal, Router, Scope, SendErrorKind, TooLate};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tyndall_routing::Flow;
@@ -69,6 +70,8 @@ pub(crate) fn made(id: &DeploymentId) -> Arc<Deployment> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Behaviour {
     Echo,
+    /// With the body that it was sent.
+    Reads,
     Dies,
     NotStarted,
     Hangs,
@@ -89,6 +92,10 @@ impl Handler for Replica {
         let head = format!("{} {}", request.method(), request.uri());
         match self.behaviour {
             Behaviour::Echo => text(StatusCode::CREATED, head),
+            Behaviour::Reads => match request.into_body().collect().await {
+                Ok(body) => text(StatusCode::OK, body.to_bytes()),
+                Err(error) => text(StatusCode::BAD_REQUEST, error.to_string()),
+            },
             Behaviour::NotStarted => {
                 let mut response = empty(StatusCode::SERVICE_UNAVAILABLE);
                 let reason = HeaderValue::from_static("draining");
@@ -361,6 +368,103 @@ async fn who_fills_the_queue_makes_room_for_others() {
     assert!(first.is_ok() && other.is_ok());
     let refused = second.unwrap_err();
     assert!(matches!(refused, SendErrorKind::Refused(Refusal::Full { max_queued: 2, .. })));
+}
+
+#[tokio::test]
+async fn a_reservation_holds_its_place_until_it_is_sent_or_dropped() {
+    let mut node = Node::start(&[]);
+    let full = node.replica(0, Behaviour::NotStarted);
+    let reads = node.replica(1, Behaviour::Reads);
+    let (id_of_gone, socket) = (ReplicaId::new("gone"), node.dir.path().join("gone"));
+    let gone = ReplicaRoute { id: id_of_gone, socket, ..reads.clone() };
+    node.list(vec![full, gone, reads]);
+    let deployment = node.router.deployment(&id("app#d")).unwrap();
+    for _ in 0..5 {
+        let reserved = deployment.reserve(&call()).await.unwrap();
+        assert_eq!((reserved.replica().as_str(), node.load()), ("r1", (0, 1)));
+        let answer = reserved.send(&Bytes::from_static(b"now")).await.unwrap();
+        assert_eq!((answer.response.body().replica().as_str(), node.load()), ("r1", (0, 1)));
+        let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!((&body[..], node.load()), (&b"now"[..], (0, 0)));
+        drop(deployment.reserve(&call()).await.unwrap());
+        assert_eq!(node.load(), (0, 0));
+    }
+    // Nobody else gets the place meanwhile.
+    let only = node.replica(2, Behaviour::Reads);
+    node.list(vec![only]);
+    let reserved = deployment.reserve(&call()).await.unwrap();
+    let soon = Some(Instant::now() + Duration::from_millis(20));
+    let late = node.send(Call { deadline: soon, ..call() }).await.unwrap_err();
+    assert_eq!(late, SendErrorKind::TooLate(TooLate::Waiting));
+    let (next, ()) = tokio::join!(node.send(call()), async { drop(reserved) });
+    assert_eq!(next.unwrap().response.body().replica().as_str(), "r2");
+}
+
+#[tokio::test]
+async fn a_reservation_at_a_replica_that_is_gone_is_lost_and_goes_nowhere_else() {
+    let mut node = Node::start(&[]);
+    let socket = node.dir.path().join("dying");
+    let dying = tokio::net::UnixListener::bind(&socket).unwrap();
+    let other = node.replica(0, Behaviour::Echo);
+    let listed = ReplicaRoute { id: ReplicaId::new("dying"), socket, ..other.clone() };
+    node.list(vec![listed.clone()]);
+    let deployment = node.router.deployment(&id("app#d")).unwrap();
+    let reserve = async |call: Call| {
+        let (reserved, stream) = tokio::join!(deployment.reserve(&call), async {
+            let (mut stream, _) = dying.accept().await.unwrap();
+            stream.read_exact(&mut [0; 3]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+            stream
+        });
+        (reserved.unwrap(), stream)
+    };
+    let soon = Some(Instant::now() + Duration::from_millis(500));
+    let (late, stream) = reserve(Call { deadline: soon, ..call() }).await;
+    let error = late.send(&Bytes::new()).await.unwrap_err();
+    assert_eq!(error.kind, SendErrorKind::TooLate(TooLate::AtWork));
+    drop(stream);
+    let (lost, stream) = reserve(call()).await;
+    node.list(vec![listed, other]);
+    drop((stream, dying));
+    let error = lost.send(&Bytes::new()).await.unwrap_err();
+    let is_lost = matches!(error.kind, SendErrorKind::Lost { broken_attempts: 1, .. });
+    assert!(is_lost, "{error}");
+    assert_eq!((node.load(), node.times_asked()), ((0, 0), 0));
+}
+
+#[tokio::test]
+async fn a_broadcast_asks_every_replica_and_leaves_out_those_that_end() {
+    let mut node = Node::start(&[]);
+    let deployment = node.router.deployment(&id("app#d")).unwrap();
+    let none = deployment.broadcast(&call()).err().unwrap();
+    let cause = "no replica of it is running, and nobody wakes one for a broadcast";
+    assert_eq!(none.to_string(), cause);
+    let kinds = [Behaviour::Echo, Behaviour::Reads, Behaviour::NotStarted, Behaviour::Dies];
+    let mut replicas: Vec<_> = (0..).zip(kinds).map(|(n, kind)| node.replica(n, kind)).collect();
+    let (id_of_gone, socket) = (ReplicaId::new("gone"), node.dir.path().join("gone"));
+    replicas.push(ReplicaRoute { id: id_of_gone, socket, ..replicas[0].clone() });
+    node.list(replicas);
+    let busy = node.send(call()).await.ok();
+    let parts = deployment.broadcast(&Call { runs_once: true, ..call() }).unwrap();
+    assert_eq!(node.load().1, 5 + u32::from(busy.is_some()), "full ones are asked too");
+    let mut told = Vec::new();
+    for part in parts {
+        told.push(match part.await {
+            Some(Ok(answer)) => {
+                let replica = answer.response.body().replica().to_string();
+                let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+                format!("{replica} {}", String::from_utf8_lossy(&body))
+            }
+            Some(Err(error)) => error.to_string(),
+            None => "none".to_owned(),
+        });
+    }
+    let lost = "1 replicas were lost while they worked on this request";
+    assert_eq!(told, ["r0 PUT /x?y=1", "r1 body", "none", lost, "none"]);
+    drop(busy);
+    assert_eq!(node.load(), (0, 0));
+    drop(deployment.broadcast(&call()).unwrap());
+    assert_eq!(node.load(), (0, 0));
 }
 
 /// Sends two tables to whoever follows and ends when told; the next time, one table.

@@ -146,6 +146,8 @@ metrics! {
         "Milliseconds from a request's arrival at the replica to the last byte of its answer",
     ProcessingQueries = Gauge "ray_serve_replica_processing_queries"
         "Requests that a replica works on",
+    ReservedSlots = Gauge "ray_serve_reserved_slots_active"
+        "Places that a replica keeps for calls that have not come",
     BatchWait = Histogram "ray_serve_batch_wait_time_ms"
         "Milliseconds from a batch's first item to its start",
     BatchExecution = Histogram "ray_serve_batch_execution_time_ms"

@@ -44,6 +44,7 @@ pub struct ProgramMetrics {
     errors: Family<Labels, Counter>,
     latency: Histogram,
     processing: Gauge,
+    reserved: Gauge,
     batch: BatchFamilies,
     models: ModelMetrics,
     queue_length: Family<Labels, Gauge>,
@@ -117,6 +118,8 @@ impl ProgramMetrics {
         Metric::DeploymentLatency.register(registry, latency.clone());
         let processing = Gauge::default();
         Metric::ProcessingQueries.register(registry, processing.clone());
+        let reserved = Gauge::default();
+        Metric::ReservedSlots.register(registry, reserved.clone());
         let batch = BatchFamilies::new(registry);
         let queue_length = Family::default();
         Metric::BatchQueueLength.register(registry, Family::clone(&queue_length));
@@ -130,6 +133,7 @@ impl ProgramMetrics {
             errors,
             latency,
             processing,
+            reserved,
             batch,
             models,
             queue_length,
@@ -149,6 +153,11 @@ impl ProgramMetrics {
     pub fn failed(&self, kind: &'static str, after: Duration) {
         self.errors.get_or_create(&vec![("exception_type", kind.to_owned())]).inc();
         self.latency.observe(milliseconds(after));
+    }
+
+    /// So many places are kept for calls that have not come.
+    pub fn reserved(&self, places: u32) {
+        self.reserved.set(i64::from(places));
     }
 
     /// A batcher of this name begins; `waiting` says how many items wait for it.
@@ -300,6 +309,7 @@ mod tests {
         metrics.answered(Duration::from_millis(3));
         metrics.answered(Duration::from_millis(30));
         metrics.failed("UserError", Duration::from_millis(1));
+        metrics.reserved(2);
         check(
             &page(&metrics, 4),
             &[
@@ -310,6 +320,7 @@ mod tests {
                 "ray_serve_deployment_processing_latency_ms_sum{R} 34.0",
                 "ray_serve_deployment_processing_latency_ms_bucket{R,le=\"5.0\"} 2",
                 "ray_serve_replica_processing_queries{R} 4",
+                "ray_serve_reserved_slots_active{R} 2",
                 "ray_serve_num_multiplexed_models{R} 0",
             ],
         );

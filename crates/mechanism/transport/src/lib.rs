@@ -3,8 +3,10 @@
 //! - [`serve`] answers requests on a [`Listener`] until it is told to drain.
 //! - [`Client`] sends requests to one socket and keeps its connections; a response that is dropped
 //!   before its end closes its connection, which is how cancellation travels.
+//! - [`Client::open`] sends the head of a request alone: an [`OpenRequest`] is one that the server has
+//!   taken, and that gets its body later, or never.
 //! - [`Upgrade`] and [`Upgraded`] are the two ends of a connection that leaves HTTP by a 101.
-//! - [`json`], [`read_body`], [`JsonLines`] and [`line_channel`] are the bodies.
+//! - [`json`], [`read_body`], [`JsonLines`], [`LineSplitter`] and [`line_channel`] are the bodies.
 #![forbid(unsafe_code)]
 
 mod body;
@@ -15,8 +17,8 @@ mod stall;
 mod upgrade;
 
 pub use body::{Body, BodyError, BoxError, empty, full, json, read_body, text};
-pub use client::{Client, ClientError, Outgoing, ResponseBody, Upgraded};
-pub use lines::{JsonLines, LineSender, LinesError, line_channel};
+pub use client::{Client, ClientError, OpenRequest, Opening, Outgoing, ResponseBody, Upgraded};
+pub use lines::{JsonLines, LineSender, LineSplitter, LinesError, line_channel};
 pub use server::{Handler, Listener, ServeOptions, reachable, serve};
 pub use upgrade::{ConnectionLife, Upgrade};
 

@@ -1,4 +1,4 @@
-//! Never-ending answers of one JSON value per line.
+//! Never-ending answers of one JSON value per line, and the lines of any.
 
 use crate::body::{Body, BoxError};
 use bytes::{Buf, Bytes, BytesMut};
@@ -21,12 +21,38 @@ pub enum LinesError {
     Json(#[source] serde_json::Error),
 }
 
-/// Reads one JSON value per line from a body.
-pub struct JsonLines<T, B> {
-    body: B,
+/// Cuts what comes piece by piece into lines.
+#[derive(Debug, Default)]
+pub struct LineSplitter {
     buffer: BytesMut,
     /// So much of the buffer has no end of a line: a long one is not searched again and again.
     searched: usize,
+}
+
+impl LineSplitter {
+    /// What has come and is no whole line yet. More is added at its end.
+    pub fn pending(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// The next whole line, without its end.
+    pub fn next_line(&mut self) -> Option<Bytes> {
+        let new = &self.buffer[self.searched..];
+        let Some(end) = new.iter().position(|&byte| byte == b'\n') else {
+            self.searched = self.buffer.len();
+            return None;
+        };
+        let line = self.buffer.split_to(self.searched + end).freeze();
+        self.buffer.advance(1);
+        self.searched = 0;
+        Some(line)
+    }
+}
+
+/// Reads one JSON value per line from a body.
+pub struct JsonLines<T, B> {
+    body: B,
+    lines: LineSplitter,
     value: PhantomData<fn() -> T>,
 }
 
@@ -38,7 +64,7 @@ where
 {
     /// Reads from `body`.
     pub fn new(body: B) -> Self {
-        Self { body, buffer: BytesMut::new(), searched: 0, value: PhantomData }
+        Self { body, lines: LineSplitter::default(), value: PhantomData }
     }
 
     /// The next value; none at the orderly end of the stream.
@@ -50,20 +76,15 @@ where
     /// Cancel safe: what was read of an unfinished line stays in the buffer.
     pub async fn next(&mut self) -> Result<Option<T>, LinesError> {
         loop {
-            let new = &self.buffer[self.searched..];
-            if let Some(end) = new.iter().position(|&byte| byte == b'\n') {
-                let line = self.buffer.split_to(self.searched + end);
-                self.buffer.advance(1);
-                self.searched = 0;
+            if let Some(line) = self.lines.next_line() {
                 return serde_json::from_slice(&line).map(Some).map_err(LinesError::Json);
             }
-            self.searched = self.buffer.len();
             match self.body.frame().await {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(LinesError::Broken(error.into())),
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
-                        self.buffer.extend_from_slice(data);
+                        self.lines.pending().extend_from_slice(data);
                     }
                 }
             }

@@ -211,6 +211,26 @@ async fn a_server_that_lingers_answers_until_its_clients_have_left() {
 }
 
 #[tokio::test]
+async fn what_a_server_has_taken_gets_its_body_while_it_drains() {
+    let s = start_with(Duration::from_secs(60));
+    let (uri, headers) = ("/echo".parse().unwrap(), http::HeaderMap::new());
+    let opening = s.client.open(&Method::POST, &uri, &headers).await.unwrap();
+    let Opening::Taken(taken) = opening else { panic!("{opening:?}") };
+    s.stop.send(()).unwrap();
+    while s.dir.path().join("s").exists() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!s.task.is_finished());
+    let answer = taken.send(b"7").await.unwrap();
+    assert_eq!(read_body(answer.into_body(), 100).await.unwrap(), "7");
+    let uri = "/nowhere".parse().unwrap();
+    let refused = s.client.open(&Method::POST, &uri, &headers).await.unwrap();
+    assert!(matches!(refused, Opening::Answered(_)), "{refused:?}");
+    drop((s.client, refused));
+    assert_eq!(s.task.await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_connection_that_left_http_lives_until_its_stream_is_dropped() {
     let s = start();
     let request =

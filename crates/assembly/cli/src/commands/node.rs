@@ -2,7 +2,7 @@
 
 use crate::commands::keys;
 use crate::failure::Failure;
-use crate::machine::{available_memory_bytes, hostname};
+use crate::machine::{GPUS_VARIABLE, available_memory_bytes, gpus, hostname};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::ErrorKind;
@@ -91,7 +91,7 @@ impl Node {
             runtime_dir: node.runtime_dir().clone(),
             state_dir: config.state_dir.clone(),
             drain: Duration::from_secs_f64(config.limits.graceful_timeout_s),
-            controller_args: self.controller_args(config, extras)?,
+            controller_args: self.controller_args(config, env, extras)?,
             proxy_args: proxy_args(config)?,
             public: self.public,
             admin: self.admin,
@@ -142,13 +142,24 @@ impl Node {
     fn controller_args(
         &self,
         config: &RunConfig,
+        env: &Environment,
         extras: &ControllerExtras,
     ) -> Result<Vec<String>, Failure> {
         let mut args = vec!["--public".to_owned(), self.public.local_addr()?.to_string()];
         args.extend(["--node-id".to_owned(), hostname()]);
         // Measured once: later the models themselves would be missing from it.
-        if let Some(bytes) = config.node_memory_bytes.or_else(available_memory_bytes) {
+        if let Some(bytes) = config.node.memory_bytes.or_else(available_memory_bytes) {
             args.extend(["--memory-bytes".to_owned(), bytes.to_string()]);
+        }
+        let gpus = gpus(env.get(GPUS_VARIABLE).map(String::as_str), config.node.num_gpus)?;
+        if !gpus.is_empty() {
+            args.extend(["--gpus".to_owned(), gpus.join(",")]);
+        }
+        if let Some(cpus) = config.node.num_cpus {
+            args.extend(["--num-cpus".to_owned(), cpus.to_string()]);
+        }
+        for (name, amount) in &config.node.custom {
+            args.extend(["--resource".to_owned(), format!("{amount} {name}")]);
         }
         let timeout_s = extras.request_timeout_s.unwrap_or(config.limits.request_timeout_s);
         args.extend(["--request-timeout-s".to_owned(), timeout_s.to_string()]);

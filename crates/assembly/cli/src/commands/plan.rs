@@ -32,7 +32,7 @@ impl Planned {
     /// memory that is free now.
     pub(crate) fn new(config: &RunConfig, model: &ResolvedModel) -> Result<Self, Failure> {
         let spec = CheckpointSpec::from_dir(&model.dir)?;
-        let free = config.node_memory_bytes.or_else(available_memory_bytes);
+        let free = config.node.memory_bytes.or_else(available_memory_bytes);
         let available_bytes = match (free, config.model.memory_bytes) {
             (Some(bytes), _) => bytes,
             (None, Some(stated)) => stated,

@@ -176,6 +176,33 @@ fn deployments_have_processes_of_their_own_and_scale_alone() -> Result<()> {
 }
 
 #[test]
+fn handles_call_a_chosen_replica_and_all_of_them() -> Result<()> {
+    let one_each = json!([{"name": "Back", "num_replicas": 2, "max_ongoing_requests": 1}]);
+    let chain = Chain::new(one_each)?;
+    let server = chain.start()?;
+    let backs = pids(&server, "Back")?;
+    eventually("all of them are told", || {
+        let told = server.get("/everyone").ok()?.json();
+        let told = told.as_array()?.iter().filter_map(|who| who["pid"].as_u64());
+        (told.collect::<BTreeSet<_>>() == backs.iter().map(|&pid| u64::from(pid)).collect())
+            .then_some(())
+    })?;
+    std::thread::scope(|scope| {
+        let choosing = scope.spawn(|| server.get("/chosen/1"));
+        let chosen = chain.directory.path().join("chosen");
+        let replica = eventually("one was chosen", || std::fs::read_to_string(&chosen).ok())?;
+        // The other one has all that comes meanwhile.
+        let seen = (0..5).map(|_| Ok(server.get("/who")?.json()["pid"].as_u64()));
+        let seen: BTreeSet<_> = seen.collect::<Result<_>>()?;
+        assert_eq!(seen.len(), 1);
+        std::fs::write(chain.directory.path().join("dispatch"), "")?;
+        let answer = choosing.join().expect("it does not panic")?.json();
+        assert_eq!(answer, json!({"replica": replica, "worked": 1}));
+        Ok(())
+    })
+}
+
+#[test]
 fn a_deployment_that_sleeps_is_woken_by_a_call() -> Result<()> {
     let sleepy = json!({"min_replicas": 0, "max_replicas": 1, "initial_replicas": 0});
     let chain = Chain::new(json!([{"name": "Back", "autoscaling_config": sleepy}]))?;

@@ -122,10 +122,11 @@ impl Deployment for Back {
 
 struct Middle {
     back: Handle<Back>,
+    directory: PathBuf,
 }
 
 impl Deployment for Middle {
-    type Init = Handle<Back>;
+    type Init = (Handle<Back>, PathBuf);
     type Request = Task;
     type Response = Value;
 
@@ -133,8 +134,11 @@ impl Deployment for Middle {
         DeploymentOptions::new("Middle")
     }
 
-    async fn start(back: Handle<Back>, _context: ReplicaContext) -> Result<Self> {
-        Ok(Self { back })
+    async fn start(
+        (back, directory): (Handle<Back>, PathBuf),
+        _context: ReplicaContext,
+    ) -> Result<Self> {
+        Ok(Self { back, directory })
     }
 
     async fn call(&self, task: Task) -> Result<Value> {
@@ -142,9 +146,21 @@ impl Deployment for Middle {
     }
 
     fn methods() -> Methods<Self> {
-        Methods::new().stream("count", |this: Arc<Self>, to: u64| {
-            this.back.method::<u64, u64>("count").stream(to)
-        })
+        Methods::new()
+            .stream("count", |this: Arc<Self>, to: u64| {
+                this.back.method::<u64, u64>("count").stream(to)
+            })
+            .call("chosen", |this: Arc<Self>, ms: u64| async move {
+                let chosen = this.back.choose_replica().await?;
+                let replica = chosen.replica_id().to_owned();
+                let told = this.directory.join("chosen");
+                std::fs::write(told, &replica).map_err(Error::user)?;
+                while !this.directory.join("dispatch").exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let worked = chosen.dispatch(Task::Work(ms)).await?;
+                Ok(json!({"replica": replica, "worked": worked}))
+            })
     }
 }
 
@@ -188,6 +204,18 @@ async fn late(State(front): Shared) -> Result<Json<Value>> {
     front.callees.back.options(options).remote(Task::Work(60_000)).await.map(Json)
 }
 
+/// All backs tell of themselves.
+async fn everyone(State(front): Shared) -> Result<Json<Vec<Value>>> {
+    let answers = front.callees.back.broadcast(Task::Who).await?;
+    answers.into_iter().collect::<Result<_>>().map(Json)
+}
+
+/// A back is chosen, and works for that long when there is the file `dispatch`.
+async fn chosen(State(front): Shared, Path(ms): Path<u64>) -> Result<Json<Value>> {
+    let middle = front.callees.middle.method::<u64, Value>("chosen");
+    middle.remote(ms).await.map(Json)
+}
+
 async fn count(State(front): Shared, Path(to): Path<u64>) -> Result<Response> {
     http::events(front.count(to)).await
 }
@@ -216,6 +244,8 @@ impl Deployment for Front {
             .route("/through/{ms}", get(through))
             .route("/hurried", get(hurried))
             .route("/late", get(late))
+            .route("/everyone", get(everyone))
+            .route("/chosen/{ms}", get(chosen))
             .route("/count/{to}", get(count))
             .fallback(get(|| async { Response::new(Body::from("front")) }))
             .with_state(self)
@@ -223,8 +253,9 @@ impl Deployment for Front {
 }
 
 fn app(args: Args) -> Result<Application> {
+    let directory = args.directory.clone();
     let back = Back::bind(args);
-    let middle = Middle::bind(back.handle());
+    let middle = Middle::bind((back.handle(), directory));
     let callees = Callees { middle: middle.handle(), back: back.handle() };
     Ok(Application::new(Front::bind(callees)))
 }

@@ -234,5 +234,6 @@ fn found(process: &Process) -> FoundReplica {
         replica: process.replica.clone(),
         pid: process.pid,
         config: Some(Box::new((*process.config).clone())),
+        gpus: Vec::new(),
     }
 }

@@ -9,9 +9,11 @@
 //! | all else | the deployment's router |
 //!
 //! Calls and public requests are refused with 503 and `x-tyndall-not-started` while the replica
-//! starts, while it drains, and when it has `max_ongoing_requests`: another may take them.
+//! starts, while it drains, and when it has `max_ongoing_requests`: another may take them. A call
+//! that expects to be told to go on has its place from its head on, up to its end or its
+//! disconnect; one that waits for its turn gets the next place that comes free.
 
-use super::ongoing::{Ongoing, Requests};
+use super::ongoing::{MAX_WAITING, Ongoing, Requests};
 use crate::caller::Encoding;
 use crate::context::RequestContext;
 use crate::error::{Error, Result};
@@ -22,7 +24,7 @@ use crate::{http as public, wire};
 use axum::body::Body as AnyBody;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -178,13 +180,18 @@ impl App {
         body.map_err(|error| Error::invalid_request(error.to_string()))
     }
 
+    /// Who answers now, or why nobody does.
+    fn servant(&self) -> Result<Arc<dyn Servant>, &'static str> {
+        match self.phase() {
+            Phase::Starting => Err("starting"),
+            Phase::Stopping => Err("draining"),
+            Phase::Running(servant) => Ok(servant),
+        }
+    }
+
     /// Takes a request, or says why not.
     fn begin(&self) -> Result<(Arc<dyn Servant>, Ongoing), &'static str> {
-        let servant = match self.phase() {
-            Phase::Starting => return Err("starting"),
-            Phase::Stopping => return Err("draining"),
-            Phase::Running(servant) => servant,
-        };
+        let servant = self.servant()?;
         self.shared.requests.begin().map(|ongoing| (servant, ongoing)).ok_or("full")
     }
 
@@ -204,16 +211,44 @@ impl App {
         plain(public::serve(servant.router(), request, scope, ongoing).await)
     }
 
+    /// Takes a call, at once or in its turn, or says why not.
+    async fn begin_call(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<(Arc<dyn Servant>, Ongoing), Response<Body>> {
+        let (servant, mut ongoing) = if wire::waits(headers) {
+            let Some(ongoing) = self.shared.requests.begin_in_turn().await else {
+                return Err(refused(&Error::BackPressure {
+                    num_queued_requests: MAX_WAITING,
+                    max_queued_requests: MAX_WAITING,
+                    status_code: 503,
+                    retry_after_s: Some(1.0),
+                }));
+            };
+            (self.servant().map_err(not_started)?, ongoing)
+        } else {
+            self.begin().map_err(not_started)?
+        };
+        if headers.contains_key(header::EXPECT) {
+            ongoing.reserve();
+        }
+        Ok((servant, ongoing))
+    }
+
     async fn call(&self, method: &str, request: Request<Incoming>) -> Response<Body> {
-        let (servant, mut ongoing) = match self.begin() {
+        let (servant, mut ongoing) = match self.begin_call(request.headers()).await {
             Ok(begun) => begun,
-            Err(reason) => return not_started(reason),
+            Err(refusal) => return refusal,
         };
         let context = wire::context(request.headers());
         let request_id = HeaderValue::from_str(&context.request_id);
         let is_stream = wire::is_stream(request.headers());
         let encoding = wire::encoding(request.headers());
-        let answer = match self.body(request).await {
+        let body = self.body(request).await;
+        if body.is_ok() {
+            ongoing.begin();
+        }
+        let answer = match body {
             Ok(body) if is_stream => {
                 streamed(servant.stream(method, body, context), encoding, ongoing).await
             }

@@ -14,6 +14,7 @@ mod args;
 mod host;
 mod life;
 mod ongoing;
+mod reserved;
 mod routes;
 
 pub use life::ReplicaStart;

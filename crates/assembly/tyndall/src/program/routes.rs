@@ -8,7 +8,8 @@
 //! Who ends a call drops its future, or its stream, and with it a place in the queue or the
 //! connection to the replica. The time of a call is watched by its handle.
 
-use crate::caller::{Call, Caller, Encoding};
+use super::reserved::Reserved;
+use crate::caller::{AnswerKind, Call, Caller, Encoding, Part, Reservation};
 use crate::context::RequestContext;
 use crate::error::{Error, Result};
 use crate::{model_call, wire};
@@ -21,7 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
-use tyndall_router::{AnswerBody, Call as Sent, Deployment, Flow, Refusal, Router, SendErrorKind};
+use tyndall_router::{
+    Answer as Answered, AnswerBody, Call as Sent, Deployment, Flow, Refusal, Router, SendError,
+    SendErrorKind,
+};
 use tyndall_transport::Client;
 use tyndall_types::protocol::{HANDLE_PREFIX, RuntimeDir};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId};
@@ -66,17 +70,19 @@ impl Routes {
         self.router.run().await;
     }
 
-    /// Sends a call to a replica; the answer's body holds the permit.
-    fn send(
+    /// The deployment of a call, and the call as it is sent.
+    fn prepare(
         &self,
-        call: Call,
-        is_stream: bool,
-    ) -> impl Future<Output = Result<Response<AnswerBody>>> + Send + use<> {
+        call: &Call,
+        answer: AnswerKind,
+    ) -> impl Future<Output = Result<(Arc<Deployment>, Sent)>> + Send + use<> {
         let router = self.router.clone();
         let application = call.application.clone().unwrap_or_else(|| self.application.clone());
+        let call = call.clone();
         async move {
             let deployment = find(&router, application, &call.deployment).await?;
             let is_model = call.encoding == Encoding::Model;
+            let is_stream = answer == AnswerKind::Stream;
             let request = match is_model {
                 true => model_call::encode(&call)?,
                 false => wire::encode(&call, is_stream)?,
@@ -96,6 +102,19 @@ impl Routes {
                     .map(|model| model.as_str().into()),
                 has_arguments: call.encoding == Encoding::Opaque,
             };
+            Ok((deployment, sent))
+        }
+    }
+
+    /// Sends a call to a replica; the answer's body holds the permit.
+    fn send(
+        &self,
+        call: Call,
+        answer: AnswerKind,
+    ) -> impl Future<Output = Result<Response<AnswerBody>>> + Send + use<> {
+        let prepared = self.prepare(&call, answer);
+        async move {
+            let (deployment, sent) = prepared.await?;
             let begun = Instant::now();
             match deployment.send(&sent).await {
                 Ok(answer) => Ok(answer.response),
@@ -105,33 +124,87 @@ impl Routes {
     }
 }
 
+/// The response of an answer.
+pub(super) async fn decode(encoding: Encoding, response: Response<AnswerBody>) -> Result<Bytes> {
+    match encoding {
+        Encoding::Model => model_call::decode(response).await,
+        Encoding::Json | Encoding::Opaque => wire::decode(response).await,
+    }
+}
+
+/// The items of an answer.
+pub(super) fn decode_stream(
+    encoding: Encoding,
+    response: Result<Response<AnswerBody>>,
+) -> BoxStream<'static, Result<Bytes>> {
+    match (encoding, response) {
+        (Encoding::Model, Ok(response)) => model_call::decode_stream(response),
+        (Encoding::Json | Encoding::Opaque, Ok(response)) => wire::decode_stream(response),
+        (_, Err(error)) => stream::iter([Err(error)]).boxed(),
+    }
+}
+
 impl Caller for Routes {
     fn connected(&self) {
         self.is_needed.notify_one();
     }
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Bytes>> {
-        let is_model = call.encoding == Encoding::Model;
-        let sent = self.send(call, false);
+        let encoding = call.encoding;
+        let sent = self.send(call, AnswerKind::Response);
+        async move { decode(encoding, sent.await?).await }.boxed()
+    }
+
+    fn stream(&self, call: Call) -> BoxStream<'static, Result<Bytes>> {
+        let encoding = call.encoding;
+        let sent = self.send(call, AnswerKind::Stream);
+        let calling = async move { decode_stream(encoding, sent.await) };
+        stream::once(calling).flatten().boxed()
+    }
+
+    fn reserve(
+        &self,
+        call: Call,
+        answer: AnswerKind,
+    ) -> BoxFuture<'static, Result<Box<dyn Reservation>>> {
+        let prepared = self.prepare(&call, answer);
         async move {
-            let response = sent.await?;
-            if is_model { model_call::decode(response).await } else { wire::decode(response).await }
+            let (deployment, sent) = prepared.await?;
+            let begun = Instant::now();
+            match deployment.reserve(&sent).await {
+                Ok(reserved) => Ok(Box::new(Reserved::new(reserved, call)) as Box<dyn Reservation>),
+                Err(error) => Err(unsent(error.kind, &call.deployment, &call.context, begun)),
+            }
         }
         .boxed()
     }
 
-    fn stream(&self, call: Call) -> BoxStream<'static, Result<Bytes>> {
-        let is_model = call.encoding == Encoding::Model;
-        let sent = self.send(call, true);
-        let calling = async move {
-            match sent.await {
-                Ok(response) if is_model => model_call::decode_stream(response),
-                Ok(response) => wire::decode_stream(response),
-                Err(error) => stream::iter([Err(error)]).boxed(),
-            }
-        };
-        stream::once(calling).flatten().boxed()
+    fn broadcast(&self, call: Call) -> BoxFuture<'static, Result<Vec<Part>>> {
+        let prepared = self.prepare(&call, AnswerKind::Response);
+        async move {
+            let (deployment, mut sent) = prepared.await?;
+            wire::set_waits(&mut sent.headers);
+            let begun = Instant::now();
+            let failed =
+                |error: SendError| unsent(error.kind, &call.deployment, &call.context, begun);
+            let parts = deployment.broadcast(&sent).map_err(failed)?;
+            let call = Arc::new(call);
+            Ok(parts.into_iter().map(|sent| part(sent, call.clone(), begun).boxed()).collect())
+        }
+        .boxed()
     }
+}
+
+/// One replica's part of a broadcast.
+async fn part(
+    sent: impl Future<Output = Option<Result<Answered, SendError>>>,
+    call: Arc<Call>,
+    begun: Instant,
+) -> Option<Result<Bytes>> {
+    Some(match sent.await? {
+        Ok(answer) => decode(call.encoding, answer.response).await,
+        Err(error) => Err(unsent(error.kind, &call.deployment, &call.context, begun)),
+    })
 }
 
 /// The deployment of the application, which a table may not have yet.
@@ -154,7 +227,7 @@ async fn find(
 }
 
 /// Why a call has no answer.
-fn unsent(
+pub(super) fn unsent(
     kind: SendErrorKind,
     deployment: &str,
     context: &RequestContext,

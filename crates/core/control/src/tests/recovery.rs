@@ -15,6 +15,7 @@ fn a_new_controller_finds_what_runs() {
         replica: ReplicaId::new(id),
         pid: 7,
         config: config.map(Box::new),
+        gpus: Vec::new(),
     };
     let mut other = config();
     other.id = DeploymentId::single(DeploymentName::new("other").unwrap());

@@ -167,10 +167,29 @@ fn a_full_holder_is_passed_by_and_other_models_are_spared_for_a_while() {
     );
 }
 
+#[test]
+fn a_broadcast_reaches_full_replicas_and_counts_until_it_is_over() {
+    let mut dispatcher = Dispatcher::new(1, 4, 0);
+    assert_eq!(dispatcher.broadcast(), []);
+    dispatcher.update([id(0)], 1, 4);
+    assert_eq!(dispatcher.arrive(0, None), Admission::Assigned(id(0)));
+    dispatcher.update([id(0), id(1)], 1, 4);
+    assert_eq!(dispatcher.suspect(&id(1)), Some(vec![]));
+    assert_eq!(dispatcher.broadcast(), [id(0), id(1)]);
+    assert_eq!(dispatcher.trust(&id(1)), []);
+    assert_eq!((dispatcher.ongoing(), dispatcher.queued()), (3, 0));
+    // One that has its part of it has no room beside it.
+    assert_eq!(dispatcher.arrive(1, None), Admission::Queued);
+    assert_eq!(dispatcher.release(&id(0), &Wish::Any, None), []);
+    assert_eq!(dispatcher.release(&id(1), &Wish::Any, None), [to(1, 1)]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Arrive(u64, &'static str),
+    Broadcast,
     Release(usize),
+    GiveBack(usize),
     ComeBack(usize),
     Cancel(usize),
     Forgive(usize),
@@ -190,7 +209,9 @@ fn models() -> impl Strategy<Value = BTreeSet<&'static str>> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0u64..3, model()).prop_map(|(flow, model)| Step::Arrive(flow, model)),
+        1 => Just(Step::Broadcast),
         3 => (0usize..8).prop_map(Step::Release),
+        2 => (0usize..8).prop_map(Step::GiveBack),
         1 => (0usize..8).prop_map(Step::ComeBack),
         1 => (0usize..8).prop_map(Step::Cancel),
         1 => (0usize..8).prop_map(Step::Forgive),
@@ -217,6 +238,8 @@ struct Model {
     waiting: Vec<Waiter>,
     flows: BTreeMap<Ticket, u64>,
     running: BTreeMap<Ticket, (ReplicaId, &'static str)>,
+    /// Those of `running` that are parts of broadcasts.
+    broadcast: BTreeSet<Ticket>,
     listed: BTreeMap<ReplicaId, BTreeSet<&'static str>>,
     suspects: BTreeSet<ReplicaId>,
 }
@@ -241,6 +264,12 @@ impl Model {
 
     fn load(&self, replica: &ReplicaId) -> usize {
         self.running.values().filter(|(id, _)| id == replica).count()
+    }
+
+    /// What it was assigned: all but its parts of broadcasts.
+    fn assigned(&self, replica: &ReplicaId) -> usize {
+        let told_to_all = |ticket: &&Ticket| self.running[ticket].0 == *replica;
+        self.load(replica) - self.broadcast.iter().filter(told_to_all).count()
     }
 
     /// What a replica has or is about to have.
@@ -295,18 +324,41 @@ fn arrive(dispatcher: &mut Dispatcher, state: &mut Model, id: u64, model: &'stat
     }
 }
 
+/// Ends the `n`th of those that replicas have.
+fn release(dispatcher: &mut Dispatcher, state: &mut Model, n: usize, held: Option<Held>) {
+    let Some((&ticket, &(ref replica, model))) = state.running.iter().nth(n) else { return };
+    let replica = replica.clone();
+    state.running.remove(&ticket);
+    state.broadcast.remove(&ticket);
+    state.take(dispatcher.release(&replica, &wish(model), held));
+}
+
+fn broadcast(dispatcher: &mut Dispatcher, state: &mut Model) {
+    let reached: BTreeSet<_> = dispatcher.broadcast().into_iter().collect();
+    assert!(reached.iter().eq(state.listed.keys()), "each that is listed, once");
+    for replica in reached {
+        state.broadcast.insert(state.next);
+        state.running.insert(state.next, (replica, ""));
+        state.next += 1;
+    }
+}
+
 fn apply(dispatcher: &mut Dispatcher, state: &mut Model, step: Step) {
     let nth = |n: usize, state: &Model| state.running.iter().nth(n).map(|(t, r)| (*t, r.clone()));
     match step {
         Step::Arrive(flow, model) => arrive(dispatcher, state, flow, model),
+        Step::Broadcast => broadcast(dispatcher, state),
         Step::Release(n) => {
-            if let Some((ticket, (replica, model))) = nth(n, state) {
-                state.running.remove(&ticket);
-                state.take(dispatcher.release(&replica, &wish(model), None));
-            }
+            let took = Duration::from_secs(1);
+            let held =
+                Held { whole: took, until_answer: Some(took), at_work: dispatcher.ongoing() };
+            release(dispatcher, state, n, Some(held));
         }
+        // A place that was kept for a request, and is not wanted any more.
+        Step::GiveBack(n) => release(dispatcher, state, n, None),
         Step::ComeBack(n) => {
-            if let Some((ticket, (replica, model))) = nth(n, state) {
+            let assigned = nth(n, state).filter(|(ticket, _)| !state.broadcast.contains(ticket));
+            if let Some((ticket, (replica, model))) = assigned {
                 state.running.remove(&ticket);
                 let avoid = vec![replica.clone()];
                 state.waiting.push(Waiter {
@@ -374,12 +426,19 @@ proptest! {
             let known: BTreeSet<_> = state.listed.keys().chain(at_work).cloned().collect();
             state.suspects.retain(|id| known.contains(id));
             for replica in state.listed.keys() {
-                prop_assert!(state.load(replica) <= MAX_ONGOING as usize);
+                prop_assert!(state.assigned(replica) <= MAX_ONGOING as usize);
                 let idle = state.load(replica) < MAX_ONGOING as usize
                     && !state.suspects.contains(replica);
                 let wanted = state.waiting.iter().any(|waiter| state.is_for(replica, waiter));
                 prop_assert!(!(idle && wanted), "one waits while {} has room", replica);
             }
         }
+        // Whatever was given out comes back, sent or not, and with it every place.
+        while !state.running.is_empty() {
+            release(&mut dispatcher, &mut state, 0, None);
+        }
+        prop_assert_eq!(dispatcher.ongoing(), 0);
+        let reached = dispatcher.broadcast();
+        prop_assert!(reached.iter().all(|id| state.listed.contains_key(id)), "others are forgotten");
     }
 }

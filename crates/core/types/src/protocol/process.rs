@@ -20,6 +20,10 @@ pub struct ProcessSpec {
     /// Added to the inherited environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The GPUs that it may see, by the names that the driver's variable takes; none says nothing of
+    /// them.
+    #[serde(default)]
+    pub gpus: Vec<String>,
     /// It prepares itself, says so by the line [`PREPARED`], and waits for a [`Handover`]. Both go over
     /// a socket, which is its standard input.
     #[serde(default)]
@@ -58,6 +62,9 @@ pub struct ProcessInfo {
     pub pid: u32,
     /// The arguments it was started with, so that a new controller knows what it is.
     pub args: Vec<String>,
+    /// The GPUs that it was given.
+    #[serde(default)]
+    pub gpus: Vec<String>,
     /// It is no replica yet: it waits to become one.
     #[serde(default)]
     pub waits: bool,

@@ -198,7 +198,8 @@ impl Handler for Supervisor {
             let mut running = self.running.lock().unwrap();
             let pid = running.values().map(|process| process.pid).max().unwrap_or(4241) + 1;
             let (id, args) = (spec.id.clone(), spec.args.clone());
-            let info = ProcessInfo { id, pid, args, waits: spec.waits, is_prepared: false };
+            let (gpus, waits) = (spec.gpus.clone(), spec.waits);
+            let info = ProcessInfo { id, pid, args, gpus, waits, is_prepared: false };
             // It has the place of the one that it is made of.
             let taken = spec.takes.as_ref().and_then(|waiting| running.remove(waiting));
             let info = ProcessInfo { pid: taken.map_or(info.pid, |taken| taken.pid), ..info };

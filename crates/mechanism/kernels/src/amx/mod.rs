@@ -1,15 +1,18 @@
 //! bf16 linear layers on the matrix unit (AMX): 16 x 16 outputs per instruction.
 //!
-//! Layout. `outᵀ = w·xᵀ`: a tile of `w` is 16 weight rows by 32 values of `K`, loaded from the
-//! row-major file as it lies; a tile of `x` is 32 values of `K` by up to 16 rows of `x`, pairs of
-//! `K` side by side as the instruction wants them, packed once per call ([`pack::x`]); a tile of
-//! sums is 16 weight rows by up to 16 rows of `x` in f32. Two tiles of `w` meet one or two of `x`.
+//! Two orders, which differ in what lies still. Up to [`STREAM_ROWS`] rows of `x`, weights stream from
+//! memory past all of `x`, which stays in L2 ([`stream`]): `outᵀ = w·xᵀ`, where a tile of `w` is 16
+//! weight rows by 32 values of `K`, loaded from the row-major file as it lies, and a tile of `x` is 32
+//! values of `K` by up to 16 rows of `x`, pairs of `K` side by side as the instruction wants them,
+//! packed once per call ([`pack_x`]). With more rows, 32 rows of weights at a time are packed and sweep
+//! past `x`, of which a block of `K` stays in L2 ([`sweep`]): `out = x·wᵀ`, so that sums come as rows of
+//! the output, and it is `w` whose pairs of `K` lie side by side. Two tiles of one meet one or two of the
+//! other.
 //!
-//! Two orders. Up to [`STREAM_ROWS`] rows of `x`, weights stream from memory past all of `x`, which
-//! stays in L2 ([`stream`]). With more rows, 32 rows of weights at a time are copied into whole tiles
-//! on cache-line borders and sweep past `x`, of which a block of `K` stays in L2 ([`sweep`]). A step
-//! from L2 takes 102 cycles where tiles are aligned and 150 where they are not, as most weights in
-//! files (Emerald Rapids; the products alone take 64).
+//! A step of four products takes 64 cycles; from L2 with its loads 90 where tiles are whole, 150 where
+//! rows are not on cache lines, as most weights in files, and three times as much while another
+//! processor's thread keeps the same core busy (Emerald Rapids). Outputs that lie on cache lines
+//! ([`crate::Floats`]) add 40, others 80.
 //!
 //! Determinism. One output is one chain of `TDPBF16PS`, over `K` from 0 in steps of 32, whatever
 //! the order, the tile's width or its place in a tile: each sum of a tile is computed from its own

@@ -8,9 +8,10 @@ use super::panel::{STREAM_ROWS, SWEEP_STEPS};
 use super::{ROWS, STEP};
 use crate::scratch::Shared;
 
-/// Packed activations: `[block of K][group of 16 rows of x][step of K][16 pairs of K][row][2]` in
-/// bf16.
-#[derive(Clone, Copy)]
+/// Packed activations in bf16: `[block of K][group of 16 rows of x][step of K][16 pairs of K][row][2]`
+/// where weights stream past, and `[block of K][group of 16 rows of x][step of K][row][32]` where they
+/// sweep.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Columns {
     /// On a cache line.
     pub(crate) at: Shared<u8>,
@@ -27,6 +28,11 @@ impl Columns {
     pub(crate) fn new(at: Shared<u8>, t: usize, steps: usize) -> Columns {
         let most = if t <= STREAM_ROWS { steps } else { SWEEP_STEPS };
         Columns { at, t, steps, block: steps.div_ceil(steps.div_ceil(most)) }
+    }
+
+    /// Whether weights sweep past, else they stream.
+    pub(crate) fn is_swept(&self) -> bool {
+        self.t > STREAM_ROWS
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -50,12 +56,19 @@ impl Columns {
     /// Groups that are packed. Weights sweep past pairs of them: the last may have no rows.
     pub(crate) fn groups(&self) -> usize {
         let groups = self.t.div_ceil(ROWS);
-        if self.t <= STREAM_ROWS { groups } else { groups.next_multiple_of(2) }
+        if self.is_swept() { groups.next_multiple_of(2) } else { groups }
     }
 
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let (steps, block) = (self.steps, self.block);
         (0..steps).step_by(block).map(move |start| start..(start + block).min(steps))
+    }
+
+    /// The tile of a group at a step of `K`, where weights sweep.
+    pub(super) fn tile(&self, group: usize, step: usize) -> *mut u8 {
+        let start = step / self.block * self.block;
+        let block = start..(start + self.block).min(self.steps);
+        self.group(group, &block).wrapping_add((step - start) * self.tile_bytes())
     }
 
     /// The first tile of a group in a block of `K`.
@@ -90,6 +103,12 @@ pub(crate) unsafe fn x(x: *const f32, to: &Columns, group: usize) {
                     let (low, high) = (_mm512_loadu_ps(values), _mm512_loadu_ps(values.add(16)));
                     pairs[row] = transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low));
                 }
+                if to.is_swept() {
+                    for (row, values) in pairs.into_iter().enumerate() {
+                        _mm512_storeu_ps(tile.add(row * pitch).cast(), values);
+                    }
+                    continue;
+                }
                 if width == 1 {
                     _mm512_storeu_ps(tile.cast(), pairs[0]);
                     continue;
@@ -105,23 +124,21 @@ pub(crate) unsafe fn x(x: *const f32, to: &Columns, group: usize) {
 /// Bytes of one step of [`weights`].
 pub(super) const PAIR_BYTES: usize = 2 * ROWS * 2 * STEP;
 
-/// Copies two tiles of weight rows, `[step][2][16][32]`.
+/// Packs two tiles of weight rows, `[step][2][16 pairs of K][row][2]`.
 ///
 /// # Safety
 /// AVX-512 is present; 16 rows of `64 * steps` bytes, `stride` apart, can be read at both places of
 /// `from`, and `steps * PAIR_BYTES` bytes be written at `to`, a cache line.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn weights(from: [*const u8; 2], stride: usize, steps: usize, to: *mut u8) {
-    /// Of one row before the next: from memory, twice as fast as one line of each row in turn.
-    const LINES: usize = 4;
-    for first in (0..steps).step_by(LINES) {
-        for row in 0..2 * ROWS {
-            for step in first..steps.min(first + LINES) {
-                // SAFETY: inside what the caller vouches for.
-                unsafe {
-                    let from = from[row / ROWS].add(row % ROWS * stride + step * 64);
-                    let line = _mm512_loadu_ps(from.cast());
-                    _mm512_store_ps(to.add(step * PAIR_BYTES + row * 64).cast(), line);
+    for step in 0..steps {
+        for (i, from) in from.into_iter().enumerate() {
+            // SAFETY: inside what the caller vouches for.
+            unsafe {
+                let row = |row| _mm512_loadu_ps(from.add(row * stride + step * 64).cast());
+                let tile = to.add(step * PAIR_BYTES + i * PAIR_BYTES / 2);
+                for (pair, values) in transpose(std::array::from_fn(row)).into_iter().enumerate() {
+                    _mm512_store_ps(tile.add(pair * 64).cast(), values);
                 }
             }
         }

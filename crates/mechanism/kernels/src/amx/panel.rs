@@ -1,15 +1,17 @@
 //! Some weight rows times all of `x`: tiles of sums, then biases, activations and the way out.
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
+use std::ops::Range;
 
-use super::ROWS;
 use super::pack::{self, Columns, PAIR_BYTES};
-use super::tiles::{self, Products, Sums, Tiles, Weights};
+use super::tiles::{self, Ahead, Products, Sums, Tiles, Weights};
+use super::{ROWS, STEP};
 use crate::gemm::{Bias, bias_at};
 use crate::tensor::{Activation, Write};
 
 /// Up to so many rows of `x`, weights are loaded where they lie: a copy would cost more.
-pub(crate) const STREAM_ROWS: usize = 128;
+pub(crate) const STREAM_ROWS: usize = 96;
 /// Most steps of `K` per block when weights sweep past more rows: of 512 rows of `x`, a block takes
 /// half of L2.
 pub(crate) const SWEEP_STEPS: usize = 32;
@@ -37,6 +39,8 @@ pub(crate) struct Panel {
     pub(crate) bias: Option<Bias>,
     pub(crate) mode: Write,
     pub(crate) gated: Option<Gated>,
+    /// Where gated products of a sweep go instead of `out`: activations of what comes next.
+    pub(crate) product: Option<Columns>,
     /// The tiles that this thread computes next, to be prefetched: addresses of any kind.
     pub(crate) ahead: [*const u8; 2],
 }
@@ -83,6 +87,18 @@ impl Panel {
     fn tiles_inside(&self, row: usize) -> [*const u8; 2] {
         let outputs = self.outputs(row);
         [0, 1].map(|i| self.w[i].wrapping_add(self.inside(outputs[i]) * self.stride()))
+    }
+
+    /// Where the weights lie that are packed after those of the block at `row` in a block of `K`.
+    fn after(&self, row: usize, block: &Range<usize>) -> [*const u8; 2] {
+        let next = row + block_rows(self.gated.is_some());
+        if next < self.end {
+            return self.tiles_inside(next).map(|tile| tile.wrapping_add(block.start * 64));
+        }
+        if block.end < self.x.steps {
+            return self.tiles_inside(self.first).map(|tile| tile.wrapping_add(block.end * 64));
+        }
+        self.ahead
     }
 
     fn inside(&self, output: usize) -> usize {
@@ -139,8 +155,9 @@ pub(crate) unsafe fn stream(p: &Panel) {
     }
 }
 
-/// Computes one panel for more rows. A block of weight rows is copied and sweeps past all of `x`,
-/// a block of `K` after the other; sums that wait for the next stay in tiles, which changes no bit.
+/// Computes one panel for more rows. A block of weight rows is packed and sweeps past all of `x`, a
+/// block of `K` after the other, while the next block is on its way; sums that wait for the next block
+/// of `K` stay in tiles, which changes no bit.
 ///
 /// # Safety
 /// As [`stream`]; `scratch` is [`sweep_bytes`] on a cache line, this thread's alone.
@@ -159,21 +176,103 @@ pub(crate) unsafe fn sweep(p: &Panel, scratch: *mut u8) {
             for (i, row) in (p.first..p.end).step_by(rows).enumerate() {
                 let from = p.tiles_inside(row).map(|tile| tile.add(block.start * 64));
                 pack::weights(from, p.stride(), block.len(), scratch);
+                let next = p.after(row, &block);
                 for pair in 0..pairs {
                     let whole = fresh && last;
                     let to = if whole { &raw mut products } else { sums.add(i * pairs + pair) };
                     let x = [2 * pair, 2 * pair + 1];
                     let x = x.map(|group| p.x.group(group, &block).cast_const());
+                    let ahead = Ahead::new(next, p.stride(), (pair, pairs));
                     if fresh {
-                        tiles::swept::<1>(scratch, x, block.len(), to);
+                        tiles::swept::<1>(x, scratch, block.len(), &ahead, to);
                     } else {
-                        tiles::swept::<0>(scratch, x, block.len(), to);
+                        tiles::swept::<0>(x, scratch, block.len(), &ahead, to);
                     }
                     if last {
-                        finish(p, row, 2 * pair, &*to);
+                        finish_rows(p, row, 2 * pair, &mut *to);
                     }
                 }
             }
+        }
+    }
+}
+
+/// Writes the outputs that [`sweep`] found of the block at weight row `row` for two groups of `x` from
+/// `group` on. Sums are by group, then tile of weights.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn finish_rows(p: &Panel, row: usize, group: usize, products: &mut Products) {
+    for (column, tiles) in products.0.iter_mut().enumerate() {
+        let first = (group + column) * ROWS;
+        let count = p.x.t.saturating_sub(first).min(ROWS);
+        // SAFETY: rows `first..first + count` of the output exist, and so do the 16 outputs that a
+        // tile inside the weight stands for; those of other panels are masked.
+        unsafe {
+            let out = p.out.wrapping_add(first * p.n);
+            if let Some(Gated { act, activate_mul }) = p.gated {
+                let [gate, up] = tiles;
+                let values = gate.as_mut_ptr().cast();
+                activate_mul(act, values, up.as_ptr().cast(), ROWS * ROWS);
+                if let Some(to) = &p.product {
+                    pass_on(to, group + column, row, gate);
+                    continue;
+                }
+                let (mask, to) = (p.mask(row), out.wrapping_add(p.inside(row)));
+                for (j, sums) in gate.iter().enumerate().take(count) {
+                    _mm512_mask_storeu_ps(to.add(j * p.n), mask, _mm512_loadu_ps(sums.as_ptr()));
+                }
+                continue;
+            }
+            for (sums, output) in tiles.iter().zip(p.outputs(row)) {
+                let sums = sums.iter().map(|row| _mm512_loadu_ps(row.as_ptr())).take(count);
+                write(p, output, sums, out);
+            }
+        }
+    }
+}
+
+/// Writes gated products, `[row][16]`, where what comes next has its activations: all rows of the
+/// group, also those that `x` does not have.
+///
+/// # Safety
+/// AVX-512 BF16 is present; `to` has the group and this output, and both are the caller's to write.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn pass_on(to: &Columns, group: usize, output: usize, products: &Sums) {
+    let (tile, half) = (to.tile(group, output / STEP), output % STEP);
+    for (row, products) in products.iter().enumerate() {
+        // SAFETY: a tile has 16 rows of 64 bytes, of which 16 values take one half.
+        unsafe {
+            let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(products.as_ptr()));
+            let to = tile.add(row * 2 * STEP + 2 * half);
+            _mm256_storeu_si256(to.cast(), transmute::<__m256bh, __m256i>(rounded));
+        }
+    }
+}
+
+/// Writes the sums of a tile, by row of `x`.
+///
+/// # Safety
+/// Rows of the output from `out` on exist for all of `sums`, and the 16 outputs of the tile that
+/// [`Panel::inside`] moves to where they would not; the panel's are the caller's to write.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn write(p: &Panel, output: usize, sums: impl Iterator<Item = __m512>, out: *mut f32) {
+    let (at, mask) = (p.inside(output), p.mask(output));
+    if mask == 0 {
+        return;
+    }
+    // SAFETY: a bias has a value for each output, and the rest is the caller's promise.
+    unsafe {
+        let bias = p.bias.map_or(_mm512_setzero_ps(), |bias| {
+            let values: [f32; ROWS] = std::array::from_fn(|j| bias_at(bias, at + j));
+            _mm512_loadu_ps(values.as_ptr())
+        });
+        for (j, sum) in sums.enumerate() {
+            let (sum, to) = (_mm512_add_ps(sum, bias), out.add(j * p.n + at));
+            let sum = match p.mode {
+                Write::Store => sum,
+                Write::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum),
+            };
+            _mm512_mask_storeu_ps(to, mask, sum);
         }
     }
 }
@@ -197,24 +296,8 @@ unsafe fn finish(p: &Panel, row: usize, group: usize, products: &Products) {
                 continue;
             }
             for (i, output) in p.outputs(row).into_iter().enumerate() {
-                let mask = p.mask(output);
-                if mask == 0 {
-                    continue;
-                }
-                let at = p.inside(output);
-                let bias = p.bias.map_or(_mm512_setzero_ps(), |bias| {
-                    let values: [f32; ROWS] = std::array::from_fn(|j| bias_at(bias, at + j));
-                    _mm512_loadu_ps(values.as_ptr())
-                });
                 let sums = transposed(&products.0[i][column]);
-                for (j, &sum) in sums.iter().enumerate().take(count) {
-                    let (sum, to) = (_mm512_add_ps(sum, bias), out.add(j * p.n + at));
-                    let sum = match p.mode {
-                        Write::Store => sum,
-                        Write::Add => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum),
-                    };
-                    _mm512_mask_storeu_ps(to, mask, sum);
-                }
+                write(p, output, sums.into_iter().take(count), out);
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::Machine;
 use crate::amx::{self, Columns, Gated, Panel};
 use crate::gemm::Bias;
-use crate::scratch::{Scratch, Shared};
+use crate::scratch::{Floats, Scratch, Shared};
 use crate::simd::XForm;
 use crate::tensor::{Activation, DType, LinearJob, Matrix, Write};
 
@@ -25,6 +25,8 @@ pub(crate) struct TilePlan {
     bias: Option<(Shared<u8>, DType)>,
     mode: Write,
     gated: Option<Gated>,
+    /// Where gated products go instead of `out`.
+    product: Option<Columns>,
 }
 
 impl TilePlan {
@@ -38,7 +40,20 @@ impl TilePlan {
             bias: job.bias.map(|b| (Shared::new(b.data.as_ptr().cast_mut()), b.dtype)),
             mode: job.mode,
             gated: None,
+            product: None,
         }
+    }
+
+    /// `act` of the first weight's outputs times the second's.
+    fn gated(
+        machine: Machine<'_>,
+        (gate, up, act): (Matrix<'_>, Matrix<'_>, Activation),
+        out: &mut [f32],
+    ) -> TilePlan {
+        let mut plan = TilePlan::new(&mut LinearJob::new(gate, out), gate);
+        plan.w[1] = Shared::new(up.data.as_ptr().cast_mut());
+        plan.gated = Some(Gated { act, activate_mul: machine.kernels.activate_mul });
+        plan
     }
 
     /// Weight rows `first..first + rows`, for rows of `x` that begin with `x_row`.
@@ -53,6 +68,7 @@ impl TilePlan {
             bias: self.bias.map(|(data, dtype)| Bias { dtype, data: data.at(0) }),
             mode: self.mode,
             gated: self.gated,
+            product: self.product,
             ahead: [std::ptr::null(); 2],
         }
     }
@@ -88,10 +104,7 @@ pub(crate) fn gated_linear(
     out: &mut [f32],
 ) {
     if amx::fits(&gate) && amx::fits(&up) {
-        let mut plan = TilePlan::new(&mut LinearJob::new(gate, out), gate);
-        plan.w[1] = Shared::new(up.data.as_ptr().cast_mut());
-        plan.gated = Some(Gated { act, activate_mul: machine.kernels.activate_mul });
-        return run(machine, scratch, x, t, &[plan]);
+        return run(machine, scratch, x, t, &[TilePlan::gated(machine, (gate, up, act), out)]);
     }
     // No model mixes types here, so that this may take memory of its own.
     let (n, k) = (gate.rows, gate.cols);
@@ -101,6 +114,40 @@ pub(crate) fn gated_linear(
         let mut jobs = [LinearJob::new(gate, &mut *out), LinearJob::new(up, &mut *part)];
         super::linear(machine, scratch, x, x.len() / k, &mut jobs);
         super::gate(machine, act, out, part);
+    }
+}
+
+/// A gated linear and what takes its product, all three weights the matrix unit's. With many rows the
+/// product is rounded where it is made, as it would be before the second: that saves a pass over it
+/// each way, and changes no bit. `inner` is for the product of few rows.
+pub(crate) fn feed_forward(
+    machine: Machine<'_>,
+    scratch: &mut Scratch,
+    (x, t): (&[f32], usize),
+    gated: (Matrix<'_>, Matrix<'_>, Activation),
+    inner: &mut Floats,
+    (down, weight): (&mut LinearJob<'_>, Matrix<'_>),
+) {
+    let (k, n) = (gated.0.cols, gated.0.rows);
+    let down = TilePlan::new(down, weight);
+    for (pass, x) in x.chunks(PASS_ROWS * k).enumerate() {
+        let (rows, first) = (x.len() / k, pass * PASS_ROWS);
+        debug_assert!(first + rows <= t, "x has whole rows");
+        let columns = pack(machine, scratch, x, rows);
+        let product = if columns.is_swept() {
+            let mut product = Columns::new(Shared::new(std::ptr::null_mut()), rows, n / amx::STEP);
+            product.at = Shared::new(scratch.product.bytes(product.bytes()));
+            let plan = TilePlan::gated(machine, gated, &mut []);
+            let plan = TilePlan { product: Some(product), ..plan };
+            run_pass(machine, scratch, (columns, 0), &[plan]);
+            product
+        } else {
+            let inner = inner.sized(rows * n);
+            let plan = TilePlan::gated(machine, gated, inner);
+            run_pass(machine, scratch, (columns, 0), &[plan]);
+            pack(machine, scratch, inner, rows)
+        };
+        run_pass(machine, scratch, (product, first), &[down]);
     }
 }
 

@@ -8,7 +8,7 @@ mod linear;
 mod rows;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::TilePlan;
+pub(crate) use amx::{TilePlan, feed_forward as tiled_feed_forward};
 pub(crate) use attention::{Task, attention};
 pub(crate) use grouped::{GroupedPlan, gated_linear as grouped_gated_linear, quantize};
 pub(crate) use linear::{Plan, gated_linear, linear};
@@ -33,7 +33,7 @@ pub(crate) struct Machine<'a> {
 
 impl Machine<'_> {
     /// Whether the matrix unit computes with this weight.
-    fn takes_tiles(&self, weight: &Matrix<'_>) -> bool {
+    pub(crate) fn takes_tiles(&self, weight: &Matrix<'_>) -> bool {
         self.matrix_unit && fits(weight)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Numbers, assert_close, assert_same, cpu};
 use crate::tensor::{Activation, DType, LinearJob, Matrix, Vector, Write};
-use crate::{Cpu, Isa, naive};
+use crate::{Cpu, Floats, Isa, naive};
 
 /// A processor's matrix unit, or none where this machine lacks it.
 fn unit(threads: usize) -> Option<Cpu> {
@@ -215,6 +215,38 @@ fn gated_linear_has_the_bits_of_its_parts_and_mixes_with_other_types() {
                 cpu.gated_linear(&x, t, gate, up, act, &mut got).unwrap();
                 assert_same(&got, &expected, &format!("{gate_type:?} {up_type:?} T={t} N={n}"));
             }
+        }
+    }
+}
+
+fn added<'a>(weight: Matrix<'a>, out: &'a mut [f32]) -> LinearJob<'a> {
+    LinearJob { mode: Write::Add, ..LinearJob::new(weight, out) }
+}
+
+#[test]
+fn a_feed_forward_network_has_the_bits_of_its_layers() {
+    let Some(unit) = unit(2) else { return };
+    let other = cpu(Isa::Avx512Bf16, 2);
+    // Products with one and with several blocks of K, a rest of few rows, weights of another type.
+    let shapes = [(1, 64, 96), (129, 64, 96), (150, 96, 2080), (512, 64, 160), (600, 32, 1120)];
+    for (t, k, n) in shapes {
+        for (cpu, down_type) in [(&unit, DType::BF16), (&unit, DType::F16), (&other, DType::BF16)] {
+            let mut numbers = Numbers::new((t * n) as u64);
+            let x = numbers.vec(t * k);
+            let stored = [0, 1].map(|_| numbers.stored(DType::BF16, n * k));
+            let [gate, up] = stored.each_ref().map(|w| Matrix::new(DType::BF16, w, n, k).unwrap());
+            let down = numbers.stored(down_type, n * k);
+            let down = Matrix::new(down_type, &down, k, n).unwrap();
+            let (mut expected, mut got) = (vec![0.5; t * k], vec![0.5; t * k]);
+            let (act, mut inner) = (Activation::Silu, vec![0.0; t * n]);
+            cpu.gated_linear(&x, t, gate, up, act, &mut inner).unwrap();
+            cpu.linear(&inner, t, &mut [added(down, &mut expected)]).unwrap();
+            let gated = (gate.into(), up.into(), act);
+            let mut room = Floats::default();
+            cpu.feed_forward((&x, t), gated, &mut room, added(down, &mut got)).unwrap();
+            assert_same(&got, &expected, &format!("T={t} {k} {n} {down_type:?}"));
+            let short = &x[1..];
+            assert!(cpu.feed_forward((short, t), gated, &mut room, added(down, &mut got)).is_err());
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tyndall_kernels::{AttentionArgs, Cpu, DType, KernelError, KvLayer, Sight, Write};
+use tyndall_kernels::{AttentionArgs, Cpu, DType, Floats, KernelError, KvLayer, Sight, Write};
 
 use super::batch::{BLOCK_SIZE, EncoderInput, EncoderStep};
 use super::heads;
@@ -16,7 +16,7 @@ use super::plan::EncoderPlan;
 use super::spec::EncoderSpec;
 use super::weights::{EncoderLayer, EncoderWeights};
 use crate::batch::StepError;
-use crate::model::{job, sized};
+use crate::model::job;
 use crate::prefault::Prefault;
 use crate::weights::{LoadError, NormWeights};
 
@@ -35,15 +35,15 @@ pub struct Encoder {
 #[derive(Default)]
 struct Scratch {
     /// Hidden states `[T, E]`.
-    x: Vec<f32>,
+    x: Floats,
     /// What is added to them, or their normalised copy.
-    other: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    attended: Vec<f32>,
+    other: Floats,
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    attended: Floats,
     /// `[T, intermediate_size]`
-    inner: Vec<f32>,
+    inner: Floats,
     /// Keys, then values, of the current layer: see [`KvLayer`].
     kv: Vec<u8>,
 }
@@ -154,7 +154,7 @@ impl Encoder {
     fn embed_tokens(&mut self) -> Result<(), KernelError> {
         let Encoder { spec, weights, cpu, step, scratch, .. } = self;
         let values = step.ids.len() * spec.hidden_size;
-        let (x, other) = (sized(&mut scratch.x, values), sized(&mut scratch.other, values));
+        let (x, other) = (scratch.x.sized(values), scratch.other.sized(values));
         cpu.embed(weights.words.view()?, &step.ids, x)?;
         cpu.embed(weights.positions.view()?, &step.positions, other)?;
         cpu.add(x, other)?;
@@ -180,7 +180,7 @@ impl LayerPass<'_> {
         let (rows, heads, head_dim) = (step.ids.len(), spec.num_heads, spec.head_dim());
         let values = rows * spec.hidden_size;
         let Scratch { x, q, k, v, attended, kv, .. } = &mut *scratch;
-        let (q, k, v) = (sized(q, values), sized(k, values), sized(v, values));
+        let (q, k, v) = (q.sized(values), k.sized(values), v.sized(values));
         let mut jobs = [
             job(&weights.query, q, Write::Store)?,
             job(&weights.key, k, Write::Store)?,
@@ -208,7 +208,7 @@ impl LayerPass<'_> {
             context_lens: &step.lens,
             block_tables: &step.block_tables(),
         };
-        let attended = sized(attended, q.len());
+        let attended = attended.sized(q.len());
         cpu.attention(&arguments, q, &kv, attended)?;
         cpu.linear(attended, rows, &mut [job(&weights.output, x, Write::Add)?])?;
         normalise(cpu, &weights.attention_norm, spec.norm_eps, scratch)
@@ -218,7 +218,7 @@ impl LayerPass<'_> {
         let LayerPass { cpu, spec, weights, step } = self;
         let rows = step.ids.len();
         let Scratch { x, inner, .. } = &mut *scratch;
-        let inner = sized(inner, rows * spec.intermediate_size);
+        let inner = inner.sized(rows * spec.intermediate_size);
         cpu.linear(x, rows, &mut [job(&weights.up, inner, Write::Store)?])?;
         cpu.activation(spec.activation, inner);
         cpu.linear(inner, rows, &mut [job(&weights.down, x, Write::Add)?])?;
@@ -234,7 +234,7 @@ fn normalise(
     scratch: &mut Scratch,
 ) -> Result<(), KernelError> {
     let Scratch { x, other, .. } = scratch;
-    let other = sized(other, x.len());
+    let other = other.sized(x.len());
     match &norm.bias {
         Some(bias) => cpu.layer_norm(x, norm.weight.view(), bias.view(), eps, other)?,
         None => cpu.rms_norm(x, norm.weight.view(), eps, other)?,

@@ -3,8 +3,9 @@
 //!
 //! A request is written while the answer is read, as a server may answer before it has all of it.
 
-use super::wire::{self, Head, Outgoing};
+use super::wire::{self, Head, Outgoing, Said};
 use bytes::{Buf, Bytes, BytesMut};
+use http::Method;
 use std::future::{Future, poll_fn};
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::{Pin, pin};
@@ -98,14 +99,14 @@ impl Connection {
         }
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for what is said to it first.
     ///
     /// # Cancel safety
     /// Not cancel safe: the connection is of no further use.
     pub(super) async fn exchange(
         &mut self,
         request: &Outgoing<'_>,
-    ) -> std::result::Result<Head, Unanswered> {
+    ) -> std::result::Result<Said, Unanswered> {
         self.has_begun = false;
         request.encode(&mut self.head);
         if request.body.len() <= MAX_COPIED {
@@ -113,17 +114,39 @@ impl Connection {
         } else {
             self.body = request.body.clone();
         }
-        let head = poll_fn(|cx| self.poll_head(cx, request)).await;
-        head.map_err(|error| match self.has_begun {
+        let said = poll_fn(|cx| self.poll_said(cx, request.method)).await;
+        said.map_err(|error| match self.has_begun {
             true => Unanswered::Broken(error),
             false => Unanswered::Unsent(error),
         })
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, request: &Outgoing<'_>) -> Poll<Result<Head>> {
+    /// Sends the body of an open request, which the server takes, and waits for the head of its answer.
+    ///
+    /// # Cancel safety
+    /// As [`Connection::exchange`].
+    pub(super) async fn finish(&mut self, method: &Method, body: &[u8]) -> Result<Head> {
+        self.body = wire::chunk(body);
+        self.answered(method, Said::GoOn).await
+    }
+
+    /// Waits for the head of the answer after what is said before it.
+    ///
+    /// # Cancel safety
+    /// As [`Connection::exchange`].
+    pub(super) async fn answered(&mut self, method: &Method, mut said: Said) -> Result<Head> {
         loop {
-            if let Some(head) = wire::head(&mut self.read, request.method)? {
-                return Poll::Ready(Ok(head));
+            match said {
+                Said::Answer(head) => return Ok(head),
+                Said::GoOn => said = poll_fn(|cx| self.poll_said(cx, method)).await?,
+            }
+        }
+    }
+
+    fn poll_said(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Said>> {
+        loop {
+            if let Some(said) = wire::said(&mut self.read, method)? {
+                return Poll::Ready(Ok(said));
             }
             ready!(self.poll_fill(cx, 0))?;
         }

@@ -4,12 +4,14 @@
 //! read to its end; dropped earlier, the connection is closed and the server sees the disconnect.
 
 mod connection;
+mod open;
 mod response;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use connection::Upgraded;
+pub use open::{OpenRequest, Opening};
 pub use response::ResponseBody;
 pub use wire::Outgoing;
 
@@ -24,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream};
-use wire::Head;
+use wire::{Head, Said};
 
 const MAX_IDLE: usize = 64;
 /// Servers close a connection that has been idle for longer, and may do so while a request is on
@@ -172,10 +174,20 @@ impl Client {
         &self,
         request: Outgoing<'_>,
     ) -> Result<Response<ResponseBody>, ClientError> {
-        let request = Outgoing { authorization: self.authorization.as_ref(), ..request };
+        let (said, mut connection) = self.reach(&request).await?;
+        match connection.answered(request.method, said).await {
+            Ok(head) => Ok(self.answer(head, connection)),
+            Err(error) => Err(self.broken(error)),
+        }
+    }
+
+    /// Sends a request by a connection that the server has not closed, and waits for what is said to it
+    /// first.
+    async fn reach(&self, request: &Outgoing<'_>) -> Result<(Said, Connection), ClientError> {
+        let request = Outgoing { authorization: self.authorization.as_ref(), ..*request };
         while let Some(mut connection) = self.idle.take() {
             match connection.exchange(&request).await {
-                Ok(head) => return Ok(self.answer(head, connection)),
+                Ok(said) => return Ok((said, connection)),
                 // The server had closed it: the request never left.
                 Err(Unanswered::Unsent(_)) => {}
                 Err(Unanswered::Broken(error)) => return Err(self.broken(error)),
@@ -183,7 +195,7 @@ impl Client {
         }
         let mut connection = self.connect().await?;
         match connection.exchange(&request).await {
-            Ok(head) => Ok(self.answer(head, connection)),
+            Ok(said) => Ok((said, connection)),
             Err(Unanswered::Unsent(source)) => Err(self.unreached(source)),
             Err(Unanswered::Broken(error)) => Err(self.broken(error)),
         }

@@ -265,3 +265,68 @@ async fn after_a_101_the_bytes_are_those_of_the_peers() {
     let other = server.play(Method::GET, &["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]);
     assert_eq!(other.await.as_deref(), Ok("200 "));
 }
+
+#[tokio::test]
+async fn a_server_takes_or_refuses_an_open_request_before_its_body() {
+    let server = Server::new();
+    let (uri, headers) = ("/x".parse().unwrap(), http::HeaderMap::new());
+    let open = || server.client.open(&Method::POST, &uri, &headers);
+    let head = "POST /x HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\
+                expect: 100-continue\r\n\r\n";
+    for (body, sent) in
+        [("", "0\r\n\r\n"), ("0123456789abcdefg", "11\r\n0123456789abcdefg\r\n0\r\n\r\n")]
+    {
+        let (opening, mut stream) = tokio::join!(open(), async {
+            let mut stream = server.accept().await;
+            assert_eq!(request(&mut stream).await, head);
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+            stream
+        });
+        let Opening::Taken(taken) = opening.unwrap() else { panic!("it was taken") };
+        let (answer, ()) = tokio::join!(taken.send(body.as_bytes()), async {
+            let mut seen = vec![0; sent.len()];
+            stream.read_exact(&mut seen).await.unwrap();
+            assert_eq!(seen, sent.as_bytes());
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        });
+        let read = answer.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(read.to_bytes(), "ok");
+        let kept = server.client.idle.take();
+        assert!(kept.is_some(), "the connection can be used again");
+    }
+    let (opening, ()) = tokio::join!(open(), async {
+        let mut stream = server.accept().await;
+        request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 4\r\n\r\nfull").await.unwrap();
+    });
+    let Opening::Answered(refused) = opening.unwrap() else { panic!("it was refused") };
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.into_body().collect().await.unwrap().to_bytes(), "full");
+    assert!(server.client.idle.take().is_none(), "the server may wait for the body");
+}
+
+#[tokio::test]
+async fn an_open_request_ends_with_either_side() {
+    let server = Server::new();
+    let (uri, headers) = ("/".parse().unwrap(), http::HeaderMap::new());
+    let taken = async || {
+        let open = server.client.open(&Method::POST, &uri, &headers);
+        let (opening, stream) = tokio::join!(open, async {
+            let mut stream = server.accept().await;
+            request(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+            stream
+        });
+        match opening.unwrap() {
+            Opening::Taken(taken) => (taken, stream),
+            Opening::Answered(answer) => panic!("{answer:?}"),
+        }
+    };
+    let (dropped, mut stream) = taken().await;
+    drop(dropped);
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    let (lost, stream) = taken().await;
+    drop(stream);
+    let error = lost.send(b"late").await.unwrap_err();
+    assert!(matches!(error, ClientError::Broken { .. }), "{error}");
+}

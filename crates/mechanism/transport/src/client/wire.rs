@@ -26,13 +26,15 @@ pub struct Outgoing<'a> {
     pub body: &'a Bytes,
     /// Sent where `headers` have none.
     pub(super) authorization: Option<&'a HeaderValue>,
+    /// The body follows when the server has said that it takes the request.
+    pub(super) is_open: bool,
 }
 
 impl<'a> Outgoing<'a> {
     /// These parts.
     #[must_use]
     pub fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap, body: &'a Bytes) -> Self {
-        Self { method, uri, headers, body, authorization: None }
+        Self { method, uri, headers, body, authorization: None, is_open: false }
     }
 
     /// Writes the head behind what is in `out`.
@@ -63,6 +65,13 @@ impl<'a> Outgoing<'a> {
         if let (Some(value), false) = (self.authorization, has_authorization) {
             line(out, "authorization", value.as_bytes());
         }
+        if self.is_open {
+            // Nobody knows yet how long it will be.
+            line(out, "transfer-encoding", b"chunked");
+            line(out, "expect", b"100-continue");
+            out.put_slice(b"\r\n");
+            return;
+        }
         let is_bodiless = [Method::GET, Method::HEAD, Method::CONNECT].contains(self.method);
         if has_length || !self.body.is_empty() || !is_bodiless {
             out.put_slice(b"content-length: ");
@@ -71,6 +80,18 @@ impl<'a> Outgoing<'a> {
         }
         out.put_slice(b"\r\n");
     }
+}
+
+/// A body as one chunk, which is the last.
+pub(super) fn chunk(body: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(body.len() + 32);
+    if !body.is_empty() {
+        out.put_slice(format!("{:x}\r\n", body.len()).as_bytes());
+        out.put_slice(body);
+        out.put_slice(b"\r\n");
+    }
+    out.put_slice(b"0\r\n\r\n");
+    out.freeze()
 }
 
 fn line(out: &mut BytesMut, name: &str, value: &[u8]) {
@@ -127,12 +148,24 @@ pub(super) struct Head {
     pub(super) keeps: bool,
 }
 
-/// Takes the head of the answer to a `method` off the buffer, once all of it is there.
-pub(super) fn head(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head>> {
+/// What a server says to the head of a request.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// It takes the request, of which the body may come.
+    GoOn,
+    /// The head of its answer.
+    Answer(Head),
+}
+
+/// Takes what is said to a `method` off the buffer, once all of it is there.
+pub(super) fn said(buffer: &mut BytesMut, method: &Method) -> Result<Option<Said>> {
     while !buffer.is_empty() {
         let Some((response, length)) = parse(buffer)? else { return Ok(None) };
         buffer.advance(length);
-        // What is said in between is nobody's: the answer follows.
+        if response.status() == StatusCode::CONTINUE {
+            return Ok(Some(Said::GoOn));
+        }
+        // What else is said in between is nobody's: the answer follows.
         if response.status().is_informational()
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
@@ -143,7 +176,7 @@ pub(super) fn head(buffer: &mut BytesMut, method: &Method) -> Result<Option<Head
             && framing != Framing::Close
             && !response.status().is_informational()
             && !has_token(response.headers(), &header::CONNECTION, "close");
-        return Ok(Some(Head { response, framing, keeps }));
+        return Ok(Some(Said::Answer(Head { response, framing, keeps })));
     }
     Ok(None)
 }

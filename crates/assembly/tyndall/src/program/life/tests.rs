@@ -15,7 +15,7 @@ use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tyndall_transport::{Body, Handler, empty, read_body};
+use tyndall_transport::{Body, Handler, OpenRequest, Opening, empty, read_body};
 use tyndall_types::protocol::{ProgramConfig, ReplicaStatus};
 use tyndall_types::{ApplicationName, HEADER_NOT_STARTED, ReplicaState};
 
@@ -173,6 +173,44 @@ impl Process {
         })
     }
 
+    /// Has a place kept for a call.
+    async fn open(&self, call: &Call) -> Opening {
+        let (parts, _) = wire::encode(call, false).unwrap().into_parts();
+        self.client.open(&parts.method, &parts.uri, &parts.headers).await.unwrap()
+    }
+
+    async fn taken(&self, call: &Call) -> OpenRequest {
+        match self.open(call).await {
+            Opening::Taken(taken) => taken,
+            Opening::Answered(answer) => panic!("{answer:?}"),
+        }
+    }
+
+    /// Calls, and waits for its turn.
+    fn insist(&self, call: &Call) -> JoinHandle<Response<Bytes>> {
+        let (client, mut request) = (self.client.clone(), wire::encode(call, false).unwrap());
+        wire::set_waits(request.headers_mut());
+        tokio::spawn(async move {
+            let (head, body) = client.send(request).await.unwrap().into_parts();
+            Response::from_parts(head, read_body(body, 1 << 20).await.unwrap())
+        })
+    }
+
+    async fn page(&self) -> String {
+        let request = Request::get("/-/metrics").body(Bytes::new()).unwrap();
+        let response = self.client.send(request).await.unwrap();
+        let body = read_body(response.into_body(), 1 << 20).await.unwrap();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    /// Waits until it has so many.
+    async fn has(&self, ongoing: u32) {
+        let has = async || self.client.get::<ReplicaStatus>("/-/status").await.unwrap().ongoing;
+        while has().await != ongoing {
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn end(self) -> Result<(), ReplicaError> {
         drop(self.stop);
         tokio::time::timeout(PATIENCE, self.replica).await.unwrap().unwrap()
@@ -278,27 +316,94 @@ async fn a_drain_finishes_what_was_begun_and_refuses_the_rest() {
 }
 
 #[tokio::test]
+async fn a_place_is_kept_for_a_call_and_given_back_with_its_connection() {
+    let process = Process::ready().await;
+    let one = call("call", json!(1));
+    let taken = process.taken(&one).await;
+    let kept = process.taken(&one).await;
+    let (full, _) = process.send(&one, false).await.unwrap();
+    assert_eq!(full.headers()[HEADER_NOT_STARTED], "full");
+    let Opening::Answered(full) = process.open(&one).await else { panic!("there was no place") };
+    assert_eq!(full.headers()[HEADER_NOT_STARTED], "full");
+    let page = process.page().await;
+    let gauge = |name: &str, n: u32| {
+        let labels = "application=\"app\",deployment=\"Told\",replica=\"r0\"";
+        format!("ray_serve_{name}{{{labels}}} {n}")
+    };
+    for line in [gauge("reserved_slots_active", 2), gauge("replica_processing_queries", 0)] {
+        assert!(page.contains(&line), "{line} is not in\n{page}");
+    }
+    let answer = taken.send(b"2").await.unwrap();
+    assert_eq!(read_body(answer.into_body(), 100).await.unwrap(), "2");
+    process.has(1).await;
+    drop(kept);
+    process.has(0).await;
+    // What never came is no request, and no error.
+    let page = process.page().await;
+    for line in [
+        gauge("reserved_slots_active", 0),
+        gauge("deployment_request_counter_total", 1),
+        gauge("deployment_processing_latency_ms_count", 1),
+    ] {
+        assert!(page.contains(&line), "{line} is not in\n{page}");
+    }
+    assert!(!page.contains("exception_type"), "{page}");
+    // A drain waits for what was promised.
+    let promised = process.taken(&one).await;
+    let app = process.client.clone();
+    let ending = tokio::spawn(process.end());
+    while app
+        .get::<ReplicaStatus>("/-/status")
+        .await
+        .is_ok_and(|s| s.state == ReplicaState::Running)
+    {
+        tokio::task::yield_now().await;
+    }
+    let answer = promised.send(b"3").await.unwrap();
+    assert_eq!(read_body(answer.into_body(), 100).await.unwrap(), "3");
+    drop(app);
+    ending.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_insists_gets_the_next_place() {
+    let process = Process::ready().await;
+    let waiting = [(); 2].map(|()| process.send(&call("call", json!("wait")), false));
+    for _ in &waiting {
+        process.probe.begun.notified().await;
+    }
+    let insisting = process.insist(&call("call", json!(7)));
+    let gone = process.insist(&call("call", json!("wait")));
+    for _ in 0..50 {
+        process.has(2).await;
+    }
+    assert!(!insisting.is_finished());
+    gone.abort();
+    process.probe.go.notify_one();
+    assert_eq!(insisting.await.unwrap().body(), "7");
+    process.probe.go.notify_one();
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap().0.body(), "\"wait\"");
+    }
+    process.has(0).await;
+    process.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_caller_that_goes_away_cancels_its_call() {
     let process = Process::ready().await;
     let waiting = process.send(&call("call", json!("wait")), false);
     process.probe.begun.notified().await;
     waiting.abort();
     tokio::time::timeout(PATIENCE, process.probe.dropped.notified()).await.unwrap();
-    while process.client.get::<ReplicaStatus>("/-/status").await.unwrap().ongoing > 0 {
-        tokio::task::yield_now().await;
-    }
+    process.has(0).await;
     process.end().await.unwrap();
 }
 
 #[tokio::test]
 async fn what_a_replica_does_is_on_its_page() {
     let process = Process::ready().await;
-    let page = async || {
-        let request = Request::get("/-/metrics").body(Bytes::new()).unwrap();
-        let response = process.client.send(request).await.unwrap();
-        let body = read_body(response.into_body(), 1 << 20).await.unwrap();
-        String::from_utf8(body.to_vec()).unwrap()
-    };
+    let page = async || process.page().await;
     let has = async |line: &str| page().await.lines().any(|l| l == line);
     let labels = "application=\"app\",deployment=\"Told\",replica=\"r0\"";
     let count = |name: &str, n: u32| format!("ray_serve_{name}{{{labels}}} {n}");
