@@ -135,6 +135,19 @@ def test_a_router_reads_the_arguments_of_a_call_from_a_replica(deploy):
         assert client.get(f"/?nth={nth}").json() == [ids[nth]] * 2
 
 
+def test_a_replica_that_is_chosen_ahead_is_the_one_of_the_router(deploy):
+    _, handle = deploy(routed(ByArgument), name="ahead")
+    ids = running("ahead")
+
+    async def choose():
+        for nth in (2, 0):
+            async with handle.who.choose_replica(nth) as chosen:
+                assert chosen.replica_id == ids[nth]
+                assert await handle.dispatch(chosen, nth) == ids[nth]
+
+    asyncio.run(choose())
+
+
 class ByHeader(PowerOfTwoChoicesRequestRouter):
     async def choose_replicas(self, candidate_replicas, pending_request=None):
         headers = dict(pending_request.args[0].asgi_scope["headers"])

@@ -14,9 +14,7 @@ from .config import DEFAULT_POLICY, DEFAULT_ROUTER, REPLICA_QUEUE_LENGTH
 
 _NO_RAY_NODES = "this machine is the only node"
 _NO_CODE = "nothing is installed for an application; what it needs is in its Python"
-_NO_ROUTER = (
-    "the built-in rule has no arguments, and gives a request its replica as soon as one has room"
-)
+_NO_ROUTER = "the built-in rule has no arguments, and gives a request its replica as soon as one has room"
 
 IGNORED: Final[dict[str, tuple[Any, str]]] = {
     "graceful_shutdown_wait_loop_s": (2.0, "the end of the last request is an event"),

@@ -347,7 +347,9 @@ def router_class(config: RequestRouterConfig) -> Callable[..., Any]:
         ) from error
     if not (isinstance(found, type) and issubclass(found, RequestRouter)):
         what = found.__name__ if isinstance(found, type) else type(found).__name__
-        raise ValueError(f"the request router {path!r} is {what}\nmake it a class of serve.request_router.RequestRouter")
+        raise ValueError(
+            f"the request router {path!r} is {what}\nmake it a class of serve.request_router.RequestRouter"
+        )
     if missing := getattr(found, "__abstractmethods__", None):
         raise ValueError(f"the request router {path!r} has no {', '.join(sorted(missing))}\nwrite it")
     return found

@@ -83,7 +83,9 @@ class _Connection(asyncio.Protocol):
             return
         head = f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-length: {len(answer)}\r\n\r\n"
         # A 204 has no body, and says nothing of one.
-        self._transport.write(f"HTTP/1.1 204 {_REASONS[204]}\r\n\r\n".encode() if status == 204 else head.encode() + answer)
+        self._transport.write(
+            f"HTTP/1.1 204 {_REASONS[204]}\r\n\r\n".encode() if status == 204 else head.encode() + answer
+        )
         self._task = None
         try:
             self._next()

@@ -223,7 +223,9 @@ class Routers:
 
     def _of_code(self, app: Any) -> dict[str, RequestRouterConfig]:
         """The routers that the code itself has, which need not be importable."""
-        configs = {name: code.options.get("request_router_config") for name, code in code_of(app, self._app_name).items()}
+        configs = {
+            name: code.options.get("request_router_config") for name, code in code_of(app, self._app_name).items()
+        }
         return {name: config for name, config in configs.items() if config is not None}
 
     def _router(self, name: str, told: Mapping[str, Any], own: RequestRouterConfig | None) -> _Router:

@@ -310,13 +310,11 @@ class RequestRouter(ABC):
     ) -> list[list[RunningReplica]]:
         """The replicas that the request may have, in ranks, the best first.
 
-        It gets a free one of the first rank that has one, and waits where none has. It is asked about again while others
-        have room, after pauses that grow.
+        It gets a free one of the first rank that has one, and waits where none has. This is called again for it while
+        others have room, after pauses that grow.
         """
 
-    def on_request_routed(
-        self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
-    ) -> None:
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         """A request has got this replica."""
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
