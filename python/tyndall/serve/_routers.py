@@ -366,16 +366,17 @@ class Routers:
     async def _report(self) -> None:
         """Tells the controller what has changed, not more often than it can be read; first that they answer."""
         loop = asyncio.get_running_loop()
-        if not self._was_told:
-            await loop.run_in_executor(None, self._sidecar.ready)
-            self._was_told = True
-        while self._told != self._troubles:
+        while not self._was_told or self._told != self._troubles:
             troubles = dict(self._troubles)
             try:
-                await loop.run_in_executor(None, self._sidecar.tell, _troubles(troubles))
-                self._told = troubles
+                if not self._was_told:
+                    await loop.run_in_executor(None, self._sidecar.ready)
+                    self._was_told = True
+                if self._told != troubles:
+                    await loop.run_in_executor(None, self._sidecar.tell, _troubles(troubles))
+                    self._told = troubles
             except (OSError, RuntimeError, http.client.HTTPException) as error:
-                logger.debug(f"the controller did not hear why a request router fails: {line(error)}")
+                logger.debug(f"the controller did not hear what request routers tell: {line(error)}")
             await asyncio.sleep(_REPORT_PAUSE_S)
         self._telling = None
 
