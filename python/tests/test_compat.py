@@ -45,6 +45,12 @@ def test_modules_and_classes_are_the_same_by_either_name():
         from tyndall.serve import context
         assert (DeploymentID, ReplicaID) == (context.DeploymentID, context.ReplicaID)
         assert LLMServer is tyndall.serve.llm.LLMServer
+        from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+        from ray.serve._private.request_router import PowerOfTwoChoicesRequestRouter
+        from ray.serve._private.request_router.request_router import FIFOMixin
+        from tyndall.serve import request_router
+        assert RequestRouter is request_router.RequestRouter and FIFOMixin is request_router.FIFOMixin
+        assert PowerOfTwoChoicesRequestRouter is request_router.PowerOfTwoChoicesRequestRouter
         assert tyndall.serve.__spec__.name == "tyndall.serve"
         print(ray.__version__)
     """) == ["2.60.0"]

@@ -1,4 +1,4 @@
-"""What replicas tell autoscaling policies of themselves."""
+"""What replicas tell autoscaling policies and request routers of themselves."""
 
 import asyncio
 from pathlib import Path
@@ -10,7 +10,10 @@ from tyndall.serve import _stats
 AUTOSCALING = {"look_back_period_s": 0.1}
 
 
-def told(monkeypatch, answers):
+ROUTER = {"request_routing_stats_period_s": 0, "request_routing_stats_timeout_s": 5}
+
+
+def told(monkeypatch, answers, tell=_stats.tell, of=AUTOSCALING):
     """What is told of these answers, until they are used up."""
     reports, left = [], list(answers)
 
@@ -27,13 +30,13 @@ def told(monkeypatch, answers):
 
     async def run():
         try:
-            await _stats.tell(record, Path("/run"), "r", AUTOSCALING)
+            await tell(record, Path("/run"), "r", of)
         except asyncio.CancelledError:
             return
 
     asyncio.run(run())
     assert all(where == [Path("/run"), "r"] for *where, _ in reports)
-    return [what["metrics"] for *_, what in reports], len(left)
+    return [what.get("metrics", what.get("stats")) for *_, what in reports], len(left)
 
 
 def test_numbers_are_told_and_failures_are_passed_over(monkeypatch):
@@ -50,3 +53,14 @@ def test_a_window_has_several_points():
     assert _stats.interval_s({"look_back_period_s": 30.0}) == 6.0
     assert _stats.interval_s({"look_back_period_s": 600.0}) == 10.0
     assert _stats.interval_s({"look_back_period_s": 0.001}) == 0.1
+
+
+def test_routers_are_told_again_and_again(monkeypatch):
+    same = {"throughput": 1, "of": ["a", None]}
+    answers = [same, ValueError("no"), same, {}, {"throughput": 2}]
+    assert told(monkeypatch, answers, _stats.tell_routers, ROUTER) == ([same, same, {}, {"throughput": 2}], 0)
+
+
+@pytest.mark.parametrize("bad", [None, [1], {"a": {1}}, {"a": float("nan")}, {"a": "x" * (16 << 10)}])
+def test_what_routers_cannot_be_told_ends_it(monkeypatch, bad):
+    assert told(monkeypatch, [bad, {"a": 1}], _stats.tell_routers, ROUTER) == ([], 1)

@@ -5,8 +5,9 @@ The server starts it, not a person:
 - `SOURCE` is `--import-path MODULE:ATTRIBUTE` or `--code FILE`, which is a pickle, then `--working-dir ARCHIVE`,
   `--py-module PATH` and `--path DIRECTORY` as often as there are some.
 - `role describe --args JSON` prints what the application has, as one JSON object, or `{"error": TRACEBACK}`; each
-  `--policy PATH` is an autoscaling policy that must be there.
+  `--policy PATH` is an autoscaling policy that must be there, each `--router PATH` a request router.
 - `role policies …` answers for its autoscaling policies (`tyndall.serve._policies`).
+- `role router …` answers for its request routers (`tyndall.serve._routers`).
 - `role replica …` is a replica of one of its deployments (`tyndall.serve._replica`).
 - `role warm …` imports and waits, to become such a replica (`tyndall._warm`).
 
@@ -46,8 +47,8 @@ def main(argv: list[str]) -> int:
     source, role, rest = _parse(argv)
     if role == "describe":
         return _describe(source, rest)
-    if role == "policies":
-        return _policies(source, rest)
+    if role in ("policies", "router"):
+        return _beside(source, role, rest)
     if role == "warm":
         from tyndall import _warm
 
@@ -77,7 +78,7 @@ def _parse(argv: list[str]) -> tuple[Source, str, list[str]]:
     # What comes after the role is the role's.
     at = argv.index("role") if "role" in argv else len(argv)
     given, (_, *role) = parser.parse_args(argv[:at]), argv[at:] or ["role"]
-    if not role or role[0] not in ("describe", "policies", "replica", "warm"):
+    if not role or role[0] not in ("describe", "policies", "replica", "router", "warm"):
         parser.error("which role is missing; the server starts this, not a person")
     source = Source(given.import_path, given.code, given.working_dir, given.py_module, given.path)
     return source, role[0], role[1:]
@@ -230,6 +231,7 @@ def _describe(source: Source, argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="role describe", allow_abbrev=False)
     parser.add_argument("--args", type=json.loads, default={})
     parser.add_argument("--policy", action="append", default=[])
+    parser.add_argument("--router", action="append", default=[])
     parser.add_argument("--parent-pid", type=int)
     given = parser.parse_args(argv)
     if given.parent_pid is not None:
@@ -241,7 +243,7 @@ def _describe(source: Source, argv: list[str]) -> int:
         source.prepare()
         from tyndall.serve._graph import describe
 
-        answer = describe(source.load(given.args), given.args, given.policy)
+        answer = describe(source.load(given.args), given.args, given.policy, given.router)
         text = json.dumps(answer)
     except BaseException as error:  # noqa: BLE001, whatever the code ends with is the answer
         answer = {"error": told(error)}
@@ -252,13 +254,13 @@ def _describe(source: Source, argv: list[str]) -> int:
     return 1 if "error" in answer else 0
 
 
-def _policies(source: Source, argv: list[str]) -> int:
+def _beside(source: Source, role: str, argv: list[str]) -> int:
     """Tied to its parent before any of the application's code runs."""
     end_with(int(argv[argv.index("--parent-pid") + 1]))
     source.prepare()
-    from tyndall.serve import _policies
-
-    return _policies.main(source.load, argv)
+    module = importlib.import_module(f"tyndall.serve._{'policies' if role == 'policies' else 'routers'}")
+    status: int = module.main(source.load, argv)
+    return status
 
 
 def told(error: BaseException) -> str:

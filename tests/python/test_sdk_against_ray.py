@@ -4,6 +4,7 @@ Behaviour is compared in local testing mode, which both have and which needs no 
 """
 
 import asyncio
+import dataclasses
 import enum
 import importlib
 import inspect
@@ -84,6 +85,19 @@ def parameters(function):
         "metrics.Counter",
         "metrics.Gauge",
         "metrics.Histogram",
+        "request_router.LocalityMixin",
+        "request_router.LocalityMixin.apply_locality_routing",
+        "request_router.LocalityMixin.rank_replicas_via_locality",
+        "request_router.MultiplexMixin.apply_multiplex_routing",
+        "request_router.MultiplexMixin.rank_replicas_via_multiplex",
+        "request_router.RequestRouter.choose_replicas",
+        "request_router.RequestRouter.initialize_state",
+        "request_router.RequestRouter.on_replica_actor_died",
+        "request_router.RequestRouter.on_replica_actor_unavailable",
+        "request_router.RequestRouter.on_request_completed",
+        "request_router.RequestRouter.on_request_routed",
+        "request_router.RequestRouter.select_available_replicas",
+        "request_router.RequestRouter.update_replicas",
     ],
 )
 def test_parameters_are_the_same(name):
@@ -102,6 +116,18 @@ def named(of, path):
     for name in path.split("."):
         found = getattr(found, name)
     return found
+
+
+def test_routers_have_the_same_names():
+    ray, own = (module(of, ".request_router") for of in BOTH)
+    assert set(ray.__all__) <= set(own.__all__)
+    for name in ("curr_replicas", "app_name", "supports_rejection_protocol", "replica_queue_len_cache"):
+        assert isinstance(getattr(ray.RequestRouter, name), property)
+        assert isinstance(getattr(own.RequestRouter, name), property)
+    properties = {name for name, one in vars(ray.RunningReplica).items() if isinstance(one, property)}
+    # How a replica is reached is nobody's business here.
+    assert properties - {"stub"} <= set(dir(own.RunningReplica))
+    assert {field.name for field in dataclasses.fields(ray.PendingRequest)} <= set(dir(own.PendingRequest()))
 
 
 def test_the_decorator_takes_the_same_options():

@@ -31,6 +31,12 @@ _MODULES: Final = {
     # Policies of applications are written with `DeploymentID`, which Ray has nowhere else.
     "ray.serve._private": "tyndall.compat._private",
     "ray.serve._private.common": "tyndall.serve.context",
+    # Where Ray has the classes of `ray.serve.request_router`, and the one that is built in.
+    "ray.serve._private.request_router": "tyndall.serve.request_router",
+    "ray.serve._private.request_router.common": "tyndall.serve.request_router",
+    "ray.serve._private.request_router.pow_2_router": "tyndall.serve.request_router",
+    "ray.serve._private.request_router.replica_wrapper": "tyndall.serve.request_router",
+    "ray.serve._private.request_router.request_router": "tyndall.serve.request_router",
 }
 """By Ray's name; what is public below `ray.serve` has the same name here."""
 

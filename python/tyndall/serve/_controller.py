@@ -14,7 +14,7 @@ _REPORT_TIMEOUT_S = 10.0
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over the socket of a process."""
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
+    def __init__(self, path: Path, timeout_s: float | None) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
 

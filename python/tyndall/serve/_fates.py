@@ -14,9 +14,7 @@ from .config import DEFAULT_POLICY, DEFAULT_ROUTER, REPLICA_QUEUE_LENGTH
 
 _NO_RAY_NODES = "this machine is the only node"
 _NO_CODE = "nothing is installed for an application; what it needs is in its Python"
-_NO_ROUTERS = "replicas are chosen by power of two choices"
-_FIGURES = "figures come with every answer"
-_NO_TRIES = "a request that waits is woken when a replica has room: nothing is tried again and again"
+_NO_ROUTER = "the built-in rule has no arguments, and gives a request its replica as soon as one has room"
 
 IGNORED: Final[dict[str, tuple[Any, str]]] = {
     "graceful_shutdown_wait_loop_s": (2.0, "the end of the last request is an event"),
@@ -31,13 +29,6 @@ IGNORED: Final[dict[str, tuple[Any, str]]] = {
     "ray_actor_options.runtime_env.image_uri": (None, _NO_CODE),
     "ray_actor_options.runtime_env.container": (None, _NO_CODE),
     "autoscaling_config.metrics_interval_s": (10.0, "counts are exact and pushed at every change: nothing is sampled"),
-    "request_router_config.request_router_class": (DEFAULT_ROUTER, _NO_ROUTERS),
-    "request_router_config.request_router_kwargs": ({}, _NO_ROUTERS),
-    "request_router_config.request_routing_stats_period_s": (10.0, _FIGURES),
-    "request_router_config.request_routing_stats_timeout_s": (30.0, _FIGURES),
-    "request_router_config.initial_backoff_s": (0.025, _NO_TRIES),
-    "request_router_config.backoff_multiplier": (2.0, _NO_TRIES),
-    "request_router_config.max_backoff_s": (0.5, _NO_TRIES),
 }
 """By path: what has no effect, unless it says this default, and why."""
 
@@ -66,6 +57,11 @@ def without_effect(options: Mapping[str, Any]) -> Iterator[str]:
         default, why = IGNORED.get(path, (value, ""))
         if value != default:
             yield f"{path} has no effect: {why}"
+    router = options.get("request_router_config") or {}
+    if router.get("request_router_class", DEFAULT_ROUTER) == DEFAULT_ROUTER:
+        for key in router:
+            if key != "request_router_class":
+                yield f"request_router_config.{key} has no effect: {_NO_ROUTER}"
     environment = (options.get("ray_actor_options") or {}).get("runtime_env") or {}
     for key in environment:
         path = f"ray_actor_options.runtime_env.{key}"

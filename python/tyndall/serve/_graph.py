@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from . import _fates, _models, _options
-from .config import AutoscalingPolicy, LoggingConfig
+from .config import AutoscalingPolicy, LoggingConfig, RequestRouterConfig
 from .deployment import Application, Deployment
 from .exceptions import RayServeException
+from .request_router import RequestRouter
 
 logger = logging.getLogger("tyndall.serve")
 
@@ -104,10 +105,12 @@ def build(
     )
 
 
-def describe(app: Application, args: dict[str, Any] | None = None, policies: Iterable[str] = ()) -> dict[str, Any]:
+def describe(
+    app: Application, args: dict[str, Any] | None = None, policies: Iterable[str] = (), routers: Iterable[str] = ()
+) -> dict[str, Any]:
     """What `role describe` prints of an application that was built with these arguments.
 
-    Raises ValueError where one of the autoscaling policies that a config file names is not there.
+    Raises ValueError where one of the autoscaling policies or request routers that a config file names is not there.
     """
     built = build(app, args=args)
     scaling = [code.options.get("autoscaling_config") for code in built.code.values()]
@@ -115,6 +118,11 @@ def describe(app: Application, args: dict[str, Any] | None = None, policies: Ite
     for path in policies:
         if path not in own:
             resolvable(AutoscalingPolicy(policy_function=path))
+    configs = [code.options.get("request_router_config") for code in built.code.values()]
+    own = {one.request_router_class for one in configs if one is not None}
+    for path in routers:
+        if path not in own:
+            router_class(RequestRouterConfig(request_router_class=path))
     return built.described
 
 
@@ -289,6 +297,7 @@ def _carried_out(name: str, code: Code) -> None:
     try:
         _fates.refuse(options)
         _policy(code)
+        _router(code)
         if "user_config" in options and not isinstance(code.func_or_class, type):
             raise ValueError("user_config is set, and a function has no reconfigure\nmake it a class that has")
     except ValueError as error:
@@ -317,6 +326,33 @@ def resolvable(policy: AutoscalingPolicy) -> None:
         ) from error
     if not callable(found):
         raise ValueError(f"the autoscaling policy {path!r} is {type(found).__name__}\nname a function, or a class")
+
+
+def _router(code: Code) -> None:
+    """A request router in Python can be had here, so it can where its process runs."""
+    config = code.options.get("request_router_config")
+    if config is not None and not config.is_default_request_router():
+        router_class(config)
+
+
+def router_class(config: RequestRouterConfig) -> Callable[..., Any]:
+    """The class of a request router. Raises ValueError for one that is not where it says, or none of them."""
+    path = config.request_router_class
+    try:
+        found = config.get_request_router_class()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"the request router {path!r} cannot be imported: {error}\n"
+            "mend its path, or put its module where the application's code is"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, RequestRouter)):
+        what = found.__name__ if isinstance(found, type) else type(found).__name__
+        raise ValueError(
+            f"the request router {path!r} is {what}\nmake it a class of serve.request_router.RequestRouter"
+        )
+    if missing := getattr(found, "__abstractmethods__", None):
+        raise ValueError(f"the request router {path!r} has no {', '.join(sorted(missing))}\nwrite it")
+    return found
 
 
 def _one_ingress(code: dict[str, Code]) -> None:

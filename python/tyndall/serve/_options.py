@@ -303,12 +303,6 @@ def described(options: Mapping[str, Any]) -> dict[str, Any]:
             del file["num_replicas"]
         elif "num_replicas" in file and not file["autoscaling_config"]:
             del file["autoscaling_config"]
-    # Config files have no such words; `_fates` warns of them.
-    no_words = ("initial_backoff_s", "backoff_multiplier", "max_backoff_s")
-    router = file.get("request_router_config", {})
-    file["request_router_config"] = {key: value for key, value in router.items() if key not in no_words}
-    if not file["request_router_config"]:
-        del file["request_router_config"]
     return file
 
 

@@ -1,7 +1,6 @@
 """The process of an application's autoscaling policies: it answers what the controller asks them.
 
-`python -m tyndall._program SOURCE role policies --runtime-dir DIR --id ID --told JSON --parent-pid PID`. It listens on
-a socket in the runtime directory and reports to the controller as replicas do. `POST /-/decide` brings the contexts of
+It is started as `role policies` (`_sidecar`). `POST /-/decide` brings the contexts of
 one policy; each has at most one question at a time, and policies of several deployments answer side by side. What they
 return beside the number is handed to the controller as a pickle, which it gives back with the next question and does
 not read: it outlives this process.
@@ -9,78 +8,40 @@ not read: it outlives this process.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import http.server
 import json
-import logging
 import math
-import os
 import pickle
-import signal
 import socketserver
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ._controller import report
 from ._graph import code_of
-from ._replica_log import LOGGERS
-from ._replica_log import configured as configured_logging
+from ._sidecar import Unusable as PolicyError
+from ._sidecar import begin, placed
+from ._sidecar import shown as _shown
 from .config import AggregationFunction, AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 from .context import DeploymentID, ReplicaID, TimeStampedValue
-
-logger = logging.getLogger("tyndall.serve")
 
 _MAX_STATE_BYTES = 1 << 20
 
 Policy = Callable[[Any], Any]
 
 
-class PolicyError(Exception):
-    """What is told of a policy that has no usable answer."""
-
-
 def main(load: Callable[[dict[str, Any]], Any], argv: list[str]) -> int:
     """Answers until it is told to end; `argv` is what follows `role policies`."""
-    given = _parsed(argv)
-    runtime_dir = Path(given.runtime_dir)
-    path = runtime_dir / f"{given.id}.sock"
-    signal.signal(signal.SIGTERM, lambda *_: _end(path))
-    # What policies print goes the way of the log.
-    os.dup2(2, 1)
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(configured_logging(os.environ).log_level)
-    logging.getLogger("ray.serve").parent = logger
+    sidecar = begin("policies", argv)
     try:
-        policies = Policies(load, given.told)
+        policies = Policies(load, sidecar.told)
     except BaseException as error:
-        reason = f"failed to load its autoscaling policies: {_line(error)}"
-        logger.error(reason, exc_info=error)
-        report(runtime_dir, given.id, {"report": "failed", "reason": reason})
+        sidecar.failed("failed to load its autoscaling policies", error)
         return 1
-    with _Server(str(path), policies) as server:
-        report(runtime_dir, given.id, {"report": "ready", "phases": [], "card": None})
+    with _Server(str(sidecar.socket), policies) as server:
+        sidecar.ready()
         server.serve_forever()
     return 0
-
-
-def _parsed(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="role policies", allow_abbrev=False)
-    parser.add_argument("--runtime-dir", required=True)
-    parser.add_argument("--id", required=True)
-    parser.add_argument("--told", type=json.loads, required=True)
-    parser.add_argument("--parent-pid", type=int)
-    return parser.parse_args(argv)
-
-
-def _end(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    sys.stderr.flush()
-    # Policies keep nothing: what they want to have back is with the controller.
-    os._exit(0)
 
 
 # --- Policies ---------------------------------------------------------------------------------------------------------
@@ -242,20 +203,6 @@ def _read(state: str | None) -> dict[str, Any]:
     return read
 
 
-def _shown(value: object) -> str:
-    text = f"{value!r} ({type(value).__name__})"
-    return text if len(text) <= 120 else text[:120] + "…"
-
-
-def _line(error: BaseException) -> str:
-    """An error in one line, its cure after it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = "; ".join(lines)
-    if isinstance(error, PolicyError):
-        return said
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
 # --- The socket -------------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +233,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except ConnectionError:
             raise
         except BaseException as error:
-            self._answer(422, _told(error).encode())
+            self._answer(422, placed(error, __file__).encode())
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -297,12 +244,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """A line for each question would say nothing."""
-
-
-def _told(error: BaseException) -> str:
-    """Why a policy has no answer, with the place in its code where that is known."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename != __file__]
-    if isinstance(error, PolicyError) or not own:
-        return _line(error)
-    return f"{_line(error)} ({own[-1].filename}, line {own[-1].lineno})"

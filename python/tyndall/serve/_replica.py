@@ -25,6 +25,7 @@ from tyndall import _tyndall
 
 from . import _admin, _calls, _replica_log, _router, _stats, _watchdog, http
 from ._graph import code_of, models_of
+from ._loop import new_loop
 from ._user_callable import UserCallable
 from .context import (
     DeploymentID,
@@ -51,22 +52,12 @@ def prepare() -> None:
             importlib.import_module(module)
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed."""
-    try:
-        import uvloop  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
 class _Host:
     """Carries out what arrives. Rust calls the methods that have no underscore, in the loop."""
 
     def __init__(self, load: Callable[[dict[str, Any]], Any]) -> None:
         self._load = load
-        self._loop = _new_loop()
+        self._loop = new_loop()
         self._user: UserCallable | None = None
         self._front: http.Front | None = None
         self._app_name = ""
@@ -74,7 +65,7 @@ class _Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._access: _replica_log.AccessLog | None = None
         self._runtime_dir = Path()
-        self._stats: asyncio.Task[None] | None = None
+        self._stats: list[asyncio.Task[None]] = []
 
     def run(self, words: list[str]) -> int:
         # A crash in native code says in which line of Python.
@@ -140,10 +131,14 @@ class _Host:
         _set_internal_replica_context(replace(context, servable_object=user.target))
         self._front = await http.front(user)
         await user.check_health()
-        record = user.stats()
+        record = user.stats(_stats.METHOD)
         if record is not None and config["num_replicas"] is None:
             stats = _stats.tell(record, self._runtime_dir, told["replica_id"], config["autoscaling"])
-            self._stats = self._loop.create_task(stats)
+            self._stats.append(self._loop.create_task(stats))
+        record = user.stats(_stats.ROUTING_METHOD)
+        if record is not None and config.get("request_router") is not None:
+            stats = _stats.tell_routers(record, self._runtime_dir, told["replica_id"], config["request_router"])
+            self._stats.append(self._loop.create_task(stats))
 
     def reconfigure(self, job: _tyndall.Job, user_config: str) -> None:
         assert self._user is not None, "it has started"
@@ -157,8 +152,8 @@ class _Host:
         self._do(job, self._stop())
 
     async def _stop(self) -> None:
-        if self._stats is not None:
-            self._stats.cancel()
+        for stats in self._stats:
+            stats.cancel()
         if self._front is not None:
             await self._front.stop()
         if self._user is not None:

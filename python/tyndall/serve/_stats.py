@@ -1,8 +1,9 @@
-"""What a deployment's `record_autoscaling_stats` says of its replica, for autoscaling policies."""
+"""What a deployment's object says of its replica: to autoscaling policies, and to request routers."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import os
@@ -15,8 +16,13 @@ from ._controller import report
 logger = logging.getLogger("tyndall.serve")
 
 METHOD = "record_autoscaling_stats"
+ROUTING_METHOD = "record_routing_stats"
 _METRICS_INTERVAL_S = 10.0
 _SHARE_OF_WINDOW = 0.2
+_MAX_ROUTING_STATS_BYTES = 16 << 10
+"""What is told goes to every process that sends requests there."""
+
+Record = Callable[[], Awaitable[Any]]
 
 
 def interval_s(autoscaling: Mapping[str, Any]) -> float:
@@ -24,29 +30,60 @@ def interval_s(autoscaling: Mapping[str, Any]) -> float:
     return max(0.1, min(_SHARE_OF_WINDOW * float(autoscaling["look_back_period_s"]), _METRICS_INTERVAL_S))
 
 
-async def tell(
-    record: Callable[[], Awaitable[Any]], runtime_dir: Path, replica_id: str, autoscaling: Mapping[str, Any]
-) -> None:
-    """Asks for them and tells the controller, again and again; ends with its task, or when they are none."""
-    loop = asyncio.get_running_loop()
+async def tell(record: Record, runtime_dir: Path, replica_id: str, autoscaling: Mapping[str, Any]) -> None:
+    """Asks for numbers and tells the controller, again and again; ends with its task, or when they are none."""
     timeout_s = float(os.environ.get("RAY_SERVE_RECORD_AUTOSCALING_STATS_TIMEOUT_S") or 10.0)
+
+    def read(stats: Any) -> dict[str, Any] | None:
+        if wrong := _wrong(stats):
+            logger.error(f"{METHOD} returned {wrong}, expected numbers by name: it is not asked again")
+            return None
+        return {"report": "stats", "metrics": dict(stats)}
+
+    await _tell(METHOD, record, read, runtime_dir, replica_id, timeout_s, interval_s(autoscaling))
+
+
+async def tell_routers(record: Record, runtime_dir: Path, replica_id: str, router: Mapping[str, Any]) -> None:
+    """Asks for a dict and tells the controller, also what it has heard: it may be a new one; ends as `tell` does."""
+
+    def read(stats: Any) -> dict[str, Any] | None:
+        if wrong := _unwritable(stats):
+            logger.error(f"{ROUTING_METHOD} returned {wrong}: it is not asked again")
+            return None
+        # A copy: what was returned may be changed while it is sent.
+        return {"report": "routing_stats", "stats": json.loads(json.dumps(stats))}
+
+    period_s = float(router["request_routing_stats_period_s"])
+    timeout_s = float(router["request_routing_stats_timeout_s"])
+    await _tell(ROUTING_METHOD, record, read, runtime_dir, replica_id, timeout_s, period_s)
+
+
+async def _tell(
+    method: str,
+    record: Record,
+    read: Callable[[Any], dict[str, Any] | None],
+    runtime_dir: Path,
+    replica_id: str,
+    timeout_s: float,
+    period_s: float,
+) -> None:
+    """`read` makes a report of what was recorded; where it makes none, that is the end."""
+    loop = asyncio.get_running_loop()
     trouble = ""
     while True:
         try:
-            stats = await asyncio.wait_for(record(), timeout_s)
-            if wrong := _wrong(stats):
-                logger.error(f"{METHOD} returned {wrong}, expected numbers by name: it is not asked again")
+            what = read(await asyncio.wait_for(record(), timeout_s))
+            if what is None:
                 return
-            what = {"report": "stats", "metrics": dict(stats)}
             await loop.run_in_executor(None, report, runtime_dir, replica_id, what)
             trouble = ""
         except Exception as error:
             # The same again is no news.
-            told = f"{type(error).__name__}: {error}"
-            if told != trouble:
-                logger.error(f"{METHOD} failed: {told}", exc_info=error)
-            trouble = told
-        await asyncio.sleep(interval_s(autoscaling))
+            why = f"{type(error).__name__}: {error}"
+            if why != trouble:
+                logger.error(f"{method} failed: {why}", exc_info=error)
+            trouble = why
+        await asyncio.sleep(period_s)
 
 
 def _wrong(stats: Any) -> str:
@@ -56,4 +93,17 @@ def _wrong(stats: Any) -> str:
     for name, value in stats.items():
         if not isinstance(name, str) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return f"{name!r}: {value!r}"
+    return ""
+
+
+def _unwritable(stats: Any) -> str:
+    """What is wrong with them; empty where nothing is."""
+    if not isinstance(stats, dict):
+        return f"{type(stats).__name__}, expected a dict"
+    try:
+        size = len(json.dumps(stats, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        return f"what JSON cannot have ({error})"
+    if size > _MAX_ROUTING_STATS_BYTES:
+        return f"{size} bytes as JSON, and {_MAX_ROUTING_STATS_BYTES} may be told"
     return ""

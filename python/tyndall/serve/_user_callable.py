@@ -108,10 +108,10 @@ class UserCallable:
         if check is not None:
             await self._run(check, (), {})
 
-    def stats(self) -> Callable[[], Awaitable[Any]] | None:
-        """Asks the deployment what it says of itself for autoscaling; none where it has no method for that."""
+    def stats(self, method: str) -> Callable[[], Awaitable[Any]] | None:
+        """Asks the deployment what it says of itself; none where it has no such method."""
         is_class = inspect.isclass(self._func_or_class)
-        record = getattr(self._target, "record_autoscaling_stats", None) if is_class else None
+        record = getattr(self._target, method, None) if is_class else None
         return None if record is None else lambda: self._run(record, (), {})
 
     async def stop(self) -> None:

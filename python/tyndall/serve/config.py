@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from . import _checks as checks
 from ._model import Model, option, required
@@ -112,22 +112,24 @@ def _policy_function(name: str, value: Any) -> str:
     return path
 
 
-@dataclass(kw_only=True)
-class AutoscalingPolicy(Model):
-    """Another way to decide how many replicas there are."""
+C = TypeVar("C", bound="_WithCode")
 
-    policy_function: str | Callable[..., Any] = option(DEFAULT_POLICY, _policy_function)
-    policy_kwargs: dict[str, Any] = option({}, checks.json_mapping)
+
+class _WithCode(Model):
+    """A record that names code, by its path or as it is."""
+
+    code: ClassVar[str]
+    """The field that does."""
 
     def check(self) -> None:
-        given = self.policy_function
+        given = self.__dict__[self.code]
         super().check()
         if not isinstance(given, str):
             # It goes along as it is: what is made inside of a function stands at no path.
             self.__dict__["_given"] = given
 
     @classmethod
-    def parse(cls, name: str, value: Any) -> AutoscalingPolicy:
+    def parse(cls: type[C], name: str, value: Any) -> C:
         if not isinstance(value, cls):
             return super().parse(name, value)
         # With its name: what was pickled by value may have forgotten where it came from.
@@ -135,24 +137,48 @@ class AutoscalingPolicy(Model):
         copied.__dict__["_set"] = set(value._set)
         return copied
 
+    def _found(self) -> Callable[..., Any]:
+        """The code itself. Raises ImportError or AttributeError where its path leads nowhere."""
+        if "_given" in self.__dict__:
+            given: Callable[..., Any] = self.__dict__["_given"]
+            return given
+        path = str(self.__dict__[self.code])
+        separator = ":" if ":" in path else "."
+        module, _, names = path.rpartition(separator)
+        if module.startswith(_RAY_EXPERIMENTAL):
+            module = f"{__package__}.experimental.{module.removeprefix(_RAY_EXPERIMENTAL)}"
+        found: Any = importlib.import_module(_OWN_MODULES.get(module, module))
+        for name in names.split("."):
+            found = getattr(found, name)
+        code: Callable[..., Any] = found
+        return code
+
+
+_RAY_EXPERIMENTAL = "ray.serve.experimental."
+
+_OWN_MODULES = {
+    "ray.serve.autoscaling_policy": f"{__package__}.autoscaling_policy",
+    "ray.serve.request_router": f"{__package__}.request_router",
+    "ray.serve._private.request_router": f"{__package__}.request_router",
+}
+"""By the names of Ray's modules, those that have what an application may name there."""
+
+
+@dataclass(kw_only=True)
+class AutoscalingPolicy(_WithCode):
+    """Another way to decide how many replicas there are."""
+
+    code: ClassVar[str] = "policy_function"
+
+    policy_function: str | Callable[..., Any] = option(DEFAULT_POLICY, _policy_function)
+    policy_kwargs: dict[str, Any] = option({}, checks.json_mapping)
+
     def is_default_policy_function(self) -> bool:
         return self.policy_function == DEFAULT_POLICY
 
     def get_policy(self) -> Callable[..., Any]:
         """The function or class itself. Raises ImportError or AttributeError where its path leads nowhere."""
-        if "_given" in self.__dict__:
-            given: Callable[..., Any] = self.__dict__["_given"]
-            return given
-        path = str(self.policy_function)
-        separator = ":" if ":" in path else "."
-        module, _, names = path.rpartition(separator)
-        if module == "ray.serve.autoscaling_policy":
-            module = f"{__package__}.autoscaling_policy"
-        found: Any = importlib.import_module(module)
-        for name in names.split("."):
-            found = getattr(found, name)
-        policy: Callable[..., Any] = found
-        return policy
+        return self._found()
 
 
 def _policy(name: str, value: Any) -> AutoscalingPolicy:
@@ -274,17 +300,42 @@ class BackpressureConfig(Model):
     retry_after_s: float | None = option(None, checks.nullable(checks.NOT_NEGATIVE))
 
 
+def _router_class(name: str, value: Any) -> str:
+    """A path; of the rule that is built in Ray's, by which the server knows it."""
+    path: str = checks.import_path(name, value)
+    return DEFAULT_ROUTER if is_built_in_router(path) else path
+
+
+def is_built_in_router(path: str) -> bool:
+    """Whether those who send requests know the router at this path themselves."""
+    module, _, name = path.replace(":", ".").rpartition(".")
+    return name == "PowerOfTwoChoicesRequestRouter" and module in (
+        f"{__package__}.request_router",
+        "ray.serve._private.request_router",
+        "ray.serve._private.request_router.pow_2_router",
+    )
+
+
 @dataclass(kw_only=True)
-class RequestRouterConfig(Model):
+class RequestRouterConfig(_WithCode):
     """How replicas are chosen."""
 
-    request_router_class: str | Callable[..., Any] = option(DEFAULT_ROUTER, checks.import_path)
+    code: ClassVar[str] = "request_router_class"
+
+    request_router_class: str | Callable[..., Any] = option(DEFAULT_ROUTER, _router_class)
     request_router_kwargs: dict[str, Any] = option({}, checks.json_mapping)
     request_routing_stats_period_s: float = option(10.0, checks.POSITIVE)
     request_routing_stats_timeout_s: float = option(30.0, checks.POSITIVE)
     initial_backoff_s: float = option(0.025, checks.POSITIVE)
     backoff_multiplier: float = option(2.0, checks.POSITIVE)
     max_backoff_s: float = option(0.5, checks.POSITIVE)
+
+    def is_default_request_router(self) -> bool:
+        return self.request_router_class == DEFAULT_ROUTER
+
+    def get_request_router_class(self) -> Callable[..., Any]:
+        """The class itself. Raises ImportError or AttributeError where its path leads nowhere."""
+        return self._found()
 
 
 _STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}

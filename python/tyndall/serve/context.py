@@ -49,6 +49,19 @@ class ReplicaID:
         """With the deployment and the application, `#` between them."""
         return f"{_FULL_ID_PREFIX}{self.deployment_id.app_name}#{self.deployment_id.name}#{self.unique_id}"
 
+    @staticmethod
+    def is_full_id_str(text: str) -> bool:
+        return text.startswith(_FULL_ID_PREFIX)
+
+    @classmethod
+    def from_full_id_str(cls, text: str) -> ReplicaID:
+        """Of what `to_full_id_str` gives. Raises ValueError for anything else."""
+        names = text.removeprefix(_FULL_ID_PREFIX).split("#")
+        if not cls.is_full_id_str(text) or len(names) not in (2, 3):
+            raise ValueError(f"{text!r} is no full id of a replica\nwrite one as to_full_id_str() gives it")
+        app_name, name, unique_id = ["", *names][-3:]
+        return cls(unique_id, DeploymentID(name, app_name))
+
     def __str__(self) -> str:
         of = self.deployment_id
         return f"Replica(id='{self.unique_id}', deployment='{of.name}', app='{of.app_name}')"

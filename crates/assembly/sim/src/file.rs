@@ -103,6 +103,14 @@ pub fn applications(config_text: &str, read: ReadModel<'_>) -> Result<Scenario, 
             one.name
         )));
     }
+    let mut deployments = applications.iter().flat_map(|one| &one.deployments);
+    if let Some(one) = deployments.find(|one| one.request_router.is_some()) {
+        return Err(SimError::Config(format!(
+            "the request router of deployment {} is in Python, which is not run in a simulation; \
+             leave it out of request_router_config",
+            one.id
+        )));
+    }
     Ok(Scenario { applications, target_capacity: config.target_capacity })
 }
 
@@ -226,11 +234,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn policies_in_python_are_refused() {
+    fn policies_and_routers_in_python_are_refused() {
         let mut unread = |path: &str| Err(path.to_owned());
         for policy in [
             "autoscaling_policy: {policy_function: m:all}",
             "deployments: [{name: D, autoscaling_config: {policy: {policy_function: m:one}}}]",
+            "deployments: [{name: D, request_router_config: {request_router_class: m:C}}]",
         ] {
             let text = format!("applications: [{{import_path: m:app, {policy}}}]");
             let error = applications(&text, &mut unread).unwrap_err().to_string();

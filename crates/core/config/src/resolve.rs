@@ -223,6 +223,7 @@ impl RunConfig {
             env_vars: Default::default(),
             user_config: Default::default(),
             warm: Default::default(),
+            request_router: None,
             workload: Workload::Model(ModelConfig {
                 id: model_id,
                 aliases: model.aliases.clone(),

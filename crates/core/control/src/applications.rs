@@ -91,6 +91,7 @@ impl State {
         let application = self.applications.get_mut(&config.name);
         application.expect("who deploys has made it").config = config.clone();
         self.register_policies(&config);
+        self.register_routers(&config);
         touched
     }
 
@@ -98,6 +99,7 @@ impl State {
         let Some(application) = self.applications.get_mut(name) else { return BTreeSet::new() };
         application.is_deleting = true;
         self.forget_policies(name);
+        self.forget_routers(name);
         let touched = self.delete_all_but(name, &BTreeSet::new());
         self.forget_application(name);
         touched

@@ -5,6 +5,7 @@ use crate::event::{Action, Notice};
 use crate::ledger::Shortage;
 use crate::policies::Asked;
 use crate::replica::{Birth, Input, Outcome, Replica};
+use crate::routers::Routing;
 use crate::state::Context;
 use crate::status::{self, StatusEvent, Trigger};
 use crate::warm::Pool;
@@ -44,6 +45,8 @@ pub(crate) struct Deployment {
     pub(crate) allotted: Option<u32>,
     /// What a policy in Python says of it; none where there is no such policy.
     pub(crate) asked: Option<Asked>,
+    /// Of its request router in Python; none where it has none.
+    pub(crate) routing: Option<Routing>,
     pub(crate) status: (DeploymentStatus, Trigger),
     pub(crate) message: String,
     pub(crate) replicas: Vec<Replica>,
@@ -104,6 +107,7 @@ impl Deployment {
             set_replicas: None,
             allotted: None,
             asked: None,
+            routing: None,
             status: (DeploymentStatus::Updating, Trigger::ConfigUpdateStarted),
             message: String::new(),
             replicas: Vec::new(),
@@ -252,6 +256,11 @@ impl Deployment {
             }
             ReplicaReport::Load(load) => self.replicas[index].load = Some((cx.now, load)),
             ReplicaReport::Stats { metrics } => self.replicas[index].note_stats(metrics, cx.now),
+            ReplicaReport::RoutingStats { stats } => {
+                self.replicas[index].routing_stats = stats;
+            }
+            // Of another kind of process.
+            ReplicaReport::RouterTroubles { .. } => {}
             ReplicaReport::Models { ids } => self.replicas[index].take_models(ids),
             ReplicaReport::Failed { reason } => self.feed(index, Input::Failed, &reason, cx),
         }

@@ -372,6 +372,13 @@ pub enum Notice {
         /// Why; empty when it decides again.
         trouble: String,
     },
+    /// A request router in Python does not choose, or does so again.
+    Router {
+        /// Whose.
+        deployment: DeploymentId,
+        /// Why; empty when it chooses.
+        trouble: String,
+    },
     /// Idle replicas went, because another deployment needed their memory.
     Evicted {
         /// Whose.

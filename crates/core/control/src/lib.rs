@@ -32,6 +32,7 @@ mod policies;
 mod reconcile;
 mod replica;
 mod room;
+mod routers;
 mod sidecar;
 mod state;
 mod status;

@@ -126,8 +126,8 @@ impl State {
         all.find(|(_, one)| one.sidecar.knows(process)).map(|(name, _)| name.clone())
     }
 
-    /// Something happened to a process of policies.
-    pub(crate) fn with_sidecar(
+    /// Something happened to a process of policies. False where it is none.
+    pub(crate) fn with_policies_of(
         &mut self,
         process: &ReplicaId,
         change: impl FnOnce(&mut Sidecar),
@@ -151,12 +151,8 @@ impl State {
         true
     }
 
-    pub(crate) fn report_of_policies(
-        &mut self,
-        process: &ReplicaId,
-        report: ReplicaReport,
-    ) -> bool {
-        self.with_sidecar(process, |sidecar| sidecar.report(process, report))
+    pub(crate) fn report_of_policies(&mut self, process: &ReplicaId, report: ReplicaReport) {
+        self.with_policies_of(process, |sidecar| sidecar.report(process, report));
     }
 
     /// The answer to a question; returns the deployments that it concerns.
@@ -263,31 +259,35 @@ impl State {
         }));
     }
 
-    /// Starts, asks and ends what is due, of the applications that something happened to.
-    pub(crate) fn attend_policies(&mut self, now: Instant, can_start: bool, out: &mut Outbox) {
-        while let Some(name) = self.unattended.pop_first() {
-            let Some(mut policies) = self.policies.remove(&name) else { continue };
-            policies.sidecar.reconcile(now, can_start, &mut self.ids, out);
-            let process = policies.sidecar.ready().cloned();
-            for (deployment, question) in &mut policies.questions {
-                question.due = None;
-                if let Some(process) = &process {
-                    self.ask(&name, process, deployment.as_ref(), question, now, out);
-                }
+    /// Starts, asks and ends what is due of the policies of an application.
+    pub(crate) fn attend_policies(
+        &mut self,
+        name: &ApplicationName,
+        now: Instant,
+        can_start: bool,
+        out: &mut Outbox,
+    ) {
+        let Some(mut policies) = self.policies.remove(name) else { return };
+        policies.sidecar.reconcile(now, can_start, &mut self.ids, out);
+        let process = policies.sidecar.ready().cloned();
+        for (deployment, question) in &mut policies.questions {
+            question.due = None;
+            if let Some(process) = &process {
+                self.ask(name, process, deployment.as_ref(), question, now, out);
             }
-            if policies.told != policies.sidecar.trouble {
-                policies.told.clone_from(&policies.sidecar.trouble);
-                let trouble = match policies.told.as_str() {
-                    "" => String::new(),
-                    why => format!(
-                        "the process of its autoscaling policies is gone, and the last targets stay: {why}"
-                    ),
-                };
-                self.policy_trouble(&name, None, &trouble, out);
-            }
-            if !policies.sidecar.is_over() {
-                self.policies.insert(name, policies);
-            }
+        }
+        if policies.told != policies.sidecar.trouble {
+            policies.told.clone_from(&policies.sidecar.trouble);
+            let trouble = match policies.told.as_str() {
+                "" => String::new(),
+                why => format!(
+                    "the process of its autoscaling policies is gone, and the last targets stay: {why}"
+                ),
+            };
+            self.policy_trouble(name, None, &trouble, out);
+        }
+        if !policies.sidecar.is_over() {
+            self.policies.insert(name.clone(), policies);
         }
     }
 
@@ -462,7 +462,8 @@ fn sidecar(config: &ApplicationConfig) -> Option<SidecarConfig> {
     })
 }
 
-fn program(deployment: &DeploymentConfig) -> Option<&ProgramConfig> {
+/// What carries it out, where it is no model.
+pub(crate) fn program(deployment: &DeploymentConfig) -> Option<&ProgramConfig> {
     match &deployment.workload {
         Workload::Model(_) => None,
         Workload::Program(program) => Some(program),

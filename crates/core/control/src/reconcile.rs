@@ -277,6 +277,7 @@ impl Deployment {
             && as_wanted == self.replicas.len()
             && self.backoff.failed_starts == 0
             && self.blocked.is_none()
+            && !self.awaits_router()
             && self.outdated().is_none();
         if is_converged && !self.is_deleting && self.status.0 != DeploymentStatus::Healthy {
             self.moved(StatusEvent::Converged, String::new());

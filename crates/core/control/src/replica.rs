@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{
-    ColdStartPhases, DeploymentConfig, EngineLoad, MAX_TOLD_MODELS, ReplicaDetails,
+    ColdStartPhases, DeploymentConfig, EngineLoad, JsonText, MAX_TOLD_MODELS, ReplicaDetails,
 };
 use tyndall_types::{ReplicaId, ReplicaState};
 
@@ -126,6 +126,8 @@ pub(crate) struct Replica {
     pub(crate) stats: VecDeque<(Instant, BTreeMap<String, f64>)>,
     /// The multiplexed models that it last said it has.
     pub(crate) models: Vec<String>,
+    /// What its code last said of itself to request routers.
+    pub(crate) routing_stats: JsonText,
     pub(crate) state: ReplicaState,
     /// Why it is in this state, and what happens next.
     pub(crate) message: String,
@@ -166,6 +168,7 @@ impl Replica {
             load: None,
             stats: VecDeque::new(),
             models: Vec::new(),
+            routing_stats: JsonText::default(),
             state: ReplicaState::Starting,
             message: "its process was asked for; takes requests when it reports ready, is ended \
                       at the deadline"

@@ -4,8 +4,8 @@
 //! 1. It is started as soon as the application wants one, and again, after a back-off, whenever it
 //!    ends unasked.
 //! 2. It reports as replicas do: ready, or why it cannot start. Deadline: `startup_timeout_s`.
-//! 3. When the application wants another or none, it is told to end. Deadline: a short grace, after
-//!    which it is told once more.
+//! 3. When the application wants another or none, it is told to end, some of them only when the other
+//!    is ready. Deadline: a short grace, after which it is told once more.
 //!
 //! A new controller takes over none: it finds them among the processes that belong to no deployment,
 //! ends them, and starts its own.
@@ -15,13 +15,13 @@ use crate::backoff::Backoff;
 use crate::event::Action;
 use crate::ids::Ids;
 use crate::seconds;
-use crate::state::Outbox;
+use crate::state::{Outbox, State};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{ProgramConfig, ReplicaReport};
-use tyndall_types::{DeploymentName, ReplicaId};
+use tyndall_types::{DeploymentId, DeploymentName, ReplicaId};
 
 /// What it gets to end in.
 const GRACE: Duration = Duration::from_secs(1);
@@ -60,6 +60,8 @@ struct Process {
 pub(crate) struct Sidecar {
     wanted: Option<Arc<SidecarConfig>>,
     process: Option<Process>,
+    /// The one before, which goes on until the one that is wanted is ready, or has failed.
+    leaving: Option<ReplicaId>,
     /// Told to end; told again at that time.
     ending: BTreeMap<ReplicaId, Instant>,
     backoff: Backoff,
@@ -70,6 +72,15 @@ pub(crate) struct Sidecar {
 impl Sidecar {
     /// From now on it is this one; true when that is another than before.
     pub(crate) fn want(&mut self, wanted: Option<SidecarConfig>) -> bool {
+        let is_new = self.want_after(wanted);
+        if is_new {
+            self.let_go();
+        }
+        is_new
+    }
+
+    /// The same, but that one which is ready goes on until the next is.
+    pub(crate) fn want_after(&mut self, wanted: Option<SidecarConfig>) -> bool {
         if self.wanted.as_deref() == wanted.as_ref() {
             return false;
         }
@@ -78,9 +89,23 @@ impl Sidecar {
         self.trouble.clear();
         // It is no longer wanted, so its end is expected.
         if let Some(process) = self.process.take() {
-            self.ending.insert(process.id, Instant::ZERO);
+            if process.deadline.is_none() && self.wanted.is_some() {
+                self.let_go();
+                self.leaving = Some(process.id);
+            } else {
+                self.ending.insert(process.id, Instant::ZERO);
+            }
+        }
+        if self.wanted.is_none() {
+            self.let_go();
         }
         true
+    }
+
+    fn let_go(&mut self) {
+        if let Some(id) = self.leaving.take() {
+            self.ending.insert(id, Instant::ZERO);
+        }
     }
 
     /// Does what is due. Doing it again at the same time does nothing.
@@ -121,8 +146,14 @@ impl Sidecar {
         self.process.as_ref().filter(|process| process.deadline.is_none()).map(|one| &one.id)
     }
 
+    /// The process that answers: the one that is wanted, once it is ready, before that the one before.
+    pub(crate) fn answers(&self) -> Option<&ReplicaId> {
+        self.ready().or(self.leaving.as_ref())
+    }
+
     pub(crate) fn knows(&self, id: &ReplicaId) -> bool {
         self.process.as_ref().is_some_and(|process| process.id == *id)
+            || self.leaving.as_ref() == Some(id)
             || self.ending.contains_key(id)
     }
 
@@ -136,19 +167,23 @@ impl Sidecar {
                 process.deadline = None;
                 self.backoff.became_ready();
                 self.trouble.clear();
+                self.let_go();
             }
             // Its process ends next.
             ReplicaReport::Failed { reason } => process.failure = Some(reason),
             ReplicaReport::FirstToken { .. }
             | ReplicaReport::Load(_)
             | ReplicaReport::Models { .. }
-            | ReplicaReport::Stats { .. } => {}
+            | ReplicaReport::Stats { .. }
+            | ReplicaReport::RoutingStats { .. }
+            | ReplicaReport::RouterTroubles { .. } => {}
         }
     }
 
     /// Its process is gone, or never was.
     pub(crate) fn gone(&mut self, id: &ReplicaId, was_killed: bool, reason: &str, now: Instant) {
-        if self.ending.remove(id).is_some() {
+        let was_leaving = self.leaving.take_if(|leaving| leaving == id).is_some();
+        if was_leaving || self.ending.remove(id).is_some() {
             return;
         }
         let Some(process) = self.process.take_if(|process| process.id == *id) else { return };
@@ -172,6 +207,7 @@ impl Sidecar {
             self.backoff.crashed(reason, now.saturating_sub(process.since), now);
         }
         reason.clone_into(&mut self.trouble);
+        self.let_go();
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -183,6 +219,50 @@ impl Sidecar {
 
     /// Nothing is wanted and nothing is left.
     pub(crate) fn is_over(&self) -> bool {
-        self.wanted.is_none() && self.process.is_none() && self.ending.is_empty()
+        let has_none = self.process.is_none() && self.leaving.is_none() && self.ending.is_empty();
+        self.wanted.is_none() && has_none
+    }
+}
+
+impl State {
+    /// True for a process beside the replicas that may run.
+    pub(crate) fn is_sidecar(&self, process: &ReplicaId) -> bool {
+        self.home_of_policies(process).is_some() || self.home_of_routers(process).is_some()
+    }
+
+    /// Something happened to a process beside the replicas. False where it is none.
+    pub(crate) fn with_sidecar(
+        &mut self,
+        process: &ReplicaId,
+        change: impl FnOnce(&mut Sidecar),
+    ) -> bool {
+        match self.home_of_policies(process) {
+            Some(_) => self.with_policies_of(process, change),
+            None => self.with_routers(process, change),
+        }
+    }
+
+    /// A process beside the replicas tells something.
+    pub(crate) fn report_of_sidecar(&mut self, process: &ReplicaId, report: ReplicaReport) {
+        match self.home_of_policies(process) {
+            Some(_) => self.report_of_policies(process, report),
+            None => self.report_of_routers(process, report),
+        }
+    }
+
+    /// Does what is due beside the replicas of applications that something happened to; returns the
+    /// deployments for which something is new by it.
+    pub(crate) fn attend(
+        &mut self,
+        now: Instant,
+        can_start: bool,
+        out: &mut Outbox,
+    ) -> BTreeSet<DeploymentId> {
+        let mut touched = BTreeSet::new();
+        for name in std::mem::take(&mut self.unattended) {
+            self.attend_policies(&name, now, can_start, out);
+            touched.extend(self.attend_routers(&name, now, can_start, out));
+        }
+        touched
     }
 }

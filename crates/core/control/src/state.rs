@@ -10,6 +10,7 @@ use crate::ids::Ids;
 use crate::ledger::{Ledger, Need};
 use crate::policies::Policies;
 use crate::replica::{Birth, Input, Replica};
+use crate::routers::Routers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +59,9 @@ pub struct State {
     pub(crate) num_deployed: u64,
     /// Of applications that have some in Python.
     pub(crate) policies: BTreeMap<ApplicationName, Policies>,
-    /// Applications whose policies must be looked at.
+    /// Of applications that have some in Python.
+    pub(crate) routers: BTreeMap<ApplicationName, Routers>,
+    /// Applications whose policies or routers must be looked at.
     pub(crate) unattended: BTreeSet<ApplicationName>,
     pub(crate) ids: Ids,
     deadlines: Deadlines,
@@ -120,6 +123,7 @@ impl State {
             is_open: false,
             num_deployed: 0,
             policies: BTreeMap::new(),
+            routers: BTreeMap::new(),
             unattended: BTreeSet::new(),
             ids: Ids::new(seed_ms),
             deadlines: Deadlines::default(),
@@ -133,17 +137,22 @@ impl State {
         let mut out = Outbox::default();
         let mut touched = self.take(event, now, &mut out);
         let mut is_dirty = false;
-        while !touched.is_empty() {
-            touched = self.with_policies(touched, now);
-            if !self.policies.is_empty() {
-                self.unattended.extend(touched.iter().map(|id| id.application.clone()));
+        loop {
+            while !touched.is_empty() {
+                touched = self.with_policies(touched, now);
+                if !self.policies.is_empty() {
+                    self.unattended.extend(touched.iter().map(|id| id.application.clone()));
+                }
+                for id in &touched {
+                    is_dirty |= self.reconcile(id, now, &mut out);
+                }
+                touched = self.after(&touched, now, &mut out);
             }
-            for id in &touched {
-                is_dirty |= self.reconcile(id, now, &mut out);
+            touched = self.attend(now, self.snapshot_seen, &mut out);
+            if touched.is_empty() {
+                break;
             }
-            touched = self.after(&touched, now, &mut out);
         }
-        self.attend_policies(now, self.snapshot_seen, &mut out);
         if !self.is_open && self.snapshot_seen && self.may_open(now) {
             self.is_open = true;
             self.hold_until = None;
@@ -162,13 +171,15 @@ impl State {
     pub fn next_deadline(&self) -> Option<Instant> {
         let others = [self.proxies.deadline(), self.hold_until, self.room_deadline];
         let policies = self.policies.values().filter_map(Policies::deadline);
-        others.into_iter().flatten().chain(self.deadlines.next()).chain(policies).min()
+        let routers = self.routers.values().filter_map(Routers::deadline);
+        let of_sidecars = policies.chain(routers);
+        others.into_iter().flatten().chain(self.deadlines.next()).chain(of_sidecars).min()
     }
 
     /// True for a replica, or a process beside the replicas, that may run.
     #[must_use]
     pub fn knows(&self, replica: &ReplicaId) -> bool {
-        self.homes.contains_key(replica) || self.home_of_policies(replica).is_some()
+        self.homes.contains_key(replica) || self.is_sidecar(replica)
     }
 
     /// The applications that are wanted.
@@ -265,8 +276,8 @@ impl State {
                     deployment.feed(index, Input::Exited, &reason, cx);
                 })
             }
-            Event::Report { replica, report } if self.home_of_policies(&replica).is_some() => {
-                self.report_of_policies(&replica, report);
+            Event::Report { replica, report } if self.is_sidecar(&replica) => {
+                self.report_of_sidecar(&replica, report);
                 BTreeSet::new()
             }
             Event::Report { replica, report } => {
@@ -355,7 +366,7 @@ impl State {
             self.hold_until = Some(now.saturating_add(RECOVERY_HOLD));
         }
         self.snapshot_seen = true;
-        self.unattended.extend(self.policies.keys().cloned());
+        self.unattended.extend(self.policies.keys().chain(self.routers.keys()).cloned());
         let all: BTreeSet<DeploymentId> = self.deployments.keys().cloned().collect();
         self.look(&all, now, out);
         all
@@ -364,6 +375,7 @@ impl State {
     fn expire(&mut self, now: Instant, out: &mut Outbox) -> BTreeSet<DeploymentId> {
         let mut touched = self.proxies.expire(now);
         self.unattended.extend(self.due_policies(now));
+        self.unattended.extend(self.due_routers(now));
         let due = self.deadlines.due(now);
         self.look(&due, now, out);
         touched.extend(due);

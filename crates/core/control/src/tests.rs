@@ -5,9 +5,11 @@ mod policies;
 mod recovery;
 mod rollouts;
 mod room;
+mod routers;
 mod warm;
 
 use self::room::{ask, crowded};
+pub(crate) use self::routers::router;
 use super::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +98,7 @@ pub(crate) fn config() -> DeploymentConfig {
         env_vars: Default::default(),
         user_config: Default::default(),
         warm: Default::default(),
+        request_router: None,
     }
 }
 

@@ -10,7 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use tyndall_types::protocol::{
     ApplicationDetails, DeploymentDetails, DeploymentRoute, InstanceDetails, ModelRoute,
-    ReplicaRoute, RouteTable, RuntimeDir,
+    ReplicaRoute, RouteTable, RouterRoute, RuntimeDir,
 };
 use tyndall_types::{ApplicationName, DeploymentId, ReplicaState};
 
@@ -131,6 +131,7 @@ impl Deployment {
             id: replica.id.clone(),
             socket: runtime_dir.replica_socket(&replica.id),
             models: replica.models.clone(),
+            routing_stats: replica.routing_stats.clone(),
         };
         let model = self.config.workload.model().map(|model| ModelRoute {
             id: model.id.clone(),
@@ -156,7 +157,14 @@ impl Deployment {
             request_timeout_s: self.config.request_timeout_s,
             replicas: running.map(replica).collect(),
             unavailable: self.unavailable().cloned(),
+            router: self.router_route(runtime_dir).map(Box::new),
         })
+    }
+
+    fn router_route(&self, runtime_dir: &RuntimeDir) -> Option<RouterRoute> {
+        let process = self.routing.as_ref()?.process.as_ref()?;
+        let backoff = self.config.request_router.as_ref()?.backoff;
+        Some(RouterRoute { socket: runtime_dir.replica_socket(process), backoff })
     }
 
     fn details(&self, now: Instant) -> DeploymentDetails {
@@ -167,6 +175,7 @@ impl Deployment {
             message: joined([
                 &self.message,
                 self.asked.as_ref().map_or("", |asked| asked.trouble.as_str()),
+                self.routing.as_ref().map_or("", |routing| routing.trouble.as_str()),
             ]),
             model_id: self.config.workload.model().map(|model| model.id.clone()),
             target_num_replicas: self.scaler.target(),

@@ -6,8 +6,11 @@
 //! - what was assigned or broadcast, and is released, is counted no longer, whether it was sent or not;
 //! - nobody waits while a listed replica that it does not avoid, and that is not under suspicion,
 //!   has room, but for a request for a model that neither has the model nor is one of those with the
-//!   fewest, and that only until [`Dispatcher::forgive`];
-//! - at most `max_queued` requests wait, not counting those that came back from a lost replica;
+//!   fewest, and that only until [`Dispatcher::forgive`], and for one that is in none of the ranks of
+//!   a request that has some;
+//! - a request with ranks goes to a replica of the first rank that has a free one;
+//! - at most `max_queued` requests wait, not counting those that came back from a lost replica, and
+//!   not those that are undecided while a replica has room for them;
 //! - requests of one flow that avoid nothing and wish for the same are served in the order of their
 //!   arrival, and so are those that take any replica; one that came back had its turn, and goes first;
 //! - every ticket is in exactly one place: waiting, assigned, or gone.
@@ -46,6 +49,15 @@ pub enum Admission {
     Refused,
     /// It would have its answer after so long, which is later than it can wait.
     TooLate(Duration),
+}
+
+/// What follows from a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// Requests that got a replica by it.
+    pub assigned: Vec<Assignment>,
+    /// This one waits no longer: the queue was full.
+    pub displaced: Option<Ticket>,
 }
 
 /// Replicas, counts and queue of one deployment.
@@ -103,7 +115,9 @@ impl Dispatcher {
             return Admission::Assigned(replica);
         }
         let mut admission = Admission::Queued;
-        if self.waiting.len() >= self.max_queued {
+        // One that is undecided may be about to have some of the room that there is.
+        let room = if wish == Wish::Undecided { self.pool.room() } else { 0 };
+        if self.waiting.len() as u64 >= room.saturating_add(self.max_queued as u64) {
             match self.waiting.displace_for(flow) {
                 Some(displaced) => admission = Admission::QueuedInstead(displaced),
                 None => return Admission::Refused,
@@ -147,6 +161,20 @@ impl Dispatcher {
     pub fn forgive(&mut self, ticket: Ticket) -> Vec<Assignment> {
         self.waiting.forgive(ticket);
         self.pump()
+    }
+
+    /// A waiting request wishes for this from now on. None when it does not wait.
+    pub fn decide(&mut self, ticket: Ticket, wish: Wish) -> Option<Decided> {
+        let before = self.waiting.num_decided();
+        if !self.waiting.decide(ticket, wish) {
+            return None;
+        }
+        let has_joined = self.waiting.num_decided() > before;
+        let assigned = self.pump();
+        // Now it counts, as if it had come just now.
+        let is_too_many = has_joined && self.waiting.num_decided() > self.max_queued;
+        let displaced = if is_too_many { self.waiting.displace_decided() } else { None };
+        Some(Decided { assigned, displaced })
     }
 
     /// A replica is done with a request of this wish, or the request with it; `held` is absent for one
@@ -205,6 +233,23 @@ impl Dispatcher {
         self.pool.num_listed() > 0
     }
 
+    /// Whether any replica takes requests and has room for one.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.pool.has_room()
+    }
+
+    /// Requests for which replicas have room.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.pool.room()
+    }
+
+    /// Replicas that have requests, and how many.
+    pub fn loads(&self) -> impl Iterator<Item = (&ReplicaId, u32)> {
+        self.pool.loads()
+    }
+
     fn pump(&mut self) -> Vec<Assignment> {
         let mut assigned = Vec::new();
         let mut next = 0;
@@ -223,11 +268,13 @@ impl Dispatcher {
         while self.waiting.has_lines() && self.pool.has_room() {
             let pool = &mut self.pool;
             let served = self.waiting.pop_with(|queued| {
-                if !queued.takes_any && hopeless.contains(&queued.wish) {
+                // Ranks are rarely the same twice, and are looked at faster than compared.
+                let is_shared = matches!(queued.wish, Wish::Any | Wish::Model(_));
+                if is_shared && !queued.takes_any && hopeless.contains(&queued.wish) {
                     return None;
                 }
                 let replica = pool.assign(&queued.wish, queued.takes_any, &[]);
-                if replica.is_none() {
+                if is_shared && replica.is_none() {
                     hopeless.push(queued.wish.clone());
                 }
                 replica
@@ -243,5 +290,7 @@ fn count(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
+#[cfg(test)]
+mod ranked;
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,12 @@ pub(crate) struct Queued {
     pub(crate) takes_any: bool,
 }
 
+impl Queued {
+    fn is_undecided(&self) -> bool {
+        self.wish == Wish::Undecided
+    }
+}
+
 /// The requests of a flow that wait.
 #[derive(Debug)]
 struct Line {
@@ -87,6 +93,8 @@ pub(crate) struct FairQueue {
     virtual_time: u128,
     /// In lines.
     num_queued: usize,
+    /// In lines, and not decided.
+    num_undecided: usize,
 }
 
 impl FairQueue {
@@ -97,6 +105,11 @@ impl FairQueue {
     /// Whether anybody waits who never had a replica.
     pub(crate) fn has_lines(&self) -> bool {
         self.num_queued > 0
+    }
+
+    /// Those in lines that know what they wish for.
+    pub(crate) fn num_decided(&self) -> usize {
+        self.num_queued - self.num_undecided
     }
 
     /// A request waits. Later ones have larger tickets.
@@ -113,8 +126,9 @@ impl FairQueue {
             line.tag = line.tag.max(time);
         }
         line.flow = flow;
-        line.queued.push_back(queued);
         self.num_queued += 1;
+        self.num_undecided += usize::from(queued.is_undecided());
+        line.queued.push_back(queued);
     }
 
     /// The next request of all lines for which `take` finds something, and what it found.
@@ -143,12 +157,18 @@ impl FairQueue {
 
     fn serve<T>(&mut self, line: usize, place: usize, taken: T) -> Option<(Ticket, T)> {
         let line = &mut self.lines[line];
-        let ticket = line.queued.remove(place)?.ticket;
+        let queued = line.queued.remove(place)?;
         self.virtual_time = self.virtual_time.max(line.tag);
         line.tag += line.cost();
+        Some((self.left(&queued), taken))
+    }
+
+    /// A request that was in a line is not any more.
+    fn left(&mut self, queued: &Queued) -> Ticket {
         self.num_queued -= 1;
+        self.num_undecided -= usize::from(queued.is_undecided());
         self.forget();
-        Some((ticket, taken))
+        queued.ticket
     }
 
     /// A request minds no longer where it goes.
@@ -161,6 +181,24 @@ impl FairQueue {
                 line.queued[place].takes_any = true;
             }
         }
+    }
+
+    /// A request that waits wishes for this from now on. False when it does not wait.
+    pub(crate) fn decide(&mut self, ticket: Ticket, wish: Wish) -> bool {
+        if let Ok(place) = self.returned.binary_search_by_key(&ticket, |other| other.ticket) {
+            self.returned[place].wish = wish;
+            return true;
+        }
+        for line in &mut self.lines {
+            if let Ok(place) = line.queued.binary_search_by_key(&ticket, |queued| queued.ticket) {
+                let queued = &mut line.queued[place];
+                self.num_undecided -= usize::from(queued.is_undecided());
+                queued.wish = wish;
+                self.num_undecided += usize::from(queued.is_undecided());
+                return true;
+            }
+        }
+        false
     }
 
     /// A request comes back to its old place.
@@ -177,9 +215,8 @@ impl FairQueue {
         }
         for line in &mut self.lines {
             if let Ok(place) = line.queued.binary_search_by_key(&ticket, |queued| queued.ticket) {
-                line.queued.remove(place);
-                self.num_queued -= 1;
-                self.forget();
+                let Some(queued) = line.queued.remove(place) else { return false };
+                self.left(&queued);
                 return true;
             }
         }
@@ -196,10 +233,18 @@ impl FairQueue {
         if largest.share() <= share {
             return None;
         }
-        let ticket = largest.queued.pop_back()?.ticket;
-        self.num_queued -= 1;
-        self.forget();
-        Some(ticket)
+        let queued = largest.queued.pop_back()?;
+        Some(self.left(&queued))
+    }
+
+    /// The newest request that has decided, of the flow that has the most places by its weight.
+    pub(crate) fn displace_decided(&mut self) -> Option<Ticket> {
+        let is_decided = |queued: &Queued| !queued.is_undecided();
+        let with_some = self.lines.iter_mut().filter(|line| line.queued.iter().any(is_decided));
+        let largest = with_some.max_by_key(|line| line.share())?;
+        let place = largest.queued.iter().rposition(is_decided)?;
+        let queued = largest.queued.remove(place)?;
+        Some(self.left(&queued))
     }
 
     /// How many would be served before a new request of this flow.
@@ -227,7 +272,7 @@ impl FairQueue {
         let queued = self.lines.drain(..).flat_map(|line| line.queued);
         all.extend(queued.map(|queued| queued.ticket));
         all.sort_unstable();
-        (self.num_queued, self.virtual_time) = (0, 0);
+        (self.num_queued, self.num_undecided, self.virtual_time) = (0, 0, 0);
         all
     }
 

@@ -6,7 +6,8 @@
 //!
 //! - [`choose`]: power of two choices on exact in-flight counts.
 //! - [`choose_for_model`]: the same where replicas hold different models.
-//! - [`Dispatcher`]: bounded queue, fair between [`Flow`]s, per-replica cap, counts.
+//! - [`Dispatcher`]: bounded queue, fair between [`Flow`]s, per-replica cap, counts, and replicas in
+//!   the order that somebody else has ranked them in.
 //! - [`Pace`]: how long a request that comes now would take.
 //! - [`retry`]: which failures may go to another replica.
 #![forbid(unsafe_code)]
@@ -21,7 +22,7 @@ mod retry;
 
 pub use affinity::{Standing, choose_for_model};
 pub use choice::choose;
-pub use dispatcher::{Admission, Assignment, Dispatcher, Ticket};
+pub use dispatcher::{Admission, Assignment, Decided, Dispatcher, Ticket};
 pub use fair::Flow;
 pub use pace::{Ahead, Held, Pace};
 pub use pool::{Listed, Wish};

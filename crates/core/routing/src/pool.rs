@@ -13,13 +13,26 @@ pub enum Wish {
     Any,
     /// One that has the model of this id, if it can be.
     Model(Arc<str>),
+    /// One of the first of these ranks that has a free one; no other will do.
+    Ranked(Arc<[Vec<ReplicaId>]>),
+    /// It is not known yet: until [`Dispatcher::decide`](crate::Dispatcher::decide) none will do.
+    Undecided,
 }
 
 impl Wish {
+    /// As it is for a request that comes back: its ranks are of before a replica failed it.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        match self {
+            Self::Ranked(_) => Self::Undecided,
+            Self::Any | Self::Model(_) | Self::Undecided => self.clone(),
+        }
+    }
+
     fn model(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Any => None,
             Self::Model(model) => Some(model),
+            Self::Any | Self::Ranked(_) | Self::Undecided => None,
         }
     }
 }
@@ -146,6 +159,16 @@ impl Pool {
                 let standings: Vec<Option<Standing>> = self.replicas.iter().map(standing).collect();
                 choose_for_model(&standings, self.max_ongoing, takes_any, self.seed)
             }
+            Wish::Ranked(ranks) => ranks.iter().find_map(|rank| {
+                let of_rank = |replica: &Replica| rank.contains(&replica.id);
+                let ongoing = |replica| {
+                    let found = may_have(replica).filter(|replica: &&Replica| of_rank(replica));
+                    found.map(|replica| replica.ongoing)
+                };
+                let ongoing: Vec<Option<u32>> = self.replicas.iter().map(ongoing).collect();
+                choose(&ongoing, self.max_ongoing, self.seed)
+            }),
+            Wish::Undecided => None,
         }?;
         self.seed = self.seed.wrapping_add(1);
         let replica = &mut self.replicas[pick];
@@ -195,6 +218,18 @@ impl Pool {
         let has_room =
             |replica: &Replica| replica.takes_requests() && replica.ongoing < self.max_ongoing;
         self.replicas.iter().any(has_room)
+    }
+
+    /// Requests for which there is room.
+    pub(crate) fn room(&self) -> u64 {
+        let takes = self.replicas.iter().filter(|replica| replica.takes_requests());
+        takes.map(|replica| u64::from(self.max_ongoing.saturating_sub(replica.ongoing))).sum()
+    }
+
+    /// Those that have requests, and how many.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = (&ReplicaId, u32)> {
+        let loads = self.replicas.iter().map(|replica| (&replica.id, replica.ongoing));
+        loads.filter(|(_, ongoing)| *ongoing > 0)
     }
 
     fn get(&mut self, id: &ReplicaId) -> Option<&mut Replica> {

@@ -87,6 +87,7 @@ impl ControllerMetrics {
             | Notice::Exited { .. }
             | Notice::Scaled { .. }
             | Notice::Policy { .. }
+            | Notice::Router { .. }
             | Notice::Evicted { .. } => {}
         }
     }

@@ -66,6 +66,10 @@ pub(crate) fn log(notice: &Notice) {
                 tracing::warn!(%application, deployment, "{trouble}");
             }
         }
+        Notice::Router { deployment, trouble } if trouble.is_empty() => {
+            tracing::info!(%deployment, "its request router chooses again");
+        }
+        Notice::Router { deployment, trouble } => tracing::warn!(%deployment, "{trouble}"),
         Notice::Evicted { deployment, by } => {
             tracing::info!("{deployment} gives way to {by}, which needs its memory");
         }
@@ -85,6 +89,7 @@ pub(crate) fn records(notice: &Notice, at: Duration) -> impl Iterator<Item = Rec
         | Notice::Died { .. }
         | Notice::Scaled { .. }
         | Notice::Policy { .. }
+        | Notice::Router { .. }
         | Notice::Evicted { .. } => None,
     };
     let used = used.map(|(id, wakes, replica_seconds)| Record::Use {
@@ -119,6 +124,10 @@ fn event(notice: &Notice) -> Option<(&DeploymentId, &'static str, String)> {
             Some((deployment, "scaled", format!("from {from} to {to}")))
         }
         Notice::Evicted { deployment, by } => Some((deployment, "gave_way", format!("to {by}"))),
+        Notice::Router { deployment, trouble } => {
+            let kind = if trouble.is_empty() { "router_chooses" } else { "router_failed" };
+            Some((deployment, kind, trouble.clone()))
+        }
         Notice::WaitingDied { deployment, reason, retry_in: None } => {
             Some((deployment, "no_warm_processes", no_more(reason)))
         }

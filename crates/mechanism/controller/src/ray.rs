@@ -228,7 +228,10 @@ fn deployment_config(config: &DeploymentConfig) -> Value {
         "health_check_period_s": config.health_check.period_s,
         "health_check_timeout_s": config.health_check.timeout_s,
         "ray_actor_options": actor,
-        "request_router_config": {},
+        "request_router_config": match &config.request_router {
+            Some(router) => json!(router),
+            None => json!({}),
+        },
         "rolling_update_percentage": config.rollout.rolling_update_percentage,
         "max_surge_percent": config.rollout.max_surge_percent,
     });

@@ -62,6 +62,7 @@ impl Asked {
             // A generation has no effect outside its answer.
             runs_once: false,
             model: None,
+            has_arguments: false,
             flow: self.grant.as_ref().map(Grant::flow).unwrap_or_default(),
         };
         (call, self.grant)

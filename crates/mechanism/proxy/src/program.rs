@@ -107,6 +107,7 @@ fn call(parts: Parts, body: Bytes, prefix: &str, id: &HeaderValue) -> Call {
         deadline: None,
         flow: Flow::default(),
         model,
+        has_arguments: false,
     }
 }
 

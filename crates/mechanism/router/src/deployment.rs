@@ -7,9 +7,12 @@
 //! [`Permit`](crate::permit::Permit). Dropping either gives the place back, wherever its task was. An outcome is sent under the lock
 //! that also guards cancellation, so that of both exactly one happens.
 
+use crate::absence::Absence;
+use crate::changes::{Changes, Load};
+use crate::choosing::RouterLink;
 use crate::permit::{Permit, Place, Waiting};
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::turns::Turns;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
@@ -17,36 +20,8 @@ use tokio::time::Instant;
 use tyndall_routing::{Admission, Assignment, Dispatcher, Flow, Held, Listed, Ticket, Wish};
 use tyndall_telemetry::ProxyMetrics;
 use tyndall_transport::Client;
-use tyndall_types::protocol::{Backpressure, Demand, DeploymentRoute, Unavailable};
+use tyndall_types::protocol::{Backpressure, DeploymentRoute, RouterRoute, Unavailable};
 use tyndall_types::{DeploymentId, ReplicaId};
-
-/// Where deployments report that their counts changed.
-#[derive(Debug)]
-pub(crate) struct Changes {
-    /// Any count.
-    pub(crate) demand: Notify,
-    /// How many wait: a replica may have to come for them.
-    pub(crate) queued: Notify,
-    /// Every deployment with a count above zero, so that a report costs what is busy and not what
-    /// there is.
-    pub(crate) busy: Mutex<HashMap<DeploymentId, Arc<Load>>>,
-    pub(crate) metrics: Arc<ProxyMetrics>,
-}
-
-/// Both counts of a deployment, queued and ongoing, as one value.
-#[derive(Debug, Default)]
-pub(crate) struct Load(AtomicU64);
-
-impl Load {
-    fn set(&self, queued: u32, ongoing: u32) {
-        self.0.store(u64::from(queued) << 32 | u64::from(ongoing), Ordering::Relaxed);
-    }
-
-    fn get(&self) -> (u32, u32) {
-        let both = self.0.load(Ordering::Relaxed);
-        ((both >> 32) as u32, both as u32)
-    }
-}
 
 /// Why a request gets no replica.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -104,27 +79,6 @@ impl Waits {
     }
 }
 
-impl Changes {
-    /// The load now: every deployment with a count above zero.
-    pub(crate) fn loads(&self) -> Vec<Demand> {
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let demand = |(id, load): (&DeploymentId, &Arc<Load>)| {
-            let (queued, ongoing) = load.get();
-            Demand { deployment: id.clone(), queued, ongoing }
-        };
-        busy.iter().map(demand).collect()
-    }
-
-    fn set_busy(&self, id: &DeploymentId, load: &Arc<Load>, is_busy: bool) {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_busy {
-            busy.insert(id.clone(), load.clone());
-        } else {
-            busy.remove(id);
-        }
-    }
-}
-
 /// A deployment of the route table.
 #[derive(Debug)]
 pub struct Deployment {
@@ -132,6 +86,16 @@ pub struct Deployment {
     changes: Arc<Changes>,
     load: Arc<Load>,
     state: Mutex<State>,
+    moves: Moves,
+}
+
+/// For requests that wait and that a router ranks replicas for.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    /// There are other replicas, or there is another router.
+    pub(crate) news: Notify,
+    /// Some replica has room, where none had.
+    pub(crate) room: Notify,
 }
 
 #[derive(Debug)]
@@ -140,9 +104,15 @@ struct State {
     label: Arc<str>,
     dispatcher: Dispatcher,
     clients: HashMap<ReplicaId, Client>,
+    /// Who chooses replicas, where that is code of the application.
+    router: Option<Arc<RouterLink>>,
     waiters: HashMap<Ticket, oneshot::Sender<Outcome>>,
     next_ticket: Ticket,
     absence: Absence,
+    /// Those that ask the router when there is room again.
+    turns: Turns,
+    /// As [`Moves::room`] told it last; no longer when the room is taken.
+    told_room: bool,
     /// As [`Changes::queued`] told it last.
     told_queued: u32,
     /// It is in [`Changes::busy`].
@@ -158,30 +128,6 @@ pub(crate) enum Outcome {
     Failed(Refusal),
 }
 
-/// How long there was no running replica.
-#[derive(Debug)]
-struct Absence {
-    before: Duration,
-    since: Option<Instant>,
-}
-
-impl Absence {
-    fn set(&mut self, absent: bool, now: Instant) {
-        match (absent, self.since) {
-            (true, None) => self.since = Some(now),
-            (false, Some(since)) => {
-                self.before += now - since;
-                self.since = None;
-            }
-            (true, Some(_)) | (false, None) => {}
-        }
-    }
-
-    fn total(&self, now: Instant) -> Duration {
-        self.before + self.since.map_or(Duration::ZERO, |since| now - since)
-    }
-}
-
 impl Deployment {
     pub(crate) fn new(route: Arc<DeploymentRoute>, seed: u64, changes: Arc<Changes>) -> Self {
         let dispatcher =
@@ -195,13 +141,17 @@ impl Deployment {
                 label: label(&route),
                 dispatcher,
                 clients: HashMap::new(),
+                router: None,
                 waiters: HashMap::new(),
                 next_ticket: 0,
-                absence: Absence { before: Duration::ZERO, since: Some(Instant::now()) },
+                absence: Absence::since(Instant::now()),
+                turns: Turns::default(),
+                told_room: false,
                 told_queued: 0,
                 is_busy: false,
                 is_retired: false,
             }),
+            moves: Moves::default(),
         };
         deployment.update(route);
         deployment
@@ -242,7 +192,16 @@ impl Deployment {
         let mut state = self.lock();
         let state = &mut *state;
         let listed = |id: &ReplicaId| route.replicas.iter().any(|replica| replica.id == *id);
+        let is_new = |id: &ReplicaId| !state.clients.contains_key(id);
+        let mut has_moved = route.replicas.iter().any(|replica| is_new(&replica.id))
+            || route.replicas.len() != state.clients.len()
+            || route.max_ongoing_requests > state.route.max_ongoing_requests;
         state.clients.retain(|id, _| listed(id));
+        if state.router.as_ref().map(|link| link.route()) != route.router.as_deref() {
+            let link = |route: &RouterRoute| Arc::new(RouterLink::new(route.clone()));
+            state.router = route.router.as_deref().map(link);
+            has_moved = true;
+        }
         for replica in &route.replicas {
             state
                 .clients
@@ -266,6 +225,9 @@ impl Deployment {
         state.label = label(&route);
         state.route = route;
         self.changed(state);
+        if has_moved {
+            self.moves.news.notify_waiters();
+        }
     }
 
     /// The deployment is gone: for those that wait, for those that come back from a replica, and for
@@ -387,6 +349,76 @@ impl Deployment {
         self.changed(&mut state);
     }
 
+    /// Who chooses replicas, where that is code of the application.
+    pub(crate) fn router(&self) -> Option<Arc<RouterLink>> {
+        self.lock().router.clone()
+    }
+
+    /// Names this process to request routers.
+    pub(crate) fn caller(&self) -> &str {
+        &self.changes.caller
+    }
+
+    pub(crate) fn moves(&self) -> &Moves {
+        &self.moves
+    }
+
+    pub(crate) fn has_replica(&self) -> bool {
+        self.lock().dispatcher.has_replica()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.lock().dispatcher.has_room()
+    }
+
+    /// Whether a request may ask the router now; else what resolves when it may.
+    pub(crate) fn take_turn(&self, ticket: Ticket) -> Option<oneshot::Receiver<()>> {
+        let mut state = self.lock();
+        let room = state.dispatcher.room();
+        state.turns.take(ticket, room)
+    }
+
+    /// Requests that ask the router again when there is room.
+    #[cfg(test)]
+    pub(crate) fn num_in_line(&self) -> usize {
+        self.lock().turns.len()
+    }
+
+    /// What resolves when there is room for a request that the router has nobody for; none while there
+    /// is room, which it does not want then.
+    pub(crate) fn wait_for_room(&self, ticket: Ticket) -> Option<oneshot::Receiver<()>> {
+        let mut state = self.lock();
+        if state.dispatcher.has_room() {
+            let room = state.dispatcher.room();
+            state.turns.leave(ticket);
+            state.turns.grant(room);
+            return None;
+        }
+        Some(state.turns.wait(ticket))
+    }
+
+    /// Requests of this process that replicas have.
+    pub(crate) fn loads(&self) -> BTreeMap<ReplicaId, u32> {
+        let state = self.lock();
+        state.dispatcher.loads().map(|(id, ongoing)| (id.clone(), ongoing)).collect()
+    }
+
+    /// A request that waits wishes for this from now on. False when it does not wait.
+    pub(crate) fn decide(&self, ticket: Ticket, wish: &Wish) -> bool {
+        let mut state = self.lock();
+        let Some(decided) = state.dispatcher.decide(ticket, wish.clone()) else { return false };
+        if !matches!(wish, Wish::Ranked(_)) {
+            state.turns.leave(ticket);
+        }
+        state.deliver(decided.assigned);
+        if let Some(displaced) = decided.displaced {
+            let full = state.full();
+            state.fail(displaced, full);
+        }
+        self.changed(&mut state);
+        true
+    }
+
     pub(crate) fn has(&self, replica: &ReplicaId) -> bool {
         self.lock().clients.contains_key(replica)
     }
@@ -409,7 +441,7 @@ impl Deployment {
         let mut state = self.lock();
         let waited = state.dispatcher.cancel(ticket);
         if waited {
-            state.waiters.remove(&ticket);
+            state.waiter(ticket);
             self.changed(&mut state);
         }
         waited
@@ -445,6 +477,17 @@ impl Deployment {
             self.changes.set_busy(&self.id, &self.load, is_busy);
         }
         self.changes.demand.notify_one();
+        // Who only waits for a router's answer needs no replica that is not there.
+        let has_room = state.router.is_some() && state.dispatcher.has_room();
+        if state.turns.len() > 0 {
+            state.turns.grant(state.dispatcher.room());
+        }
+        let is_wanted = has_room && queued > 0;
+        if is_wanted && !state.told_room {
+            self.moves.room.notify_waiters();
+        }
+        state.told_room = is_wanted;
+        let queued = if has_room { 0 } else { queued };
         if state.told_queued != queued {
             state.told_queued = queued;
             self.changes.queued.notify_one();
@@ -479,7 +522,7 @@ impl State {
     fn deliver(&mut self, assigned: Vec<Assignment>) {
         for Assignment { ticket, replica } in assigned {
             let outcome = self.outcome(replica);
-            let waiter = self.waiters.remove(&ticket).expect("a waiting ticket has its waiter");
+            let waiter = self.waiter(ticket);
             // The receiver lives until its drop, which takes the lock that is held here.
             drop(waiter.send(outcome));
         }
@@ -493,8 +536,13 @@ impl State {
 
     /// Tells one that waited why it does no longer.
     fn fail(&mut self, ticket: Ticket, why: Refusal) {
-        let waiter = self.waiters.remove(&ticket).expect("a waiting ticket has its waiter");
-        drop(waiter.send(Outcome::Failed(why)));
+        drop(self.waiter(ticket).send(Outcome::Failed(why)));
+    }
+
+    /// Of one that waits no longer.
+    fn waiter(&mut self, ticket: Ticket) -> oneshot::Sender<Outcome> {
+        self.turns.leave(ticket);
+        self.waiters.remove(&ticket).expect("a waiting ticket has its waiter")
     }
 
     fn full(&self) -> Refusal {

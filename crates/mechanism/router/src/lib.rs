@@ -3,7 +3,8 @@
 //!
 //! A [`Router`] serves the proxy and every process whose deployments call others. Life of a
 //! request: 1. [`Deployment::send`] takes a place in the deployment's bounded queue, and the
-//! controller is told at once; 2. it gets a permit for a replica that has room; 3. it is sent
+//! controller is told at once; 2. it gets a permit for a replica that has room, of those that the
+//! deployment's own request router ranks first, where it has one; 3. it is sent
 //! there; until an answer begins, a lost replica only means another one, and nobody else is sent to
 //! one whose connection broke until it answers again; 4. the answer streams
 //! through an [`AnswerBody`] that holds the permit, which ends with the last byte or when the body
@@ -17,7 +18,10 @@
 //! permits that come free.
 #![forbid(unsafe_code)]
 
+mod absence;
 mod body;
+mod changes;
+mod choosing;
 mod deployment;
 mod links;
 mod models;
@@ -28,6 +32,7 @@ mod router;
 mod send;
 mod suspicion;
 mod table;
+mod turns;
 
 #[cfg(test)]
 mod tests;

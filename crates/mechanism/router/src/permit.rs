@@ -53,6 +53,35 @@ impl Waiting {
         Self { deployment, ticket, wish, place, since, absence_before, settled: false }
     }
 
+    /// Whether a router has to choose yet.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.wish == Wish::Undecided
+    }
+
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// It wishes for this from now on, unless it has its outcome.
+    pub(crate) fn decide(&mut self, wish: Wish) {
+        if self.deployment.decide(self.ticket, &wish) {
+            self.wish = wish;
+        }
+    }
+
+    /// It no longer minds which of those that it wishes for has failed it.
+    pub(crate) fn forgive(&self) {
+        self.deployment.forgive(self.ticket);
+    }
+
+    /// What becomes of it; to be [settled](Waiting::settle).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn outcome(&mut self) -> Outcome {
+        self.place.outcome().await
+    }
+
     /// Waits for a permit. After `forgive_after` any replica may have the request, also one that
     /// failed it before or that has not the model that it asks for.
     ///
@@ -72,6 +101,11 @@ impl Waiting {
                 }
             },
         };
+        self.settle(outcome)
+    }
+
+    /// Takes its outcome.
+    pub(crate) fn settle(&mut self, outcome: Outcome) -> Result<Permit, Refusal> {
         self.settled = true;
         match outcome {
             Outcome::Failed(refusal) => Err(refusal),
@@ -85,6 +119,7 @@ impl Waiting {
                 answered: None,
                 at_work,
                 returned: false,
+                told: None,
             }),
         }
     }
@@ -127,6 +162,8 @@ pub(crate) struct Permit {
     /// Requests at work when it got it.
     at_work: u32,
     returned: bool,
+    /// Its end is told to the router that has chosen when this is dropped.
+    told: Option<oneshot::Sender<()>>,
 }
 
 impl Permit {
@@ -146,6 +183,7 @@ impl Permit {
             answered: None,
             at_work: 0,
             returned: false,
+            told: None,
         }
     }
 
@@ -171,6 +209,10 @@ impl Permit {
         self.since = Some(Instant::now());
     }
 
+    pub(crate) fn is_told_of(&mut self, told: oneshot::Sender<()>) {
+        self.told = Some(told);
+    }
+
     pub(crate) fn deployment(&self) -> &Arc<Deployment> {
         &self.deployment
     }
@@ -178,7 +220,7 @@ impl Permit {
     /// Goes back to the queue, to its old place, and not to the replicas in `avoid`.
     pub(crate) fn come_back(mut self, avoid: Vec<ReplicaId>) -> Waiting {
         self.returned = true;
-        self.deployment.come_back(self.ticket, &self.replica, self.wish.clone(), avoid)
+        self.deployment.come_back(self.ticket, &self.replica, self.wish.anew(), avoid)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The state of a router.
 
-use crate::deployment::{Changes, Deployment};
+use crate::changes::Changes;
+use crate::deployment::Deployment;
 use crate::links;
 use crate::models::Models;
 use crate::mounts::{Mount, Scope};
@@ -33,19 +34,21 @@ impl Router {
     /// node. [`Router::run`] keeps it informed.
     #[must_use]
     pub fn new(controller: Client, id: impl Into<String>) -> Self {
+        let id = id.into();
         Self {
             controller,
-            id: id.into(),
             table: RwLock::default(),
             applying: Mutex::new(()),
             has_table: watch::Sender::new(false),
             was_populated: AtomicBool::new(false),
             changes: Arc::new(Changes {
+                caller: format!("{id}-{:x}", seed()),
                 demand: Notify::new(),
                 queued: Notify::new(),
                 busy: Mutex::default(),
                 metrics: Arc::new(ProxyMetrics::new()),
             }),
+            id,
         }
     }
 

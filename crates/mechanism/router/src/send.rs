@@ -1,6 +1,7 @@
 //! Gets a request answered: wait, send, and again elsewhere when nothing came back.
 
 use crate::body::AnswerBody;
+use crate::choosing::Choosing;
 use crate::deployment::{Deployment, Refusal, Waits};
 use crate::permit::{Permit, Waiting};
 use crate::suspicion::suspect;
@@ -46,6 +47,8 @@ pub struct Call {
     pub flow: Flow,
     /// The multiplexed model that it asks for: a replica that has it gets it, if it can be.
     pub model: Option<Arc<str>>,
+    /// The body is the arguments of a handle's call, which a request router may read.
+    pub has_arguments: bool,
 }
 
 impl Call {
@@ -132,8 +135,9 @@ impl Deployment {
     ) -> Result<(T, Waits), SendError> {
         let mut sending = Sending::new(self, call);
         let patience = call.deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        let wish = if self.router().is_some() { Wish::Undecided } else { call.wish() };
         let mut waiting = self
-            .enter(call.flow, call.wish(), patience)
+            .enter(call.flow, wish, patience)
             .map_err(|refusal| sending.refused(refusal, None))?;
         loop {
             let permit = sending.permit(&mut waiting).await?;
@@ -149,6 +153,7 @@ impl Deployment {
 struct Sending<'a> {
     deployment: &'a Deployment,
     call: &'a Call,
+    choosing: Choosing<'a>,
     label: Arc<str>,
     waits: Waits,
     progress: Progress,
@@ -162,6 +167,7 @@ impl<'a> Sending<'a> {
         Self {
             deployment,
             call,
+            choosing: Choosing::new(call),
             label: deployment.label(),
             waits: Waits::default(),
             progress: Progress { runs_once: call.runs_once, ..Progress::default() },
@@ -175,7 +181,18 @@ impl<'a> Sending<'a> {
             true => self.call.model.as_ref().map(|_| MATCHING_TIMEOUT),
             false => Some(self.pause),
         };
-        let permit = within(self.call.deadline, waiting.permit(forgive_after)).await;
+        let permit = async {
+            if waiting.is_undecided() {
+                let (choosing, deployment) = (&self.choosing, self.deployment);
+                let chosen = choosing.permit(deployment, waiting, &mut self.avoid, self.pause);
+                if let Some(done) = chosen.await {
+                    return done;
+                }
+                waiting.decide(self.call.wish());
+            }
+            waiting.permit(forgive_after).await
+        };
+        let permit = within(self.call.deadline, permit).await;
         let waited = waiting.waits();
         self.waits.add(waited);
         match permit {

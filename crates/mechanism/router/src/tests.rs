@@ -1,6 +1,7 @@
 //! A router between a fake controller and fake replicas, over real sockets.
 
-use crate::deployment::{Changes, Deployment};
+use crate::changes::Changes;
+use crate::deployment::Deployment;
 use crate::{Answer, Call, Refusal, Router, Scope, SendErrorKind, TooLate};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -20,7 +21,7 @@ use tyndall_transport::{
 };
 use tyndall_types::protocol::{
     ALIVE_PATH, Backpressure, DeploymentRoute, GenerateDefaults, ModelRoute, ModelTask,
-    ReplicaRoute, RouteTable,
+    ReplicaRoute, RouteTable, RouterBackoff, RouterRoute,
 };
 use tyndall_types::{DeploymentId, HEADER_NOT_STARTED, ReplicaId};
 
@@ -44,6 +45,7 @@ pub(crate) fn route(model: &str) -> DeploymentRoute {
         request_timeout_s: 60.0,
         replicas: Vec::new(),
         unavailable: None,
+        router: None,
     }
 }
 
@@ -55,6 +57,7 @@ pub(crate) fn id(text: &str) -> DeploymentId {
 pub(crate) fn made(id: &DeploymentId) -> Arc<Deployment> {
     let route = DeploymentRoute { deployment: id.clone(), ..route("model") };
     let changes = Changes {
+        caller: "test".into(),
         demand: Notify::new(),
         queued: Notify::new(),
         busy: Mutex::default(),
@@ -65,7 +68,7 @@ pub(crate) fn made(id: &DeploymentId) -> Arc<Deployment> {
 
 /// How a replica treats a call.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Behaviour {
+pub(crate) enum Behaviour {
     Echo,
     /// With the body that it was sent.
     Reads,
@@ -106,19 +109,22 @@ impl Handler for Replica {
     }
 }
 
-struct Node {
-    dir: TempDir,
-    router: Router,
+pub(crate) struct Node {
+    pub(crate) dir: TempDir,
+    pub(crate) router: Router,
+    /// Who chooses, if not the router itself.
+    pub(crate) chooser: Option<PathBuf>,
     asked: Vec<Arc<AtomicUsize>>,
 }
 
 impl Node {
     /// One deployment with these replicas.
-    fn start(behaviours: &[Behaviour]) -> Self {
+    pub(crate) fn start(behaviours: &[Behaviour]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut node = Self {
             router: Router::new(Client::unix(dir.path().join("none")), "test"),
             dir,
+            chooser: None,
             asked: Vec::new(),
         };
         let replicas = (0..).zip(behaviours).map(|(n, behaviour)| node.replica(n, *behaviour));
@@ -127,8 +133,11 @@ impl Node {
         node
     }
 
-    fn list(&self, replicas: Vec<ReplicaRoute>) {
-        let deployments = vec![Arc::new(DeploymentRoute { replicas, ..route("app#d") })];
+    pub(crate) fn list(&self, replicas: Vec<ReplicaRoute>) {
+        let backoff = RouterBackoff::default();
+        let route_to = |socket: PathBuf| Box::new(RouterRoute { socket, backoff });
+        let router = self.chooser.clone().map(route_to);
+        let deployments = vec![Arc::new(DeploymentRoute { replicas, router, ..route("app#d") })];
         self.router.apply(RouteTable {
             version: 1,
             is_complete: false,
@@ -137,7 +146,7 @@ impl Node {
         });
     }
 
-    fn replica(&mut self, n: usize, behaviour: Behaviour) -> ReplicaRoute {
+    pub(crate) fn replica(&mut self, n: usize, behaviour: Behaviour) -> ReplicaRoute {
         let socket: PathBuf = self.dir.path().join(format!("r{n}"));
         let asked = Arc::<AtomicUsize>::default();
         self.asked.push(asked.clone());
@@ -149,10 +158,15 @@ impl Node {
             options,
             std::future::pending(),
         ));
-        ReplicaRoute { id: ReplicaId::new(format!("r{n}")), socket, models: Vec::new() }
+        ReplicaRoute {
+            id: ReplicaId::new(format!("r{n}")),
+            socket,
+            models: Vec::new(),
+            routing_stats: Default::default(),
+        }
     }
 
-    async fn send(&self, call: Call) -> Result<Answer, SendErrorKind> {
+    pub(crate) async fn send(&self, call: Call) -> Result<Answer, SendErrorKind> {
         let deployment = self.router.deployment(&id("app#d")).unwrap();
         deployment.send(&call).await.map_err(|error| error.kind)
     }
@@ -161,12 +175,12 @@ impl Node {
         self.asked.iter().map(|asked| asked.load(Ordering::SeqCst)).sum()
     }
 
-    fn load(&self) -> (u32, u32) {
+    pub(crate) fn load(&self) -> (u32, u32) {
         self.router.demand().first().map_or((0, 0), |demand| (demand.queued, demand.ongoing))
     }
 }
 
-fn call() -> Call {
+pub(crate) fn call() -> Call {
     Call {
         method: Method::PUT,
         uri: "/x?y=1".parse().unwrap(),
@@ -176,6 +190,7 @@ fn call() -> Call {
         runs_once: false,
         flow: Flow::default(),
         model: None,
+        has_arguments: false,
     }
 }
 
@@ -200,6 +215,7 @@ async fn what_no_replica_began_goes_elsewhere_even_if_it_must_run_once() {
         id: ReplicaId::new("gone"),
         socket: node.dir.path().join("gone"),
         models: Vec::new(),
+        routing_stats: Default::default(),
     };
     let others = [node.replica(2, Behaviour::NotStarted), node.replica(3, Behaviour::Echo), gone];
     node.list(others.to_vec());
@@ -233,7 +249,12 @@ async fn a_replica_whose_connection_broke_gets_nothing_until_it_answers() {
     let mut node = Node::start(&[]);
     let socket = node.dir.path().join("dying");
     let dying = tokio::net::UnixListener::bind(&socket).unwrap();
-    let listed = ReplicaRoute { id: ReplicaId::new("dying"), socket, models: Vec::new() };
+    let listed = ReplicaRoute {
+        id: ReplicaId::new("dying"),
+        socket,
+        models: Vec::new(),
+        routing_stats: Default::default(),
+    };
     let other = node.replica(0, Behaviour::Echo);
     node.list(vec![listed.clone()]);
     let once = || Call { runs_once: true, ..call() };

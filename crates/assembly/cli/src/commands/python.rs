@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tyndall_config::file::{
-    ApplicationKind, ApplicationSpec, AutoscalingOption, CodePaths, Launch, PythonCode, is_archive,
+    ApplicationKind, ApplicationSpec, AutoscalingOption, CodePaths, DeploymentOverride, Launch,
+    PythonCode, RouterOption, is_archive,
 };
 use tyndall_config::{Environment, RoleConfig};
 use tyndall_types::protocol::ApplicationPolicy;
@@ -118,15 +119,26 @@ fn policies(application: &ApplicationSpec) -> impl Iterator<Item = &str> {
         Some(ApplicationPolicy::Python(policy)) => Some(policy),
         Some(ApplicationPolicy::SharedBudget { .. }) | None => None,
     };
-    let overrides = match &application.kind {
-        ApplicationKind::Python { overrides, .. } => overrides.as_slice(),
-        ApplicationKind::Program { .. } | ApplicationKind::Models(_) => &[],
-    };
-    let own = overrides.iter().filter_map(|one| match &one.options.autoscaling {
+    let own = overrides(application).iter().filter_map(|one| match &one.options.autoscaling {
         Some(AutoscalingOption::On(options)) => options.python_policy.as_deref(),
         Some(AutoscalingOption::Off) | None => None,
     });
     of_all.into_iter().chain(own).map(|policy| policy.policy_function.as_str())
+}
+
+/// The request routers in Python that a file names.
+fn routers(application: &ApplicationSpec) -> impl Iterator<Item = &str> {
+    overrides(application).iter().filter_map(|one| match &one.options.request_router {
+        Some(RouterOption::Python(router)) => Some(router.request_router_class.as_str()),
+        Some(RouterOption::BuiltIn) | None => None,
+    })
+}
+
+fn overrides(application: &ApplicationSpec) -> &[DeploymentOverride] {
+    match &application.kind {
+        ApplicationKind::Python { overrides, .. } => overrides,
+        ApplicationKind::Program { .. } | ApplicationKind::Models(_) => &[],
+    }
 }
 
 fn ask(
@@ -141,6 +153,7 @@ fn ask(
     command.arg("--parent-pid").arg(std::process::id().to_string());
     // What only the file names is looked for too, before anything is replaced.
     command.args(policies(application).flat_map(|path| ["--policy", path]));
+    command.args(routers(application).flat_map(|path| ["--router", path]));
     command.envs(&application.env_vars).stdin(Stdio::null());
     if let Some(dir) = launch.working_dir {
         command.current_dir(dir);

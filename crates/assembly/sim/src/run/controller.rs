@@ -182,6 +182,7 @@ impl Run {
             | Notice::Died { deployment, .. }
             | Notice::Exited { deployment, .. }
             | Notice::Scaled { deployment, .. }
+            | Notice::Router { deployment, .. }
             | Notice::Evicted { deployment, .. } => deployment,
         };
         let Some(&place) = self.places.get(deployment) else { return };
@@ -200,7 +201,8 @@ impl Run {
             | Notice::FirstToken { .. }
             | Notice::WarmStart { .. }
             | Notice::WaitingDied { .. }
-            | Notice::Policy { .. } => {}
+            | Notice::Policy { .. }
+            | Notice::Router { .. } => {}
         }
     }
 

@@ -100,6 +100,7 @@ impl Routes {
                 model: Some(&call.context.multiplexed_model_id)
                     .filter(|model| !model.is_empty() && !is_model)
                     .map(|model| model.as_str().into()),
+                has_arguments: call.encoding == Encoding::Opaque,
             };
             Ok((deployment, sent))
         }

@@ -32,7 +32,8 @@ pub use typed::{
     ActorOptions, ApplicationKind, ApplicationSpec, AutoscalingOption, AutoscalingOptions,
     CodePaths, DeploymentOptions, DeploymentOverride, DescribedError, DescribedProgram,
     EngineOptions, HttpOptions, Launch, LoggingOptions, ModelSpec, OwnOptions, PythonCode,
-    ReplicaCount, ServeConfig, WarmOptions, code_version, is_archive, sort_as_described,
+    ReplicaCount, RouterOption, ServeConfig, WarmOptions, code_version, is_archive,
+    sort_as_described,
 };
 
 use node::Node;

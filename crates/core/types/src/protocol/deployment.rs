@@ -1,6 +1,6 @@
 //! What is to run.
 
-use super::{AutoscalingConfig, JsonText, PythonPolicy};
+use super::{AutoscalingConfig, JsonText, PythonPolicy, PythonRouter};
 use crate::{ApplicationName, DeploymentId, SamplingDefaults};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -129,6 +129,9 @@ pub struct DeploymentConfig {
     /// Interpreters that wait to become its replicas.
     #[serde(default, skip_serializing_if = "WarmPool::is_default")]
     pub warm: WarmPool,
+    /// Code that chooses replicas; absent is the rule that is built in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_router: Option<Box<PythonRouter>>,
 }
 
 impl DeploymentConfig {

@@ -15,6 +15,12 @@ impl JsonText {
         let parse = |text: &Arc<str>| serde_json::from_str(text).expect("it was made from JSON");
         self.0.as_ref().map_or(Value::Null, parse)
     }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 impl From<&Value> for JsonText {

@@ -11,10 +11,12 @@
 //! | proxy → controller | `GET /-/proxies/{id}/routes` | → one [`RouteTable`] per line at every change, never ending; the proxy is alive as long as it reads |
 //! | | `POST /-/proxies/{id}/demand` | [`DemandReport`] → 204 |
 //! | | `POST /-/proxies/{id}/usage` | [`KeyUsageReport`] → 204 when it is kept |
-//! | replica → controller | `POST /-/replicas/{id}/report` | [`ReplicaReport`] → 204; policies of an application tell by it that they are ready |
+//! | replica → controller | `POST /-/replicas/{id}/report` | [`ReplicaReport`] → 204; policies and request routers of an application tell by it that they are ready |
 //! | cli → controller | `PUT /-/applications/{name}` | [`ApplicationConfig`] → 204 |
 //! | controller → replica | `GET /-/status` | → [`ReplicaStatus`] |
 //! | controller → policies of an application | `POST /-/decide` | [`PolicyQuestion`] → [`PolicyAnswer`]; 422 and a text where the policy fails |
+//! | proxy → request routers of an application | `POST /-/choose` | [`RouterQuestion`] → [`RouterAnswer`]; 422 and a text where the router fails |
+//! | | `POST /-/routed`, `POST /-/completed` | [`RouterNews`] → 204 |
 //! | proxy → replica | the public routes | as the client sent them |
 //! | | `GET `[`ALIVE_PATH`] | → 204: the process answers |
 //!
@@ -28,6 +30,7 @@ mod json;
 mod policy;
 mod process;
 mod replica;
+mod router;
 mod routes;
 mod usage;
 
@@ -46,6 +49,9 @@ pub use policy::{PolicyAnswer, PolicyContext, PolicyQuestion, PythonPolicy};
 pub use process::{Handover, PREPARED, ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
 pub use replica::{
     ColdStartPhases, EngineLoad, MAX_TOLD_MODELS, ModelCard, ReplicaReport, ReplicaStatus,
+};
+pub use router::{
+    PythonRouter, RouterAnswer, RouterBackoff, RouterNews, RouterQuestion, RouterRoute,
 };
 pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};
 pub use usage::{KeyUsage, KeyUsageOfDay, KeyUsageReport};

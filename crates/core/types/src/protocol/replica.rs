@@ -1,6 +1,7 @@
 //! What replicas tell.
 
-use crate::{ReplicaId, ReplicaState};
+use super::JsonText;
+use crate::{DeploymentName, ReplicaId, ReplicaState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -48,6 +49,16 @@ pub enum ReplicaReport {
     Stats {
         /// By name.
         metrics: BTreeMap<String, f64>,
+    },
+    /// What its code says of itself for request routers; nobody else reads it.
+    RoutingStats {
+        /// A map.
+        stats: JsonText,
+    },
+    /// Why request routers do not choose; told by their process when that changes.
+    RouterTroubles {
+        /// By deployment; those that are not named choose.
+        troubles: BTreeMap<DeploymentName, String>,
     },
     /// Which multiplexed models it has, loaded or being loaded; told when that changes.
     Models {

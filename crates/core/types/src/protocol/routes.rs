@@ -1,6 +1,6 @@
 //! What proxies are told.
 
-use super::{Backpressure, GenerateDefaults, ModelTask};
+use super::{Backpressure, GenerateDefaults, JsonText, ModelTask, RouterRoute};
 use crate::{DeploymentId, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -46,6 +46,9 @@ pub struct DeploymentRoute {
     pub replicas: Vec<ReplicaRoute>,
     /// No replica can be had: waiting requests and new ones fail with this.
     pub unavailable: Option<Unavailable>,
+    /// Who is asked which replicas a request may have; absent leaves it to whoever sends the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<Box<RouterRoute>>,
 }
 
 /// The model of a [`DeploymentRoute`].
@@ -76,6 +79,10 @@ pub struct ReplicaRoute {
     /// The multiplexed models that it has, as in [`ReplicaReport::Models`](super::ReplicaReport::Models).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,
+    /// What it says of itself to request routers, as in
+    /// [`ReplicaReport::RoutingStats`](super::ReplicaReport::RoutingStats).
+    #[serde(default, skip_serializing_if = "JsonText::is_null")]
+    pub routing_stats: JsonText,
 }
 
 /// Why a deployment has no replica and will not have one soon.

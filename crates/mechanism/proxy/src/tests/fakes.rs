@@ -49,6 +49,7 @@ pub(crate) fn route(model: &str) -> DeploymentRoute {
         request_timeout_s: 60.0,
         replicas: Vec::new(),
         unavailable: None,
+        router: None,
     }
 }
 
@@ -413,7 +414,12 @@ impl Replica {
             }
         });
         Self {
-            route: ReplicaRoute { id, socket, models: Vec::new() },
+            route: ReplicaRoute {
+                id,
+                socket,
+                models: Vec::new(),
+                routing_stats: Default::default(),
+            },
             asked,
             was_asked,
             streams,

@@ -116,7 +116,16 @@ impl Program {
             FakeProgram { id: id.to_string(), is_draining, asked: asked.clone(), streams: sender };
         let listener = Listener::bind_unix(&socket).unwrap();
         tokio::spawn(serve(listener, fake, ServeOptions::default(), std::future::pending()));
-        Self { route: ReplicaRoute { id, socket, models: Vec::new() }, asked, streams }
+        Self {
+            route: ReplicaRoute {
+                id,
+                socket,
+                models: Vec::new(),
+                routing_stats: Default::default(),
+            },
+            asked,
+            streams,
+        }
     }
 
     fn times_asked(&self) -> usize {
@@ -364,6 +373,7 @@ async fn what_no_replica_began_goes_to_another_one() {
             id: ReplicaId::new("r2"),
             socket: node.runtime_dir().replica_socket(&ReplicaId::new("r2")),
             models: Vec::new(),
+            routing_stats: Default::default(),
         };
         let mut route = mounted(&replicas.iter().collect::<Vec<_>>());
         route.replicas.push(gone);

@@ -106,6 +106,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
         env_vars: Default::default(),
         user_config: Value::Null,
         warm: Default::default(),
+        request_router: None,
     }
 }
 

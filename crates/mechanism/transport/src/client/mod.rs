@@ -226,7 +226,20 @@ impl Client {
         body: &B,
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).expect("wire types have string keys only");
-        let response = self.checked(method, path, body.into()).await?;
+        self.ask(method, path, body.into()).await
+    }
+
+    /// Sends bytes and reads a JSON answer.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let response = self.checked(method, path, body).await?;
         self.parse(&self.bytes(response).await?)
     }
 

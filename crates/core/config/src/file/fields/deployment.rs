@@ -1,10 +1,10 @@
 //! The fields of a deployment.
 
 use super::policy::POLICY;
+use super::router::ROUTER;
 use super::{LOGGING, NO_RAY_NODES, RUNTIME_ENV};
 use crate::file::kind::{COUNT, Field, Kind, NOT_NEGATIVE, Object, POSITIVE};
 
-const NO_ROUTERS: &str = "the proxy chooses by power of two choices";
 const NO_LOOKS: &str = "counts are exact and pushed at every change: nothing is sampled";
 
 /// Options that all deployments have.
@@ -276,35 +276,6 @@ pub(super) static ACTOR: Object = Object {
             .ignored(NO_RAY_NODES),
         Field::new("fallback_strategy", Kind::List(&Kind::Map), "null", "other labels")
             .ignored(NO_RAY_NODES),
-    ],
-};
-
-static ROUTER: Object = Object {
-    name: "RequestRouterConfig",
-    is_open: false,
-    fields: &[
-        Field::new(
-            "request_router_class",
-            Kind::ImportPath,
-            "\"ray.serve._private.request_router:PowerOfTwoChoicesRequestRouter\"",
-            "what chooses",
-        )
-        .ignored(NO_ROUTERS),
-        Field::new("request_router_kwargs", Kind::Map, "{}", "its arguments").ignored(NO_ROUTERS),
-        Field::new(
-            "request_routing_stats_period_s",
-            POSITIVE,
-            "10",
-            "seconds between a replica's own figures",
-        )
-        .ignored("figures come with every answer"),
-        Field::new(
-            "request_routing_stats_timeout_s",
-            POSITIVE,
-            "30",
-            "seconds of one such question",
-        )
-        .ignored("figures come with every answer"),
     ],
 };
 

@@ -3,10 +3,11 @@
 use super::deployment::{
     ACTOR, AUTOSCALING_CONFIG, BACKPRESSURE_CONFIG, GRACEFUL_SHUTDOWN_TIMEOUT_S,
     GRACEFUL_SHUTDOWN_WAIT_LOOP_S, HEALTH_CHECK_PERIOD_S, HEALTH_CHECK_TIMEOUT_S, LOGGING_CONFIG,
-    MAX_QUEUED_REQUESTS, MAX_REPLICAS_PER_NODE, MAX_SURGE_PERCENT, REQUEST_ROUTER_CONFIG,
-    ROLLING_UPDATE_PERCENTAGE, TYNDALL_OPTIONS,
+    MAX_QUEUED_REQUESTS, MAX_REPLICAS_PER_NODE, MAX_SURGE_PERCENT, ROLLING_UPDATE_PERCENTAGE,
+    TYNDALL_OPTIONS,
 };
 use super::engine::ENGINE;
+use super::router::MODEL_ROUTER;
 use super::{NO_RAY_NODES, RUNTIME_ENV};
 use crate::file::kind::{COUNT, Field, Kind, Object};
 
@@ -150,7 +151,12 @@ pub(super) static LLM_DEPLOYMENT: Object = Object {
         GRACEFUL_SHUTDOWN_WAIT_LOOP_S,
         GRACEFUL_SHUTDOWN_TIMEOUT_S,
         LOGGING_CONFIG,
-        REQUEST_ROUTER_CONFIG,
+        Field::new(
+            "request_router_config",
+            Kind::Object(&MODEL_ROUTER),
+            "null",
+            "how replicas are chosen",
+        ),
         MAX_REPLICAS_PER_NODE,
         ROLLING_UPDATE_PERCENTAGE,
         MAX_SURGE_PERCENT,

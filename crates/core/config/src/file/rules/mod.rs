@@ -3,6 +3,7 @@
 mod code;
 mod models;
 mod policies;
+mod routers;
 
 use super::models as tree;
 use super::node::Node;
@@ -91,6 +92,7 @@ fn application(app: &Node, path: &str, problems: &mut Vec<Problem>) {
     let requests = if models.is_empty() { OF_CODE } else { OF_MODELS };
     for (i, node) in deployments.iter().enumerate() {
         deployment(node, &of(i), requests, problems);
+        routers::check(node, &of(i), app.has("import_path") && models.is_empty(), problems);
     }
     external_scaler(app, path, &models, problems);
     code::check(app, path, &models, problems);

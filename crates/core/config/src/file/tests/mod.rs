@@ -3,6 +3,7 @@ mod engine;
 mod models;
 mod options;
 mod policies;
+mod routers;
 mod ways;
 
 use super::*;

@@ -224,6 +224,12 @@ impl ApplicationSpec {
                 config.id.deployment.as_str()
             )));
         }
+        if config.request_router.is_some() && !is_python {
+            return Err(DescribedError::Unusable(format!(
+                "deployment {:?}: a request router in Python is for an application in Python",
+                config.id.deployment.as_str()
+            )));
+        }
         version.extend([json!(config.env_vars), json!(config.resources)]);
         version.extend(place);
         config.code_version = code_version(&Value::Array(version));

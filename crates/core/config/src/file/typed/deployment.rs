@@ -4,14 +4,18 @@ use super::code::CodePaths;
 use super::scaling::AutoscalingOption;
 use super::{LoggingOptions, read};
 use crate::file::check::object;
-use crate::file::fields::DEPLOYMENT;
+use crate::file::fields::{DEPLOYMENT, router_in_python};
 use crate::file::node::{Node, Value as NodeValue};
 use crate::file::problem::{Problem, Severity};
 use crate::file::rules;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use tyndall_types::DeploymentName;
-use tyndall_types::protocol::{Backpressure, WarmPool};
+use tyndall_types::protocol::{Backpressure, PythonRouter, RouterBackoff, WarmPool};
+
+/// Ray's defaults of what replicas say of themselves to request routers.
+const STATS_PERIOD_S: f64 = 10.0;
+const STATS_TIMEOUT_S: f64 = 30.0;
 
 /// `num_replicas`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +56,23 @@ pub struct DeploymentOptions {
     pub max_replicas_per_node: Option<u32>,
     /// Its logs.
     pub logging: Option<LoggingOptions>,
-    /// As written: nothing looks at it yet.
-    pub request_router: Option<Value>,
+    /// What chooses replicas.
+    pub request_router: Option<RouterOption>,
     /// Share of replicas that an update replaces at a time.
     pub rolling_update_percentage: Option<f64>,
     /// Replicas beyond the target during an update, in percent.
     pub max_surge_percent: Option<u32>,
     /// Options that Ray does not have.
     pub own: OwnOptions,
+}
+
+/// `request_router_config`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RouterOption {
+    /// The rule that is built in.
+    BuiltIn,
+    /// A class in Python.
+    Python(Box<PythonRouter>),
 }
 
 /// `ray_actor_options`; absent is what is not written.
@@ -160,7 +173,7 @@ impl DeploymentOptions {
             }),
             max_replicas_per_node: read::whole(node, "max_replicas_per_node"),
             logging: node.get("logging_config").map(LoggingOptions::read),
-            request_router: node.get("request_router_config").map(Node::to_json),
+            request_router: or_null(node, "request_router_config", request_router),
             rolling_update_percentage: read::number(node, "rolling_update_percentage"),
             max_surge_percent: read::whole(node, "max_surge_percent"),
             own: node.get("tyndall").map(OwnOptions::read).unwrap_or_default(),
@@ -307,6 +320,31 @@ fn or_null<T>(node: &Node, name: &str, read: impl Fn(&Node) -> T) -> Option<T> {
 
 fn replica_count(node: &Node) -> ReplicaCount {
     node.number().map_or(ReplicaCount::Auto, |count| ReplicaCount::Fixed(count as u32))
+}
+
+fn request_router(node: &Node) -> RouterOption {
+    let Some(class) = router_in_python(node) else { return RouterOption::BuiltIn };
+    let kwargs = match node.get("request_router_kwargs").map(Node::to_json) {
+        Some(Value::Object(kwargs)) => kwargs,
+        Some(_) | None => Default::default(),
+    };
+    let seconds = |name, default| read::seconds(node, name).unwrap_or(default);
+    let default = RouterBackoff::default();
+    RouterOption::Python(Box::new(PythonRouter {
+        request_router_class: class.to_owned(),
+        request_router_kwargs: kwargs,
+        request_routing_stats_period_s: seconds("request_routing_stats_period_s", STATS_PERIOD_S),
+        request_routing_stats_timeout_s: seconds(
+            "request_routing_stats_timeout_s",
+            STATS_TIMEOUT_S,
+        ),
+        backoff: RouterBackoff {
+            initial_backoff_s: seconds("initial_backoff_s", default.initial_backoff_s),
+            backoff_multiplier: read::number(node, "backoff_multiplier")
+                .unwrap_or(default.backoff_multiplier),
+            max_backoff_s: seconds("max_backoff_s", default.max_backoff_s),
+        },
+    }))
 }
 
 fn backpressure(node: &Node) -> Backpressure {

@@ -18,7 +18,8 @@ pub use code::{
     CodePaths, DescribedError, DescribedProgram, Launch, PythonCode, is_archive, sort_as_described,
 };
 pub use deployment::{
-    ActorOptions, DeploymentOptions, DeploymentOverride, OwnOptions, ReplicaCount, WarmOptions,
+    ActorOptions, DeploymentOptions, DeploymentOverride, OwnOptions, ReplicaCount, RouterOption,
+    WarmOptions,
 };
 pub use model::{EngineOptions, ModelSpec, code_version};
 pub use scaling::{AutoscalingOption, AutoscalingOptions};

@@ -1,6 +1,6 @@
 //! Options to what the controller is asked to run.
 
-use super::deployment::DeploymentOptions;
+use super::deployment::{DeploymentOptions, RouterOption};
 use super::{ApplicationSpec, LoggingOptions, read, scaling};
 use std::collections::BTreeMap;
 use tyndall_types::DeploymentId;
@@ -48,7 +48,12 @@ impl DeploymentOptions {
             logging: application.logging.as_ref(),
             http_request_timeout_s,
         };
-        self.resolve(id, Workload::Program(program), base)
+        let request_router = match &self.request_router {
+            Some(RouterOption::Python(router)) => Some(router.clone()),
+            Some(RouterOption::BuiltIn) | None => None,
+        };
+        let config = self.resolve(id, Workload::Program(program), base);
+        DeploymentConfig { request_router, ..config }
     }
 
     pub(super) fn resolve(
@@ -107,6 +112,7 @@ impl DeploymentOptions {
             env_vars,
             user_config: self.user_config.clone().unwrap_or_default(),
             warm: WarmPool::default(),
+            request_router: None,
         }
     }
 

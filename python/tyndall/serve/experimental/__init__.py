@@ -1,0 +1,1 @@
+"""Request routers that Ray Serve ships beside its own."""
