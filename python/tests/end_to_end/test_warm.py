@@ -317,7 +317,9 @@ def test_nothing_that_waits_outlives_its_server_and_its_lines_have_its_name(modu
     # Standard error is read to its end, so nobody has it open any more: all processes are gone.
     done = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True, env=env)
     process, pid = done.stdout.split()
-    assert is_gone(int(pid)) and modules.importers("slow_one") == [int(pid)]
+    # What ends closes its files first.
+    until(lambda: is_gone(int(pid)))
+    assert modules.importers("slow_one") == [int(pid)]
     name = re.escape(f"told_hello {process} -- ")
     assert re.search(rf"INFO .* {name}imported slow_one\n", done.stderr), done.stderr
     cause = "not_there_one of tyndall.preload cannot be imported: ModuleNotFoundError: No module named 'not_there_one'\n"
