@@ -9,7 +9,7 @@
 use crate::deployment::Deployment;
 use crate::event::{Action, Notice, PolicyOutcome};
 use crate::replica::Replica;
-use crate::sidecar::{Sidecar, SidecarConfig};
+use crate::sidecar::{self, Sidecar, SidecarConfig};
 use crate::state::{Outbox, State};
 use crate::{Instant, seconds};
 use serde_json::{Value, json};
@@ -122,8 +122,7 @@ impl State {
 
     /// True for a process of policies that may run.
     pub(crate) fn home_of_policies(&self, process: &ReplicaId) -> Option<ApplicationName> {
-        let mut all = self.policies.iter();
-        all.find(|(_, one)| one.sidecar.knows(process)).map(|(name, _)| name.clone())
+        sidecar::home(self.policies.iter().map(|(name, one)| (name, &one.sidecar)), process)
     }
 
     /// Something happened to a process of policies. False where it is none.
@@ -133,17 +132,15 @@ impl State {
         change: impl FnOnce(&mut Sidecar),
     ) -> bool {
         let Some(name) = self.home_of_policies(process) else { return false };
-        if let Some(policies) = self.policies.get_mut(&name) {
-            let before = policies.sidecar.ready().cloned();
-            change(&mut policies.sidecar);
-            if policies.sidecar.ready() != before.as_ref() {
-                // Whatever was under way there has no answer; a new one is asked at once.
-                for (deployment, question) in &mut policies.questions {
-                    (question.is_under_way, question.asked_at) = (false, None);
-                    if deployment.is_none() {
-                        // What is told of the process stands in its place.
-                        question.trouble.clear();
-                    }
+        if let Some(policies) = self.policies.get_mut(&name)
+            && policies.sidecar.is_another_after(change)
+        {
+            // Whatever was under way there has no answer; a new one is asked at once.
+            for (deployment, question) in &mut policies.questions {
+                (question.is_under_way, question.asked_at) = (false, None);
+                if deployment.is_none() {
+                    // What is told of the process stands in its place.
+                    question.trouble.clear();
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::Instant;
 use crate::deployment::Deployment;
 use crate::event::{Action, Notice};
 use crate::policies::program;
-use crate::sidecar::{Sidecar, SidecarConfig};
+use crate::sidecar::{self, Sidecar, SidecarConfig};
 use crate::state::{Outbox, State};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,8 +88,7 @@ impl State {
 
     /// Whose request routers run in this process.
     pub(crate) fn home_of_routers(&self, process: &ReplicaId) -> Option<ApplicationName> {
-        let mut all = self.routers.iter();
-        all.find(|(_, one)| one.sidecar.knows(process)).map(|(name, _)| name.clone())
+        sidecar::home(self.routers.iter().map(|(name, one)| (name, &one.sidecar)), process)
     }
 
     /// Something happened to a process of request routers. False where it is none.
@@ -99,13 +98,11 @@ impl State {
         change: impl FnOnce(&mut Sidecar),
     ) -> bool {
         let Some(name) = self.home_of_routers(process) else { return false };
-        if let Some(routers) = self.routers.get_mut(&name) {
-            let before = routers.sidecar.ready().cloned();
-            change(&mut routers.sidecar);
-            if routers.sidecar.ready() != before.as_ref() {
-                // What was said was of the process before.
-                routers.troubles.clear();
-            }
+        if let Some(routers) = self.routers.get_mut(&name)
+            && routers.sidecar.is_another_after(change)
+        {
+            // What was said was of the process before.
+            routers.troubles.clear();
         }
         self.unattended.insert(name);
         true

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{ProgramConfig, ReplicaReport};
-use tyndall_types::{DeploymentId, DeploymentName, ReplicaId};
+use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId};
 
 /// What it gets to end in.
 const GRACE: Duration = Duration::from_secs(1);
@@ -146,6 +146,13 @@ impl Sidecar {
         self.process.as_ref().filter(|process| process.deadline.is_none()).map(|one| &one.id)
     }
 
+    /// Changes it, and says whether another process is ready then, or none any more.
+    pub(crate) fn is_another_after(&mut self, change: impl FnOnce(&mut Self)) -> bool {
+        let before = self.ready().cloned();
+        change(self);
+        self.ready() != before.as_ref()
+    }
+
     /// The process that answers: the one that is wanted, once it is ready, before that the one before.
     pub(crate) fn answers(&self) -> Option<&ReplicaId> {
         self.ready().or(self.leaving.as_ref())
@@ -222,6 +229,14 @@ impl Sidecar {
         let has_none = self.process.is_none() && self.leaving.is_none() && self.ending.is_empty();
         self.wanted.is_none() && has_none
     }
+}
+
+/// Whose process this is.
+pub(crate) fn home<'a>(
+    mut all: impl Iterator<Item = (&'a ApplicationName, &'a Sidecar)>,
+    process: &ReplicaId,
+) -> Option<ApplicationName> {
+    all.find(|(_, one)| one.knows(process)).map(|(name, _)| name.clone())
 }
 
 impl State {

@@ -187,14 +187,7 @@ impl Cpu {
                 check_gated(x, t, gate.into(), up.into())?;
                 check_job(product("inner", t, gate.rows)?, t, &down)?;
                 let (mut scratch, down) = (self.scratch(), (&mut down, weight));
-                drive::tiled_feed_forward(
-                    machine,
-                    &mut scratch,
-                    (x, t),
-                    (gate, up, act),
-                    inner,
-                    down,
-                );
+                drive::tiled_feed_forward(machine, &mut scratch, x, (gate, up, act), inner, down);
                 return Ok(());
             }
         }

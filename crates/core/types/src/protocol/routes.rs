@@ -85,6 +85,14 @@ pub struct ReplicaRoute {
     pub routing_stats: JsonText,
 }
 
+impl ReplicaRoute {
+    /// One that has said nothing of itself.
+    #[must_use]
+    pub fn new(id: ReplicaId, socket: PathBuf) -> Self {
+        Self { id, socket, models: Vec::new(), routing_stats: JsonText::default() }
+    }
+}
+
 /// Why a deployment has no replica and will not have one soon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Unavailable {

@@ -1,6 +1,6 @@
 //! bf16 linear layers on the matrix unit (AMX): 16 x 16 outputs per instruction.
 //!
-//! Two orders, which differ in what lies still. Up to [`STREAM_ROWS`] rows of `x`, weights stream from
+//! Two orders, which differ in what lies still. Up to [`panel::STREAM_ROWS`] rows of `x`, weights stream from
 //! memory past all of `x`, which stays in L2 ([`stream`]): `outᵀ = w·xᵀ`, where a tile of `w` is 16
 //! weight rows by 32 values of `K`, loaded from the row-major file as it lies, and a tile of `x` is 32
 //! values of `K` by up to 16 rows of `x`, pairs of `K` side by side as the instruction wants them,
@@ -37,7 +37,7 @@ use crate::tensor::{DType, Matrix};
 
 pub(crate) use pack::{Columns, x as pack_x};
 pub(crate) use panel::{
-    Gated, Panel, STREAM_ROWS, block_bytes, block_rows, stream, sums_bytes, sweep, sweep_bytes,
+    Gated, Panel, block_bytes, block_rows, stream, sums_bytes, sweep, sweep_bytes,
 };
 
 /// Rows of a tile.

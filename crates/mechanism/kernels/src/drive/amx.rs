@@ -3,7 +3,7 @@
 use super::Machine;
 use crate::amx::{self, Columns, Gated, Panel};
 use crate::gemm::Bias;
-use crate::scratch::{Floats, Scratch, Shared};
+use crate::scratch::{Buffer, Floats, Scratch, Shared};
 use crate::simd::XForm;
 use crate::tensor::{Activation, DType, LinearJob, Matrix, Write};
 
@@ -123,7 +123,7 @@ pub(crate) fn gated_linear(
 pub(crate) fn feed_forward(
     machine: Machine<'_>,
     scratch: &mut Scratch,
-    (x, t): (&[f32], usize),
+    x: &[f32],
     gated: (Matrix<'_>, Matrix<'_>, Activation),
     inner: &mut Floats,
     (down, weight): (&mut LinearJob<'_>, Matrix<'_>),
@@ -132,11 +132,9 @@ pub(crate) fn feed_forward(
     let down = TilePlan::new(down, weight);
     for (pass, x) in x.chunks(PASS_ROWS * k).enumerate() {
         let (rows, first) = (x.len() / k, pass * PASS_ROWS);
-        debug_assert!(first + rows <= t, "x has whole rows");
         let columns = pack(machine, scratch, x, rows);
         let product = if columns.is_swept() {
-            let mut product = Columns::new(Shared::new(std::ptr::null_mut()), rows, n / amx::STEP);
-            product.at = Shared::new(scratch.product.bytes(product.bytes()));
+            let product = columns_in(&mut scratch.product, rows, n / amx::STEP);
             let plan = TilePlan::gated(machine, gated, &mut []);
             let plan = TilePlan { product: Some(product), ..plan };
             run_pass(machine, scratch, (columns, 0), &[plan]);
@@ -154,13 +152,19 @@ pub(crate) fn feed_forward(
 /// Packs `x` (`[t, K]`), a task per group of rows.
 fn pack(machine: Machine<'_>, scratch: &mut Scratch, x: &[f32], t: usize) -> Columns {
     let steps = x.len() / t / amx::STEP;
-    let mut columns = Columns::new(Shared::new(std::ptr::null_mut()), t, steps);
-    columns.at = Shared::new(scratch.x[XForm::Bf16 as usize].bytes(columns.bytes()));
+    let columns = columns_in(&mut scratch.x[XForm::Bf16 as usize], t, steps);
     machine.pool.for_each(columns.groups(), &|_, group| {
         // SAFETY: the instruction set is present, `x` holds `t` rows of whole steps, the buffer all
         // groups, and each task writes its own.
         unsafe { amx::pack_x(x.as_ptr(), &columns, group) }
     });
+    columns
+}
+
+/// Room for `t` rows of `steps` steps.
+fn columns_in(buffer: &mut Buffer, t: usize, steps: usize) -> Columns {
+    let mut columns = Columns::new(Shared::new(std::ptr::null_mut()), t, steps);
+    columns.at = Shared::new(buffer.bytes(columns.bytes()));
     columns
 }
 
@@ -178,7 +182,6 @@ fn run(machine: Machine<'_>, scratch: &mut Scratch, x: &[f32], t: usize, plans: 
 
 fn run_pass(machine: Machine<'_>, scratch: &mut Scratch, x: (Columns, usize), plans: &[TilePlan]) {
     let columns = x.0;
-    let streams = columns.t <= amx::STREAM_ROWS;
     let total = plans.iter().map(|plan| tiles_of(plan).div_ceil(2)).sum();
     let blocks = task_blocks(&columns, total, machine.pool.threads());
     let rows = |plan: &TilePlan| blocks * amx::block_rows(plan.gated.is_some());
@@ -193,7 +196,7 @@ fn run_pass(machine: Machine<'_>, scratch: &mut Scratch, x: (Columns, usize), pl
         unreachable!("tasks are counted below");
     };
     let tasks = plans.iter().map(|plan| plan.rows.div_ceil(rows(plan))).sum();
-    let part = if streams { 0 } else { amx::sweep_bytes(&columns, blocks) };
+    let part = if columns.is_swept() { amx::sweep_bytes(&columns, blocks) } else { 0 };
     let parts = Shared::new(scratch.workers.bytes(machine.pool.threads() * part));
     machine.pool.for_each_ahead(tasks, &|worker, task, next| {
         let mut panel_of_task = panel(task);
@@ -202,10 +205,10 @@ fn run_pass(machine: Machine<'_>, scratch: &mut Scratch, x: (Columns, usize), pl
         // SAFETY: the matrix unit is present and has no tiles of this thread's; shapes were
         // checked; panels write separate outputs, workers separate parts of the scratch.
         unsafe {
-            if streams {
-                amx::stream(&panel_of_task);
-            } else {
+            if columns.is_swept() {
                 amx::sweep(&panel_of_task, parts.at(worker * part));
+            } else {
+                amx::stream(&panel_of_task);
             }
         }
     });
@@ -214,7 +217,7 @@ fn run_pass(machine: Machine<'_>, scratch: &mut Scratch, x: (Columns, usize), pl
 /// Blocks of weight rows per task, of `total`: enough tasks for threads that are not equally fast.
 /// Where `K` takes several passes, each task reads all of `x` from L3, and fewer are better.
 fn task_blocks(x: &Columns, total: usize, threads: usize) -> usize {
-    let blocks = if x.t <= amx::STREAM_ROWS {
+    let blocks = if !x.is_swept() {
         (total / (threads * 4)).min(STREAM_BYTES / amx::block_bytes(x.steps))
     } else if x.block == x.steps {
         total / (threads * 8)

@@ -413,18 +413,7 @@ impl Replica {
                 }
             }
         });
-        Self {
-            route: ReplicaRoute {
-                id,
-                socket,
-                models: Vec::new(),
-                routing_stats: Default::default(),
-            },
-            asked,
-            was_asked,
-            streams,
-            task,
-        }
+        Self { route: ReplicaRoute::new(id, socket), asked, was_asked, streams, task }
     }
 
     pub(super) fn route(&self) -> ReplicaRoute {

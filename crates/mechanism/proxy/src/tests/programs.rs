@@ -116,16 +116,7 @@ impl Program {
             FakeProgram { id: id.to_string(), is_draining, asked: asked.clone(), streams: sender };
         let listener = Listener::bind_unix(&socket).unwrap();
         tokio::spawn(serve(listener, fake, ServeOptions::default(), std::future::pending()));
-        Self {
-            route: ReplicaRoute {
-                id,
-                socket,
-                models: Vec::new(),
-                routing_stats: Default::default(),
-            },
-            asked,
-            streams,
-        }
+        Self { route: ReplicaRoute::new(id, socket), asked, streams }
     }
 
     fn times_asked(&self) -> usize {

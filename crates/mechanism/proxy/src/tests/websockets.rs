@@ -86,16 +86,7 @@ impl Program {
         let echo = Echo { is_draining, asked: asked.clone(), tunnels: sender };
         let listener = Listener::bind_unix(&socket).unwrap();
         tokio::spawn(serve(listener, echo, ServeOptions::default(), std::future::pending()));
-        Self {
-            route: ReplicaRoute {
-                id,
-                socket,
-                models: Vec::new(),
-                routing_stats: Default::default(),
-            },
-            asked,
-            tunnels,
-        }
+        Self { route: ReplicaRoute::new(id, socket), asked, tunnels }
     }
 }
 
