@@ -1,9 +1,12 @@
-"""Servers of a test's own, beside the one that all tests share."""
+"""Servers of a test's own, beside the one that all tests share, and what is seen of a server from outside."""
 
+import json
 import os
 import subprocess
+import time
+from pathlib import Path
 
-from tyndall.serve import _server
+from tyndall.serve import _admin, _server
 
 END_S = 60
 
@@ -23,3 +26,31 @@ class OwnServer:
         if self.process.poll() is None:
             self.process.terminate()
             self.process.communicate(timeout=END_S)
+
+
+def details(name):
+    """What the server says of an application."""
+    return json.loads(_admin.request("GET", "/api/tyndall/applications/"))["applications"][name]
+
+
+def until(condition, what="it never came to be", timeout_s=60):
+    """Waits until something is so, where nothing tells of it; the last value that is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: {value}"
+        time.sleep(0.02)
+    return value
+
+
+def processes(role, name):
+    """The processes of this role of an application, by their ids in the system."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if role.encode() in words and b"--told" in words:
+            if json.loads(words[words.index(b"--told") + 1])["application"] == name:
+                found.append(int(entry.name))
+    return found

@@ -5,29 +5,16 @@ import os
 import signal
 import subprocess
 import textwrap
-import time
 from pathlib import Path
 
 import httpx
 import pytest
+from servers import details, processes, until
 
 from tyndall import serve
 from tyndall.serve import _admin, _server
 
 AT_ONCE = {"min_replicas": 0, "max_replicas": 6, "upscale_delay_s": 0, "downscale_delay_s": 0}
-
-
-def details(name):
-    return json.loads(_admin.request("GET", "/api/tyndall/applications/"))["applications"][name]
-
-
-def until(condition, what, timeout_s=60):
-    """Waits until something is so; the last value that is true."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what}: {value}"
-        time.sleep(0.05)
-    return value
 
 
 def until_running(name, deployment, number):
@@ -37,20 +24,6 @@ def until_running(name, deployment, number):
         return one["target_num_replicas"] == len(running) == number
 
     until(is_so, f"{number} replicas of {deployment}")
-
-
-def processes(name):
-    """The processes of an application's policies, by their ids in the system."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        is_policies = b"tyndall._program" in words and b"policies" in words
-        if is_policies and json.loads(words[words.index(b"--told") + 1])["application"] == name:
-            found.append(int(entry.name))
-    return found
 
 
 def scaled_by(path, **options):
@@ -70,7 +43,7 @@ def test_a_policy_decides_by_what_only_it_can_see(deploy, tmp_path):
     wanted = tmp_path / "wanted"
     wanted.write_text("0")
     client, _ = deploy(scaled_by(wanted), name="seen")
-    (process,) = processes("seen")
+    (process,) = processes("policies", "seen")
     until_running("seen", "Scaled", 0)
     wanted.write_text("2")
     until_running("seen", "Scaled", 2)
@@ -80,9 +53,9 @@ def test_a_policy_decides_by_what_only_it_can_see(deploy, tmp_path):
     until_running("seen", "Scaled", 0)
     # The first request waits for no policy.
     assert client.get("/").json() > 0
-    assert processes("seen") == [process]
+    assert processes("policies", "seen") == [process]
     serve.delete("seen")
-    until(lambda: not processes("seen"), "the process goes with its application")
+    until(lambda: not processes("policies", "seen"), "the process goes with its application")
 
 
 def test_a_policy_that_raises_keeps_the_target_and_heals(deploy, tmp_path):
@@ -124,10 +97,10 @@ def test_a_class_has_its_arguments_and_state_outlives_its_process(deploy, tmp_pa
     app = serve.deployment(name="Scaled", autoscaling_config={**AT_ONCE, "policy": policy})(lambda: 1).bind()
     deploy(app, name="remembers")
     until_running("remembers", "Scaled", 2)
-    (first,) = processes("remembers")
+    (first,) = processes("policies", "remembers")
     os.kill(first, signal.SIGKILL)
     until_running("remembers", "Scaled", 4)
-    (second,) = processes("remembers")
+    (second,) = processes("policies", "remembers")
     assert json.loads(log.read_text()) == [first, second]
     assert details("remembers")["message"] == ""
 
@@ -277,7 +250,7 @@ def test_a_config_file_names_the_policy_of_an_application(project, server):
     shown = until(lambda: details("shared")["message"], "the reason is shown")
     assert "its autoscaling policy failed, and the last target stays: JSONDecodeError" in shown
     _tyndall("deploy", _config(folder / "none.json"))
-    until(lambda: not processes("shared"), "the process goes with its application")
+    until(lambda: not processes("policies", "shared"), "the process goes with its application")
 
 
 def test_a_config_file_names_the_policy_of_a_deployment(project, server):
@@ -291,11 +264,11 @@ def test_a_config_file_names_the_policy_of_a_deployment(project, server):
     until(lambda: details("single")["deployments"], "it is built")
     until_running("single", "back", 2)
     until_running("single", "Front", 1)
-    (process,) = processes("single")
+    (process,) = processes("policies", "single")
     # One that is not there is told, and what runs goes on.
     scaling["policy"]["policy_function"] = f"policies_{end}:missing"
     application["deployments"][0]["autoscaling_config"] = scaling
     _tyndall("deploy", _config(folder / "config.json", application))
     until(lambda: details("single")["status"] == "DEPLOY_FAILED", "the build fails")
     assert f"'policies_{end}:missing' cannot be imported" in details("single")["message"]
-    assert processes("single") == [process]
+    assert processes("policies", "single") == [process]

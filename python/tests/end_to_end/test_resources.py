@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import httpx
 import pytest
-from servers import OwnServer
+from servers import OwnServer, until
 
 from tyndall import serve
 from tyndall.serve import _admin
@@ -38,14 +37,6 @@ def start(name: str, replicas: int = 1, *, waits: bool = False, **actor: object)
 def told(name: str) -> tuple[str, str]:
     applications = json.loads(_admin.request("GET", "/api/serve/applications/"))["applications"]
     return applications[name]["status"], applications[name]["deployments"]["Visible"]["message"]
-
-
-def until(what, seconds=60):
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.02)
-    return found
 
 
 def asked(own: OwnServer, name: str, times: int = 1) -> list[dict]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from servers import details, processes, until
 
 from tyndall import serve
 from tyndall.serve import _admin, _server
@@ -26,35 +27,8 @@ from tyndall.serve.request_router import (
 )
 
 
-def details(name):
-    return json.loads(_admin.request("GET", "/api/tyndall/applications/"))["applications"][name]
-
-
 def message(name, deployment="Who"):
     return details(name)["deployments"][deployment]["message"]
-
-
-def until(condition, what, timeout_s=60):
-    """Waits until something is so; the last value that is true."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what}: {value}"
-        time.sleep(0.05)
-    return value
-
-
-def processes(name):
-    """The processes of an application's request routers, by their ids in the system."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"router" in words and b"--told" in words:
-            if json.loads(words[words.index(b"--told") + 1])["application"] == name:
-                found.append(int(entry.name))
-    return found
 
 
 class Who:
@@ -364,7 +338,7 @@ def test_the_built_in_rule_chooses_where_a_router_fails(failing, log, does, why)
 
 def test_a_router_that_blocks_its_process_holds_nobody_up(failing):
     how, client, _ = failing
-    (process,) = processes("failing")
+    (process,) = processes("router", "failing")
     how.write_text("blocks")
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.get("/").status_code, range(40)))
@@ -372,7 +346,7 @@ def test_a_router_that_blocks_its_process_holds_nobody_up(failing):
     shown = until(lambda: "router" in message("failing") and message("failing"), "the reason is shown")
     assert f"it blocks its process for more than 0.3 s ({__file__}, line " in shown
     # In the end its process goes, and the next one is asked as before.
-    shown = until(lambda: processes("failing") not in ([process], []), "another takes its place")
+    shown = until(lambda: processes("router", "failing") not in ([process], []), "another takes its place")
     how.write_text("chooses")
     lowest = running("failing")[0]
     until(lambda: {client.get("/").text for _ in range(5)} == {lowest}, "it chooses again")
@@ -410,9 +384,9 @@ def test_no_request_is_lost_when_the_process_is_killed(failing):
         asking = [pool.submit(proxied, n) for n in range(4)] + [pool.submit(called, n) for n in range(4)]
         try:
             for _ in range(3):
-                (process,) = until(lambda: processes("failing"), "it is there")
+                (process,) = until(lambda: processes("router", "failing"), "it is there")
                 os.kill(process, signal.SIGKILL)
-                until(lambda before=process: processes("failing") not in ([before], []), "another takes its place")
+                until(lambda before=process: processes("router", "failing") not in ([before], []), "another takes its place")
                 until(lambda: not message("failing"), "it chooses again")
         finally:
             over.set()
@@ -424,16 +398,16 @@ def test_no_request_is_lost_when_the_process_is_killed(failing):
 
 def test_the_process_goes_with_its_application(deploy):
     deploy(routed(Lowest), name="gone")
-    (first,) = processes("gone")
+    (first,) = processes("router", "gone")
     # A new version has a new one.
     serve.run(routed(Lowest, request_router_kwargs={"nth": 1}), name="gone", route_prefix="/gone")
-    until(lambda: len(processes("gone")) == 1 and processes("gone") != [first], "the old one goes")
+    until(lambda: len(processes("router", "gone")) == 1 and processes("router", "gone") != [first], "the old one goes")
     serve.run(serve.deployment(name="Who")(Who).bind(), name="gone", route_prefix="/gone")
-    until(lambda: not processes("gone"), "nobody needs it")
+    until(lambda: not processes("router", "gone"), "nobody needs it")
     serve.run(routed(Lowest), name="gone", route_prefix="/gone")
-    assert len(processes("gone")) == 1
+    assert len(processes("router", "gone")) == 1
     serve.delete("gone")
-    until(lambda: not processes("gone"), "the process goes with its application")
+    until(lambda: not processes("router", "gone"), "the process goes with its application")
 
 
 class Hearing(Lowest):
@@ -520,15 +494,15 @@ def test_a_config_file_names_the_router_of_a_deployment(tmp_path, server):
     until(lambda: details("filed")["status"] == "RUNNING", "it runs")
     assert {ask() for _ in range(10)} == {running("filed")[1]}
     # One that is not there is told, and what runs goes on.
-    (process,) = processes("filed")
+    (process,) = processes("router", "filed")
     router["request_router_class"] = f"routers_{end}:Missing"
     _tyndall("deploy", _config(config, application))
     until(lambda: details("filed")["status"] == "DEPLOY_FAILED", "the build fails")
     assert f"the request router 'routers_{end}:Missing' cannot be imported" in details("filed")["message"]
-    assert (processes("filed"), ask()) == ([process], running("filed")[1])
+    assert (processes("router", "filed"), ask()) == ([process], running("filed")[1])
     # Without one the built-in rule holds.
     del application["deployments"]
     _tyndall("deploy", _config(config, application))
-    until(lambda: details("filed")["status"] == "RUNNING" and not processes("filed"), "it has none")
+    until(lambda: details("filed")["status"] == "RUNNING" and not processes("router", "filed"), "it has none")
     assert len({ask() for _ in range(60)}) == 3
     _tyndall("deploy", _config(tmp_path / "none.json"))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from servers import until
 
 from tyndall import serve
 from tyndall.serve import _admin, _server
@@ -41,15 +42,6 @@ def processes() -> list[dict]:
 def waiting(name: str) -> list[dict]:
     """The processes that wait for a deployment of this name."""
     return [one for one in processes() if one["state"] != "replica" and one["id"].startswith(f"warm-{name}-")]
-
-
-def until(what, seconds=60):
-    """What comes to be; nothing tells of it."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.02)
-    return found
 
 
 def is_gone(pid: int) -> bool:

@@ -317,15 +317,19 @@ def _policy(code: Code) -> None:
 def resolvable(policy: AutoscalingPolicy) -> None:
     """Raises ValueError for a policy that is not where it says."""
     path = policy.policy_function
-    try:
-        found = policy.get_policy()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"the autoscaling policy {path!r} cannot be imported: {error}\n"
-            "mend its path, or put its module where the application's code is"
-        ) from error
+    found = _imported(f"the autoscaling policy {path!r}", policy.get_policy)
     if not callable(found):
         raise ValueError(f"the autoscaling policy {path!r} is {type(found).__name__}\nname a function, or a class")
+
+
+def _imported(what: str, find: Callable[[], Any]) -> Any:
+    """What is found; a ValueError where its path leads nowhere."""
+    try:
+        return find()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{what} cannot be imported: {error}\nmend its path, or put its module where the application's code is"
+        ) from error
 
 
 def _router(code: Code) -> None:
@@ -338,13 +342,7 @@ def _router(code: Code) -> None:
 def router_class(config: RequestRouterConfig) -> Callable[..., Any]:
     """The class of a request router. Raises ValueError for one that is not where it says, or none of them."""
     path = config.request_router_class
-    try:
-        found = config.get_request_router_class()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"the request router {path!r} cannot be imported: {error}\n"
-            "mend its path, or put its module where the application's code is"
-        ) from error
+    found = _imported(f"the request router {path!r}", config.get_request_router_class)
     if not (isinstance(found, type) and issubclass(found, RequestRouter)):
         what = found.__name__ if isinstance(found, type) else type(found).__name__
         raise ValueError(
