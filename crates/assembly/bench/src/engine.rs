@@ -16,6 +16,7 @@ use crate::work::Work;
 use crate::{Context, roofline};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tyndall_engine::{
     Engine, EngineConfig, EngineObserver, EngineRequest, Finished, Speculation, StepReport,
@@ -70,17 +71,29 @@ enum Told {
     Finished { at: Instant, finished: Finished },
 }
 
-struct Observer(Sender<Told>);
+struct Observer {
+    told: Sender<Told>,
+    gate: Gate,
+}
+
+/// Is held while a batch is handed in, and waited for after each step: a thread that hands in
+/// slowly must not find its first sequences at their end.
+type Gate = Arc<Mutex<()>>;
+
+fn pass(gate: &Gate) -> MutexGuard<'_, ()> {
+    gate.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl EngineObserver for Observer {
     fn on_step(&mut self, report: &StepReport) {
         let StepReport { num_tokens, running, .. } = *report;
         // Nobody listens after a failure.
-        drop(self.0.send(Told::Step { at: Instant::now(), num_tokens, running }));
+        drop(self.told.send(Told::Step { at: Instant::now(), num_tokens, running }));
+        drop(pass(&self.gate));
     }
 
     fn on_finished(&mut self, finished: &Finished) {
-        drop(self.0.send(Told::Finished { at: Instant::now(), finished: finished.clone() }));
+        drop(self.told.send(Told::Finished { at: Instant::now(), finished: finished.clone() }));
     }
 }
 
@@ -91,6 +104,7 @@ type Step = (Instant, u32, u32);
 struct Loaded {
     engine: Engine,
     told: Receiver<Told>,
+    gate: Gate,
     vocab_size: usize,
     max_batched: u32,
     work: Work,
@@ -164,12 +178,13 @@ fn load(args: &EngineArgs, found: &Found, available_bytes: u64) -> Result<Loaded
     let (work, vocab_size) = (Work::of(&found.spec, &memory), found.spec.vocab_size);
     let model = found.load(&memory, cpu)?;
     let (send, told) = channel();
-    let observer = Box::new(Observer(send));
+    let gate = Gate::default();
+    let observer = Box::new(Observer { told: send, gate: Arc::clone(&gate) });
     let config = config(&memory, length, largest);
     let engine = Engine::start_observed(Box::new(model), config, observer);
     let max_batched = memory.max_num_batched_tokens;
     let random = Random::new(0, 0);
-    Ok(Loaded { engine, told, vocab_size, max_batched, work, isa, random })
+    Ok(Loaded { engine, told, gate, vocab_size, max_batched, work, isa, random })
 }
 
 fn config(memory: &MemoryPlan, length: u32, largest: u32) -> EngineConfig {
@@ -245,10 +260,12 @@ impl Loaded {
         let mut streams: Vec<TokenStream> = Vec::new();
         let requests: Vec<EngineRequest> =
             (0..batch).map(|index| self.request(index, prompt_len, output_len)).collect();
+        let held = pass(&self.gate);
         for request in requests {
             let stream = self.engine.submit(request);
             streams.push(stream.map_err(|error| failed(&error.to_string()))?);
         }
+        drop(held);
         let (mut steps, mut num_finished, mut last) = (Vec::new(), 0, Instant::now());
         while num_finished < batch {
             match self.told.recv_timeout(DEADLINE) {
