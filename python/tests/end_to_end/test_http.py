@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import io
+import time
 
 import httpx
 import numpy
@@ -264,3 +265,56 @@ def test_a_client_that_goes_away_cancels(deploy):
         if events == ["begun", "cancelled"]:
             break
     assert events == ["begun", "cancelled"]
+
+
+@serve.deployment
+class Patient:
+    """Gives up receiving again and again, in each way that asyncio has."""
+
+    async def __call__(self, request: Request):
+        body, more = b"", True
+        while more:
+            task = asyncio.create_task(request.receive())
+            await asyncio.sleep(0)
+            if not task.done():
+                task.cancel()
+            try:
+                message = await task
+            except asyncio.CancelledError:
+                try:
+                    message = await asyncio.wait_for(request.receive(), 0.001)
+                except asyncio.TimeoutError:
+                    continue
+            assert message["type"] == "http.request"
+            body, more = body + message["body"], message["more_body"]
+        return body
+
+
+def test_code_that_gives_up_receiving_loses_no_part_of_the_body(deploy):
+    client, _ = deploy(Patient.bind())
+
+    def parts():
+        for i in range(300):
+            time.sleep(0.001)
+            yield f"{i},".encode()
+
+    assert client.post("/", content=parts()).text == "".join(f"{i}," for i in range(300))
+
+
+@serve.deployment
+class Twice:
+    async def __call__(self, request: Request):
+        await request.body()
+        first = asyncio.create_task(request.receive())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="being received already"):
+            await request.receive()
+        first.cancel()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(request.receive(), 0.01)
+        return "one at a time"
+
+
+def test_one_message_is_awaited_at_a_time(deploy):
+    client, _ = deploy(Twice.bind())
+    assert client.post("/", content=b"whole").text == "one at a time"

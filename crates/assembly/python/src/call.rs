@@ -1,7 +1,8 @@
 //! A call of a method by a handle, and its answer.
 
-use crate::http::{new_future, to_bytes};
+use crate::http::to_bytes;
 use crate::queue::Queue;
+use crate::receiving::new_future;
 use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};

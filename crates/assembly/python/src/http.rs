@@ -3,7 +3,8 @@
 //! Source of the messages: the ASGI specification, HTTP & WebSocket 2.3.
 
 use crate::queue::Queue;
-use crate::request::{Arrival, CancelOnDrop, Context, Shared, disconnect, resolve};
+use crate::receiving::{Receiving, Source, Waiter, new_future};
+use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
 use axum::extract::Request;
@@ -16,7 +17,6 @@ use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError, PyValueErro
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyAny, PyBytes, PyDict, PyMemoryView, PyString};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -38,9 +38,14 @@ enum Incoming {
     Parts(Body),
     /// A part is being read.
     Reading,
+    /// A part waits for the code, and the rest of the body behind it, if there is more.
+    Heard(Part, Option<Body>),
     /// All of it was handed on.
     Read,
 }
+
+/// A part of the body, and whether more comes; none where the client broke off.
+type Part = Option<(Bytes, bool)>;
 
 /// How far the answer is.
 enum Answer {
@@ -227,29 +232,8 @@ impl HttpRequest {
     }
 
     /// The next message of the client: what ASGI awaits of `receive`.
-    fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let mut incoming = lock(&self.incoming);
-        match std::mem::replace(&mut *incoming, Incoming::Read) {
-            Incoming::Whole(bytes) => ready(py, request_message(py, &bytes, false)?.into_any()),
-            Incoming::Parts(body) => {
-                *incoming = Incoming::Reading;
-                drop(incoming);
-                let future = new_future(py)?;
-                self.read_part(body, future.clone_ref(py));
-                Ok(future)
-            }
-            Incoming::Reading => {
-                *incoming = Incoming::Reading;
-                Err(PyRuntimeError::new_err("a part of the body is being received already"))
-            }
-            Incoming::Read if self.shared.is_gone() => ready(py, disconnect(py)?.into_any()),
-            Incoming::Read => {
-                drop(incoming);
-                let future = new_future(py)?;
-                self.shared.set_receiving(future.clone_ref(py));
-                Ok(future)
-            }
-        }
+    fn receive(slf: Py<Self>, py: Python<'_>) -> PyResult<Py<Receiving>> {
+        Receiving::new(py, Source::Http(slf))
     }
 
     /// Takes a message of ASGI.
@@ -326,27 +310,47 @@ impl HttpRequest {
         }
     }
 
-    fn read_part(&self, mut body: Body, future: Py<PyAny>) {
-        let (queue, incoming) = (self.queue.clone(), self.incoming.clone());
-        self.runtime.spawn(async move {
-            let mut part = None;
-            while part.is_none() {
-                part = match body.frame().await {
-                    Some(Ok(frame)) => frame.into_data().ok().map(|bytes| Ok((bytes, true))),
-                    Some(Err(error)) => Some(Err(error)),
-                    None => Some(Ok((Bytes::new(), false))),
-                };
+    pub(crate) fn waiter(&self) -> &Waiter {
+        &self.shared.waiter
+    }
+
+    /// The client's next message, if it is there.
+    pub(crate) fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let mut incoming = lock(&self.incoming);
+        let part = match std::mem::replace(&mut *incoming, Incoming::Read) {
+            Incoming::Whole(bytes) => Some((bytes, false)),
+            Incoming::Heard(part, rest) => {
+                *incoming = rest.map_or(Incoming::Read, Incoming::Parts);
+                part
             }
-            let is_last = !matches!(part, Some(Ok((_, true))));
-            *lock(&incoming) = if is_last { Incoming::Read } else { Incoming::Parts(body) };
-            queue.push(move |py, _| {
-                let message = match part {
-                    Some(Ok((bytes, more))) => request_message(py, &bytes, more)?,
-                    // The client broke off.
-                    Some(Err(_)) | None => disconnect(py)?,
-                };
-                resolve(future.bind(py), message.as_any())
-            });
+            Incoming::Read if self.shared.is_gone() => None,
+            not_yet => {
+                *incoming = not_yet;
+                return Ok(None);
+            }
+        };
+        drop(incoming);
+        message_of(py, part).map(Some)
+    }
+
+    /// Reads the next part of the body, unless one is being read.
+    pub(crate) fn read_on(&self) {
+        let mut incoming = lock(&self.incoming);
+        let mut body = match std::mem::replace(&mut *incoming, Incoming::Reading) {
+            Incoming::Parts(body) => body,
+            other => {
+                *incoming = other;
+                return;
+            }
+        };
+        drop(incoming);
+        let (queue, incoming) = (self.queue.clone(), self.incoming.clone());
+        let shared = self.shared.clone();
+        self.runtime.spawn(async move {
+            let part = next_part(&mut body).await;
+            let has_more = matches!(part, Some((_, true)));
+            *lock(&incoming) = Incoming::Heard(part, has_more.then_some(body));
+            queue.push(move |py, _| shared.waiter.wake(py));
         });
     }
 
@@ -423,15 +427,30 @@ impl HttpRequest {
     }
 }
 
-fn request_message<'py>(
-    py: Python<'py>,
-    bytes: &Bytes,
-    more: bool,
-) -> PyResult<Bound<'py, PyDict>> {
+async fn next_part(body: &mut Body) -> Part {
+    loop {
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    return Some((bytes, true));
+                }
+            }
+            Some(Err(_)) => return None,
+            None => return Some((Bytes::new(), false)),
+        }
+    }
+}
+
+fn message_of(py: Python<'_>, part: Part) -> PyResult<Bound<'_, PyDict>> {
     let message = PyDict::new(py);
-    message.set_item(intern!(py, "type"), intern!(py, "http.request"))?;
-    message.set_item(intern!(py, "body"), PyBytes::new(py, bytes))?;
-    message.set_item(intern!(py, "more_body"), more)?;
+    match part {
+        Some((bytes, more)) => {
+            message.set_item(intern!(py, "type"), intern!(py, "http.request"))?;
+            message.set_item(intern!(py, "body"), PyBytes::new(py, &bytes))?;
+            message.set_item(intern!(py, "more_body"), more)?;
+        }
+        None => message.set_item(intern!(py, "type"), intern!(py, "http.disconnect"))?,
+    }
     Ok(message)
 }
 
@@ -510,13 +529,6 @@ pub(crate) fn value(text: &[u8]) -> PyResult<HeaderValue> {
         let text = String::from_utf8_lossy(text);
         PyValueError::new_err(format!("{text:?} cannot be the value of a header"))
     })
-}
-
-/// A future of the loop that runs.
-pub(crate) fn new_future(py: Python<'_>) -> PyResult<Py<PyAny>> {
-    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let running = RUNNING.import(py, "asyncio", "get_running_loop")?;
-    Ok(running.call0()?.call_method0(intern!(py, "create_future"))?.unbind())
 }
 
 /// An awaitable that never waits.

@@ -1,9 +1,10 @@
 //! Who a request of the loop belongs to, and its end.
 
 use crate::queue::Queue;
+use crate::receiving::Waiter;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyAny, PyDict};
+use pyo3::types::PyAny;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,8 +16,8 @@ use tyndall::RequestContext;
 pub(crate) struct Shared {
     /// The task that carries it out.
     task: Mutex<Option<Py<PyAny>>>,
-    /// A future that waits for the client's next message.
-    receiving: Mutex<Option<Py<PyAny>>>,
+    /// Who awaits the client's next message.
+    pub(crate) waiter: Waiter,
     is_answered: AtomicBool,
     /// Its code has ended without a complete answer.
     is_broken_off: AtomicBool,
@@ -28,11 +29,6 @@ impl Shared {
         if !self.is_answered.load(Ordering::Acquire) {
             *lock(&self.task) = Some(task);
         }
-    }
-
-    /// The future is resolved when the client goes away.
-    pub(crate) fn set_receiving(&self, future: Py<PyAny>) {
-        *lock(&self.receiving) = Some(future);
     }
 
     /// Nobody is to be cancelled from here on.
@@ -59,21 +55,12 @@ impl Shared {
     }
 
     fn cancel(&self, py: Python<'_>, handler: &Bound<'_, PyAny>) -> PyResult<()> {
-        if let Some(future) = lock(&self.receiving).take() {
-            resolve(future.bind(py), disconnect(py)?.as_any())?;
-        }
+        self.waiter.wake(py)?;
         if let Some(task) = lock(&self.task).take() {
             handler.call_method1(intern!(py, "cancel"), (task,))?;
         }
         Ok(())
     }
-}
-
-/// `http.disconnect`, as ASGI tells it.
-pub(crate) fn disconnect(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let message = PyDict::new(py);
-    message.set_item(intern!(py, "type"), intern!(py, "http.disconnect"))?;
-    Ok(message)
 }
 
 /// Sets a future's result, unless it is done.

@@ -3,13 +3,11 @@
 //! Source of the messages: the ASGI specification, HTTP & WebSocket 2.4, and its extension
 //! `websocket.http.response`.
 //!
-//! One message at a time is read for the loop, and it waits there for whoever asks next: code that
-//! gives up receiving loses nothing.
+//! One message at a time is read for the loop, and it waits there for whoever asks next.
 
-use crate::http::{
-    field, headers_of, lock, new_future, plain, ready, status_of, text_field, to_bytes, value,
-};
+use crate::http::{field, headers_of, lock, plain, ready, status_of, text_field, to_bytes, value};
 use crate::queue::Queue;
+use crate::receiving::{Receiving, Source, Waiter, new_future};
 use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
@@ -20,10 +18,9 @@ use http::{HeaderMap, StatusCode};
 use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 use pyo3::types::{PyAny, PyBytes, PyDict, PyString};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tyndall::RequestContext;
@@ -46,9 +43,7 @@ struct Hearing {
     is_told: bool,
     /// Absent before the handshake is accepted, and while a message is awaited.
     receiver: Option<Receiver>,
-    /// The future of who asked last.
-    waiting: Option<Py<PyAny>>,
-    /// What came when nobody asked any more.
+    /// What came, and was not taken yet.
     heard: VecDeque<Result<Message, Close>>,
 }
 
@@ -132,27 +127,8 @@ impl WebSocket {
     }
 
     /// The next message of the client: what ASGI awaits of `receive`.
-    fn receive(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let mut hearing = hold(py, &self.hearing);
-        if !std::mem::replace(&mut hearing.is_told, true) {
-            return ready(py, connect(py)?.into_any());
-        }
-        let next = match hearing.heard.pop_front() {
-            Some(next) => Some(next),
-            None => hearing.receiver.as_mut().and_then(Receiver::try_next),
-        };
-        if let Some(next) = next {
-            return ready(py, message_of(py, &next)?.into_any());
-        }
-        if let Some(waiting) = &hearing.waiting
-            && !waiting.call_method0(py, intern!(py, "done"))?.is_truthy(py)?
-        {
-            return Err(PyRuntimeError::new_err("a message is being received already"));
-        }
-        let future = new_future(py)?;
-        hearing.waiting = Some(future.clone_ref(py));
-        self.hear(&mut hearing);
-        Ok(future)
+    fn receive(slf: Py<Self>, py: Python<'_>) -> PyResult<Py<Receiving>> {
+        Receiving::new(py, Source::WebSocket(slf))
     }
 
     /// Takes a message of ASGI.
@@ -181,36 +157,43 @@ impl WebSocket {
             let close = Close::new(if has_failed { 1011 } else { 1000 }, "");
             self.runtime.spawn(async move { sender.send(Outgoing::Close(close)).await });
         }
-        let waiting = hold(py, &self.hearing).waiting.take();
-        match waiting {
-            Some(waiting) => resolve(waiting.bind(py), message_of(py, &gone())?.as_any()),
-            None => Ok(()),
-        }
+        lock(&self.hearing).heard.push_back(gone());
+        self.shared.waiter.wake(py)
     }
 }
 
 impl WebSocket {
-    /// Awaits a message, if somebody asks and nobody does already.
-    fn hear(&self, hearing: &mut Hearing) {
-        if hearing.waiting.is_none() {
-            return;
+    pub(crate) fn waiter(&self) -> &Waiter {
+        &self.shared.waiter
+    }
+
+    /// The client's next message, if it is there.
+    pub(crate) fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let mut hearing = lock(&self.hearing);
+        if !std::mem::replace(&mut hearing.is_told, true) {
+            drop(hearing);
+            return connect(py).map(Some);
         }
-        let Some(mut receiver) = hearing.receiver.take() else { return };
+        let next = match hearing.heard.pop_front() {
+            Some(next) => Some(next),
+            None => hearing.receiver.as_mut().and_then(Receiver::try_next),
+        };
+        drop(hearing);
+        next.map(|next| message_of(py, &next)).transpose()
+    }
+
+    /// Reads the next message, unless one is being read.
+    pub(crate) fn read_on(&self) {
+        let Some(mut receiver) = lock(&self.hearing).receiver.take() else { return };
         let (queue, hearing) = (self.queue.clone(), self.hearing.clone());
+        let shared = self.shared.clone();
         self.runtime.spawn(async move {
             let next = receiver.next().await;
-            queue.push(move |py, _| {
-                let mut hearing = hold(py, &hearing);
-                hearing.receiver = Some(receiver);
-                let waiting = hearing.waiting.take();
-                if let Some(waiting) = waiting
-                    && !waiting.call_method0(py, intern!(py, "done"))?.is_truthy(py)?
-                {
-                    return resolve(waiting.bind(py), message_of(py, &next)?.as_any());
-                }
-                hearing.heard.push_back(next);
-                Ok(())
-            });
+            let mut hearing = lock(&hearing);
+            hearing.heard.push_back(next);
+            hearing.receiver = Some(receiver);
+            drop(hearing);
+            queue.push(move |py, _| shared.waiter.wake(py));
         });
     }
 
@@ -230,10 +213,9 @@ impl WebSocket {
         let (response, sender, receiver) = handshake.accept(protocol, headers);
         *answer = Answer::Open(sender);
         drop(answer);
-        let mut hearing = hold(py, &self.hearing);
-        hearing.receiver = Some(receiver);
-        self.hear(&mut hearing);
-        drop(hearing);
+        lock(&self.hearing).receiver = Some(receiver);
+        // Who waits already reads from now on.
+        self.shared.waiter.wake(py)?;
         self.reply(reply, response);
         ready(py, py.None().into_bound(py))
     }
@@ -339,7 +321,8 @@ impl WebSocket {
         reply: oneshot::Sender<Response>,
         response: Response,
     ) -> PyResult<Py<PyAny>> {
-        hold(py, &self.hearing).heard.push_back(gone());
+        lock(&self.hearing).heard.push_back(gone());
+        self.shared.waiter.wake(py)?;
         self.reply(reply, response);
         ready(py, py.None().into_bound(py))
     }
@@ -374,11 +357,6 @@ impl WebSocket {
         }
         PyRuntimeError::new_err(why)
     }
-}
-
-/// Locks what stays locked while Python runs: another thread that waits for it lets Python go on.
-fn hold<'a>(py: Python<'_>, hearing: &'a Mutex<Hearing>) -> MutexGuard<'a, Hearing> {
-    hearing.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
 }
 
 fn gone() -> Result<Message, Close> {

@@ -1,0 +1,129 @@
+//! What ASGI awaits of `receive`, for requests and WebSockets.
+//!
+//! A message stays with its source until the code that awaits it runs again, and is taken by then
+//! only. So code that gives up receiving, with a timeout or a cancelled task, loses nothing, however
+//! late it gives up.
+
+use crate::http::{HttpRequest, lock};
+use crate::request::resolve;
+use crate::websocket::WebSocket;
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyAny, PyDict};
+use std::sync::Mutex;
+
+/// The future of who awaits a message. It only says that it is worth looking again.
+#[derive(Default)]
+pub(crate) struct Waiter(Mutex<Option<Py<PyAny>>>);
+
+impl Waiter {
+    /// A future for one who waits; there is one at a time.
+    fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let waiting = lock(&self.0).as_ref().map(|future| future.clone_ref(py));
+        if let Some(waiting) = waiting
+            && !waiting.call_method0(py, intern!(py, "done"))?.is_truthy(py)?
+        {
+            return Err(PyRuntimeError::new_err("a message is being received already"));
+        }
+        let future = new_future(py)?;
+        *lock(&self.0) = Some(future.clone_ref(py));
+        Ok(future)
+    }
+
+    /// Who waits looks again.
+    pub(crate) fn wake(&self, py: Python<'_>) -> PyResult<()> {
+        let waiting = lock(&self.0).take();
+        waiting.map_or(Ok(()), |future| resolve(future.bind(py), py.None().bind(py)))
+    }
+}
+
+/// Where messages come from.
+pub(crate) enum Source {
+    Http(Py<HttpRequest>),
+    WebSocket(Py<WebSocket>),
+}
+
+impl Source {
+    /// The next message, if it is there.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        match self {
+            Self::Http(request) => request.get().take(py),
+            Self::WebSocket(socket) => socket.get().take(py),
+        }
+    }
+
+    /// Reads on, if nobody does yet, and wakes the waiter then.
+    fn read_on(&self) {
+        match self {
+            Self::Http(request) => request.get().read_on(),
+            Self::WebSocket(socket) => socket.get().read_on(),
+        }
+    }
+
+    fn waiter(&self) -> &Waiter {
+        match self {
+            Self::Http(request) => request.get().waiter(),
+            Self::WebSocket(socket) => socket.get().waiter(),
+        }
+    }
+}
+
+/// A message that is awaited; a coroutine to asyncio, so that it can be a task of its own.
+#[pyclass(frozen, module = "tyndall._tyndall")]
+pub(crate) struct Receiving {
+    source: Source,
+}
+
+impl Receiving {
+    pub(crate) fn new(py: Python<'_>, source: Source) -> PyResult<Py<Self>> {
+        Py::new(py, Self { source })
+    }
+}
+
+#[pymethods]
+impl Receiving {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    /// Ends with the message, or yields the future that tells when to look again.
+    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if let Some(message) = self.source.take(py)? {
+            return Err(PyStopIteration::new_err((message.unbind(),)));
+        }
+        let future = self.source.waiter().wait(py)?;
+        self.source.read_on();
+        // As `await` does it: the future is marked as one that is waited for.
+        let steps = future.call_method0(py, intern!(py, "__await__"))?;
+        steps.call_method0(py, intern!(py, "__next__"))
+    }
+
+    fn send(&self, py: Python<'_>, _value: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        self.__next__(py)
+    }
+
+    #[pyo3(signature = (error, _value=None, _traceback=None))]
+    fn throw(
+        &self,
+        error: Bound<'_, PyAny>,
+        _value: Option<Py<PyAny>>,
+        _traceback: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        Err(PyErr::from_value(error))
+    }
+
+    fn close(&self) {}
+}
+
+/// A future of the loop that runs.
+pub(crate) fn new_future(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let running = RUNNING.import(py, "asyncio", "get_running_loop")?;
+    Ok(running.call0()?.call_method0(intern!(py, "create_future"))?.unbind())
+}
