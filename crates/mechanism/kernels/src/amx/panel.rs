@@ -139,6 +139,7 @@ pub(crate) unsafe fn stream(p: &Panel) {
                 let w = Weights { at, stride, ahead, ahead_steps };
                 let x = |group| p.x.group(group, &(0..steps)).cast_const();
                 let group = 2 * pass;
+                expect(p, row, group);
                 match (passes == 1, group + 1 == groups) {
                     (true, true) => tiles::one::<16>(&w, (x(0), p.x.pitch()), steps, &mut products),
                     (true, false) => tiles::two::<16>(&w, [x(0), x(1)], steps, &mut products),
@@ -182,6 +183,9 @@ pub(crate) unsafe fn sweep(p: &Panel, scratch: *mut u8) {
                     let to = if whole { &raw mut products } else { sums.add(i * pairs + pair) };
                     let x = [2 * pair, 2 * pair + 1];
                     let x = x.map(|group| p.x.group(group, &block).cast_const());
+                    if last && p.product.is_none() {
+                        expect(p, row, 2 * pair);
+                    }
                     let ahead = Ahead::new(next, p.stride(), (pair, pairs));
                     if fresh {
                         tiles::swept::<1>(x, scratch, block.len(), &ahead, to);
@@ -193,6 +197,18 @@ pub(crate) unsafe fn sweep(p: &Panel, scratch: *mut u8) {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Asks for the lines that the outputs of the block at weight row `row` for two groups of `x` from `group`
+/// on are written to: else each write waits until its line has come.
+fn expect(p: &Panel, row: usize, group: usize) {
+    let outputs = p.outputs(row);
+    let outputs = if p.gated.is_some() { &outputs[..1] } else { &outputs[..] };
+    for x_row in group * ROWS..((group + 2) * ROWS).min(p.x.t) {
+        for &output in outputs {
+            tiles::expect(p.out.wrapping_add(x_row * p.n + p.inside(output)));
         }
     }
 }

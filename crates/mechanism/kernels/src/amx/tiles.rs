@@ -72,6 +72,15 @@ impl Drop for Tiles {
     }
 }
 
+/// Asks for a line that is to be written: any address.
+#[inline(always)]
+pub(super) fn expect(at: *const f32) {
+    // SAFETY: prefetches never fault, and what has a matrix unit has this one.
+    unsafe {
+        asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+}
+
 /// Two tiles of weight rows as they lie in a file.
 #[derive(Clone, Copy)]
 pub(super) struct Weights {
