@@ -307,8 +307,9 @@ unsafe fn finish(p: &Panel, row: usize, group: usize, products: &Products) {
         unsafe {
             let out = p.out.add(first * p.n);
             if let Some(gated) = p.gated {
-                let [gate, up] = [0, 1].map(|i| transposed(&products.0[i][column]));
-                multiply(p, row, gated, (gate, up), (out, count));
+                let mut gate = transposed(&products.0[0][column]);
+                let up = transposed(&products.0[1][column]);
+                multiply(p, row, gated, (&mut gate, &up), (out, count));
                 continue;
             }
             for (i, output) in p.outputs(row).into_iter().enumerate() {
@@ -325,7 +326,7 @@ unsafe fn multiply(
     p: &Panel,
     row: usize,
     gated: Gated,
-    (mut gate, up): ([__m512; 16], [__m512; 16]),
+    (gate, up): (&mut [__m512; 16], &[__m512; 16]),
     (out, count): (*mut f32, usize),
 ) {
     let (at, mask) = (p.inside(row), p.mask(row));
