@@ -13,7 +13,7 @@ mod tidy;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::Command;
-use steps::{Step, cargo, run_all, tests};
+use steps::{Behind, Step, cargo, run_all, tests};
 
 /// Repository tasks.
 #[derive(Parser)]
@@ -75,9 +75,12 @@ fn main() -> Result<()> {
         Task::Fuzz { targets, seconds } => fuzz::run(&targets, seconds),
         Task::Clients { names, .. } => python::heavy_clients(&names),
         Task::Test => {
+            let builds = Behind::start(readme::BUILDS)?;
             let rust =
                 Step::new("rust tests", || tests(Command::new(env!("CARGO")).args(RUST_TESTS)));
-            run_all(checks.into_iter().chain([rust, python, package, browser, readme]))
+            let release = Step::new("release builds", || none(builds.end()));
+            let steps = [rust, python, package, browser, release, readme];
+            run_all(checks.into_iter().chain(steps))
         }
     }
 }

@@ -21,15 +21,21 @@ pub(crate) fn package() -> Result<usize> {
     pytest("python/tests")
 }
 
-/// Builds the extension module and puts it where the package's sources are.
+/// Puts the extension module where the package's sources are.
 fn extension() -> Result<()> {
-    cargo(&["build", "--quiet", "--package", "tyndall-python"])?;
+    build()?;
     let root = metadata::root();
     let from = root.join("target/debug/lib_tyndall.so");
     let to = root.join("python/tyndall/_tyndall.abi3.so");
     std::fs::copy(&from, &to)
         .with_context(|| format!("failed to copy {} to {}", from.display(), to.display()))?;
     Ok(())
+}
+
+/// Builds the binary and the extension module: with the features that the Rust tests have, which
+/// compiles the least beside those.
+fn build() -> Result<()> {
+    cargo(&["build", "--quiet", "--workspace"])
 }
 
 /// The heavy clients of these names, or every one, with a release binary.
@@ -59,7 +65,7 @@ pub(crate) fn browser() -> Result<usize> {
 
 /// Builds the binary, makes the environment, runs pytest.
 fn pytest(folder: &str) -> Result<usize> {
-    cargo(&["build", "--quiet", "--package", "tyndall-cli"])?;
+    build()?;
     let root = metadata::root();
     let binary = root.join("target/debug/tyndall");
     tests(

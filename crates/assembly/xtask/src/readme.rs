@@ -31,6 +31,10 @@ struct Block {
 /// The pages, in the order in which they are run.
 const PAGES: [&str; 2] = ["README.md", "docs/rust.md"];
 
+/// What the pages build first, which can be done before.
+pub(crate) const BUILDS: &[&[&str]] =
+    &[&["build", "--release"], &["build", "--release", "-p", "tyndall", "--example", "search"]];
+
 /// What a `yaml` block is checked by; the file is its standard input.
 const CHECK: &str = "cargo run --release -- config check /dev/stdin";
 

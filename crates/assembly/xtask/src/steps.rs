@@ -1,19 +1,19 @@
 //! Steps: named, timed on the way, the first failure ends the task.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 /// One thing that can fail; it says how many tests it ran.
 pub(crate) struct Step {
     name: &'static str,
-    run: fn() -> Result<usize>,
+    run: Box<dyn FnOnce() -> Result<usize>>,
 }
 
 impl Step {
-    pub(crate) fn new(name: &'static str, run: fn() -> Result<usize>) -> Self {
-        Self { name, run }
+    pub(crate) fn new(name: &'static str, run: impl FnOnce() -> Result<usize> + 'static) -> Self {
+        Self { name, run: Box::new(run) }
     }
 }
 
@@ -75,6 +75,43 @@ pub(crate) fn command(command: &mut Command) -> Result<()> {
         bail!("{command:?} ended with {status}");
     }
     Ok(())
+}
+
+/// Builds that run behind the steps, in what time of the cores these leave.
+pub(crate) struct Behind(Vec<Child>);
+
+impl Behind {
+    /// Starts cargo for each; it lets one build at a time into a folder.
+    pub(crate) fn start(builds: &[&[&str]]) -> Result<Behind> {
+        let mut behind = Behind(Vec::new());
+        for args in builds {
+            let mut nice = Command::new("nice");
+            nice.args(["-n", "19", env!("CARGO"), "--quiet"]).args(*args);
+            // Else what the README builds later would be something else to cargo.
+            nice.env_remove("CARGO_MANIFEST_DIR");
+            behind.0.push(nice.spawn().context("failed to start nice")?);
+        }
+        Ok(behind)
+    }
+
+    /// Waits for all.
+    pub(crate) fn end(mut self) -> Result<()> {
+        for build in &mut self.0 {
+            let status = build.wait()?;
+            ensure!(status.success(), "a release build ended with {status}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Behind {
+    /// A step has failed, so that nobody needs them; those that have ended stay as they are.
+    fn drop(&mut self) {
+        for build in &mut self.0 {
+            drop(build.kill());
+            drop(build.wait());
+        }
+    }
 }
 
 /// Runs the cargo that runs us.
