@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One thing that can fail; it says how many tests it ran.
 pub(crate) struct Step {
@@ -22,14 +22,48 @@ pub(crate) fn run_all(steps: impl IntoIterator<Item = Step>) -> Result<()> {
     let mut passed = 0;
     for Step { name, run } in steps {
         eprintln!("── {name}");
-        let start = Instant::now();
+        let clock = Clock::start()?;
         passed += run().with_context(|| format!("the step {name:?} failed"))?;
-        eprintln!("── {name}: {:.0} s", start.elapsed().as_secs_f64());
+        clock.report(name)?;
     }
     if passed > 0 {
         say(&format!("{passed} passed, 0 failed"));
     }
     Ok(())
+}
+
+/// When a step began, and the CPU time until then.
+struct Clock {
+    start: Instant,
+    cpu: Duration,
+}
+
+impl Clock {
+    fn start() -> Result<Self> {
+        Ok(Self { start: Instant::now(), cpu: cpu_time()? })
+    }
+
+    /// A step that takes much less CPU time than two cores have waits for something.
+    fn report(&self, name: &str) -> Result<()> {
+        let wall = self.start.elapsed().as_secs_f64();
+        let cpu = (cpu_time()? - self.cpu).as_secs_f64();
+        eprintln!("── {name}: {wall:.0} s, {cpu:.0} s of CPU time");
+        Ok(())
+    }
+}
+
+/// What this process and the children that it waited for have computed, and theirs.
+fn cpu_time() -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    cpu_time_in(&stat).with_context(|| format!("failed to read {stat:?}"))
+}
+
+/// The sum of the fields utime to cstime of proc_pid_stat(5), which are in hundredths of a second.
+fn cpu_time_in(stat: &str) -> Option<Duration> {
+    // The name of the program may have spaces and parentheses.
+    let fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).take(4);
+    let ticks: u64 = fields.map(|field| field.parse::<u64>()).sum::<Result<_, _>>().ok()?;
+    Some(Duration::from_millis(ticks * 10))
 }
 
 /// Runs a test runner, passes its output on, and adds up the `N passed` of its summaries.
@@ -121,7 +155,8 @@ pub(crate) fn cargo(args: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::passed_in;
+    use super::{cpu_time_in, passed_in};
+    use std::time::Duration;
 
     #[test]
     fn summaries_are_counted_and_nothing_else() {
@@ -129,5 +164,12 @@ mod tests {
         assert_eq!(passed_in("20 passed in 1.95s"), 20);
         assert_eq!(passed_in("test a_wall_is_passed ... ok"), 0);
         assert_eq!(passed_in("he passed"), 0);
+    }
+
+    #[test]
+    fn the_cpu_time_is_that_of_the_process_and_of_its_children() {
+        let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 94 0 0 0 100 20 3000 400 20 0 1 0 9 0";
+        assert_eq!(cpu_time_in(stat), Some(Duration::from_millis(35_200)));
+        assert_eq!(cpu_time_in(""), None);
     }
 }
