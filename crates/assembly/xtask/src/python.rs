@@ -32,10 +32,10 @@ fn extension() -> Result<()> {
     Ok(())
 }
 
-/// Builds the binary and the extension module: with the features that the Rust tests have, which
-/// compiles the least beside those.
+/// Builds the binary and the extension module: with all that the Rust tests have, as anything less has
+/// other features of what it depends on, and compiles that again.
 fn build() -> Result<()> {
-    cargo(&["build", "--quiet", "--workspace"])
+    cargo(&["build", "--quiet", "--workspace", "--all-targets"])
 }
 
 /// The heavy clients of these names, or every one, with a release binary.
