@@ -3,7 +3,7 @@
 //! Source of the messages: the ASGI specification, HTTP & WebSocket 2.3.
 
 use crate::queue::Queue;
-use crate::receiving::{Receiving, Source, Waiter, new_future};
+use crate::receiving::{Awaited, Inbox, Waiter, awaitable, new_future, ready};
 use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
@@ -232,8 +232,8 @@ impl HttpRequest {
     }
 
     /// The next message of the client: what ASGI awaits of `receive`.
-    fn receive(slf: Py<Self>, py: Python<'_>) -> PyResult<Py<Receiving>> {
-        Receiving::new(py, Source::Http(slf))
+    fn receive(slf: Py<Self>, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        awaitable(py, Awaited::Http(slf))
     }
 
     /// Takes a message of ASGI.
@@ -310,50 +310,6 @@ impl HttpRequest {
         }
     }
 
-    pub(crate) fn waiter(&self) -> &Waiter {
-        &self.shared.waiter
-    }
-
-    /// The client's next message, if it is there.
-    pub(crate) fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let mut incoming = lock(&self.incoming);
-        let part = match std::mem::replace(&mut *incoming, Incoming::Read) {
-            Incoming::Whole(bytes) => Some((bytes, false)),
-            Incoming::Heard(part, rest) => {
-                *incoming = rest.map_or(Incoming::Read, Incoming::Parts);
-                part
-            }
-            Incoming::Read if self.shared.is_gone() => None,
-            not_yet => {
-                *incoming = not_yet;
-                return Ok(None);
-            }
-        };
-        drop(incoming);
-        message_of(py, part).map(Some)
-    }
-
-    /// Reads the next part of the body, unless one is being read.
-    pub(crate) fn read_on(&self) {
-        let mut incoming = lock(&self.incoming);
-        let mut body = match std::mem::replace(&mut *incoming, Incoming::Reading) {
-            Incoming::Parts(body) => body,
-            other => {
-                *incoming = other;
-                return;
-            }
-        };
-        drop(incoming);
-        let (queue, incoming) = (self.queue.clone(), self.incoming.clone());
-        let shared = self.shared.clone();
-        self.runtime.spawn(async move {
-            let part = next_part(&mut body).await;
-            let has_more = matches!(part, Some((_, true)));
-            *lock(&incoming) = Incoming::Heard(part, has_more.then_some(body));
-            queue.push(move |py, _| shared.waiter.wake(py));
-        });
-    }
-
     fn send_head(&self, py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Py<PyAny>> {
         let status = field(message, intern!(py, "status"))?;
         let status = status.ok_or_else(|| PyValueError::new_err("an answer has no status"))?;
@@ -424,6 +380,50 @@ impl HttpRequest {
                 ready(py, py.None().into_bound(py))
             }
         }
+    }
+}
+
+impl Inbox for HttpRequest {
+    fn waiter(&self) -> &Waiter {
+        &self.shared.waiter
+    }
+
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let mut incoming = lock(&self.incoming);
+        let part = match std::mem::replace(&mut *incoming, Incoming::Read) {
+            Incoming::Whole(bytes) => Some((bytes, false)),
+            Incoming::Heard(part, rest) => {
+                *incoming = rest.map_or(Incoming::Read, Incoming::Parts);
+                part
+            }
+            Incoming::Read if self.shared.is_gone() => None,
+            not_yet => {
+                *incoming = not_yet;
+                return Ok(None);
+            }
+        };
+        drop(incoming);
+        message_of(py, part).map(Some)
+    }
+
+    fn read_on(&self) {
+        let mut incoming = lock(&self.incoming);
+        let mut body = match std::mem::replace(&mut *incoming, Incoming::Reading) {
+            Incoming::Parts(body) => body,
+            other => {
+                *incoming = other;
+                return;
+            }
+        };
+        drop(incoming);
+        let (queue, incoming) = (self.queue.clone(), self.incoming.clone());
+        let shared = self.shared.clone();
+        self.runtime.spawn(async move {
+            let part = next_part(&mut body).await;
+            let has_more = matches!(part, Some((_, true)));
+            *lock(&incoming) = Incoming::Heard(part, has_more.then_some(body));
+            queue.push(move |py, _| shared.waiter.wake(py));
+        });
     }
 }
 
@@ -529,48 +529,6 @@ pub(crate) fn value(text: &[u8]) -> PyResult<HeaderValue> {
         let text = String::from_utf8_lossy(text);
         PyValueError::new_err(format!("{text:?} cannot be the value of a header"))
     })
-}
-
-/// An awaitable that never waits.
-pub(crate) fn ready(py: Python<'_>, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-    Ok(Py::new(py, Ready { value: value.unbind() })?.into_any())
-}
-
-#[pyclass(frozen, module = "tyndall._tyndall")]
-struct Ready {
-    value: Py<PyAny>,
-}
-
-#[pymethods]
-impl Ready {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Err(PyStopIteration::new_err((self.value.clone_ref(py),)))
-    }
-
-    /// With `throw` and `close`, what makes it a coroutine to asyncio.
-    fn send(&self, py: Python<'_>, _value: Py<PyAny>) -> PyResult<Py<PyAny>> {
-        self.__next__(py)
-    }
-
-    #[pyo3(signature = (error, _value=None, _traceback=None))]
-    fn throw(
-        &self,
-        error: Bound<'_, PyAny>,
-        _value: Option<Py<PyAny>>,
-        _traceback: Option<Py<PyAny>>,
-    ) -> PyResult<Py<PyAny>> {
-        Err(PyErr::from_value(error))
-    }
-
-    fn close(&self) {}
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -12,7 +12,7 @@
 //! | `access` | lines of the access log |
 //! | `batch` | batches of `serve.batch` |
 //! | `http` | a request of HTTP as ASGI sees it, and its answer |
-//! | `receiving` | what ASGI awaits of `receive`, for both |
+//! | `receiving` | what ASGI awaits of `receive` and `send`, for both |
 //! | `websocket` | a WebSocket as ASGI sees it |
 //! | `scope` | the scope of both |
 //! | `call` | a call of a method by a handle, and its answer |

@@ -1,4 +1,4 @@
-//! What ASGI awaits of `receive`, for requests and WebSockets.
+//! What ASGI awaits of `receive` and `send`, for requests and WebSockets.
 //!
 //! A message stays with its source until the code that awaits it runs again, and is taken by then
 //! only. So code that gives up receiving, with a timeout or a cancelled task, loses nothing, however
@@ -39,51 +39,54 @@ impl Waiter {
     }
 }
 
-/// Where messages come from.
-pub(crate) enum Source {
+/// Where messages come from, one at a time.
+pub(crate) trait Inbox {
+    /// Who waits for the next one.
+    fn waiter(&self) -> &Waiter;
+
+    /// The next message, if it is there.
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>>;
+
+    /// Reads on, if nobody does yet, and wakes the waiter then.
+    fn read_on(&self);
+}
+
+/// What is awaited.
+pub(crate) enum Awaited {
+    /// Nothing: it is there.
+    Value(Py<PyAny>),
     Http(Py<HttpRequest>),
     WebSocket(Py<WebSocket>),
 }
 
-impl Source {
-    /// The next message, if it is there.
-    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        match self {
-            Self::Http(request) => request.get().take(py),
-            Self::WebSocket(socket) => socket.get().take(py),
-        }
-    }
-
-    /// Reads on, if nobody does yet, and wakes the waiter then.
-    fn read_on(&self) {
-        match self {
-            Self::Http(request) => request.get().read_on(),
-            Self::WebSocket(socket) => socket.get().read_on(),
-        }
-    }
-
-    fn waiter(&self) -> &Waiter {
-        match self {
-            Self::Http(request) => request.get().waiter(),
-            Self::WebSocket(socket) => socket.get().waiter(),
-        }
-    }
-}
-
-/// A message that is awaited; a coroutine to asyncio, so that it can be a task of its own.
+/// What `await` does with [`Awaited`]; a coroutine to asyncio, so that it can be a task of its own.
 #[pyclass(frozen, module = "tyndall._tyndall")]
-pub(crate) struct Receiving {
-    source: Source,
+pub(crate) struct Awaitable(Awaited);
+
+/// An awaitable.
+pub(crate) fn awaitable(py: Python<'_>, awaited: Awaited) -> PyResult<Py<PyAny>> {
+    Ok(Py::new(py, Awaitable(awaited))?.into_any())
 }
 
-impl Receiving {
-    pub(crate) fn new(py: Python<'_>, source: Source) -> PyResult<Py<Self>> {
-        Py::new(py, Self { source })
+/// An awaitable that never waits.
+pub(crate) fn ready(py: Python<'_>, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    awaitable(py, Awaited::Value(value.unbind()))
+}
+
+/// Ends with the message, or returns the future that tells when to look again.
+fn next(inbox: &impl Inbox, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    if let Some(message) = inbox.take(py)? {
+        return Err(PyStopIteration::new_err((message.unbind(),)));
     }
+    let future = inbox.waiter().wait(py)?;
+    inbox.read_on();
+    // As `await` does it: the future is marked as one that is waited for.
+    let steps = future.call_method0(py, intern!(py, "__await__"))?;
+    steps.call_method0(py, intern!(py, "__next__"))
 }
 
 #[pymethods]
-impl Receiving {
+impl Awaitable {
     fn __await__(slf: Py<Self>) -> Py<Self> {
         slf
     }
@@ -92,18 +95,15 @@ impl Receiving {
         slf
     }
 
-    /// Ends with the message, or yields the future that tells when to look again.
     fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        if let Some(message) = self.source.take(py)? {
-            return Err(PyStopIteration::new_err((message.unbind(),)));
+        match &self.0 {
+            Awaited::Value(value) => Err(PyStopIteration::new_err((value.clone_ref(py),))),
+            Awaited::Http(request) => next(request.get(), py),
+            Awaited::WebSocket(socket) => next(socket.get(), py),
         }
-        let future = self.source.waiter().wait(py)?;
-        self.source.read_on();
-        // As `await` does it: the future is marked as one that is waited for.
-        let steps = future.call_method0(py, intern!(py, "__await__"))?;
-        steps.call_method0(py, intern!(py, "__next__"))
     }
 
+    /// With `throw` and `close`, what makes it a coroutine to asyncio.
     fn send(&self, py: Python<'_>, _value: Py<PyAny>) -> PyResult<Py<PyAny>> {
         self.__next__(py)
     }

@@ -5,9 +5,9 @@
 //!
 //! One message at a time is read for the loop, and it waits there for whoever asks next.
 
-use crate::http::{field, headers_of, lock, plain, ready, status_of, text_field, to_bytes, value};
+use crate::http::{field, headers_of, lock, plain, status_of, text_field, to_bytes, value};
 use crate::queue::Queue;
-use crate::receiving::{Receiving, Source, Waiter, new_future};
+use crate::receiving::{Awaited, Inbox, Waiter, awaitable, new_future, ready};
 use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
@@ -127,8 +127,8 @@ impl WebSocket {
     }
 
     /// The next message of the client: what ASGI awaits of `receive`.
-    fn receive(slf: Py<Self>, py: Python<'_>) -> PyResult<Py<Receiving>> {
-        Receiving::new(py, Source::WebSocket(slf))
+    fn receive(slf: Py<Self>, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        awaitable(py, Awaited::WebSocket(slf))
     }
 
     /// Takes a message of ASGI.
@@ -163,40 +163,6 @@ impl WebSocket {
 }
 
 impl WebSocket {
-    pub(crate) fn waiter(&self) -> &Waiter {
-        &self.shared.waiter
-    }
-
-    /// The client's next message, if it is there.
-    pub(crate) fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let mut hearing = lock(&self.hearing);
-        if !std::mem::replace(&mut hearing.is_told, true) {
-            drop(hearing);
-            return connect(py).map(Some);
-        }
-        let next = match hearing.heard.pop_front() {
-            Some(next) => Some(next),
-            None => hearing.receiver.as_mut().and_then(Receiver::try_next),
-        };
-        drop(hearing);
-        next.map(|next| message_of(py, &next)).transpose()
-    }
-
-    /// Reads the next message, unless one is being read.
-    pub(crate) fn read_on(&self) {
-        let Some(mut receiver) = lock(&self.hearing).receiver.take() else { return };
-        let (queue, hearing) = (self.queue.clone(), self.hearing.clone());
-        let shared = self.shared.clone();
-        self.runtime.spawn(async move {
-            let next = receiver.next().await;
-            let mut hearing = lock(&hearing);
-            hearing.heard.push_back(next);
-            hearing.receiver = Some(receiver);
-            drop(hearing);
-            queue.push(move |py, _| shared.waiter.wake(py));
-        });
-    }
-
     fn accept(&self, py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Py<PyAny>> {
         let protocol = text_field(message, intern!(py, "subprotocol"))?;
         let protocol = protocol.map(|name| value(name.as_bytes())).transpose()?;
@@ -356,6 +322,40 @@ impl WebSocket {
             return PyConnectionError::new_err(GONE);
         }
         PyRuntimeError::new_err(why)
+    }
+}
+
+impl Inbox for WebSocket {
+    fn waiter(&self) -> &Waiter {
+        &self.shared.waiter
+    }
+
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let mut hearing = lock(&self.hearing);
+        if !std::mem::replace(&mut hearing.is_told, true) {
+            drop(hearing);
+            return connect(py).map(Some);
+        }
+        let next = match hearing.heard.pop_front() {
+            Some(next) => Some(next),
+            None => hearing.receiver.as_mut().and_then(Receiver::try_next),
+        };
+        drop(hearing);
+        next.map(|next| message_of(py, &next)).transpose()
+    }
+
+    fn read_on(&self) {
+        let Some(mut receiver) = lock(&self.hearing).receiver.take() else { return };
+        let (queue, hearing) = (self.queue.clone(), self.hearing.clone());
+        let shared = self.shared.clone();
+        self.runtime.spawn(async move {
+            let next = receiver.next().await;
+            let mut hearing = lock(&hearing);
+            hearing.heard.push_back(next);
+            hearing.receiver = Some(receiver);
+            drop(hearing);
+            queue.push(move |py, _| shared.waiter.wake(py));
+        });
     }
 }
 
