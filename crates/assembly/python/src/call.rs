@@ -2,8 +2,8 @@
 
 use crate::http::to_bytes;
 use crate::queue::Queue;
-use crate::receiving::new_future;
-use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
+use crate::receiving::when_done;
+use crate::request::{Arrival, CancelOnDrop, Context, Shared};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use pyo3::exceptions::PyValueError;
@@ -158,14 +158,11 @@ impl CallRequest {
         };
         match items.try_send(Ok(body)) {
             Err(mpsc::error::TrySendError::Full(item)) => {
-                let future = new_future(py)?;
-                let (queue, waiting) = (self.queue.clone(), future.clone_ref(py));
-                self.runtime.spawn(async move {
+                let sent = when_done(py, (&self.runtime, &self.queue), async move {
                     // It fails when the caller is gone, which the task is told by itself.
                     drop(items.send(item).await);
-                    queue.push(move |py, _| resolve(waiting.bind(py), py.None().bind(py)));
                 });
-                Ok(Some(future))
+                sent.map(Some)
             }
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(None),
         }

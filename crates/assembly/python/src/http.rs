@@ -3,8 +3,8 @@
 //! Source of the messages: the ASGI specification, HTTP & WebSocket 2.3.
 
 use crate::queue::Queue;
-use crate::receiving::{Awaited, Inbox, Waiter, awaitable, new_future, ready};
-use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
+use crate::receiving::{Awaited, Inbox, Waiter, awaitable, ready, when_done};
+use crate::request::{Arrival, CancelOnDrop, Context, Shared};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
 use axum::extract::Request;
@@ -367,14 +367,10 @@ impl HttpRequest {
         }
         match parts.try_send(bytes) {
             Err(mpsc::error::TrySendError::Full(bytes)) => {
-                let future = new_future(py)?;
-                let (queue, waiting) = (self.queue.clone(), future.clone_ref(py));
-                self.runtime.spawn(async move {
+                when_done(py, (&self.runtime, &self.queue), async move {
                     // It fails when the client is gone, which the task is told by itself.
                     drop(parts.send(bytes).await);
-                    queue.push(move |py, _| resolve(waiting.bind(py), py.None().bind(py)));
-                });
-                Ok(future)
+                })
             }
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {
                 ready(py, py.None().into_bound(py))

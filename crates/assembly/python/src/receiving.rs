@@ -5,6 +5,7 @@
 //! late it gives up.
 
 use crate::http::{HttpRequest, lock};
+use crate::queue::Queue;
 use crate::request::resolve;
 use crate::websocket::WebSocket;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
@@ -12,7 +13,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyAny, PyDict};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use tokio::runtime::Handle;
 
 /// The future of who awaits a message. It only says that it is worth looking again.
 #[derive(Default)]
@@ -121,8 +123,23 @@ impl Awaitable {
     fn close(&self) {}
 }
 
+/// A future that the loop waits for until something outside of it is done.
+pub(crate) fn when_done(
+    py: Python<'_>,
+    (runtime, queue): (&Handle, &Arc<Queue>),
+    work: impl Future<Output = ()> + Send + 'static,
+) -> PyResult<Py<PyAny>> {
+    let future = new_future(py)?;
+    let (queue, waiting) = (queue.clone(), future.clone_ref(py));
+    runtime.spawn(async move {
+        work.await;
+        queue.push(move |py, _| resolve(waiting.bind(py), py.None().bind(py)));
+    });
+    Ok(future)
+}
+
 /// A future of the loop that runs.
-pub(crate) fn new_future(py: Python<'_>) -> PyResult<Py<PyAny>> {
+fn new_future(py: Python<'_>) -> PyResult<Py<PyAny>> {
     static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let running = RUNNING.import(py, "asyncio", "get_running_loop")?;
     Ok(running.call0()?.call_method0(intern!(py, "create_future"))?.unbind())

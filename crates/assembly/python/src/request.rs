@@ -1,12 +1,13 @@
 //! Who a request of the loop belongs to, and its end.
 
+use crate::http::lock;
 use crate::queue::Queue;
 use crate::receiving::Waiter;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyAny;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 use tyndall::RequestContext;
@@ -70,10 +71,6 @@ pub(crate) fn resolve(future: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> Py
         future.call_method1(intern!(py, "set_result"), (value,))?;
     }
     Ok(())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Cancels a request's task when it is dropped before the answer is complete: its client is gone.

@@ -7,8 +7,8 @@
 
 use crate::http::{field, headers_of, lock, plain, status_of, text_field, to_bytes, value};
 use crate::queue::Queue;
-use crate::receiving::{Awaited, Inbox, Waiter, awaitable, new_future, ready};
-use crate::request::{Arrival, CancelOnDrop, Context, Shared, resolve};
+use crate::receiving::{Awaited, Inbox, Waiter, awaitable, ready, when_done};
+use crate::request::{Arrival, CancelOnDrop, Context, Shared};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
 use axum::extract::Request;
@@ -307,14 +307,10 @@ impl WebSocket {
         let Err(what) = sender.try_send(what) else {
             return ready(py, py.None().into_bound(py));
         };
-        let future = new_future(py)?;
-        let (queue, waiting) = (self.queue.clone(), future.clone_ref(py));
-        self.runtime.spawn(async move {
+        when_done(py, (&self.runtime, &self.queue), async move {
             // It fails when the client is gone, which the receiver says.
             sender.send(what).await;
-            queue.push(move |py, _| resolve(waiting.bind(py), py.None().bind(py)));
-        });
-        Ok(future)
+        })
     }
 
     fn out_of_turn(&self, why: &'static str) -> PyErr {
