@@ -9,33 +9,27 @@ use std::process::Command;
 
 /// The client tests, among which the package is compared with Ray's.
 pub(crate) fn clients() -> Result<usize> {
-    extension()?;
     pytest("tests/python")
 }
 
 /// The Python package: its types, and its tests, which start servers and replicas.
 pub(crate) fn package() -> Result<usize> {
-    extension()?;
     let mut mypy = Command::new(environment()?);
     command(mypy.args(["-m", "mypy", "--no-error-summary"]).current_dir(metadata::root()))?;
     pytest("python/tests")
 }
 
-/// Puts the extension module where the package's sources are.
-fn extension() -> Result<()> {
-    build()?;
+/// Builds the binary and the extension module, and puts the latter where the package's sources are. With
+/// all that the Rust tests have, as anything less has other features of what it depends on, and compiles
+/// that again.
+fn build() -> Result<()> {
+    cargo(&["build", "--quiet", "--workspace", "--all-targets"])?;
     let root = metadata::root();
     let from = root.join("target/debug/lib_tyndall.so");
     let to = root.join("python/tyndall/_tyndall.abi3.so");
     std::fs::copy(&from, &to)
         .with_context(|| format!("failed to copy {} to {}", from.display(), to.display()))?;
     Ok(())
-}
-
-/// Builds the binary and the extension module: with all that the Rust tests have, as anything less has
-/// other features of what it depends on, and compiles that again.
-fn build() -> Result<()> {
-    cargo(&["build", "--quiet", "--workspace", "--all-targets"])
 }
 
 /// The heavy clients of these names, or every one, with a release binary.
@@ -63,7 +57,7 @@ pub(crate) fn browser() -> Result<usize> {
     pytest("tests/browser")
 }
 
-/// Builds the binary, makes the environment, runs pytest.
+/// Builds what the tests run, makes the environment, runs pytest.
 fn pytest(folder: &str) -> Result<usize> {
     build()?;
     let root = metadata::root();
