@@ -386,7 +386,8 @@ def test_no_request_is_lost_when_the_process_is_killed(failing):
             for _ in range(3):
                 (process,) = until(lambda: processes("router", "failing"), "it is there")
                 os.kill(process, signal.SIGKILL)
-                until(lambda before=process: processes("router", "failing") not in ([before], []), "another takes its place")
+                others = ([process], [])
+                until(lambda others=others: processes("router", "failing") not in others, "another takes its place")
                 until(lambda: not message("failing"), "it chooses again")
         finally:
             over.set()
