@@ -8,6 +8,8 @@ use std::pin::{Pin, pin};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::yield_now;
 
 const MIN_READ: usize = 4 << 10;
 const READ: usize = 32 << 10;
@@ -116,8 +118,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// # Cancel safety
     /// Not cancel safe: the link is broken afterwards.
     pub(super) async fn run(&mut self, outbox: &Outbox, side: &impl Side) -> Result<()> {
+        // With one thread whoever is woken runs after all that were; with several it may be the next.
+        let is_next = Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread;
         while poll_fn(|cx| self.poll_work(cx, outbox, side)).await? == Work::Write {
             // Others that run now add theirs, and all of it leaves in one piece.
+            if is_next {
+                yield_now().await;
+            }
             if self.writing.is_empty() {
                 outbox.take(&mut self.writing);
             }
