@@ -86,6 +86,8 @@ def head_node(folder: Path, env: dict[str, str], timeout_s: float) -> Iterator[t
         env = {
             **env,
             "RAY_ADDRESS": f"127.0.0.1:{port}",
+            # `ray start` asks for a token, which `serve` brings only where the node's address is the machine's.
+            "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{folder}:{os.environ.get('PATH', '')}",
             "PYTHONPATH": str(HERE),
