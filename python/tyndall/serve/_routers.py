@@ -144,7 +144,7 @@ class _Router:
             replica = known.pop(told["id"], None)
             if replica is None:
                 replica = RunningReplica(ReplicaID(told["id"], self.of))
-            replica._update(route["max_ongoing_requests"], told.get("models", ()), told.get("routing_stats") or {})
+            replica._update(route["max_ongoing_requests"], told)
             self.replicas[told["id"]] = replica
         for gone in known.values():
             self.router.on_replica_actor_died(gone.replica_id)

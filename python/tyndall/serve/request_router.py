@@ -171,12 +171,15 @@ class RunningReplica:
         self._max_ongoing_requests = max_ongoing_requests
         self._multiplexed_model_ids: set[str] = set()
         self._routing_stats: dict[str, Any] = {}
+        self._metadata: dict[str, Any] = {}
         self._queue_len: Callable[[ReplicaID], int | None] = lambda _: None
 
-    def _update(self, max_ongoing_requests: int, model_ids: Iterable[str], routing_stats: Mapping[str, Any]) -> None:
+    def _update(self, max_ongoing_requests: int, told: Mapping[str, Any]) -> None:
+        """Takes its part of a route table."""
         self._max_ongoing_requests = max_ongoing_requests
-        self._multiplexed_model_ids = set(model_ids)
-        self._routing_stats = dict(routing_stats)
+        self._multiplexed_model_ids = set(told.get("models", ()))
+        self._routing_stats = dict(told.get("routing_stats") or {})
+        self._metadata = dict(told.get("metadata") or {})
 
     @property
     def replica_id(self) -> ReplicaID:
@@ -207,7 +210,8 @@ class RunningReplica:
 
     @property
     def replica_metadata(self) -> dict[str, Any]:
-        return {}
+        """What its `record_replica_metadata` returned when it started; a copy."""
+        return dict(self._metadata)
 
     @property
     def max_ongoing_requests(self) -> int:
