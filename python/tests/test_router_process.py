@@ -88,7 +88,7 @@ def test_replicas_are_ranked_by_the_router_of_the_code():
     async def run():
         routers = process(First)
         assert await reported(routers) == [{"report": "ready", "phases": [], "card": None}]
-        assert await ask(routers) == (200, {"ranks": [["r1"], ["r2"]], "hears": False})
+        assert await ask(routers) == (200, {"ranks": [["r1"], ["r2"]], "hears": False, "waits": False})
         # A replica that failed the request is none for it, unless there is no other.
         assert (await ask(routers, avoid=["r1"]))[1]["ranks"] == [["r2"], []]
         assert (await ask(routers, avoid=["r1", "r2"]))[1]["ranks"] == [["r1"], ["r2"]]

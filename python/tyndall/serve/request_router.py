@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from .context import DeploymentID, ReplicaID
 
@@ -107,6 +107,8 @@ class PendingRequest:
         self.resolved = resolved
         """Responses among the arguments have been waited for."""
         self._future = future
+        self._caller = ""
+        """The process that asks."""
         self._arguments: tuple[list[Any], dict[Any, Any]] | None = (list(args), dict(kwargs or {}))
         self._read: Callable[[], Arguments] | None = None
 
@@ -266,6 +268,11 @@ class ReplicaQueueLengthCache:
             for replica_id in lengths.keys() - active_replica_ids:
                 del lengths[replica_id]
 
+    def _of(self, caller: str, replica_id: ReplicaID) -> int:
+        """What one caller has said."""
+        _, lengths = self._told.get(caller, (0.0, {}))
+        return lengths.get(replica_id, 0)
+
     def _hear(self, caller: str, lengths: dict[ReplicaID, int]) -> None:
         """All that one caller has."""
         self._told[caller] = (self._now(), lengths)
@@ -276,6 +283,9 @@ class ReplicaQueueLengthCache:
 
 class RequestRouter(ABC):
     """Ranks the replicas that a request may have."""
+
+    _may_wait: ClassVar[bool] = False
+    """`choose_replicas` itself waits until there is a replica for the request: that it takes long is no failure."""
 
     def __init__(
         self,
@@ -323,6 +333,12 @@ class RequestRouter(ABC):
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """The replica is done with the request, however it ended."""
+
+    def on_request_cancelled(self, internal_request_id: str) -> None:
+        """A request that was asked about has ended before it had a replica."""
+
+    def _on_lengths(self) -> None:
+        """Somebody who asks has said how many requests replicas have from there."""
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """A replica takes no requests any more."""
