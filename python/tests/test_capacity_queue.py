@@ -12,6 +12,7 @@ from test_router_process import ask, process, table
 from tyndall.serve import _routers
 from tyndall.serve.context import ReplicaID
 from tyndall.serve.experimental import capacity_queue_router
+from tyndall.serve.experimental.capacity_queue import CapacityQueue
 from tyndall.serve.experimental.capacity_queue_router import CapacityQueueRouter
 from tyndall.serve.request_router import ReplicaResult
 
@@ -208,6 +209,11 @@ async def test_without_tries_it_is_the_built_in_rule():
 def test_what_it_is_configured_with_is_checked(kwargs, why):
     with pytest.raises(ValueError, match=why):
         CapacityQueueRouter(deployment_id=OF).initialize_state(**kwargs)
+
+
+def test_there_is_no_actor_to_make():
+    with pytest.raises(TypeError, match="there is no CapacityQueue\nname the class in deployment_actors"):
+        CapacityQueue(acquire_timeout_s=1)
 
 
 # --- In the process of routers ----------------------------------------------------------------------------------------

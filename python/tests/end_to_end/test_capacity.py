@@ -13,7 +13,9 @@ import pytest
 from servers import details, processes, until
 
 from tyndall import serve
+from tyndall.serve.config import DeploymentActorConfig
 from tyndall.serve.exceptions import RequestCancelledError
+from tyndall.serve.experimental.capacity_queue import CapacityQueue
 from tyndall.serve.experimental.capacity_queue_router import CapacityQueueRouter
 
 
@@ -110,7 +112,10 @@ def healthy(name):
 
 
 def test_no_sender_fills_what_another_has_filled(deploy, gate):
-    client, _ = deploy(Front.bind(worker(gate, 3, 1)), name="tokens")
+    # As a program for Ray has it.
+    queue = {"acquire_timeout_s": 0.5, "token_ttl_s": 60}
+    actors = [DeploymentActorConfig(name="queue", actor_class=CapacityQueue, init_kwargs=queue)]
+    client, _ = deploy(Front.bind(worker(gate, 3, 1, deployment_actors=actors)), name="tokens")
     own = serve.get_deployment_handle("Worker", "tokens")
     until(lambda: healthy("tokens"), "its router is there")
     # Three processes know nothing of each other, and each has a replica of its own.
