@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -15,7 +14,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tyndall::{Call, Described, RequestContext, wire};
-use tyndall_transport::{Body, Client, Handler, Listener, ServeOptions, empty, read_body, serve};
+use tyndall_transport::{
+    Body, Client, Handler, Listener, RequestBody, ServeOptions, empty, read_body, serve,
+};
 use tyndall_types::protocol::{
     DeploymentConfig, ProgramConfig, ReplicaReport, ReplicaStatus, RuntimeDir,
 };
@@ -56,7 +57,7 @@ fn config(name: &str, described: &Described, deployment: &str) -> DeploymentConf
 struct Controller(mpsc::Sender<ReplicaReport>);
 
 impl Handler for Controller {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         assert_eq!(request.uri().path(), "/-/replicas/r0/report");
         let body = read_body(request.into_body(), 1 << 20).await.unwrap();
         self.0.send(serde_json::from_slice(&body).unwrap()).await.unwrap();

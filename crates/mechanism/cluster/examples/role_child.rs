@@ -67,7 +67,10 @@ fn wait(args: &[String]) -> Vec<String> {
 struct Fine;
 
 impl Handler for Fine {
-    async fn handle(&self, _: http::Request<hyper::body::Incoming>) -> http::Response<Body> {
+    async fn handle(
+        &self,
+        _: http::Request<tyndall_transport::RequestBody>,
+    ) -> http::Response<Body> {
         empty(http::StatusCode::OK)
     }
 }

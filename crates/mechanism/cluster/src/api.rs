@@ -2,12 +2,11 @@
 
 use crate::processes::{Kind, Processes, SpawnError};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tyndall_transport::{Body, Handler, empty, json, line_channel, read_body, text};
+use tyndall_transport::{Body, Handler, RequestBody, empty, json, line_channel, read_body, text};
 use tyndall_types::protocol::{ProcessSpec, StopProcess};
 
 const MAX_BODY_BYTES: usize = 4 << 20;
@@ -20,7 +19,7 @@ pub(crate) struct Api {
 }
 
 impl Handler for Api {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::POST, "/-/processes") => match parse(request).await {
@@ -96,7 +95,7 @@ impl Api {
     }
 }
 
-async fn parse<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Response<Body>> {
+async fn parse<T: DeserializeOwned>(request: Request<RequestBody>) -> Result<T, Response<Body>> {
     let bytes = read_body(request.into_body(), MAX_BODY_BYTES)
         .await
         .map_err(|error| text(StatusCode::BAD_REQUEST, error.to_string()))?;

@@ -10,7 +10,6 @@ use crate::service::{Message, Reply};
 use crate::submissions::Refusal;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,7 +20,7 @@ use tokio::task::JoinError;
 use tyndall_control::Event;
 use tyndall_telemetry::exposition;
 use tyndall_transport::{
-    Body, BodyError, Client, Handler, LineSender, empty, line_channel, read_body, text,
+    Body, BodyError, Client, Handler, LineSender, RequestBody, empty, line_channel, read_body, text,
 };
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::{
@@ -69,7 +68,7 @@ pub(crate) struct Api {
 type Answer = Result<Response<Body>, Response<Body>>;
 
 impl Handler for Api {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         if is_foreign(&request) {
             let why = "pages of other origins may not change anything here\n";
@@ -85,7 +84,7 @@ impl Handler for Api {
 }
 
 impl Api {
-    async fn internal(&self, path: &str, request: Request<Incoming>) -> Answer {
+    async fn internal(&self, path: &str, request: Request<RequestBody>) -> Answer {
         let between =
             |prefix, suffix| path.strip_prefix(prefix)?.strip_suffix(suffix).map(str::to_owned);
         match *request.method() {
@@ -227,18 +226,18 @@ impl Api {
     }
 }
 
-async fn parse<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Response<Body>> {
+async fn parse<T: DeserializeOwned>(request: Request<RequestBody>) -> Result<T, Response<Body>> {
     let bytes = read(request).await?;
     serde_json::from_slice(&bytes).map_err(|error| text(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
-async fn read(request: Request<Incoming>) -> Result<Bytes, Response<Body>> {
+async fn read(request: Request<RequestBody>) -> Result<Bytes, Response<Body>> {
     read_up_to(MAX_BODY_BYTES, request).await
 }
 
 async fn read_up_to(
     limit_bytes: usize,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Result<Bytes, Response<Body>> {
     let read = read_body(request.into_body(), limit_bytes);
     match tokio::time::timeout(BODY_TIMEOUT, read).await {

@@ -17,13 +17,12 @@ use crate::tunnel::{METHOD as WEBSOCKET, wants_websocket};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tyndall_openai::{ApiError, Wanted, parse_generate};
 use tyndall_router::{Deployment, Scope};
-use tyndall_transport::{Body, BoxError, ConnectionLife, Handler, read_body};
+use tyndall_transport::{Body, BoxError, ConnectionLife, Handler, RequestBody, read_body};
 
 /// Largest request body.
 pub(crate) const MAX_BODY_BYTES: usize = 32 << 20;
@@ -39,7 +38,7 @@ pub(crate) struct App {
 }
 
 impl Handler for App {
-    async fn handle(&self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, mut request: Request<RequestBody>) -> Response<Body> {
         let id = request_id(request.headers());
         let path = request.uri().path().to_owned();
         let started = std::time::Instant::now();
@@ -67,7 +66,9 @@ impl Handler for App {
             (Some(answer), _) => answer,
             (None, Err(error)) => Failed::from(error).into_response(target.dialect()),
             (None, Ok(None)) => self.answer(target, request, &id, Caller::default()).await,
-            (None, Ok(Some(holder))) => self.answer_key(target, request, &id, &holder).await,
+            (None, Ok(Some(holder))) => {
+                Box::pin(self.answer_key(target, request, &id, &holder)).await
+            }
         };
         response.headers_mut().extend(verdict.headers);
         response.headers_mut().insert(REQUEST_ID, id);
@@ -90,7 +91,7 @@ impl App {
     fn identify(
         &self,
         target: &Target<'_>,
-        request: &mut Request<Incoming>,
+        request: &mut Request<RequestBody>,
     ) -> Result<Option<Arc<Holder>>, ApiError> {
         let access = &self.shared.access;
         if access.is_open() || !target.wants_key() {
@@ -108,7 +109,7 @@ impl App {
     async fn answer_key(
         &self,
         target: Target<'_>,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         id: &HeaderValue,
         holder: &Arc<Holder>,
     ) -> Response<Body> {
@@ -131,18 +132,22 @@ impl App {
     async fn answer(
         &self,
         target: Target<'_>,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         id: &HeaderValue,
         caller: Caller,
     ) -> Response<Body> {
         match target {
             Target::Node(NodePage::Healthz) => pages::node_health(&self.shared),
             Target::Node(NodePage::Routes) => pages::routes(&self.shared),
-            Target::Node(NodePage::Metrics) => pages::metrics(&self.shared).await,
+            Target::Node(NodePage::Metrics) => Box::pin(pages::metrics(&self.shared)).await,
             Target::Models(route, _) if !allows(route.methods(), request.method()) => {
                 method_not_allowed(route.methods())
             }
-            Target::Models(route, scope) => self.models(route, &scope, request, id, caller).await,
+            // Beside a generation, what is boxed here is nothing; a request to a program need not be as
+            // large.
+            Target::Models(route, scope) => {
+                Box::pin(self.models(route, &scope, request, id, caller)).await
+            }
             Target::Program(mount) => program::forward(&self.shared, &mount, request, id, caller)
                 .await
                 .unwrap_or_else(|failed| failed.into_response(Dialect::Text)),
@@ -159,7 +164,7 @@ impl App {
         &self,
         route: Route<'_>,
         scope: &Scope,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         id: &HeaderValue,
         caller: Caller,
     ) -> Response<Body> {
@@ -195,7 +200,7 @@ impl App {
         &self,
         route: Route<'_>,
         scope: &Scope,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         id: &HeaderValue,
         caller: Caller,
     ) -> Response<Body> {
@@ -290,7 +295,7 @@ fn allows(allowed: &[Method], method: &Method) -> bool {
 }
 
 /// Reads the body of a request.
-pub(crate) async fn read(body: Incoming) -> Result<Bytes, ApiError> {
+pub(crate) async fn read(body: RequestBody) -> Result<Bytes, ApiError> {
     read_within(body, BODY_TIMEOUT).await
 }
 

@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use tyndall_openai::{
     ApiError, ItemOrder, ResponseStore, StoredResponse, expand_input, finished_response,
 };
-use tyndall_transport::{Body, BoxError, json as json_response};
+use tyndall_transport::{Body, BoxError, RequestBody, json as json_response};
 
 const MAX_RESPONSES: usize = 1024;
 const MAX_BYTES: usize = 64 << 20;
@@ -92,7 +91,7 @@ impl Kept {
         owner: &str,
         id: &str,
         is_input: bool,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
     ) -> Response<Body> {
         let answered = match (request.method(), is_input) {
             (&Method::DELETE, _) => self.delete(owner, id),

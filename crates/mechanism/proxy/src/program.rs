@@ -17,12 +17,12 @@ use crate::tunnel::{self, Tunnelled, wants_websocket};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
-use hyper::body::Incoming;
+use std::pin::pin;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tyndall_openai::ApiError;
 use tyndall_router::{Call, Flow, HEADER_ROOT_PATH, Mount};
-use tyndall_transport::{Body, Upgrade};
+use tyndall_transport::{Body, RequestBody, Upgrade};
 
 /// Names a multiplexed model; the second one as proxies write it that let no underscore pass.
 const MODEL_ID: [HeaderName; 2] = [
@@ -39,7 +39,7 @@ const ROOT_PATH: HeaderName = HeaderName::from_static(HEADER_ROOT_PATH);
 pub(crate) async fn forward(
     shared: &Shared,
     mount: &Mount,
-    mut request: Request<Incoming>,
+    mut request: Request<RequestBody>,
     id: &HeaderValue,
     caller: Caller,
 ) -> Result<Response<Body>, Failed> {
@@ -54,15 +54,16 @@ pub(crate) async fn forward(
     let flow = caller.flow();
     let limit = TimeLimit::of(&parts.headers, mount.ingress.route().request_timeout_s);
     let deadline = limit.until_answer().map(|limit| arrived + limit);
-    let sent = async {
+    let is_upgrade = upgrade.is_some();
+    let sent = pin!(async {
         let body = read(body).await?;
         let mut call = Call { deadline, flow, ..call(parts, body, &mount.prefix, id) };
-        if upgrade.is_some() {
+        if is_upgrade {
             tunnel::set_hop(&mut call.headers);
         }
         let failed = |error| Failed::unsent_to_program(error, id, &limit);
         mount.ingress.send(&call).await.map_err(failed)
-    };
+    });
     let sent = tokio::select! {
         sent = sent => sent?,
         () = shared.is_cut() => return Err(shuts_down().into()),

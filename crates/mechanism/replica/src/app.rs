@@ -6,13 +6,14 @@ use crate::served::Served;
 use crate::timing::{SERVER_TIMING, Submitted};
 use crate::{chat, completion, encoder, generate, messages, responses, timing, tokenize};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::watch;
 use tyndall_openai::{ApiError, Wanted};
 use tyndall_telemetry::exposition;
-use tyndall_transport::{Body, BodyError, Handler, empty, json as json_response, read_body, text};
+use tyndall_transport::{
+    Body, BodyError, Handler, RequestBody, empty, json as json_response, read_body, text,
+};
 use tyndall_types::protocol::{ALIVE_PATH, JsonText, ModelTask, ReplicaStatus};
 use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState, RequestId};
 
@@ -152,7 +153,7 @@ impl From<crate::job::SubmitFailure> for Failure {
 }
 
 impl Handler for App {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::GET, "/-/status") => json_response(StatusCode::OK, &self.status()),
@@ -228,7 +229,7 @@ impl App {
     async fn answer(
         &self,
         route: Route,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Result<Response<Body>, Failure> {
         let running = match &*self.phase.borrow() {
             Phase::Running(ready, clock) => Ok((ready.clone(), clock.clone())),
@@ -280,7 +281,7 @@ impl App {
 }
 
 /// A model has no user config, so a new one is in force as soon as it is there.
-async fn reconfigured(request: Request<Incoming>) -> Response<Body> {
+async fn reconfigured(request: Request<RequestBody>) -> Response<Body> {
     match read_body(request.into_body(), MAX_BODY_BYTES).await {
         Ok(_) => empty(StatusCode::NO_CONTENT),
         Err(BodyError::TooLarge { .. }) => empty(StatusCode::PAYLOAD_TOO_LARGE),
@@ -288,7 +289,7 @@ async fn reconfigured(request: Request<Incoming>) -> Response<Body> {
     }
 }
 
-fn request_id(request: &Request<Incoming>) -> RequestId {
+fn request_id(request: &Request<RequestBody>) -> RequestId {
     let sent = request.headers().get(HEADER_REQUEST_ID).and_then(|id| id.to_str().ok());
     RequestId::new(sent.unwrap_or("unnamed"))
 }

@@ -206,7 +206,7 @@ impl Deployment {
             state
                 .clients
                 .entry(replica.id.clone())
-                .or_insert_with(|| Client::unix(&replica.socket));
+                .or_insert_with(|| Client::unix(&replica.socket).linked());
         }
         state.absence.set(route.replicas.is_empty(), Instant::now());
         let replicas = route

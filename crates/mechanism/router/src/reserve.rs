@@ -9,6 +9,7 @@ use crate::send::{
 use bytes::Bytes;
 use http::Response;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tyndall_routing::Failure;
@@ -106,12 +107,12 @@ impl Reservation {
     pub async fn send(self, body: &Bytes) -> Result<Answer, SendError> {
         let Self { opening, mut permit, deadline, waits, .. } = self;
         permit.begin();
-        let sent = async {
+        let sent = pin!(async {
             match opening {
                 Opening::Taken(open) => open.send(body).await,
                 Opening::Answered(response) => Ok(response),
             }
-        };
+        });
         let failed = |kind| SendError { kind, waits: Some(waits) };
         let sent = within(deadline, sent)
             .await
@@ -139,8 +140,11 @@ fn outcome(
 async fn part(call: Arc<Call>, permit: Permit) -> Option<Result<Answer, SendError>> {
     let waits = Waits::default();
     let failed = |kind| Some(Err(SendError { kind, waits: Some(waits) }));
-    let sent = permit.client().exchange(call.outgoing());
-    let Ok(sent) = within(call.deadline, sent).await else {
+    let sent = {
+        let sent = pin!(permit.client().exchange(call.outgoing()));
+        within(call.deadline, sent).await
+    };
+    let Ok(sent) = sent else {
         return failed(SendErrorKind::TooLate(TooLate::AtWork));
     };
     match outcome(sent, permit) {

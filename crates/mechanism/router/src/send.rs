@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Response, Uri};
 use std::future::Future;
 use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::error::Elapsed;
@@ -141,7 +142,8 @@ impl Deployment {
             .map_err(|refusal| sending.refused(refusal, None))?;
         loop {
             let permit = sending.permit(&mut waiting).await?;
-            match sending.attempt(attempt(permit)).await? {
+            let attempt = pin!(attempt(permit));
+            match sending.attempt(attempt).await? {
                 ControlFlow::Break(taken) => return Ok((taken, sending.waits)),
                 ControlFlow::Continue(back) => waiting = back,
             }
@@ -181,18 +183,22 @@ impl<'a> Sending<'a> {
             true => self.call.model.as_ref().map(|_| MATCHING_TIMEOUT),
             false => Some(self.pause),
         };
-        let permit = async {
-            if waiting.is_undecided() {
-                let (choosing, deployment) = (&self.choosing, self.deployment);
-                let chosen = choosing.permit(deployment, waiting, &mut self.avoid, self.pause);
-                if let Some(done) = chosen.await {
-                    return done;
+        let permit = {
+            let permit = pin!(async {
+                if waiting.is_undecided() {
+                    let (deployment, avoid) = (self.deployment, &mut self.avoid);
+                    // Most requests have no router, and are not to be as large as those that have.
+                    let chosen =
+                        Box::pin(self.choosing.permit(deployment, waiting, avoid, self.pause));
+                    if let Some(done) = chosen.await {
+                        return done;
+                    }
+                    waiting.decide(self.call.wish());
                 }
-                waiting.decide(self.call.wish());
-            }
-            waiting.permit(forgive_after).await
+                waiting.permit(forgive_after).await
+            });
+            within(self.call.deadline, permit).await
         };
-        let permit = within(self.call.deadline, permit).await;
         let waited = waiting.waits();
         self.waits.add(waited);
         match permit {
@@ -209,7 +215,7 @@ impl<'a> Sending<'a> {
     /// One try: what comes of it, or a place in the queue for the next.
     async fn attempt<T>(
         &mut self,
-        attempt: impl Future<Output = Tried<T>>,
+        attempt: Pin<&mut impl Future<Output = Tried<T>>>,
     ) -> Result<ControlFlow<T, Waiting>, SendError> {
         let Ok(tried) = within(self.call.deadline, attempt).await else {
             return Err(self.failed(SendErrorKind::TooLate(TooLate::AtWork)));
@@ -248,9 +254,10 @@ impl<'a> Sending<'a> {
     }
 }
 
+/// A future in time. It is pinned where it lies, so that each request holds it once.
 pub(crate) async fn within<F: Future>(
     deadline: Option<Instant>,
-    future: F,
+    future: Pin<&mut F>,
 ) -> Result<F::Output, Elapsed> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await,

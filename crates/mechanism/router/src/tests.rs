@@ -6,7 +6,6 @@ use crate::{Answer, Call, Refusal, Router, Scope, SendErrorKind, TooLate};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tyndall_routing::Flow;
 use tyndall_transport::{
-    Body, Client, Handler, Listener, ServeOptions, empty, line_channel, serve, text,
+    Body, Client, Handler, Listener, RequestBody, ServeOptions, empty, line_channel, serve, text,
 };
 use tyndall_types::protocol::{
     ALIVE_PATH, Backpressure, DeploymentRoute, GenerateDefaults, ModelRoute, ModelTask,
@@ -84,7 +83,7 @@ struct Replica {
 }
 
 impl Handler for Replica {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         if request.uri().path() == ALIVE_PATH {
             return empty(StatusCode::NO_CONTENT);
         }
@@ -478,7 +477,7 @@ struct Controller {
 }
 
 impl Handler for Controller {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         if request.uri().path() != "/-/proxies/test/routes" {
             return empty(StatusCode::NO_CONTENT);
         }

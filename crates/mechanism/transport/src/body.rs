@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
 use serde::Serialize;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,6 +14,57 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What servers answer with.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// The body of a request that a server got.
+#[derive(Debug)]
+pub struct RequestBody(Received);
+
+#[derive(Debug)]
+enum Received {
+    /// It comes by a connection of its own.
+    Incoming(Incoming),
+    /// It came whole.
+    Whole(Full<Bytes>),
+}
+
+impl RequestBody {
+    pub(crate) fn incoming(incoming: Incoming) -> Self {
+        Self(Received::Incoming(incoming))
+    }
+
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self(Received::Whole(Full::new(bytes)))
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Received::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Received::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Received::Incoming(body) => body.is_end_stream(),
+            Received::Whole(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Received::Incoming(body) => body.size_hint(),
+            Received::Whole(body) => body.size_hint(),
+        }
+    }
+}
 
 /// Why a request body was not read.
 #[derive(Debug, thiserror::Error)]

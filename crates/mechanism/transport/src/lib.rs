@@ -5,6 +5,8 @@
 //!   before its end closes its connection, which is how cancellation travels.
 //! - [`Client::open`] sends the head of a request alone: an [`OpenRequest`] is one that the server has
 //!   taken, and that gets its body later, or never.
+//! - [`Client::linked`] sends requests that meet over one connection, a link, which
+//!   every server of a Unix socket takes.
 //! - [`Upgrade`] and [`Upgraded`] are the two ends of a connection that leaves HTTP by a 101.
 //! - [`json`], [`read_body`], [`JsonLines`], [`LineSplitter`] and [`line_channel`] are the bodies.
 #![forbid(unsafe_code)]
@@ -12,11 +14,13 @@
 mod body;
 mod client;
 mod lines;
+mod link;
 mod server;
 mod stall;
 mod upgrade;
+mod wire;
 
-pub use body::{Body, BodyError, BoxError, empty, full, json, read_body, text};
+pub use body::{Body, BodyError, BoxError, RequestBody, empty, full, json, read_body, text};
 pub use client::{Client, ClientError, OpenRequest, Opening, Outgoing, ResponseBody, Upgraded};
 pub use lines::{JsonLines, LineSender, LineSplitter, LinesError, line_channel};
 pub use server::{Handler, Listener, ServeOptions, reachable, serve};

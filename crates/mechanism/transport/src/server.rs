@@ -6,19 +6,22 @@
 //!
 //! A connection that left HTTP is waited for too; it is for whoever has its bytes to cut it.
 
-use crate::body::{Body, flushed};
+use crate::body::{Body, RequestBody, flushed};
+use crate::link::{self, PROTOCOL};
 use crate::stall::StallGuard;
 use crate::upgrade::ConnectionLife;
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -35,7 +38,7 @@ const NOTICED: Duration = Duration::from_millis(5);
 /// Answers one request. Dropped when the client goes away before the answer is complete.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// Answers.
-    fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+    fn handle(&self, request: Request<RequestBody>) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// Where connections come from.
@@ -264,14 +267,40 @@ impl Accepted {
         protocol.timer(TokioTimer::new()).header_read_timeout(options.header_timeout);
         match self {
             Self::Tcp(io) => {
-                connections.spawn(connection(io, protocol, handler, options, stopped));
+                let links = None;
+                connections.spawn(connection(io, protocol, handler, options, stopped, links));
             }
             Self::Unix(io) => {
                 // Who passes an answer on to the outside dates it.
                 protocol.auto_date_header(false);
-                connections.spawn(connection(io, protocol, handler, options, stopped));
+                // Only the node's own processes are here.
+                let links = Some(Links::default());
+                connections.spawn(connection(io, protocol, handler, options, stopped, links));
             }
         }
+    }
+}
+
+/// Where a connection's way out of HTTP lies when it is to be a link.
+#[derive(Debug, Clone, Default)]
+struct Links(Arc<Mutex<Option<OnUpgrade>>>);
+
+impl Links {
+    /// Answers a request for a link; nothing when it is none.
+    fn accept<B>(&self, request: &mut Request<B>) -> Option<Response<Body>> {
+        if *request.headers().get(header::UPGRADE)? != PROTOCOL {
+            return None;
+        }
+        *self.lock() = Some(hyper::upgrade::on(request));
+        let mut response = crate::empty(StatusCode::SWITCHING_PROTOCOLS);
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+        Some(response)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<OnUpgrade>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -281,17 +310,27 @@ async fn connection<H: Handler>(
     handler: H,
     options: ServeOptions,
     mut stopped: watch::Receiver<bool>,
+    links: Option<Links>,
 ) {
     let (life, end) = ConnectionLife::begin();
     let (open, closed) = oneshot::channel::<()>();
     life.keep(open);
     let io = TokioIo::new(StallGuard::new(io, options.write_timeout, end));
+    let (linked, links_of) = (handler.clone(), links.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         let handler = handler.clone();
+        let mut link = None;
         if request.headers().contains_key(header::UPGRADE) {
+            link = links_of.as_ref().and_then(|links| links.accept(&mut request));
             request.extensions_mut().insert(life.clone());
         }
-        async move { Ok::<_, Infallible>(handler.handle(request).await.map(flushed)) }
+        async move {
+            let response = match link {
+                Some(accepted) => accepted,
+                None => handler.handle(request.map(RequestBody::incoming)).await,
+            };
+            Ok::<_, Infallible>(response.map(flushed))
+        }
     });
     let mut connection = Box::pin(protocol.serve_connection(io, service).with_upgrades());
     let stop = async {
@@ -309,6 +348,13 @@ async fn connection<H: Handler>(
         tracing::debug!(%error, "connection ended early");
     }
     drop(connection);
+    let upgrade = links.and_then(|links| links.lock().take());
+    if let Some(upgrade) = upgrade
+        && let Ok(stream) = upgrade.await
+        && let Err(error) = link::serve(TokioIo::new(stream), linked, stopped).await
+    {
+        tracing::debug!(%error, "a link ended early");
+    }
     // Nothing is sent: this resolves when whoever has the socket drops it.
     drop(closed.await);
 }

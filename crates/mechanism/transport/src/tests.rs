@@ -5,7 +5,6 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -26,7 +25,7 @@ impl Drop for OnDrop {
 }
 
 impl Handler for Echo {
-    async fn handle(&self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, mut request: Request<RequestBody>) -> Response<Body> {
         self.served.fetch_add(1, Ordering::SeqCst);
         match request.uri().path() {
             "/echo" => match read_body(request.into_body(), 16).await {

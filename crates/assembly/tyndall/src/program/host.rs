@@ -26,12 +26,11 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tyndall_telemetry::exposition;
-use tyndall_transport::{Body, ConnectionLife, Handler, empty, json, read_body, text};
+use tyndall_transport::{Body, ConnectionLife, Handler, RequestBody, empty, json, read_body, text};
 use tyndall_types::protocol::{ALIVE_PATH, ReplicaStatus};
 use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState};
 
@@ -63,7 +62,7 @@ struct Shared {
 }
 
 impl Handler for App {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         let path = request.uri().path();
         match (request.method(), path) {
             (&Method::GET, "/-/status") => self.status().await,
@@ -169,7 +168,7 @@ impl App {
         }
     }
 
-    async fn reconfigure(&self, request: Request<Incoming>) -> Result<()> {
+    async fn reconfigure(&self, request: Request<RequestBody>) -> Result<()> {
         let Phase::Running(servant) = self.phase() else {
             let message = "the replica takes no user_config now: it starts or ends".to_owned();
             return Err(Error::ReplicaUnavailable { message });
@@ -183,7 +182,7 @@ impl App {
         servant.reconfigure(user_config).await
     }
 
-    async fn body(&self, request: Request<Incoming>) -> Result<Bytes> {
+    async fn body(&self, request: Request<RequestBody>) -> Result<Bytes> {
         let body = read_body(request.into_body(), public::MAX_BODY_BYTES).await;
         body.map_err(|error| Error::invalid_request(error.to_string()))
     }
@@ -203,7 +202,7 @@ impl App {
         self.shared.requests.begin().map(|ongoing| (servant, ongoing)).ok_or("full")
     }
 
-    async fn public(&self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn public(&self, mut request: Request<RequestBody>) -> Response<Body> {
         let (servant, ongoing) = match self.begin() {
             Ok(begun) => begun,
             Err(reason) => return not_started(reason),
@@ -243,7 +242,7 @@ impl App {
         Ok((servant, ongoing))
     }
 
-    async fn call(&self, method: &str, request: Request<Incoming>) -> Response<Body> {
+    async fn call(&self, method: &str, request: Request<RequestBody>) -> Response<Body> {
         let (servant, mut ongoing) = match self.begin_call(request.headers()).await {
             Ok(begun) => begun,
             Err(refusal) => return refusal,

@@ -9,12 +9,11 @@ use crate::service::{Message, Wanted};
 use crate::store::{MAX_DAYS, StoredVersion};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use tokio::task::JoinError;
-use tyndall_transport::{Body, empty, json, reachable, text};
+use tyndall_transport::{Body, RequestBody, empty, json, reachable, text};
 use tyndall_types::protocol::ProcessInfo;
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, IdError};
 
@@ -32,7 +31,7 @@ const DEFAULT_DAYS: u64 = 30;
 const MAX_CODE_BYTES: usize = 128 << 20;
 
 impl Api {
-    pub(super) async fn public(&self, path: &str, request: Request<Incoming>) -> Answer {
+    pub(super) async fn public(&self, path: &str, request: Request<RequestBody>) -> Answer {
         let query = request.uri().query().unwrap_or_default().to_owned();
         // Both forms of a folder's path are taken.
         let folder = if path.ends_with('/') { path.to_owned() } else { format!("{path}/") };
@@ -76,7 +75,7 @@ impl Api {
         &self,
         method: &Method,
         path: &str,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Answer {
         if let (&Method::POST, Some(rest)) = (method, path.strip_prefix(SCALE)) {
             let (application, rest) = rest.split_once("/deployments/").ok_or_else(not_found)?;
@@ -126,7 +125,7 @@ impl Api {
 
     /// One application, of models or with its code. Decoding and writing are not done where others
     /// wait for it.
-    async fn deploy_one(&self, name: ApplicationName, request: Request<Incoming>) -> Answer {
+    async fn deploy_one(&self, name: ApplicationName, request: Request<RequestBody>) -> Answer {
         let body = if self.takes_code {
             read_up_to(MAX_CODE_BYTES, request).await?
         } else {

@@ -1,7 +1,6 @@
 //! A supervisor, replicas, proxies and a builder that only pretend, and a controller among them.
 
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -11,8 +10,8 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tyndall_controller::{Builder, Capacity, ControllerError, ControllerOptions, Http, Instance};
 use tyndall_transport::{
-    Body, Client, ClientError, Handler, JsonLines, Listener, ResponseBody, ServeOptions, empty,
-    json, line_channel, read_body, serve,
+    Body, Client, ClientError, Handler, JsonLines, Listener, RequestBody, ResponseBody,
+    ServeOptions, empty, json, line_channel, read_body, serve,
 };
 use tyndall_types::protocol::*;
 use tyndall_types::{
@@ -165,7 +164,7 @@ impl Supervisor {
 }
 
 impl Handler for Supervisor {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         if path == "/-/events" {
             let (snapshot, mut events) = self.snapshot();
@@ -216,7 +215,7 @@ impl Handler for Supervisor {
 struct Replica(ReplicaStatus);
 
 impl Handler for Replica {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         assert_eq!(request.uri().path(), "/-/status");
         json(StatusCode::OK, &self.0)
     }

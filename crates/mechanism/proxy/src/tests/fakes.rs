@@ -6,7 +6,6 @@ use futures_util::StreamExt;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,8 +16,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tyndall_api_keys::{Key, KeyName};
 use tyndall_transport::{
-    Body, BoxError, Client, Handler, Listener, ServeOptions, empty, json as json_response,
-    line_channel, read_body, serve, text,
+    Body, BoxError, Client, Handler, Listener, RequestBody, ServeOptions, empty,
+    json as json_response, line_channel, read_body, serve, text,
 };
 use tyndall_types::protocol::{
     Backpressure, DemandReport, DeploymentRoute, GenerateDefaults, KeyUsage, KeyUsageReport,
@@ -71,7 +70,7 @@ struct Controller {
 }
 
 impl Handler for Controller {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         match request.uri().path() {
             "/-/proxies/proxy-0/routes" => {
                 let (sender, body) = line_channel(4);
@@ -331,7 +330,7 @@ struct FakeReplica {
 }
 
 impl Handler for FakeReplica {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         if request.uri().path() == "/-/metrics" {
             let page = format!(
                 "# HELP fake_steps Steps.\n# TYPE fake_steps counter\n\

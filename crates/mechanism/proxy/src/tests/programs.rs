@@ -7,7 +7,6 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tyndall_transport::{
-    Body, BoxError, Handler, Listener, ResponseBody, ServeOptions, empty, json as json_response,
-    read_body, serve,
+    Body, BoxError, Handler, Listener, RequestBody, ResponseBody, ServeOptions, empty,
+    json as json_response, read_body, serve,
 };
 use tyndall_types::protocol::{
     ALIVE_PATH, Backpressure, DeploymentRoute, ReplicaRoute, Unavailable,
@@ -35,7 +34,7 @@ struct FakeProgram {
 }
 
 impl Handler for FakeProgram {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         if request.uri().path() == ALIVE_PATH {
             return empty(StatusCode::NO_CONTENT);
         }
@@ -57,7 +56,7 @@ impl Handler for FakeProgram {
 }
 
 impl FakeProgram {
-    async fn echo(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn echo(&self, request: Request<RequestBody>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let body = read_body(body, 1 << 20).await.unwrap();
         let headers: Value = parts

@@ -5,7 +5,6 @@ use super::programs::node_with;
 use super::{body, program, table};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tyndall_transport::{
-    Body, Handler, Listener, ResponseBody, ServeOptions, Upgrade, Upgraded, empty, serve, text,
+    Body, Handler, Listener, RequestBody, ResponseBody, ServeOptions, Upgrade, Upgraded, empty,
+    serve, text,
 };
 use tyndall_types::protocol::{ALIVE_PATH, DeploymentRoute, ReplicaRoute};
 use tyndall_types::{HEADER_NOT_STARTED, ReplicaId};
@@ -29,7 +29,7 @@ struct Echo {
 }
 
 impl Handler for Echo {
-    async fn handle(&self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, mut request: Request<RequestBody>) -> Response<Body> {
         if request.uri().path() == ALIVE_PATH {
             return empty(StatusCode::NO_CONTENT);
         }

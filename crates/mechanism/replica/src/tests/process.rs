@@ -8,7 +8,6 @@ use crate::phases::PhaseClock;
 use crate::served::Served;
 use crate::{ReplicaError, ReplicaOptions};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tyndall_text::Tokenizer;
-use tyndall_transport::{Body, Client, Handler, Listener, ServeOptions, empty, read_body, serve};
+use tyndall_transport::{
+    Body, Client, Handler, Listener, RequestBody, ServeOptions, empty, read_body, serve,
+};
 use tyndall_types::protocol::{
     AutoscalingConfig, ColdStartPhases, DeploymentConfig, EngineLoad, GenerateDefaults,
     ModelConfig, ProgramConfig, ReplicaReport, RuntimeDir, Workload,
@@ -28,7 +29,7 @@ use tyndall_types::{DeploymentId, DeploymentName, ReplicaId};
 struct Controller(mpsc::Sender<ReplicaReport>);
 
 impl Handler for Controller {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         assert_eq!(request.uri().path(), "/-/replicas/r0/report");
         let body = read_body(request.into_body(), 1 << 20).await.unwrap();
         self.0.send(serde_json::from_slice(&body).unwrap()).await.unwrap();

@@ -4,10 +4,9 @@ use super::*;
 use crate::tests::{Behaviour, Node, call, id};
 use crate::{Answer, SendErrorKind};
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use std::sync::Mutex;
 use tyndall_transport::{
-    Body, Handler, Listener, ServeOptions, empty, json, read_body, serve, text,
+    Body, Handler, Listener, RequestBody, ServeOptions, empty, json, read_body, serve, text,
 };
 use tyndall_types::protocol::{DeploymentRoute, ReplicaRoute, RouteTable};
 
@@ -41,7 +40,7 @@ impl Drop for Attending {
 }
 
 impl Handler for Chooser {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let body = read_body(request.into_body(), 1 << 20).await.unwrap();
         if path == "/-/attend" {

@@ -3,7 +3,7 @@
 //!
 //! A request is written while the answer is read, as a server may answer before it has all of it.
 
-use super::wire::{self, Head, Outgoing, Said};
+use crate::wire::{self, Head, Outgoing, Said};
 use bytes::{Buf, Bytes, BytesMut};
 use http::Method;
 use std::future::{Future, poll_fn};

@@ -2,31 +2,34 @@
 //!
 //! A connection serves one request at a time. It returns to the pool when the response body was
 //! read to its end; dropped earlier, the connection is closed and the server sees the disconnect.
+//! Where the client is [`Client::linked`], requests that meet share one, see [`crate::link`].
 
 mod connection;
+mod links;
 mod open;
 mod response;
 #[cfg(test)]
 mod tests;
-mod wire;
 
+pub use crate::wire::Outgoing;
 pub use connection::Upgraded;
 pub use open::{OpenRequest, Opening};
 pub use response::ResponseBody;
-pub use wire::Outgoing;
 
 use crate::body::{BodyError, BoxError, read_body};
 use crate::lines::JsonLines;
+use crate::link::Unanswered as Unlinked;
+use crate::wire::{Head, Said};
 use bytes::Bytes;
 use connection::{Connection, Stream, Unanswered};
 use http::{Method, Request, Response, StatusCode, header};
+use links::{Links, suits};
 use serde::{Serialize, de::DeserializeOwned};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream};
-use wire::{Head, Said};
 
 const MAX_IDLE: usize = 64;
 /// Servers close a connection that has been idle for longer, and may do so while a request is on
@@ -121,6 +124,7 @@ pub struct Client {
     target: Arc<Target>,
     idle: Idle,
     authorization: Option<header::HeaderValue>,
+    links: Option<Arc<Links>>,
 }
 
 impl Client {
@@ -143,8 +147,16 @@ impl Client {
         self
     }
 
+    /// The same client, whose requests share a connection where several are under way at once. One
+    /// task writes and reads it, in the runtime of whoever sent the request that opened it.
+    #[must_use]
+    pub fn linked(mut self) -> Self {
+        self.links = Some(Arc::default());
+        self
+    }
+
     fn new(target: Target) -> Self {
-        Self { target: Arc::new(target), idle: Idle::default(), authorization: None }
+        Self { target: Arc::new(target), idle: Idle::default(), authorization: None, links: None }
     }
 
     /// Sends a request, as [`Client::exchange`] does.
@@ -169,8 +181,34 @@ impl Client {
     /// been. Any status is an answer.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection, so the server sees the disconnect.
+    /// Dropping the future closes the connection, or tells the server by the link, so that it sees
+    /// the disconnect.
     pub async fn exchange(
+        &self,
+        request: Outgoing<'_>,
+    ) -> Result<Response<ResponseBody>, ClientError> {
+        let entered = self.links.as_ref().map(|links| (links, links.enter()));
+        let Some((links, (under_way, is_alone))) = entered else {
+            return self.exchange_alone(request).await;
+        };
+        let link = (!is_alone && suits(&request)).then(|| links.link(self)).flatten();
+        if let Some(link) = link {
+            let request = Outgoing { authorization: self.authorization.as_ref(), ..request };
+            match link.exchange(&request).await {
+                Ok((head, body)) => {
+                    return Ok(head.map(|()| ResponseBody::linked(body, under_way)));
+                }
+                // It has left meanwhile.
+                Err(Unlinked::Unsent) => {}
+                Err(Unlinked::Broken(error)) => return Err(self.broken(error)),
+            }
+        }
+        let response = self.exchange_alone(request).await?;
+        Ok(response.map(|body| body.under_way(under_way)))
+    }
+
+    /// Sends a request by a connection of its own.
+    async fn exchange_alone(
         &self,
         request: Outgoing<'_>,
     ) -> Result<Response<ResponseBody>, ClientError> {

@@ -4,8 +4,8 @@
 //! keeps for it whatever it keeps for a request, before anybody knows the body.
 
 use super::connection::Connection;
-use super::wire::{Head, Outgoing, Said};
 use super::{Client, ClientError, ResponseBody};
+use crate::wire::{Head, Outgoing, Said};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, Uri};
 

@@ -2,7 +2,9 @@
 
 use super::Idle;
 use super::connection::{Connection, Upgraded};
-use super::wire::{Chunk, Framing, chunk_end, chunk_size, trailers};
+use super::links::UnderWay;
+use crate::link::LinkedBody;
+use crate::wire::{Chunk, Framing, chunk_end, chunk_size, trailers};
 use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::io::{ErrorKind, Result};
@@ -12,9 +14,83 @@ use std::task::{Context, Poll, ready};
 /// Pieces up to so many bytes are copied, so that the buffer that they came in is used again.
 const MAX_COPIED: usize = 1 << 10;
 
-/// The body of an answer. Dropping it before its end closes the connection.
+/// The body of an answer. Dropping it before its end closes the connection, or tells the server by
+/// the link.
 #[derive(Debug)]
 pub struct ResponseBody {
+    source: Source,
+    /// Where it counts as under way.
+    _under_way: Option<UnderWay>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Own(OwnBody),
+    Linked(LinkedBody),
+}
+
+impl ResponseBody {
+    pub(super) fn new(connection: Connection, framing: Framing, back: Option<Idle>) -> Self {
+        let source = Source::Own(OwnBody::new(connection, framing, back));
+        Self { source, _under_way: None }
+    }
+
+    pub(super) fn linked(body: LinkedBody, under_way: UnderWay) -> Self {
+        Self { source: Source::Linked(body), _under_way: Some(under_way) }
+    }
+
+    pub(super) fn under_way(self, under_way: UnderWay) -> Self {
+        Self { _under_way: Some(under_way), ..self }
+    }
+
+    /// The connection, after a 101: its bytes belong to the protocol that was asked for.
+    #[must_use]
+    pub fn upgrade(self) -> Option<Upgraded> {
+        match self.source {
+            Source::Own(body) => body.upgrade(),
+            Source::Linked(_) => None,
+        }
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>>>> {
+        match &mut self.source {
+            Source::Own(body) => {
+                let polled = body.poll(cx);
+                if matches!(polled, Poll::Ready(Some(Err(_)))) {
+                    body.connection = None;
+                }
+                polled
+            }
+            Source::Linked(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(body) => body.connection.is_none() || body.framing == Framing::Upgrade,
+            Source::Linked(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(body) => body.size_hint(),
+            Source::Linked(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A body that comes by a connection of its own.
+#[derive(Debug)]
+struct OwnBody {
     /// Gone when the body is over or broken.
     connection: Option<Connection>,
     framing: Framing,
@@ -22,8 +98,8 @@ pub struct ResponseBody {
     back: Option<Idle>,
 }
 
-impl ResponseBody {
-    pub(super) fn new(connection: Connection, framing: Framing, back: Option<Idle>) -> Self {
+impl OwnBody {
+    fn new(connection: Connection, framing: Framing, back: Option<Idle>) -> Self {
         let mut body = Self { connection: Some(connection), framing, back };
         if framing == Framing::Length(0) {
             body.end();
@@ -31,9 +107,7 @@ impl ResponseBody {
         body
     }
 
-    /// The connection, after a 101: its bytes belong to the protocol that was asked for.
-    #[must_use]
-    pub fn upgrade(self) -> Option<Upgraded> {
+    fn upgrade(self) -> Option<Upgraded> {
         let connection = self.connection.filter(|_| self.framing == Framing::Upgrade)?;
         connection.upgrade()
     }
@@ -86,6 +160,14 @@ impl ResponseBody {
                 }
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.framing {
+            Framing::Length(left) => SizeHint::with_exact(left),
+            Framing::Upgrade => SizeHint::with_exact(0),
+            Framing::Chunked(_) | Framing::Close => SizeHint::default(),
         }
     }
 }
@@ -142,32 +224,4 @@ fn take(connection: &mut Connection, left: &mut u64) -> Option<Bytes> {
     } else {
         connection.read.split_to(length).freeze()
     })
-}
-
-impl HttpBody for ResponseBody {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>>>> {
-        let polled = self.poll(cx);
-        if matches!(polled, Poll::Ready(Some(Err(_)))) {
-            self.connection = None;
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.connection.is_none() || self.framing == Framing::Upgrade
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.framing {
-            Framing::Length(left) => SizeHint::with_exact(left),
-            Framing::Upgrade => SizeHint::with_exact(0),
-            Framing::Chunked(_) | Framing::Close => SizeHint::default(),
-        }
-    }
 }

@@ -10,12 +10,11 @@ use crate::wire;
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tyndall_transport::{Body, Handler, OpenRequest, Opening, empty, read_body};
+use tyndall_transport::{Body, Handler, OpenRequest, Opening, RequestBody, empty, read_body};
 use tyndall_types::protocol::{ProgramConfig, ReplicaStatus};
 use tyndall_types::{ApplicationName, HEADER_NOT_STARTED, ReplicaState};
 
@@ -107,7 +106,7 @@ impl Deployment for Told {
 struct Controller(mpsc::Sender<ReplicaReport>);
 
 impl Handler for Controller {
-    async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         let body = read_body(request.into_body(), 1 << 20).await.unwrap();
         self.0.send(serde_json::from_slice(&body).unwrap()).await.unwrap();
         empty(StatusCode::NO_CONTENT)

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as a client writes and reads it.
+//! HTTP/1.1 as bytes: heads and framing, as a client writes and reads them.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{
@@ -8,7 +8,7 @@ use httparse::{ParserConfig, Status};
 use std::io::{Error, ErrorKind, Result};
 use std::mem::MaybeUninit;
 
-const MAX_HEADERS: usize = 100;
+pub(crate) const MAX_HEADERS: usize = 100;
 const MAX_HEAD_BYTES: usize = 400 << 10;
 /// The line before a chunk, with what servers may add to the size.
 const MAX_CHUNK_LINE_BYTES: usize = 16 << 10;
@@ -25,9 +25,9 @@ pub struct Outgoing<'a> {
     /// The whole body.
     pub body: &'a Bytes,
     /// Sent where `headers` have none.
-    pub(super) authorization: Option<&'a HeaderValue>,
+    pub(crate) authorization: Option<&'a HeaderValue>,
     /// The body follows when the server has said that it takes the request.
-    pub(super) is_open: bool,
+    pub(crate) is_open: bool,
 }
 
 impl<'a> Outgoing<'a> {
@@ -38,7 +38,7 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Writes the head behind what is in `out`.
-    pub(super) fn encode(&self, out: &mut BytesMut) {
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
         let target = self.uri.path_and_query().map_or("/", |target| target.as_str());
         let values = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
         out.reserve(target.len() + values.sum::<usize>() + 256);
@@ -83,7 +83,7 @@ impl<'a> Outgoing<'a> {
 }
 
 /// A body as one chunk, which is the last.
-pub(super) fn chunk(body: &[u8]) -> Bytes {
+pub(crate) fn chunk(body: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(body.len() + 32);
     if !body.is_empty() {
         out.put_slice(format!("{:x}\r\n", body.len()).as_bytes());
@@ -94,7 +94,7 @@ pub(super) fn chunk(body: &[u8]) -> Bytes {
     out.freeze()
 }
 
-fn line(out: &mut BytesMut, name: &str, value: &[u8]) {
+pub(crate) fn line(out: &mut BytesMut, name: &str, value: &[u8]) {
     for part in [name.as_bytes(), b": ", value, b"\r\n"] {
         out.put_slice(part);
     }
@@ -115,7 +115,7 @@ fn digits(out: &mut BytesMut, mut number: usize) {
 
 /// How an answer's end is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// After so many bytes.
     Length(u64),
     /// By an empty chunk.
@@ -128,7 +128,7 @@ pub(super) enum Framing {
 
 /// Where a chunked body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Chunk {
+pub(crate) enum Chunk {
     /// Before the line with a size.
     Size,
     /// So many bytes of a chunk are left.
@@ -141,16 +141,16 @@ pub(super) enum Chunk {
 
 /// The head of an answer.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) response: Response<()>,
-    pub(super) framing: Framing,
+pub(crate) struct Head {
+    pub(crate) response: Response<()>,
+    pub(crate) framing: Framing,
     /// The server takes another request on the connection.
-    pub(super) keeps: bool,
+    pub(crate) keeps: bool,
 }
 
 /// What a server says to the head of a request.
 #[derive(Debug)]
-pub(super) enum Said {
+pub(crate) enum Said {
     /// It takes the request, of which the body may come.
     GoOn,
     /// The head of its answer.
@@ -158,7 +158,7 @@ pub(super) enum Said {
 }
 
 /// Takes what is said to a `method` off the buffer, once all of it is there.
-pub(super) fn said(buffer: &mut BytesMut, method: &Method) -> Result<Option<Said>> {
+pub(crate) fn said(buffer: &mut BytesMut, method: &Method) -> Result<Option<Said>> {
     while !buffer.is_empty() {
         let Some((response, length)) = parse(buffer)? else { return Ok(None) };
         buffer.advance(length);
@@ -181,7 +181,17 @@ pub(super) fn said(buffer: &mut BytesMut, method: &Method) -> Result<Option<Said
     Ok(None)
 }
 
+/// Reads the head of an answer; how long it is.
 fn parse(buffer: &[u8]) -> Result<Option<(Response<()>, usize)>> {
+    // One copy that all values share, so that the buffer stays free for what comes.
+    parse_head(buffer, |length| Bytes::copy_from_slice(&buffer[..length]))
+}
+
+/// The same, where `share` has the first bytes of the buffer for the values.
+pub(crate) fn parse_head(
+    buffer: &[u8],
+    share: impl FnOnce(usize) -> Bytes,
+) -> Result<Option<(Response<()>, usize)>> {
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = ParserConfig::default().parse_response_with_uninit_headers(
@@ -196,31 +206,38 @@ fn parse(buffer: &[u8]) -> Result<Option<(Response<()>, usize)>> {
         }
         Status::Partial => return Ok(None),
     };
-    // One copy that all values share, so that the buffer stays free for what comes.
-    let copy = Bytes::copy_from_slice(&buffer[..length]);
     let mut response = Response::new(());
     *response.status_mut() =
         StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(invalid)?;
     *response.version_mut() =
         if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let map = response.headers_mut();
-    map.reserve(parsed.headers.len());
-    for found in parsed.headers.iter() {
+    *response.headers_mut() = header_map(parsed.headers, buffer, &share(length))?;
+    Ok(Some((response, length)))
+}
+
+/// Headers that were found in `buffer`, whose bytes are `shared`.
+pub(crate) fn header_map(
+    found: &[httparse::Header<'_>],
+    buffer: &[u8],
+    shared: &Bytes,
+) -> Result<HeaderMap> {
+    let mut map = HeaderMap::with_capacity(found.len());
+    for found in found {
         let name = HeaderName::from_bytes(found.name.as_bytes()).map_err(invalid)?;
         let at = found.value.as_ptr() as usize - buffer.as_ptr() as usize;
         // An empty value may be said to be anywhere.
         let value = if found.value.is_empty() {
             HeaderValue::from_static("")
         } else {
-            let value = copy.slice(at..at + found.value.len());
+            let value = shared.slice(at..at + found.value.len());
             HeaderValue::from_maybe_shared(value).map_err(invalid)?
         };
         map.append(name, value);
     }
-    Ok(Some((response, length)))
+    Ok(map)
 }
 
-fn framing(response: &Response<()>, method: &Method) -> Result<Framing> {
+pub(crate) fn framing(response: &Response<()>, method: &Method) -> Result<Framing> {
     let (status, headers) = (response.status(), response.headers());
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Framing::Upgrade);
@@ -249,7 +266,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 /// Takes the line before a chunk off the buffer: the size of the chunk.
-pub(super) fn chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>> {
+pub(crate) fn chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>> {
     match httparse::parse_chunk_size(buffer) {
         Ok(Status::Complete((length, size))) => {
             buffer.advance(length);
@@ -261,7 +278,7 @@ pub(super) fn chunk_size(buffer: &mut BytesMut) -> Result<Option<u64>> {
 }
 
 /// Takes the end of a chunk's line off the buffer.
-pub(super) fn chunk_end(buffer: &mut BytesMut) -> Result<bool> {
+pub(crate) fn chunk_end(buffer: &mut BytesMut) -> Result<bool> {
     match &buffer[..] {
         [b'\r', b'\n', ..] => {
             buffer.advance(2);
@@ -273,7 +290,7 @@ pub(super) fn chunk_end(buffer: &mut BytesMut) -> Result<bool> {
 }
 
 /// Takes the trailers off the buffer, which end a chunked body; there may be none.
-pub(super) fn trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>> {
+pub(crate) fn trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let (length, map) = match httparse::parse_headers(buffer, &mut headers).map_err(invalid)? {
         Status::Complete((length, found)) => {
@@ -293,6 +310,6 @@ pub(super) fn trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>> {
     Ok(Some(map))
 }
 
-fn invalid(why: impl Into<crate::BoxError>) -> Error {
+pub(crate) fn invalid(why: impl Into<crate::BoxError>) -> Error {
     Error::new(ErrorKind::InvalidData, why)
 }
