@@ -11,6 +11,7 @@ from tyndall.serve import _fates, _options
 from tyndall.serve._graph import build
 from tyndall.serve.autoscaling_policy import default_autoscaling_policy
 from tyndall.serve.config import DEFAULT_ROUTER
+from tyndall.serve.experimental.capacity_queue import CapacityQueue
 from tyndall.serve.request_router import PowerOfTwoChoicesRequestRouter, RequestRouter
 
 FIELDS = Path(__file__).parents[2] / "crates/core/config/src/file/fields"
@@ -70,6 +71,10 @@ def test_the_config_file_knows_all_that_is_described():
             {"placement_group_bundles": [{"CPU": 1}], "placement_group_strategy": "PACK"},
             "placement_group_strategy has no effect: this machine is the only node",
         ),
+        (
+            {"deployment_actors": [{"name": "queue", "actor_class": CapacityQueue, "init_kwargs": {"token_ttl_s": 1}}]},
+            "deployment_actors has no effect: CapacityQueueRouter keeps its tokens itself",
+        ),
         ({"ray_actor_options": {"accelerator_type": "T4"}}, "ray_actor_options.accelerator_type has no effect"),
         (
             {"ray_actor_options": {"runtime_env": {"pip": ["numpy"]}}},
@@ -112,7 +117,10 @@ def test_what_says_the_default_is_not_warned_of(warned):
     ("options", "message"),
     [
         ({"gang_scheduling_config": {"gang_size": 1}}, "gang_scheduling_config cannot be carried out\nleave it out"),
-        ({"deployment_actors": [{"name": "a", "actor_class": "m:C"}]}, "deployment_actors cannot be carried out"),
+        (
+            {"deployment_actors": [{"name": "a", "actor_class": "m:C"}]},
+            "deployment_actors cannot be carried out\nleave it out: there are no actors",
+        ),
         (
             {"autoscaling_config": {"policy": {"policy_function": "tyndall.policies:shared_budget"}}},
             "autoscaling_config.policy names 'tyndall.policies:shared_budget', which is not there\nbuilt in are "

@@ -27,9 +27,9 @@ from tyndall.serve.request_router import (
 OF = DeploymentID("D", "app")
 
 
-def replica(name, models=(), stats=None, max_ongoing=5):
+def replica(name, models=(), stats=None, max_ongoing=5, metadata=None):
     made = RunningReplica(ReplicaID(name, OF))
-    made._update(max_ongoing, models, stats or {})
+    made._update(max_ongoing, {"models": models, "routing_stats": stats, "metadata": metadata})
     return made
 
 
@@ -56,11 +56,14 @@ def made(cls=Everything, replicas=(), **given):
 def test_a_router_knows_its_replicas():
     with pytest.raises(TypeError, match="abstract"):
         RequestRouter(OF)
-    router = made(replicas=[replica("a", stats={"x": 1}), replica("b")])
+    router = made(replicas=[replica("a", stats={"x": 1}), replica("b", metadata={"zone": "z"})])
     assert (router.app_name, names(router.curr_replicas.values())) == ("app", ["a", "b"])
     one = router.curr_replicas[ReplicaID("a", OF)]
     assert (one.routing_stats, one.max_ongoing_requests, one.node_id) == ({"x": 1}, 5, NODE_ID)
     assert (one.actor_id, one.availability_zone, one.replica_metadata) == ("a", None, {})
+    two = router.curr_replicas[ReplicaID("b", OF)]
+    two.replica_metadata.clear()
+    assert two.replica_metadata == {"zone": "z"}, "it is a copy"
     assert (one.is_cross_language, one.backend_http_endpoint) == (False, None)
     router.on_replica_actor_died(ReplicaID("a", OF))
     assert names(router.curr_replicas.values()) == ["b"]

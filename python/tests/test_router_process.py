@@ -88,7 +88,7 @@ def test_replicas_are_ranked_by_the_router_of_the_code():
     async def run():
         routers = process(First)
         assert await reported(routers) == [{"report": "ready", "phases": [], "card": None}]
-        assert await ask(routers) == (200, {"ranks": [["r1"], ["r2"]], "hears": False})
+        assert await ask(routers) == (200, {"ranks": [["r1"], ["r2"]], "hears": False, "waits": False})
         # A replica that failed the request is none for it, unless there is no other.
         assert (await ask(routers, avoid=["r1"]))[1]["ranks"] == [["r2"], []]
         assert (await ask(routers, avoid=["r1", "r2"]))[1]["ranks"] == [["r1"], ["r2"]]
@@ -120,7 +120,7 @@ def test_a_router_sees_its_replicas_its_arguments_and_its_request():
 
     async def run():
         routers = process(Seeing, {"limit": 7})
-        of = {"r2": {"models": ["m"], "routing_stats": {"x": 3}}}
+        of = {"r2": {"models": ["m"], "routing_stats": {"x": 3}, "metadata": {"zone": "z"}}}
         routers.hear(table("r1", "r2", "r3", **of))
         headers = [("serve_multiplexed_model_id", "m"), ("x-request-id", "id")]
         call = {"uri": "/-/call/a%20b", "headers": headers, "ongoing": {"r1": 5, "gone": 1}}
@@ -130,6 +130,7 @@ def test_a_router_sees_its_replicas_its_arguments_and_its_request():
         assert limit == 7
         two = candidates[1]
         assert (two.replica_id, two.routing_stats) == (ReplicaID("r2", DeploymentID("D", APP)), {"x": 3})
+        assert two.replica_metadata == {"zone": "z"}
         assert (request.metadata.call_method, request.metadata.request_id) == ("a b", "id")
         # The same object each time that it is asked about, with what was tried.
         await ask(routers, arguments=pickle.dumps(((9,), {})), **call)

@@ -29,6 +29,7 @@ class Items:
 class Place:
     def __init__(self):
         self.replica_id = "r1"
+        self.replica_metadata = {"zone": "z"}
         self.calls = []
         self.answer = Future()
         self.items = Items(["a", "b"])
@@ -105,6 +106,7 @@ def test_a_chosen_replica_gets_the_call_with_what_was_said_when_it_was_chosen(ha
         asking = handle.options(method_name="ask", session_id="s")
         async with asking.choose_replica(done(1)) as chosen:
             assert (chosen.replica_id, chosen.deployment_id) == ("r1", handle.deployment_id)
+            assert chosen.to_dict()["replica_metadata"] == {"zone": "z"}
             # The method of the handle that dispatches says nothing.
             response = handle.other.dispatch(chosen, done(2), three=3)
             assert isinstance(response, DeploymentResponse)

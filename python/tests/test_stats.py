@@ -1,6 +1,8 @@
 """What replicas tell autoscaling policies and request routers of themselves."""
 
 import asyncio
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,48 @@ def test_routers_are_told_again_and_again(monkeypatch):
 @pytest.mark.parametrize("bad", [None, [1], {"a": {1}}, {"a": float("nan")}, {"a": "x" * (16 << 10)}])
 def test_what_routers_cannot_be_told_ends_it(monkeypatch, bad):
     assert told(monkeypatch, [bad, {"a": 1}], _stats.tell_routers, ROUTER) == ([], 1)
+
+
+# --- What is said once ------------------------------------------------------------------------------------------------
+
+
+def metadata(answer, startup_timeout_s=600):
+    async def record():
+        if isinstance(answer, BaseException):
+            raise answer
+        await answer.wait() if isinstance(answer, asyncio.Event) else None
+        return answer
+
+    return asyncio.run(_stats.metadata(record, startup_timeout_s))
+
+
+def test_a_replica_says_what_it_is():
+    assert metadata(None) == metadata({}) == "{}"
+    told = {"zone": "a", "of": [1, None, {"b": 0.5}], "pair": (1, 2), "most": (1 << 64) - 1}
+    assert json.loads(metadata(told)) == {**told, "pair": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "why"),
+    [
+        (["a"], TypeError, "record_replica_metadata returned list, expected a dict"),
+        ({"a": {1}}, ValueError, "record_replica_metadata returned what JSON cannot have"),
+        ({"a": float("inf")}, ValueError, "returned what JSON cannot have"),
+        ({"a": [{1: 2}]}, ValueError, "returned the key 1, of type int"),
+        ({"a": 1 << 64}, ValueError, "returned a whole number of 65 bits, and 64 can be told"),
+        ({"a": "x" * (16 << 10)}, ValueError, "bytes as JSON, and 16384 may be told"),
+        (LookupError("no such zone"), LookupError, "no such zone"),
+        (TimeoutError("the zone does not answer"), TimeoutError, "the zone does not answer"),
+    ],
+)
+def test_what_a_replica_cannot_say_is_an_error(answer, kind, why):
+    with pytest.raises(kind, match=re.escape(why)):
+        metadata(answer)
+
+
+def test_a_replica_that_never_says_it_is_given_up():
+    with pytest.raises(TimeoutError) as raised:
+        metadata(asyncio.Event(), startup_timeout_s=0.1)
+    cause, cure = str(raised.value).splitlines()
+    assert cause == "record_replica_metadata has not returned for 0.09 s, and a replica starts within 0.1 s"
+    assert cure == "mend what it waits for, or raise startup_timeout_s"

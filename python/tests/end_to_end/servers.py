@@ -1,5 +1,6 @@
 """Servers of a test's own, beside the one that all tests share, and what is seen of a server from outside."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -40,6 +41,17 @@ def until(condition, what="it never came to be", timeout_s=60):
         assert time.monotonic() < deadline, f"{what}: {value}"
         time.sleep(0.02)
     return value
+
+
+def controller():
+    """The process of the server's controller."""
+    runtime_dir = json.loads(_admin.request("GET", "/api/tyndall/node"))["runtime_dir"].encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if words[1:3] == [b"role", b"controller"] and runtime_dir in words:
+                return int(entry.name)
+    raise AssertionError("there is no controller")
 
 
 def processes(role, name):

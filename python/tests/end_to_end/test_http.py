@@ -301,20 +301,25 @@ def test_code_that_gives_up_receiving_loses_no_part_of_the_body(deploy):
     assert client.post("/", content=parts()).text == "".join(f"{i}," for i in range(300))
 
 
+api = FastAPI()
+
+
 @serve.deployment
-class Twice:
-    async def __call__(self, request: Request):
-        await request.body()
-        first = asyncio.create_task(request.receive())
-        await asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="being received already"):
-            await request.receive()
-        first.cancel()
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(request.receive(), 0.01)
-        return "one at a time"
+@serve.ingress(api)
+class Listening:
+    """Starlette listens for the end of a client that gets a stream, and here so does what makes the stream."""
+
+    @api.get("/")
+    async def items(self, request: Request) -> StreamingResponse:
+        async def made():
+            number = 0
+            while number < 3 and not await request.is_disconnected():
+                yield f"{number},"
+                number += 1
+
+        return StreamingResponse(made())
 
 
-def test_one_message_is_awaited_at_a_time(deploy):
-    client, _ = deploy(Twice.bind())
-    assert client.post("/", content=b"whole").text == "one at a time"
+def test_a_stream_may_ask_for_the_end_of_its_client(deploy):
+    client, _ = deploy(Listening.bind())
+    assert client.get("/").text == "0,1,2,"

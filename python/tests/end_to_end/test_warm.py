@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from servers import until
+from servers import controller, until
 
 from tyndall import serve
 from tyndall.serve import _admin, _server
@@ -219,20 +219,6 @@ def test_a_new_controller_has_processes_of_its_own(deploy, modules):
             second = prepared("Restarts")
             break
     assert client.get("/").json()["pid"] == second
-
-
-def controller() -> int:
-    """The process of the server's controller."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if words[1:3] == [b"role", b"controller"] and runtime_dir().encode() in words:
-                return int(folder.name)
-    raise AssertionError("there is no controller")
-
-
-def runtime_dir() -> str:
-    return json.loads(_admin.request("GET", "/api/tyndall/node"))["runtime_dir"]
 
 
 def test_an_application_of_a_config_file_says_it_for_all_of_its_deployments(modules, server, tmp_path):

@@ -69,6 +69,17 @@ class Talks:
         elif how == "fail":
             raise ValueError("a secret")
 
+    @app.websocket("/readers")
+    async def readers(self, socket: WebSocket):
+        await socket.accept()
+        readers = [asyncio.create_task(socket.receive_text()) for _ in range(4)]
+        await asyncio.sleep(0)
+        readers.pop(1).cancel()
+        await socket.send_text("ready")
+        await socket.send_json(await asyncio.gather(*readers))
+        gone = await asyncio.gather(*(socket._receive() for _ in range(2)))
+        self.ends.append([message["type"] for message in gone])
+
     @app.websocket("/hang")
     async def hang(self, socket: WebSocket):
         try:
@@ -240,6 +251,17 @@ def test_a_client_that_vanishes_is_a_disconnect(deploy):
         assert socket.recv(timeout=PATIENCE_S) == "hi"
         socket.socket.shutdown(SHUT_RDWR)
     eventually("the disconnect is told", lambda: client.get("/ends").json()["ends"] == [[1006, ""]])
+
+
+def test_each_message_is_had_by_one_of_those_who_wait_and_the_end_by_all(deploy):
+    client, _ = deploy(Talks.bind())
+    with dial(client, "/readers") as socket:
+        assert socket.recv(timeout=PATIENCE_S) == "ready"
+        for text in "abc":
+            socket.send(text)
+        assert sorted(json.loads(socket.recv(timeout=PATIENCE_S))) == ["a", "b", "c"]
+    ends = [["websocket.disconnect"] * 2]
+    eventually("both hear of the end", lambda: client.get("/ends").json()["ends"] == ends)
 
 
 def test_a_replica_that_is_killed_ends_its_connections_and_the_next_one_takes_more(deploy):

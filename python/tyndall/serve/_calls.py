@@ -317,6 +317,10 @@ class _Place:
     def replica_id(self) -> str:
         return self._reservation.replica
 
+    @property
+    def replica_metadata(self) -> dict[str, Any]:
+        return json.loads(self._reservation.metadata) or {}
+
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         body = self._router._written(self._method, args, kwargs)
         return self._router._called(partial(self._reservation.call, body), self.replica_id)

@@ -18,6 +18,7 @@ _NO_ROUTER = "the built-in rule has no arguments, and gives a request its replic
 
 IGNORED: Final[dict[str, tuple[Any, str]]] = {
     "graceful_shutdown_wait_loop_s": (2.0, "the end of the last request is an event"),
+    "deployment_actors": (None, "CapacityQueueRouter keeps its tokens itself"),
     "placement_group_strategy": (None, _NO_RAY_NODES),
     "placement_group_bundle_label_selector": (None, _NO_RAY_NODES),
     "ray_actor_options.accelerator_type": (None, _NO_RAY_NODES),
@@ -34,9 +35,14 @@ IGNORED: Final[dict[str, tuple[Any, str]]] = {
 
 REFUSED: Final[dict[str, str]] = {
     "gang_scheduling_config": "leave it out: groups of replicas are not there yet",
-    "deployment_actors": "leave it out: there are no actors",
 }
 """By path: what cannot be carried out, and what to do."""
+
+CAPACITY_QUEUES: Final = (
+    "ray.serve.experimental.capacity_queue.CapacityQueue",
+    "tyndall.serve.experimental.capacity_queue.CapacityQueue",
+)
+"""Of Ray's actors the one that a router here does the work of, as code and files name it."""
 
 POLICIES: Final = (
     "tyndall.policies:ongoing_requests",
@@ -84,6 +90,10 @@ def refuse(options: Mapping[str, Any]) -> None:
     for path, cure in REFUSED.items():
         if options.get(path):
             raise ValueError(f"{path} cannot be carried out\n{cure}")
+    for actor in options.get("deployment_actors") or ():
+        if actor["actor_class"].replace(":", ".") not in CAPACITY_QUEUES:
+            cure = "leave it out: there are no actors, and nothing but CapacityQueue does without"
+            raise ValueError(f"deployment_actors cannot be carried out\n{cure}")
     scaling = options.get("autoscaling_config") or {}
     policy = (scaling.get("policy") or {}).get("policy_function", DEFAULT_POLICY)
     if not is_built_in(policy) and policy.replace(":", ".").startswith(_OWN_POLICIES):

@@ -87,7 +87,8 @@ class _Replica:
         config = code.options.get("user_config")
 
         async def begin() -> None:
-            await self._user.start(code.init_args, code.init_kwargs, config, ReplicaRank())
+            await self._user.start(code.init_args, code.init_kwargs)
+            await self._user.reconfigure(config, ReplicaRank())
             await self._user.check_health()
 
         self._submit(self._in_replica(begin)).result()

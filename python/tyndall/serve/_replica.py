@@ -127,7 +127,11 @@ class _Host:
         )
         _set_internal_replica_context(context)
         self._user = user = UserCallable(code.func_or_class, max_ongoing)
-        await user.start(code.init_args, code.init_kwargs, config["user_config"], rank)
+        await user.start(code.init_args, code.init_kwargs)
+        record = user.stats(_stats.METADATA_METHOD)
+        if record is not None:
+            told["caller"].says(await _stats.metadata(record, config["startup_timeout_s"]))
+        await user.reconfigure(config["user_config"], rank)
         _set_internal_replica_context(replace(context, servable_object=user.target))
         self._front = await http.front(user)
         await user.check_health()

@@ -2,7 +2,8 @@
 
 It is started as `role router` (`_sidecar`). The routers live on an asyncio loop, one object for each deployment, and
 hear of replicas as everybody does who sends requests: by the controller's route table. `POST /-/choose` asks for ranks,
-`POST /-/routed` and `POST /-/completed` tell what became of a request, where a router wants to hear it.
+`POST /-/routed`, `POST /-/completed` and `POST /-/cancelled` tell what became of a request, where a router wants to hear
+it. Who sends requests there holds a `POST /-/attend` open: with the last one of a process all of its requests end.
 
 A router that raises, takes too long, or answers with something else is told of by a report, once for each change, and
 whoever has asked goes by the built-in rule. One that blocks the loop for long takes the process with it, so that
@@ -21,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -52,6 +53,9 @@ DEADLINE_S: Final = 0.3
 MAX_BLOCKED_S: Final = 10.0
 """A router that blocks the loop for so long hangs."""
 
+_WAIT_S: Final = 0.2
+"""One that waits for a replica itself says after so long that it goes on waiting; who asks expects to hear something."""
+
 _HOLD_S: Final = 2.0
 """After a failure a router counts as failing for so long, though it chooses for other requests."""
 
@@ -66,6 +70,8 @@ _CALL_PATH: Final = "/-/call/"
 _ROOT_PATH: Final = "x-tyndall-root-path"
 
 Load = Callable[[dict[str, Any]], Any]
+Key = tuple[str, int]
+"""Names a request: who asks, and its number there."""
 
 
 def main(load: Load, argv: list[str]) -> int:
@@ -129,11 +135,9 @@ class _Router:
         self.replicas: dict[str, RunningReplica] = {}
         self.is_there = asyncio.Event()
         """A replica is."""
-        of_class = type(router)
-        self.hears = (
-            of_class.on_request_routed is not RequestRouter.on_request_routed
-            or of_class.on_request_completed is not RequestRouter.on_request_completed
-        )
+        self.may_wait = router._may_wait
+        heard = ("on_request_routed", "on_request_completed", "on_request_cancelled")
+        self.hears = any(getattr(type(router), one) is not getattr(RequestRouter, one) for one in heard)
 
     def hear(self, route: Mapping[str, Any] | None) -> None:
         """Takes its part of a route table; None is that it is in none."""
@@ -144,7 +148,7 @@ class _Router:
             replica = known.pop(told["id"], None)
             if replica is None:
                 replica = RunningReplica(ReplicaID(told["id"], self.of))
-            replica._update(route["max_ongoing_requests"], told.get("models", ()), told.get("routing_stats") or {})
+            replica._update(route["max_ongoing_requests"], told)
             self.replicas[told["id"]] = replica
         for gone in known.values():
             self.router.on_replica_actor_died(gone.replica_id)
@@ -157,19 +161,26 @@ class _Router:
     async def choose(self, question: Mapping[str, Any], request: PendingRequest) -> list[list[str]]:
         """The ids of replicas in ranks. Raises Unusable, or what the router raises."""
         await self.is_there.wait()
+        self.listen(question)
+        avoid = question.get("avoid", ())
+        for id in avoid:
+            if id in self.replicas:
+                self.router.on_replica_actor_unavailable(self.replicas[id].replica_id)
+        candidates = [replica for id, replica in self.replicas.items() if id not in avoid]
+        # It may have one again that has failed it, where there is no other; who waits knows when.
+        if not candidates or self.may_wait:
+            candidates = list(self.replicas.values())
+        return ranks(await self.router.choose_replicas(candidates, request))
+
+    def listen(self, question: Mapping[str, Any]) -> None:
+        """To how many requests replicas have from whoever asks."""
         cache = self.router.replica_queue_len_cache
         lengths = dict.fromkeys((replica.replica_id for replica in self.replicas.values()), 0)
         for id, length in question.get("ongoing", {}).items():
             if id in self.replicas:
                 lengths[self.replicas[id].replica_id] = length
         cache._hear(question["caller"], lengths)
-        avoid = question.get("avoid", ())
-        for id in avoid:
-            if id in self.replicas:
-                self.router.on_replica_actor_unavailable(self.replicas[id].replica_id)
-        candidates = [replica for id, replica in self.replicas.items() if id not in avoid]
-        # It may have one again that has failed it, where there is no other.
-        return ranks(await self.router.choose_replicas(candidates or list(self.replicas.values()), request))
+        self.router._on_lengths()
 
 
 def ranks(chosen: Any) -> list[list[str]]:
@@ -204,10 +215,15 @@ class Routers:
         self._told: dict[str, str] = {}
         self._telling: asyncio.Task[None] | None = None
         self._is_ready = self._was_told = False
-        self._known: OrderedDict[tuple[str, int], tuple[PendingRequest, int]] = OrderedDict()
-        """With how many bytes their arguments have."""
+        self._known: OrderedDict[Key, tuple[str, PendingRequest, int]] = OrderedDict()
+        """With the deployment of each, and how many bytes its arguments have."""
         self._known_bytes = 0
-        self._running: dict[tuple[str, int], ReplicaResult] = {}
+        self._choosing: dict[Key, asyncio.Task[list[list[str]]]] = {}
+        """Of routers that wait, for requests that are asked about again meanwhile."""
+        self._running: dict[Key, tuple[str, ReplicaID, ReplicaResult]] = {}
+        """With the deployment of each."""
+        self._attending: Counter[str] = Counter()
+        """How many connections say of a process that it is there."""
         self.under_way = 0
         """Questions that wait for a router."""
         self.newest = ""
@@ -261,9 +277,11 @@ class Routers:
         told = json.loads(head)
         if path == "/-/choose":
             return await self._choose(told, arguments)
-        if path in ("/-/routed", "/-/completed"):
+        if path in ("/-/routed", "/-/completed", "/-/cancelled"):
             self._news(path, told)
             return 204, b""
+        if path == "/-/attend":
+            await self._attend(told["caller"])
         return 404, b""
 
     async def _choose(self, question: Mapping[str, Any], arguments: bytes) -> tuple[int, bytes]:
@@ -272,16 +290,23 @@ class Routers:
         if router is None:
             return 422, self._troubles.get(name, f"there is no request router of {name}").encode()
         key = (question["caller"], question["number"])
-        request = self._known[key][0] if key in self._known else self._request(question)
+        request = self._known[key][1] if key in self._known else self._request(question)
         request._reads(partial(_arguments, question, arguments))
         # Of one that is not told of later nothing but what was tried is kept.
-        self._remember(key, request, len(arguments) if router.hears else 0)
+        self._remember(key, name, request, len(arguments) if router.hears else 0)
         self.newest = name
         self.under_way += 1
         if self.under_way == 1:
             self.begun()
         try:
-            chosen = await asyncio.wait_for(router.choose(question, request), DEADLINE_S)
+            if router.may_wait:
+                chosen, waits = await self._waited(key, router, question, request)
+            else:
+                chosen, waits = await asyncio.wait_for(router.choose(question, request), DEADLINE_S), False
+        except asyncio.CancelledError:
+            # Who asked went away.
+            self._cancel(name, key)
+            raise
         except (asyncio.TimeoutError, TimeoutError) as error:
             return self._failed(name, f"it did not answer within {DEADLINE_S} s", error)
         except Exception as error:
@@ -292,21 +317,39 @@ class Routers:
                 # What comes with the next question says the same.
                 request._reads(None)
         self._heals(name)
-        return 200, json.dumps({"ranks": chosen, "hears": router.hears}).encode()
+        return 200, json.dumps({"ranks": chosen, "hears": router.hears, "waits": waits}).encode()
+
+    async def _waited(
+        self, key: Key, router: _Router, question: Mapping[str, Any], request: PendingRequest
+    ) -> tuple[list[list[str]], bool]:
+        """What it has chosen, or that it goes on waiting, and is to be asked again."""
+        choosing = self._choosing.get(key)
+        if choosing is None:
+            choosing = asyncio.get_running_loop().create_task(router.choose(question, request))
+            self._choosing[key] = choosing
+        else:
+            router.listen(question)
+        done, _ = await asyncio.wait((choosing,), timeout=_WAIT_S)
+        if not done:
+            return [], True
+        self._choosing.pop(key, None)
+        return choosing.result(), False
 
     def _request(self, question: Mapping[str, Any]) -> PendingRequest:
         internal_id = f"{question['caller']}-{question['number']}"
-        return PendingRequest(metadata=metadata(question, self._app_name, internal_id))
+        request = PendingRequest(metadata=metadata(question, self._app_name, internal_id))
+        request._caller = question["caller"]
+        return request
 
-    def _remember(self, key: tuple[str, int], request: PendingRequest, size: int) -> None:
+    def _remember(self, key: Key, name: str, request: PendingRequest, size: int) -> None:
         self._forget(key)
-        self._known[key] = (request, size)
+        self._known[key] = (name, request, size)
         self._known_bytes += size
         while len(self._known) > _MAX_KNOWN or (self._known_bytes > _MAX_KNOWN_BYTES and len(self._known) > 1):
             self._forget(next(iter(self._known)))
 
-    def _forget(self, key: tuple[str, int]) -> PendingRequest | None:
-        request, size = self._known.pop(key, (None, 0))
+    def _forget(self, key: Key) -> PendingRequest | None:
+        _, request, size = self._known.pop(key, ("", None, 0))
         self._known_bytes -= size
         return request
 
@@ -315,24 +358,66 @@ class Routers:
         router = self._routers.get(name)
         if router is None:
             return
+        if path == "/-/cancelled":
+            self._cancel(name, key)
+            return
         replica_id = ReplicaID(told["replica"], router.of)
+        if path == "/-/routed":
+            self._hears(name, partial(self._routed, router, key, replica_id))
+        else:
+            self._complete(name, key, replica_id)
+
+    def _hears(self, name: str, hear: Callable[[], None]) -> None:
         try:
-            if path == "/-/routed":
-                self._routed(router, key, replica_id)
-            else:
-                internal_id = f"{key[0]}-{key[1]}"
-                result = self._running.pop(key, None)
-                if result is not None:
-                    result._done()
-                router.router.on_request_completed(replica_id, internal_id)
+            hear()
         except Exception as error:
             self._fails(name, f"it failed to hear of a request: {placed(error, __file__)}", error)
 
-    def _routed(self, router: _Router, key: tuple[str, int], replica_id: ReplicaID) -> None:
+    def _complete(self, name: str, key: Key, replica_id: ReplicaID) -> None:
+        """The replica is done with a request."""
+        router = self._routers[name].router
+        running = self._running.get(key)
+        # One that came back from there may be elsewhere by now.
+        if running is not None and running[1] == replica_id:
+            del self._running[key]
+            self._hears(name, running[2]._done)
+        self._hears(name, partial(router.on_request_completed, replica_id, f"{key[0]}-{key[1]}"))
+
+    def _cancel(self, name: str, key: Key) -> None:
+        """A request has ended before it had a replica."""
+        choosing = self._choosing.pop(key, None)
+        if choosing is not None:
+            choosing.cancel()
+        if self._forget(key) is not None:
+            router = self._routers[name].router
+            self._hears(name, partial(router.on_request_cancelled, f"{key[0]}-{key[1]}"))
+
+    async def _attend(self, caller: str) -> None:
+        """Until the connection ends."""
+        self._attending[caller] += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._attending[caller] -= 1
+            if not self._attending[caller]:
+                del self._attending[caller]
+                self._lose(caller)
+
+    def _lose(self, caller: str) -> None:
+        """A process is gone, and all that it had asked for with it."""
+        for key, (name, *_) in list(self._known.items()):
+            if key[0] == caller:
+                self._cancel(name, key)
+        for key, (name, replica_id, _) in list(self._running.items()):
+            if key[0] == caller:
+                self._complete(name, key, replica_id)
+
+    def _routed(self, router: _Router, key: Key, replica_id: ReplicaID) -> None:
         request = self._forget(key)
         if request is None:
             return
-        result = self._running[key] = ReplicaResult()
+        result = ReplicaResult()
+        self._running[key] = (router.of.name, replica_id, result)
         replica = router.replicas.get(replica_id.unique_id)
         if request._future is not None and not request._future.done():
             request._future.set_result(replica)

@@ -17,10 +17,14 @@ logger = logging.getLogger("tyndall.serve")
 
 METHOD = "record_autoscaling_stats"
 ROUTING_METHOD = "record_routing_stats"
+METADATA_METHOD = "record_replica_metadata"
 _METRICS_INTERVAL_S = 10.0
 _SHARE_OF_WINDOW = 0.2
-_MAX_ROUTING_STATS_BYTES = 16 << 10
+_MAX_TOLD_BYTES = 16 << 10
 """What is told goes to every process that sends requests there."""
+
+_SHARE_OF_START = 0.9
+"""The rest of its time is for saying why a replica cannot start."""
 
 Record = Callable[[], Awaitable[Any]]
 
@@ -56,6 +60,29 @@ async def tell_routers(record: Record, runtime_dir: Path, replica_id: str, route
     period_s = float(router["request_routing_stats_period_s"])
     timeout_s = float(router["request_routing_stats_timeout_s"])
     await _tell(ROUTING_METHOD, record, read, runtime_dir, replica_id, timeout_s, period_s)
+
+
+async def metadata(record: Record, startup_timeout_s: float) -> str:
+    """What a replica says of itself once, as JSON. Raises what `record` raises, and for what cannot be told."""
+    limit_s = _SHARE_OF_START * startup_timeout_s
+    # An error of `record` itself may be a TimeoutError too.
+    recording = asyncio.ensure_future(record())
+    done, _ = await asyncio.wait((recording,), timeout=limit_s)
+    if not done:
+        recording.cancel()
+        raise TimeoutError(
+            f"{METADATA_METHOD} has not returned for {limit_s:g} s, and a replica starts within {startup_timeout_s:g} s\n"
+            "mend what it waits for, or raise startup_timeout_s"
+        )
+    told = recording.result()
+    if told is None:
+        return "{}"
+    if not isinstance(told, dict):
+        raise TypeError(f"{METADATA_METHOD} returned {type(told).__name__}, expected a dict\nreturn one, or nothing")
+    if wrong := _unwritable(told) or _changed(told):
+        cure = "return a dict of what JSON can have, with texts as keys"
+        raise ValueError(f"{METADATA_METHOD} returned {wrong}\n{cure}")
+    return json.dumps(told)
 
 
 async def _tell(
@@ -102,8 +129,23 @@ def _unwritable(stats: Any) -> str:
         return f"{type(stats).__name__}, expected a dict"
     try:
         size = len(json.dumps(stats, allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         return f"what JSON cannot have ({error})"
-    if size > _MAX_ROUTING_STATS_BYTES:
-        return f"{size} bytes as JSON, and {_MAX_ROUTING_STATS_BYTES} may be told"
+    if size > _MAX_TOLD_BYTES:
+        return f"{size} bytes as JSON, and {_MAX_TOLD_BYTES} may be told"
+    return ""
+
+
+def _changed(value: Any) -> str:
+    """What comes out of JSON as something else; empty where nothing does."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            if not isinstance(key, str):
+                return f"the key {key!r}, of type {type(key).__name__}"
+            if wrong := _changed(one):
+                return wrong
+    elif isinstance(value, (list, tuple)):
+        return next(filter(None, map(_changed, value)), "")
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        return f"a whole number of {value.bit_length()} bits, and 64 can be told"
     return ""

@@ -40,13 +40,12 @@ class UserCallable:
         """The object of the class, or the function; None before `start`."""
         return self._target
 
-    async def start(self, args: tuple[Any, ...], kwargs: dict[str, Any], user_config: Any, rank: Any) -> None:
-        """Makes the object and configures it. `__init__` may be a coroutine; it runs on the loop in any case."""
+    async def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Makes the object. `__init__` may be a coroutine; it runs on the loop in any case."""
         if inspect.isclass(self._func_or_class):
             self._target = await _made(self._func_or_class, args, kwargs)
         else:
             self._target = self._func_or_class
-        await self.reconfigure(user_config, rank)
 
     async def reconfigure(self, user_config: Any, rank: Any) -> None:
         """Hands on what is to be known; nothing is called if there is nothing."""

@@ -93,6 +93,11 @@ class Place(Protocol):
     @property
     def replica_id(self) -> str: ...
 
+    @property
+    def replica_metadata(self) -> dict[str, Any]:
+        """What the replica said of itself when it started."""
+        ...
+
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         """Makes the call, once."""
         ...
@@ -460,7 +465,9 @@ async def _choosing(
         raise
     chosen = _Chosen(place, handle, options)
     try:
-        yield ReplicaSelection(place.replica_id, deployment_id, _chosen=chosen)
+        yield ReplicaSelection(
+            place.replica_id, deployment_id, replica_metadata=place.replica_metadata, _chosen=chosen
+        )
     finally:
         chosen.end()
 

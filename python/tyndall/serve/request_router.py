@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from .context import DeploymentID, ReplicaID
 
@@ -107,6 +107,8 @@ class PendingRequest:
         self.resolved = resolved
         """Responses among the arguments have been waited for."""
         self._future = future
+        self._caller = ""
+        """The process that asks."""
         self._arguments: tuple[list[Any], dict[Any, Any]] | None = (list(args), dict(kwargs or {}))
         self._read: Callable[[], Arguments] | None = None
 
@@ -171,12 +173,15 @@ class RunningReplica:
         self._max_ongoing_requests = max_ongoing_requests
         self._multiplexed_model_ids: set[str] = set()
         self._routing_stats: dict[str, Any] = {}
+        self._metadata: dict[str, Any] = {}
         self._queue_len: Callable[[ReplicaID], int | None] = lambda _: None
 
-    def _update(self, max_ongoing_requests: int, model_ids: Iterable[str], routing_stats: Mapping[str, Any]) -> None:
+    def _update(self, max_ongoing_requests: int, told: Mapping[str, Any]) -> None:
+        """Takes its part of a route table."""
         self._max_ongoing_requests = max_ongoing_requests
-        self._multiplexed_model_ids = set(model_ids)
-        self._routing_stats = dict(routing_stats)
+        self._multiplexed_model_ids = set(told.get("models", ()))
+        self._routing_stats = dict(told.get("routing_stats") or {})
+        self._metadata = dict(told.get("metadata") or {})
 
     @property
     def replica_id(self) -> ReplicaID:
@@ -207,7 +212,8 @@ class RunningReplica:
 
     @property
     def replica_metadata(self) -> dict[str, Any]:
-        return {}
+        """What its `record_replica_metadata` returned when it started; a copy."""
+        return dict(self._metadata)
 
     @property
     def max_ongoing_requests(self) -> int:
@@ -262,6 +268,11 @@ class ReplicaQueueLengthCache:
             for replica_id in lengths.keys() - active_replica_ids:
                 del lengths[replica_id]
 
+    def _of(self, caller: str, replica_id: ReplicaID) -> int:
+        """What one caller has said."""
+        _, lengths = self._told.get(caller, (0.0, {}))
+        return lengths.get(replica_id, 0)
+
     def _hear(self, caller: str, lengths: dict[ReplicaID, int]) -> None:
         """All that one caller has."""
         self._told[caller] = (self._now(), lengths)
@@ -272,6 +283,9 @@ class ReplicaQueueLengthCache:
 
 class RequestRouter(ABC):
     """Ranks the replicas that a request may have."""
+
+    _may_wait: ClassVar[bool] = False
+    """`choose_replicas` itself waits until there is a replica for the request: that it takes long is no failure."""
 
     def __init__(
         self,
@@ -319,6 +333,12 @@ class RequestRouter(ABC):
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """The replica is done with the request, however it ended."""
+
+    def on_request_cancelled(self, internal_request_id: str) -> None:
+        """A request that was asked about has ended before it had a replica."""
+
+    def _on_lengths(self) -> None:
+        """Somebody who asks has said how many requests replicas have from there."""
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """A replica takes no requests any more."""

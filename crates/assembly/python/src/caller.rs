@@ -14,6 +14,7 @@ use futures_util::{FutureExt, StreamExt};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyAny, PyBytes, PyList};
+use serde_json::Value;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -177,6 +178,16 @@ impl Caller {
         if let Some(models) = &self.models {
             models.set(ids.iter().map(String::as_str));
         }
+    }
+
+    /// What the replica is, as JSON; told once, before the start is done.
+    fn says(&self, metadata: &str) -> PyResult<()> {
+        let metadata: Value = serde_json::from_str(metadata)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        if let Some(replica) = self.scoped.replica() {
+            replica.set_metadata(&metadata);
+        }
+        Ok(())
     }
 
     /// Somebody asked for a model.

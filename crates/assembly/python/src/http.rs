@@ -3,7 +3,7 @@
 //! Source of the messages: the ASGI specification, HTTP & WebSocket 2.3.
 
 use crate::queue::Queue;
-use crate::receiving::{Awaited, Inbox, Waiter, awaitable, ready, when_done};
+use crate::receiving::{Awaited, Inbox, Waiters, awaitable, ready, when_done};
 use crate::request::{Arrival, CancelOnDrop, Context, Shared};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
@@ -380,8 +380,8 @@ impl HttpRequest {
 }
 
 impl Inbox for HttpRequest {
-    fn waiter(&self) -> &Waiter {
-        &self.shared.waiter
+    fn waiters(&self) -> &Waiters {
+        &self.shared.waiters
     }
 
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
@@ -418,7 +418,7 @@ impl Inbox for HttpRequest {
             let part = next_part(&mut body).await;
             let has_more = matches!(part, Some((_, true)));
             *lock(&incoming) = Incoming::Heard(part, has_more.then_some(body));
-            queue.push(move |py, _| shared.waiter.wake(py));
+            queue.push(move |py, _| shared.waiters.wake(py));
         });
     }
 }

@@ -8,7 +8,7 @@ use crate::http::{HttpRequest, lock};
 use crate::queue::Queue;
 use crate::request::resolve;
 use crate::websocket::WebSocket;
-use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -16,40 +16,47 @@ use pyo3::types::{PyAny, PyDict};
 use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 
-/// The future of who awaits a message. It only says that it is worth looking again.
+/// The futures of those who await a message. They only say that it is worth looking again: the first who
+/// does has the message, and the others wait for the next. A response that streams listens for the end of
+/// its client while the code that makes it asks for the same.
 #[derive(Default)]
-pub(crate) struct Waiter(Mutex<Option<Py<PyAny>>>);
+pub(crate) struct Waiters(Mutex<Vec<Py<PyAny>>>);
 
-impl Waiter {
-    /// A future for one who waits; there is one at a time.
+impl Waiters {
+    /// A future for one who waits.
     fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let waiting = lock(&self.0).as_ref().map(|future| future.clone_ref(py));
-        if let Some(waiting) = waiting
-            && !waiting.call_method0(py, intern!(py, "done"))?.is_truthy(py)?
-        {
-            return Err(PyRuntimeError::new_err("a message is being received already"));
-        }
+        let mut waiting = std::mem::take(&mut *lock(&self.0));
+        // Those that were given up wait no longer, and nobody asks for a message so often as who gives up.
+        waiting.retain(|future| !is_done(py, future));
         let future = new_future(py)?;
-        *lock(&self.0) = Some(future.clone_ref(py));
+        waiting.push(future.clone_ref(py));
+        lock(&self.0).append(&mut waiting);
         Ok(future)
     }
 
     /// Who waits looks again.
     pub(crate) fn wake(&self, py: Python<'_>) -> PyResult<()> {
-        let waiting = lock(&self.0).take();
-        waiting.map_or(Ok(()), |future| resolve(future.bind(py), py.None().bind(py)))
+        let waiting = std::mem::take(&mut *lock(&self.0));
+        let mut woken = waiting.iter().map(|one| resolve(one.bind(py), py.None().bind(py)));
+        woken.try_for_each(|woken| woken)
     }
+}
+
+/// Whether a future has its outcome, or was cancelled.
+fn is_done(py: Python<'_>, future: &Py<PyAny>) -> bool {
+    let done = future.call_method0(py, intern!(py, "done"));
+    done.is_ok_and(|done| done.is_truthy(py).unwrap_or(true))
 }
 
 /// Where messages come from, one at a time.
 pub(crate) trait Inbox {
     /// Who waits for the next one.
-    fn waiter(&self) -> &Waiter;
+    fn waiters(&self) -> &Waiters;
 
     /// The next message, if it is there.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>>;
 
-    /// Reads on, if nobody does yet, and wakes the waiter then.
+    /// Reads on, if nobody does yet, and wakes those who wait then.
     fn read_on(&self);
 }
 
@@ -80,7 +87,7 @@ fn next(inbox: &impl Inbox, py: Python<'_>) -> PyResult<Py<PyAny>> {
     if let Some(message) = inbox.take(py)? {
         return Err(PyStopIteration::new_err((message.unbind(),)));
     }
-    let future = inbox.waiter().wait(py)?;
+    let future = inbox.waiters().wait(py)?;
     inbox.read_on();
     // As `await` does it: the future is marked as one that is waited for.
     let steps = future.call_method0(py, intern!(py, "__await__"))?;

@@ -2,7 +2,7 @@
 
 use crate::http::lock;
 use crate::queue::Queue;
-use crate::receiving::Waiter;
+use crate::receiving::Waiters;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyAny;
@@ -18,7 +18,7 @@ pub(crate) struct Shared {
     /// The task that carries it out.
     task: Mutex<Option<Py<PyAny>>>,
     /// Who awaits the client's next message.
-    pub(crate) waiter: Waiter,
+    pub(crate) waiters: Waiters,
     is_answered: AtomicBool,
     /// Its code has ended without a complete answer.
     is_broken_off: AtomicBool,
@@ -56,7 +56,7 @@ impl Shared {
     }
 
     fn cancel(&self, py: Python<'_>, handler: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.waiter.wake(py)?;
+        self.waiters.wake(py)?;
         if let Some(task) = lock(&self.task).take() {
             handler.call_method1(intern!(py, "cancel"), (task,))?;
         }

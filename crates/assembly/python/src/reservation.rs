@@ -16,6 +16,7 @@ type Place = Box<dyn tyndall::Reservation>;
 #[pyclass(frozen, module = "tyndall._tyndall")]
 pub(crate) struct Reservation {
     replica: String,
+    metadata: String,
     place: Mutex<Option<Place>>,
     context: RequestContext,
     runtime: Handle,
@@ -29,8 +30,8 @@ impl Reservation {
         runtime: Handle,
         queue: Option<Arc<Queue>>,
     ) -> Self {
-        let replica = place.replica().to_owned();
-        Self { replica, place: Mutex::new(Some(place)), context, runtime, queue }
+        let (replica, metadata) = (place.replica().to_owned(), place.metadata().to_string());
+        Self { replica, metadata, place: Mutex::new(Some(place)), context, runtime, queue }
     }
 
     fn take(&self) -> Option<Place> {
@@ -56,6 +57,12 @@ impl Reservation {
     #[getter]
     fn replica(&self) -> &str {
         &self.replica
+    }
+
+    /// What the replica said of itself when it started, as JSON.
+    #[getter]
+    fn metadata(&self) -> &str {
+        &self.metadata
     }
 
     /// Makes the call, which was reserved for one response: `done(response, error)` gets one of both.

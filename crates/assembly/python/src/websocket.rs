@@ -7,7 +7,7 @@
 
 use crate::http::{field, headers_of, lock, plain, status_of, text_field, to_bytes, value};
 use crate::queue::Queue;
-use crate::receiving::{Awaited, Inbox, Waiter, awaitable, ready, when_done};
+use crate::receiving::{Awaited, Inbox, Waiters, awaitable, ready, when_done};
 use crate::request::{Arrival, CancelOnDrop, Context, Shared};
 use crate::scope::{Head, Kind};
 use axum::body::Body;
@@ -158,7 +158,7 @@ impl WebSocket {
             self.runtime.spawn(async move { sender.send(Outgoing::Close(close)).await });
         }
         lock(&self.hearing).heard.push_back(gone());
-        self.shared.waiter.wake(py)
+        self.shared.waiters.wake(py)
     }
 }
 
@@ -181,7 +181,7 @@ impl WebSocket {
         drop(answer);
         lock(&self.hearing).receiver = Some(receiver);
         // Who waits already reads from now on.
-        self.shared.waiter.wake(py)?;
+        self.shared.waiters.wake(py)?;
         self.reply(reply, response);
         ready(py, py.None().into_bound(py))
     }
@@ -288,7 +288,7 @@ impl WebSocket {
         response: Response,
     ) -> PyResult<Py<PyAny>> {
         lock(&self.hearing).heard.push_back(gone());
-        self.shared.waiter.wake(py)?;
+        self.shared.waiters.wake(py)?;
         self.reply(reply, response);
         ready(py, py.None().into_bound(py))
     }
@@ -322,8 +322,8 @@ impl WebSocket {
 }
 
 impl Inbox for WebSocket {
-    fn waiter(&self) -> &Waiter {
-        &self.shared.waiter
+    fn waiters(&self) -> &Waiters {
+        &self.shared.waiters
     }
 
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
@@ -350,7 +350,7 @@ impl Inbox for WebSocket {
             hearing.heard.push_back(next);
             hearing.receiver = Some(receiver);
             drop(hearing);
-            queue.push(move |py, _| shared.waiter.wake(py));
+            queue.push(move |py, _| shared.waiters.wake(py));
         });
     }
 }

@@ -15,8 +15,8 @@ use support::application;
 use tyndall_control::{Action, Event, FoundReplica, State};
 use tyndall_routing::{Dispatcher, Wish};
 use tyndall_types::protocol::{
-    ColdStartPhases, Demand, DemandReport, DeploymentConfig, ReplicaReport, ReplicaStatus,
-    RuntimeDir,
+    ColdStartPhases, Demand, DemandReport, DeploymentConfig, JsonText, ReplicaReport,
+    ReplicaStatus, RuntimeDir,
 };
 use tyndall_types::{ReplicaId, ReplicaState};
 
@@ -62,6 +62,7 @@ fn probed(replica: &ReplicaId) -> Event {
         ongoing: 0,
         card: None,
         models: Vec::new(),
+        metadata: JsonText::default(),
         step_age_s: None,
     };
     Event::Probed { replica: replica.clone(), status: Some(status) }

@@ -91,6 +91,11 @@ pub trait Reservation: Send + Sync + 'static {
     /// Which replica.
     fn replica(&self) -> &str;
 
+    /// What the replica said of itself when it started; null where it said nothing.
+    fn metadata(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
     /// Makes the call, which was reserved for one response.
     ///
     /// # Errors

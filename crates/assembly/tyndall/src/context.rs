@@ -6,13 +6,14 @@
 use crate::held::{HeldModels, ModelsOfPart};
 use http::{HeaderMap, HeaderName};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::{Duration, Instant};
 #[cfg(test)]
 use tyndall_telemetry::ProgramLabels;
 use tyndall_telemetry::ProgramMetrics;
+use tyndall_types::protocol::JsonText;
 use tyndall_types::{ApplicationName, HEADER_REQUEST_ID, ReplicaId};
 
 /// Header that carries the id of a multiplexed model.
@@ -135,7 +136,11 @@ pub(crate) struct ReplicaFacts {
     pub(crate) rank: u32,
     pub(crate) metrics: Arc<ProgramMetrics>,
     pub(crate) held: Arc<HeldModels>,
+    pub(crate) metadata: Arc<Metadata>,
 }
+
+/// What a replica says of itself, once, to those who choose among replicas.
+pub(crate) type Metadata = OnceLock<JsonText>;
 
 impl ReplicaContext {
     /// The application's name.
@@ -169,6 +174,12 @@ impl ReplicaContext {
         self.facts.held.part(&self.facts.metrics)
     }
 
+    /// Says what the replica is to those who choose among replicas. What is said once holds, and only
+    /// what is said before the start is done is told.
+    pub fn set_metadata(&self, metadata: &serde_json::Value) {
+        self.facts.metadata.get_or_init(|| metadata.into());
+    }
+
     /// Its number among the replicas of the deployment: from 0, and below their number once a
     /// change of it is done. A replica that takes the place of a lost one gets its rank.
     #[must_use]
@@ -194,6 +205,7 @@ impl ReplicaContext {
             rank: 0,
             metrics: Arc::new(ProgramMetrics::new(labels)),
             held: Arc::default(),
+            metadata: Arc::default(),
         };
         Self { facts: Arc::new(facts) }
     }

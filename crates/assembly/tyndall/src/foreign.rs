@@ -120,6 +120,12 @@ impl Scoped {
         Self { replica: Some(replica) }
     }
 
+    /// Which replica; none outside of one.
+    #[must_use]
+    pub fn replica(&self) -> Option<&ReplicaContext> {
+        self.replica.as_ref()
+    }
+
     /// Does something there, outside of requests.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
         self.scope(Arc::default()).enter(work)

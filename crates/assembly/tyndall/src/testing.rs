@@ -72,6 +72,7 @@ pub async fn start(application: &Application) -> Result<Local> {
         let mut config = part.options().resolve(&application, program)?;
         let facts = ReplicaFacts {
             held: Arc::default(),
+            metadata: Arc::default(),
             application: application.clone(),
             deployment: part.name.clone(),
             replica_id: ReplicaId::new(format!("local-{}", part.name)),

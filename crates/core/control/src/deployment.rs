@@ -259,6 +259,7 @@ impl Deployment {
             ReplicaReport::RoutingStats { stats } => {
                 self.replicas[index].routing_stats = stats;
             }
+            ReplicaReport::Metadata { metadata } => self.replicas[index].metadata = metadata,
             // Of another kind of process.
             ReplicaReport::RouterTroubles { .. } => {}
             ReplicaReport::Models { ids } => self.replicas[index].take_models(ids),

@@ -128,6 +128,8 @@ pub(crate) struct Replica {
     pub(crate) models: Vec<String>,
     /// What its code last said of itself to request routers.
     pub(crate) routing_stats: JsonText,
+    /// What its code said of its replica when it started.
+    pub(crate) metadata: JsonText,
     pub(crate) state: ReplicaState,
     /// Why it is in this state, and what happens next.
     pub(crate) message: String,
@@ -169,6 +171,7 @@ impl Replica {
             stats: VecDeque::new(),
             models: Vec::new(),
             routing_stats: JsonText::default(),
+            metadata: JsonText::default(),
             state: ReplicaState::Starting,
             message: "its process was asked for; takes requests when it reports ready, is ended \
                       at the deadline"

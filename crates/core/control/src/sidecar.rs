@@ -183,6 +183,7 @@ impl Sidecar {
             | ReplicaReport::Models { .. }
             | ReplicaReport::Stats { .. }
             | ReplicaReport::RoutingStats { .. }
+            | ReplicaReport::Metadata { .. }
             | ReplicaReport::RouterTroubles { .. } => {}
         }
     }

@@ -532,7 +532,9 @@ fn probed(
     cx: &mut Context<'_>,
 ) {
     if let Some(status) = &status {
-        deployment.replicas[index].take_models(status.models.clone());
+        let replica = &mut deployment.replicas[index];
+        replica.take_models(status.models.clone());
+        replica.metadata = status.metadata.clone();
     }
     if deployment.replicas[index].is_running() {
         checked(deployment, index, status, cx);

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{
     Aggregation, ApplicationConfig, ApplicationSource, AutoscalingConfig, ColdStartPhases, Demand,
-    DemandReport, DeploymentConfig, DeploymentDetails, GenerateDefaults, HealthCheck, ModelCard,
-    ModelConfig, ReplicaDetails, ReplicaReport, ReplicaStatus, RuntimeDir, ScalingPolicy, Workload,
+    DemandReport, DeploymentConfig, DeploymentDetails, GenerateDefaults, HealthCheck, JsonText,
+    ModelCard, ModelConfig, ReplicaDetails, ReplicaReport, ReplicaStatus, RuntimeDir,
+    ScalingPolicy, Workload,
 };
 use tyndall_types::{
     ApplicationName, ApplicationStatus, DeploymentId, DeploymentName, DeploymentStatus, ReplicaId,

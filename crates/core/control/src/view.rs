@@ -132,6 +132,7 @@ impl Deployment {
             socket: runtime_dir.replica_socket(&replica.id),
             models: replica.models.clone(),
             routing_stats: replica.routing_stats.clone(),
+            metadata: replica.metadata.clone(),
         };
         let model = self.config.workload.model().map(|model| ModelRoute {
             id: model.id.clone(),

@@ -14,7 +14,7 @@ use tyndall_telemetry::exposition;
 use tyndall_transport::{
     Body, BodyError, Handler, RequestBody, empty, json as json_response, read_body, text,
 };
-use tyndall_types::protocol::{ALIVE_PATH, ModelTask, ReplicaStatus};
+use tyndall_types::protocol::{ALIVE_PATH, JsonText, ModelTask, ReplicaStatus};
 use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState, RequestId};
 
 /// Largest request body; the proxy's bound is the same.
@@ -213,6 +213,7 @@ impl App {
             ongoing: self.ongoing.load(Ordering::Relaxed),
             card: ready.map(|ready| ready.card().clone()),
             models: Vec::new(),
+            metadata: JsonText::default(),
             step_age_s: step_age.map(|age| age.as_secs_f64()),
         }
     }

@@ -6,7 +6,10 @@
 //! 3. While it waits though some replica has room, the router is asked again: at once the first time,
 //!    then after pauses that grow. Where it had nobody because none had room, it is asked when one has,
 //!    in the order of arrival.
-//! 4. A router that fails, or whose process is away, leaves the request to the rule that is built in.
+//! 4. A router that waits itself, as one that counts what replicas may have, says so in time and is asked
+//!    again at once: who asks keeps its turn. It hears of requests that end meanwhile, and by a connection
+//!    that is held open of the end of this process, with which all of its requests end.
+//! 5. A router that fails, or whose process is away, leaves the request to the rule that is built in.
 //!    One that does not answer is asked by one request at a time until it does; the others do not wait
 //!    for it.
 //!
@@ -17,23 +20,29 @@ use crate::permit::{Permit, Waiting};
 use crate::send::Call;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Method;
+use serde::Serialize;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tyndall_routing::Wish;
 use tyndall_transport::Client;
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::{
-    RouterAnswer, RouterBackoff, RouterNews, RouterQuestion, RouterRoute,
+    RouterAnswer, RouterBackoff, RouterCaller, RouterGone, RouterNews, RouterQuestion, RouterRoute,
 };
 
 /// A router has less, and says so itself when it takes longer: who does not answer by then hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Questions of one process to one router at a time. It is one thread: more would only wait there.
 const MAX_ASKING: usize = 16;
+
+/// Before a router is told again that this process is there; its process is gone, or goes next.
+const ATTEND_PAUSE: Duration = Duration::from_secs(1);
 
 /// Names the next request for which a router is asked.
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -48,13 +57,24 @@ pub(crate) struct RouterLink {
     is_silent: AtomicBool,
     /// Somebody finds out whether it answers again.
     is_tried: AtomicBool,
+    /// It said that it wants to hear of requests; it knows of this process by what is held open then.
+    attending: OnceLock<AbortHandle>,
+}
+
+impl Drop for RouterLink {
+    fn drop(&mut self) {
+        if let Some(attending) = self.attending.get() {
+            attending.abort();
+        }
+    }
 }
 
 impl RouterLink {
     pub(crate) fn new(route: RouterRoute) -> Self {
         let client = Client::unix(&route.socket);
         let asking = Semaphore::new(MAX_ASKING);
-        Self { route, client, asking, is_silent: false.into(), is_tried: false.into() }
+        let attending = OnceLock::new();
+        Self { route, client, asking, is_silent: false.into(), is_tried: false.into(), attending }
     }
 
     pub(crate) fn route(&self) -> &RouterRoute {
@@ -62,13 +82,27 @@ impl RouterLink {
     }
 
     /// Its answer; none where the rule that is built in has to do. The question is made when it is sent.
-    async fn ask(&self, question: impl FnOnce() -> Bytes) -> Option<RouterAnswer> {
+    /// One that waits is asked again for as long as it is the router.
+    async fn ask(
+        &self,
+        question: impl Fn() -> Bytes,
+        is_current: impl Fn() -> bool,
+    ) -> Option<RouterAnswer> {
         let _turn = self.asking.acquire().await.ok()?;
+        loop {
+            let answer = self.ask_once(question()).await?;
+            if !answer.waits || !is_current() {
+                return Some(answer);
+            }
+        }
+    }
+
+    async fn ask_once(&self, question: Bytes) -> Option<RouterAnswer> {
         let _trial = match self.is_silent.load(Ordering::Relaxed) {
             true => Some(Trial::begin(&self.is_tried)?),
             false => None,
         };
-        let asked = self.client.ask(Method::POST, "/-/choose", question());
+        let asked = self.client.ask(Method::POST, "/-/choose", question);
         let answer = timeout(ANSWER_TIMEOUT, asked).await;
         let is_silent = answer.is_err();
         if self.is_silent.swap(is_silent, Ordering::Relaxed) != is_silent {
@@ -98,7 +132,28 @@ impl RouterLink {
         held
     }
 
-    async fn post(&self, path: &str, news: &RouterNews) {
+    /// Whether it hears of requests, as far as is known.
+    fn hears(&self) -> bool {
+        self.attending.get().is_some()
+    }
+
+    /// It hears of requests: it is to know when this process is gone.
+    fn attend(&self, caller: &str) {
+        self.attending.get_or_init(|| {
+            let (client, caller) =
+                (self.client.clone(), RouterCaller { caller: caller.to_owned() });
+            let attending = tokio::spawn(async move {
+                loop {
+                    let over = client.tell(Method::POST, "/-/attend", &caller).await;
+                    tracing::debug!(?over, "a request router does not hold the connection");
+                    sleep(ATTEND_PAUSE).await;
+                }
+            });
+            attending.abort_handle()
+        });
+    }
+
+    async fn post(&self, path: &str, news: &impl Serialize) {
         let told = timeout(ANSWER_TIMEOUT, self.client.tell(Method::POST, path, news)).await;
         if !matches!(told, Ok(Ok(()))) {
             tracing::debug!(path, "a request router did not hear what became of a request");
@@ -118,6 +173,30 @@ impl<'a> Trial<'a> {
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A request that a router which hears of them was asked about, and that has no replica of it. When this
+/// is dropped, the router is told that it needs none.
+struct Asked {
+    link: Arc<RouterLink>,
+    gone: Option<RouterGone>,
+}
+
+impl Asked {
+    /// It has a replica.
+    fn settle(mut self) {
+        self.gone = None;
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let Some(gone) = self.gone.take() else { return };
+        // None at the end of the process, which is told by its end.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let link = self.link.clone();
+        runtime.spawn(async move { link.post("/-/cancelled", &gone).await });
     }
 }
 
@@ -146,7 +225,7 @@ impl<'a> Choosing<'a> {
         avoid: &mut Vec<ReplicaId>,
         forgive_after: Duration,
     ) -> Option<Result<Permit, Refusal>> {
-        let mut asked: Option<(Arc<RouterLink>, RouterAnswer)> = None;
+        let mut asked: Option<Asked> = None;
         let mut times = 0;
         let outcome = loop {
             if let Some(outcome) = replica_comes(deployment, waiting).await {
@@ -160,19 +239,27 @@ impl<'a> Choosing<'a> {
                 }
             }
             let link = deployment.router()?;
+            let is_current = || deployment.router().is_some_and(|now| Arc::ptr_eq(&now, &link));
+            asked = asked.filter(|asked| Arc::ptr_eq(&asked.link, &link));
+            if asked.is_none() && link.hears() {
+                asked = Some(self.asked(deployment, &link));
+            }
             let answer = tokio::select! {
                 biased;
                 outcome = waiting.outcome() => break outcome,
-                answer = link.ask(|| self.question(deployment, avoid)) => answer?,
+                answer = link.ask(|| self.question(deployment, avoid), is_current) => answer?,
             };
+            if answer.hears && asked.is_none() {
+                link.attend(deployment.caller());
+                asked = Some(self.asked(deployment, &link));
+            }
             waiting.decide(Wish::Ranked(answer.ranks.iter().cloned().collect()));
             let pause = match avoid.is_empty() {
                 true => pause(&link.route.backoff, times),
                 false => forgive_after,
             };
             let has_ranks = answer.ranks.iter().any(|rank| !rank.is_empty());
-            let waits = Waits { has_ranks, pause, link: link.clone() };
-            asked = Some((link, answer));
+            let waits = Waits { has_ranks, pause, link };
             match next(deployment, waiting, waits).await {
                 Next::Is(outcome) => break outcome,
                 Next::Ask => {}
@@ -184,7 +271,9 @@ impl<'a> Choosing<'a> {
             }
         };
         let mut permit = waiting.settle(outcome);
-        if let (Ok(permit), Some((link, RouterAnswer { hears: true, .. }))) = (&mut permit, asked) {
+        if let (Ok(permit), Some(asked)) = (&mut permit, asked) {
+            let link = asked.link.clone();
+            asked.settle();
             let news = RouterNews {
                 deployment: deployment.id().deployment.clone(),
                 caller: deployment.caller().to_owned(),
@@ -194,6 +283,15 @@ impl<'a> Choosing<'a> {
             permit.is_told_of(link.tell(news));
         }
         Some(permit)
+    }
+
+    fn asked(&self, deployment: &Deployment, link: &Arc<RouterLink>) -> Asked {
+        let gone = RouterGone {
+            deployment: deployment.id().deployment.clone(),
+            caller: deployment.caller().to_owned(),
+            number: self.number,
+        };
+        Asked { link: link.clone(), gone: Some(gone) }
     }
 
     /// A line of JSON, and the arguments of a call by a handle.

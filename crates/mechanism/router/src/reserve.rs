@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tyndall_routing::Failure;
 use tyndall_transport::{ClientError, Opening, ResponseBody};
 use tyndall_types::ReplicaId;
+use tyndall_types::protocol::JsonText;
 
 /// A place at a replica for a call whose body is still to come. The replica has the call among its
 /// ongoing requests: it has its head. Dropping this gives the place back, there and here.
@@ -22,6 +23,7 @@ use tyndall_types::ReplicaId;
 pub struct Reservation {
     opening: Opening,
     permit: Permit,
+    metadata: JsonText,
     deadline: Option<Instant>,
     waits: Waits,
 }
@@ -39,7 +41,10 @@ impl Deployment {
         let head = Call { runs_once: false, ..call.clone() };
         let ((opening, permit), waits) =
             self.until_taken(&head, |permit| open(&head, permit)).await?;
-        Ok(Reservation { opening, permit, deadline: call.deadline, waits })
+        let route = self.route();
+        let listed = route.replicas.iter().find(|replica| replica.id == *permit.replica());
+        let metadata = listed.map(|replica| replica.metadata.clone()).unwrap_or_default();
+        Ok(Reservation { opening, permit, metadata, deadline: call.deadline, waits })
     }
 
     /// Calls every replica that takes requests, however many each has. What a future gives is the
@@ -85,6 +90,12 @@ impl Reservation {
         self.permit.replica()
     }
 
+    /// What the replica said of itself when it started.
+    #[must_use]
+    pub fn metadata(&self) -> &JsonText {
+        &self.metadata
+    }
+
     /// Sends the call. Any status is an answer.
     ///
     /// # Errors
@@ -94,7 +105,7 @@ impl Reservation {
     /// # Cancel safety
     /// As [`Deployment::send`].
     pub async fn send(self, body: &Bytes) -> Result<Answer, SendError> {
-        let Self { opening, mut permit, deadline, waits } = self;
+        let Self { opening, mut permit, deadline, waits, .. } = self;
         permit.begin();
         let sent = pin!(async {
             match opening {

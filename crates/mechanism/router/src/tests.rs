@@ -162,6 +162,7 @@ impl Node {
             socket,
             models: Vec::new(),
             routing_stats: Default::default(),
+            metadata: Default::default(),
         }
     }
 
@@ -215,6 +216,7 @@ async fn what_no_replica_began_goes_elsewhere_even_if_it_must_run_once() {
         socket: node.dir.path().join("gone"),
         models: Vec::new(),
         routing_stats: Default::default(),
+        metadata: Default::default(),
     };
     let others = [node.replica(2, Behaviour::NotStarted), node.replica(3, Behaviour::Echo), gone];
     node.list(others.to_vec());
@@ -253,6 +255,7 @@ async fn a_replica_whose_connection_broke_gets_nothing_until_it_answers() {
         socket,
         models: Vec::new(),
         routing_stats: Default::default(),
+        metadata: Default::default(),
     };
     let other = node.replica(0, Behaviour::Echo);
     node.list(vec![listed.clone()]);

@@ -5,7 +5,7 @@ use super::{Event, Run};
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_control::{Action, Event as ControlEvent, FoundReplica, Notice, State};
-use tyndall_types::protocol::{ReplicaStatus, RouteTable, RuntimeDir};
+use tyndall_types::protocol::{JsonText, ReplicaStatus, RouteTable, RuntimeDir};
 use tyndall_types::{ReplicaId, ReplicaState};
 
 /// Unix milliseconds at the begin.
@@ -166,6 +166,7 @@ impl Run {
             ongoing,
             card: None,
             models: Vec::new(),
+            metadata: JsonText::default(),
             step_age_s: None,
         })
     }

@@ -15,7 +15,7 @@
 
 use super::ongoing::{MAX_WAITING, Ongoing, Requests};
 use crate::caller::Encoding;
-use crate::context::RequestContext;
+use crate::context::{Metadata, RequestContext};
 use crate::error::{Error, Result};
 use crate::held::HeldModels;
 use crate::servant::Servant;
@@ -53,6 +53,7 @@ struct Shared {
     phase: watch::Sender<Phase>,
     requests: Arc<Requests>,
     held: Arc<HeldModels>,
+    metadata: Arc<Metadata>,
     /// True when the drain time is over.
     is_over: watch::Sender<bool>,
     is_updating: AtomicBool,
@@ -82,12 +83,18 @@ impl Handler for App {
 }
 
 impl App {
-    pub(super) fn new(id: ReplicaId, requests: Arc<Requests>, held: Arc<HeldModels>) -> Self {
+    pub(super) fn new(
+        id: ReplicaId,
+        requests: Arc<Requests>,
+        held: Arc<HeldModels>,
+        metadata: Arc<Metadata>,
+    ) -> Self {
         let shared = Shared {
             id,
             phase: watch::Sender::new(Phase::Starting),
             requests,
             held,
+            metadata,
             is_over: watch::Sender::new(false),
             is_updating: AtomicBool::new(false),
             reconfigure: tokio::sync::Mutex::new(()),
@@ -145,6 +152,7 @@ impl App {
             ongoing: self.shared.requests.ongoing(),
             card: None,
             models: self.shared.held.ids(),
+            metadata: self.shared.metadata.get().cloned().unwrap_or_default(),
             step_age_s: None,
         };
         json(StatusCode::OK, &status)

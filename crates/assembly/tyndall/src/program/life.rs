@@ -16,7 +16,7 @@ use super::ongoing::Requests;
 use super::routes::Routes;
 use crate::application::Built;
 use crate::caller::Caller;
-use crate::context::{ReplicaContext, ReplicaFacts};
+use crate::context::{Metadata, ReplicaContext, ReplicaFacts};
 use crate::described::ProgramInit;
 use crate::error::{Error, Result};
 use crate::held::HeldModels;
@@ -177,7 +177,8 @@ async fn run(
     }));
     let requests = Requests::new(options.config.max_ongoing_requests, metrics.clone());
     let held = Arc::<HeldModels>::default();
-    let app = App::new(options.id.clone(), requests, held.clone());
+    let metadata = Arc::<Metadata>::default();
+    let app = App::new(options.id.clone(), requests, held.clone(), metadata.clone());
     let drain = Duration::try_from_secs_f64(options.config.graceful_shutdown_timeout_s);
     let drain = drain.unwrap_or(Duration::MAX);
     let routes = Arc::new(Routes::new(
@@ -190,10 +191,11 @@ async fn run(
     let (stop, stopped) = oneshot::channel::<()>();
     let serve_options = ServeOptions::of_replica(drain);
     let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
-    let own = held.clone();
+    let own = (held.clone(), metadata.clone());
     let begin = |options| start(options, make, routes, metrics, own);
+    let said = (held.watch(), metadata);
     let living = async {
-        let outcome = live(&app, options, process, held.watch(), begin, shutdown).await;
+        let outcome = live(&app, options, process, said, begin, shutdown).await;
         let servant = app.set_stopping();
         let since = Instant::now();
         drop(stop);
@@ -228,7 +230,7 @@ async fn live<S>(
     app: &App,
     options: ReplicaOptions,
     process: Duration,
-    models: watch::Receiver<Vec<String>>,
+    (models, metadata): (watch::Receiver<Vec<String>>, Arc<Metadata>),
     start: impl FnOnce(ReplicaOptions) -> S,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ReplicaError>
@@ -265,6 +267,9 @@ where
     let phases = phases.map(|(name, time)| (name.to_owned(), time.as_secs_f64())).to_vec();
     let ready = ReplicaReport::Ready { phases: ColdStartPhases(phases), card: None };
     let reported = async {
+        if let Some(metadata) = metadata.get().cloned() {
+            send(&controller, &id, &ReplicaReport::Metadata { metadata }).await;
+        }
         send(&controller, &id, &ready).await;
         report_models(&controller, &id, models).await;
     };
@@ -300,7 +305,7 @@ async fn start(
     make: impl Start,
     routes: Arc<Routes>,
     metrics: Arc<ProgramMetrics>,
-    held: Arc<HeldModels>,
+    (held, metadata): (Arc<HeldModels>, Arc<Metadata>),
 ) -> Result<Arc<dyn Servant>> {
     let config = options.config;
     let Workload::Program(program) = &config.workload else {
@@ -322,6 +327,7 @@ async fn start(
         rank: options.rank,
         metrics,
         held,
+        metadata,
     };
     let context = ReplicaContext { facts: Arc::new(facts) };
     make(ReplicaStart { deployment, init, config, context, caller: routes }).await

@@ -9,12 +9,15 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use http::Response;
+use serde_json::Value;
 use tokio::time::Instant;
 use tyndall_router::{AnswerBody, Reservation as Place, SendErrorKind};
 use tyndall_types::ReplicaId;
+use tyndall_types::protocol::JsonText;
 
 pub(super) struct Reserved {
     replica: ReplicaId,
+    metadata: JsonText,
     kept: Kept<Place>,
     call: Call,
     begun: Instant,
@@ -22,9 +25,9 @@ pub(super) struct Reserved {
 
 impl Reserved {
     pub(super) fn new(place: Place, call: Call) -> Self {
-        let replica = place.replica().clone();
+        let (replica, metadata) = (place.replica().clone(), place.metadata().clone());
         let kept = Kept::until(call.context.deadline, place);
-        Self { replica, kept, call, begun: Instant::now() }
+        Self { replica, metadata, kept, call, begun: Instant::now() }
     }
 
     /// Sends the call; the answer's body holds the place.
@@ -52,6 +55,10 @@ impl Reserved {
 impl Reservation for Reserved {
     fn replica(&self) -> &str {
         self.replica.as_str()
+    }
+
+    fn metadata(&self) -> Value {
+        self.metadata.value()
     }
 
     fn call(self: Box<Self>, body: Bytes) -> BoxFuture<'static, Result<Bytes>> {

@@ -197,6 +197,7 @@ fn check(sim: &mut Sim, replica: &ReplicaId, step_age_s: Option<f64>) -> Vec<Act
         ongoing: 1,
         card: None,
         models: Vec::new(),
+        metadata: JsonText::default(),
         step_age_s,
     };
     sim.apply(Event::Probed { replica: replica.clone(), status: Some(status) }).to_vec()

@@ -42,6 +42,7 @@ fn a_new_controller_finds_what_runs() {
             ongoing: 1,
             card,
             models: Vec::new(),
+            metadata: JsonText::default(),
             step_age_s: None,
         };
         Event::Probed { replica, status: Some(status) }
@@ -88,6 +89,7 @@ fn the_models_of_a_replica_are_in_its_route_at_once() {
         ongoing: 0,
         card: None,
         models: vec!["c".to_owned()],
+        metadata: JsonText::default(),
         step_age_s: None,
     };
     sim.apply(Event::Probed { replica: replica.clone(), status: Some(status) });
@@ -97,4 +99,45 @@ fn the_models_of_a_replica_are_in_its_route_at_once() {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     told(&mut sim, &many);
     assert_eq!(models(&sim).len(), tyndall_types::protocol::MAX_TOLD_MODELS);
+}
+
+#[test]
+fn the_metadata_of_a_replica_is_in_its_first_route_and_in_that_of_the_next_controller() {
+    let metadata = JsonText::from(&serde_json::json!({"zone": "a"}));
+    let of_route = |sim: &Sim| {
+        let mut routes = sim.state.routes(None).unwrap().deployments;
+        routes.remove(0).replicas.first().map(|replica| replica.metadata.clone())
+    };
+    let mut sim = Sim::deployed(with_min(1));
+    let [replica] = sim.started().try_into().unwrap();
+    let report = ReplicaReport::Metadata { metadata: metadata.clone() };
+    assert!(
+        !sim.apply(Event::Report { replica: replica.clone(), report }).contains(&Action::Publish)
+    );
+    assert!(sim.ready(&replica).contains(&Action::Publish));
+    assert_eq!(of_route(&sim), Some(metadata.clone()));
+    // A new controller is told when it asks.
+    let mut sim = Sim::new();
+    sim.deploy(with_min(1));
+    let found = FoundReplica {
+        replica: replica.clone(),
+        pid: 7,
+        config: Some(Box::new(with_min(1))),
+        gpus: Vec::new(),
+    };
+    sim.apply(Event::Snapshot(vec![found]));
+    let status = ReplicaStatus {
+        replica_id: replica.clone(),
+        state: ReplicaState::Running,
+        ongoing: 0,
+        card: None,
+        models: Vec::new(),
+        metadata: metadata.clone(),
+        step_age_s: None,
+    };
+    sim.apply(Event::Probed { replica: replica.clone(), status: Some(status) });
+    assert_eq!(of_route(&sim), Some(metadata.clone()));
+    // One that is ill says nothing of itself, and is what it was.
+    sim.apply(Event::Probed { replica, status: None });
+    assert_eq!(of_route(&sim), Some(metadata));
 }

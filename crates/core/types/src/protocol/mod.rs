@@ -17,6 +17,8 @@
 //! | controller → policies of an application | `POST /-/decide` | [`PolicyQuestion`] → [`PolicyAnswer`]; 422 and a text where the policy fails |
 //! | proxy → request routers of an application | `POST /-/choose` | [`RouterQuestion`] → [`RouterAnswer`]; 422 and a text where the router fails |
 //! | | `POST /-/routed`, `POST /-/completed` | [`RouterNews`] → 204 |
+//! | | `POST /-/cancelled` | [`RouterGone`] → 204 |
+//! | | `POST /-/attend` | [`RouterCaller`]: held open for as long as the process is there |
 //! | proxy → replica | the public routes | as the client sent them |
 //! | | `GET `[`ALIVE_PATH`] | → 204: the process answers |
 //!
@@ -51,7 +53,8 @@ pub use replica::{
     ColdStartPhases, EngineLoad, MAX_TOLD_MODELS, ModelCard, ReplicaReport, ReplicaStatus,
 };
 pub use router::{
-    PythonRouter, RouterAnswer, RouterBackoff, RouterNews, RouterQuestion, RouterRoute,
+    PythonRouter, RouterAnswer, RouterBackoff, RouterCaller, RouterGone, RouterNews,
+    RouterQuestion, RouterRoute,
 };
 pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};
 pub use usage::{KeyUsage, KeyUsageOfDay, KeyUsageReport};

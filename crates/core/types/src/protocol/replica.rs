@@ -55,6 +55,11 @@ pub enum ReplicaReport {
         /// A map.
         stats: JsonText,
     },
+    /// What its code says of its replica, once, before [`ReplicaReport::Ready`].
+    Metadata {
+        /// A map.
+        metadata: JsonText,
+    },
     /// Why request routers do not choose; told by their process when that changes.
     RouterTroubles {
         /// By deployment; those that are not named choose.
@@ -86,6 +91,9 @@ pub struct ReplicaStatus {
     /// As in [`ReplicaReport::Models`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,
+    /// As in [`ReplicaReport::Metadata`].
+    #[serde(default, skip_serializing_if = "JsonText::is_null")]
+    pub metadata: JsonText,
     /// Seconds since its engine last finished a step, while it has one to do; absent while it has
     /// not. A busy engine keeps it small.
     #[serde(default)]

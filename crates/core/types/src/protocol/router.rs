@@ -83,6 +83,28 @@ pub struct RouterAnswer {
     /// The router wants to hear which one it got, and when it is done with it.
     #[serde(default)]
     pub hears: bool,
+    /// It still waits for one that it may name: it is to be asked again at once, and goes on.
+    #[serde(default)]
+    pub waits: bool,
+}
+
+/// Tells a router that a request which it was asked about needs no replica any more, and had none of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterGone {
+    /// Whose router.
+    pub deployment: DeploymentName,
+    /// As in the [`RouterQuestion`].
+    pub caller: String,
+    /// As in the [`RouterQuestion`].
+    pub number: u64,
+}
+
+/// Says to routers that a process is there which may have requests of theirs. It has no answer: the
+/// process is gone when its last connection with it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterCaller {
+    /// As in the [`RouterQuestion`].
+    pub caller: String,
 }
 
 /// Tells a router what became of a request.

@@ -83,13 +83,17 @@ pub struct ReplicaRoute {
     /// [`ReplicaReport::RoutingStats`](super::ReplicaReport::RoutingStats).
     #[serde(default, skip_serializing_if = "JsonText::is_null")]
     pub routing_stats: JsonText,
+    /// What it is, as in [`ReplicaReport::Metadata`](super::ReplicaReport::Metadata).
+    #[serde(default, skip_serializing_if = "JsonText::is_null")]
+    pub metadata: JsonText,
 }
 
 impl ReplicaRoute {
     /// One that has said nothing of itself.
     #[must_use]
     pub fn new(id: ReplicaId, socket: PathBuf) -> Self {
-        Self { id, socket, models: Vec::new(), routing_stats: JsonText::default() }
+        let (routing_stats, metadata) = (JsonText::default(), JsonText::default());
+        Self { id, socket, models: Vec::new(), routing_stats, metadata }
     }
 }
 

@@ -409,6 +409,7 @@ impl Node {
             ongoing: 0,
             card: Some(card()),
             models: Vec::new(),
+            metadata: JsonText::default(),
             step_age_s: None,
         };
         serve_unix(&self.dir.path().join(format!("{id}.sock")), Replica(status));

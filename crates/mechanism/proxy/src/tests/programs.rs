@@ -364,6 +364,7 @@ async fn what_no_replica_began_goes_to_another_one() {
             socket: node.runtime_dir().replica_socket(&ReplicaId::new("r2")),
             models: Vec::new(),
             routing_stats: Default::default(),
+            metadata: Default::default(),
         };
         let mut route = mounted(&replicas.iter().collect::<Vec<_>>());
         route.replicas.push(gone);

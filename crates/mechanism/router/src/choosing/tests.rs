@@ -13,6 +13,7 @@ use tyndall_types::protocol::{DeploymentRoute, ReplicaRoute, RouteTable};
 /// What becomes of a question.
 enum Says {
     Ranks(Vec<Vec<&'static str>>),
+    Waits,
     Fails,
     Hangs,
 }
@@ -25,12 +26,35 @@ struct Chooser {
     choose: Arc<Choose>,
     asked: Arc<Mutex<usize>>,
     heard: Arc<Mutex<Vec<String>>>,
+    /// Who is there, once for each connection that says so.
+    callers: Arc<Mutex<Vec<String>>>,
+}
+
+/// A connection that says who is there.
+struct Attending(Arc<Mutex<Vec<String>>>);
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().pop();
+    }
 }
 
 impl Handler for Chooser {
     async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let body = read_body(request.into_body(), 1 << 20).await.unwrap();
+        if path == "/-/attend" {
+            let RouterCaller { caller } = serde_json::from_slice(&body).unwrap();
+            self.callers.lock().unwrap().push(caller);
+            let _attending = Attending(self.callers.clone());
+            return std::future::pending().await;
+        }
+        if path == "/-/cancelled" {
+            let gone: RouterGone = serde_json::from_slice(&body).unwrap();
+            assert_eq!(gone.deployment.as_str(), "d");
+            self.heard.lock().unwrap().push(path);
+            return empty(StatusCode::NO_CONTENT);
+        }
         if path != "/-/choose" {
             let news: RouterNews = serde_json::from_slice(&body).unwrap();
             self.heard.lock().unwrap().push(format!("{path} {}", news.replica));
@@ -47,7 +71,11 @@ impl Handler for Chooser {
             Says::Ranks(ranks) => {
                 let rank = |rank: Vec<&str>| rank.into_iter().map(ReplicaId::new).collect();
                 let ranks = ranks.into_iter().map(rank).collect();
-                json(StatusCode::OK, &RouterAnswer { ranks, hears: true })
+                json(StatusCode::OK, &RouterAnswer { ranks, hears: true, waits: false })
+            }
+            Says::Waits => {
+                let answer = RouterAnswer { waits: true, hears: true, ..RouterAnswer::default() };
+                json(StatusCode::OK, &answer)
             }
             Says::Fails => text(StatusCode::UNPROCESSABLE_ENTITY, "it raised"),
             Says::Hangs => std::future::pending().await,
@@ -69,8 +97,8 @@ impl Chosen {
         let mut node = Node::start(&[]);
         let socket = node.dir.path().join("chooser");
         let listener = Listener::bind_unix(&socket).unwrap();
-        let (asked, heard) = (Arc::default(), Arc::default());
-        let chooser = Chooser { choose: Arc::new(choose), asked, heard };
+        let (asked, heard, callers) = Default::default();
+        let chooser = Chooser { choose: Arc::new(choose), asked, heard, callers };
         let options = ServeOptions::default();
         tokio::spawn(serve(listener, chooser.clone(), options, std::future::pending()));
         node.chooser = Some(socket);
@@ -93,6 +121,14 @@ impl Chosen {
 
     async fn send(&self) -> Answer {
         self.node.send(call()).await.unwrap()
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.chooser.heard.lock().unwrap().clone()
+    }
+
+    fn num_callers(&self) -> usize {
+        self.chooser.callers.lock().unwrap().len()
     }
 
     fn times_asked(&self) -> usize {
@@ -336,6 +372,48 @@ async fn room_that_the_first_in_line_does_not_want_is_not_lost_on_the_others() {
         drop(second);
     };
     tokio::join!(strictly, freely, ends);
+}
+
+#[tokio::test]
+async fn a_router_that_waits_itself_is_asked_on_and_hears_of_every_end() {
+    let is_free = Arc::new(AtomicBool::new(true));
+    let free = is_free.clone();
+    let (node, _) = Chosen::start(1, move |_, _, _| match free.load(Ordering::SeqCst) {
+        true => Says::Ranks(vec![vec!["r0"]]),
+        false => Says::Waits,
+    });
+    assert_eq!(node.num_callers(), 0);
+    let first = node.send().await;
+    // It knows from the first answer on that this process is there.
+    node.until(|node| node.num_callers() == 1).await;
+    is_free.store(false, Ordering::SeqCst);
+    tokio::select! {
+        _ = node.send() => panic!("it waits"),
+        () = node.until(|node| node.times_asked() >= 5) => {}
+    }
+    node.until(|node| node.heard() == ["/-/routed r0", "/-/cancelled"]).await;
+    let third = async {
+        let third = node.send().await;
+        assert_eq!(replica(&third), "r0");
+    };
+    let before = node.times_asked();
+    let frees = async {
+        node.until(|node| node.times_asked() > before + 2).await;
+        is_free.store(true, Ordering::SeqCst);
+        drop(first);
+    };
+    tokio::join!(third, frees);
+    node.until(|node| node.heard().len() == 5).await;
+    let mut heard = node.heard().split_off(2);
+    heard.sort();
+    assert_eq!(heard, ["/-/completed r0", "/-/completed r0", "/-/routed r0"]);
+    // Without the router the connection ends.
+    assert_eq!(node.num_callers(), 1);
+    let route = node.node.router.deployment(&id("app#d")).unwrap().route();
+    let route = DeploymentRoute { router: None, ..(*route).clone() };
+    let deployments = vec![Arc::new(route)];
+    node.node.router.apply(RouteTable { version: 3, deployments, ..RouteTable::default() });
+    node.until(|node| node.num_callers() == 0).await;
 }
 
 #[test]

@@ -51,7 +51,11 @@ impl Deployment for Told {
     type Request = Value;
     type Response = Value;
 
-    async fn start(init: String, _context: ReplicaContext) -> Result<Self> {
+    async fn start(init: String, context: ReplicaContext) -> Result<Self> {
+        if let Some(zone) = init.strip_prefix("zone ") {
+            context.set_metadata(&json!({"zone": zone}));
+            context.set_metadata(&json!({"zone": "another"}));
+        }
         match init.as_str() {
             "fail" => Err(Error::user("told to fail")),
             "hang" => std::future::pending().await,
@@ -243,6 +247,17 @@ async fn the_models_of_a_replica_are_told_when_they_change() {
     }
     let status = process.client.get::<ReplicaStatus>("/-/status").await.unwrap();
     assert_eq!(status.models, ["a", "ccc"]);
+    process.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_replica_is_is_told_before_it_is_ready_and_when_it_is_asked() {
+    let mut process = Process::start("zone a");
+    let ReplicaReport::Metadata { metadata } = process.report().await else { panic!("not told") };
+    assert_eq!(metadata.value(), json!({"zone": "a"}), "what is said first holds");
+    assert!(matches!(process.report().await, ReplicaReport::Ready { .. }));
+    let status = process.client.get::<ReplicaStatus>("/-/status").await.unwrap();
+    assert_eq!(status.metadata, metadata);
     process.end().await.unwrap();
 }
 

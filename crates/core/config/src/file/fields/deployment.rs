@@ -130,9 +130,9 @@ pub(in crate::file) static DEPLOYMENT: Object = Object {
             "deployment_actors",
             Kind::List(&Kind::Map),
             "null",
-            "actors beside the replicas",
+            "actors beside the replicas; only a `CapacityQueue`, others are refused",
         )
-        .refused("leave it out: there are no actors"),
+        .ignored("CapacityQueueRouter keeps its tokens itself"),
         ROLLING_UPDATE_PERCENTAGE,
         MAX_SURGE_PERCENT,
         TYNDALL_OPTIONS,

@@ -192,6 +192,7 @@ fn external_scaler(
 }
 
 fn deployment(node: &Node, path: &str, requests: Requests, problems: &mut Vec<Problem>) {
+    routers::actors(node, path, problems);
     let mut error = |at: &Node, field: &str, message: String, cure: &str| {
         problems.push(Problem::error(at, &inside(path, field), message).with_cure(cure));
     };

@@ -324,7 +324,7 @@ fn the_schema_is_closed_and_has_every_field_that_may_be_written() {
     }
     let deployment = definitions["DeploymentSchema"]["properties"].as_object().unwrap();
     assert!(deployment.contains_key("num_replicas"));
-    assert!(!deployment.contains_key("deployment_actors"));
+    assert!(!deployment.contains_key("gang_scheduling_config"));
     assert_eq!(definitions["AutoscalingConfig"]["additionalProperties"], false);
 }
 
