@@ -5,7 +5,7 @@ use super::driver::{Driver, Outbox, Side};
 use super::frame::{Frame, Kind, broken};
 use super::head;
 use crate::wire::{self, Framing, Outgoing};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use http::{Method, Response};
 use http_body::SizeHint;
 use std::collections::{HashMap, VecDeque};
@@ -192,7 +192,7 @@ impl Link {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let shared = Arc::<Shared>::default();
-        let driver = Driver::new(stream, BytesMut::new());
+        let driver = Driver::new(stream);
         // Until it has run, nobody knows that nothing has left.
         let driving = Driving { shared: shared.clone(), written: u64::MAX, end: None };
         let drive = drive(driver, driving);

@@ -105,9 +105,9 @@ enum Work {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    /// Of a connection of which `read` has come already.
-    pub(super) fn new(stream: S, read: BytesMut) -> Self {
-        Self { stream, read, frames: Vec::new(), writing: BytesMut::new(), written: 0 }
+    pub(super) fn new(stream: S) -> Self {
+        let (read, writing) = (BytesMut::new(), BytesMut::new());
+        Self { stream, read, frames: Vec::new(), writing, written: 0 }
     }
 
     /// Until it is over, or the peer has ended the connection.

@@ -61,7 +61,7 @@ pub(super) fn put(out: &mut BytesMut, kind: Kind, id: u64, fill: impl FnOnce(&mu
     out.put_u64(id);
     fill(out);
     let length = out.len() - at - HEADER_BYTES;
-    // Who puts bounds what it puts: heads of requests by `fits`, others by `MAX_HEAD`, data by pieces.
+    // Who puts it bounds it.
     let length = u32::try_from(length).expect("payloads are small");
     out[at..at + 4].copy_from_slice(&length.to_be_bytes());
 }

@@ -7,7 +7,7 @@ use super::head::{self, MAX_HEAD_BYTES};
 use crate::body::{Body, RequestBody, text};
 use crate::server::Handler;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, header, response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use std::collections::HashMap;
@@ -22,6 +22,8 @@ use tokio::task::AbortHandle;
 
 /// A body in one piece up to this goes with its head.
 const MAX_WHOLE: usize = 32 << 10;
+/// What is told of a failure, in bytes.
+const MAX_REASON: usize = 4 << 10;
 /// Longer pieces are cut, so that other answers come in between.
 const MAX_PIECE: usize = 16 << 10;
 
@@ -39,7 +41,7 @@ pub(crate) async fn serve<H: Handler>(
     mut stopped: watch::Receiver<bool>,
 ) -> Result<()> {
     let end = End { shared: Arc::default(), handler };
-    let mut driver = Driver::new(stream, BytesMut::new());
+    let mut driver = Driver::new(stream);
     let run = driver.run(&end.shared.outbox, &end);
     let leave = async {
         drop(stopped.wait_for(|stop| *stop).await);
@@ -186,7 +188,15 @@ impl Drop for One {
 
 impl One {
     fn fail(&self, why: &str) {
+        let why = &why[..why.floor_char_boundary(MAX_REASON)];
         self.shared.end(self.id, Kind::Fail, |out| out.put_slice(why.as_bytes()));
+    }
+
+    fn trailers(&self, trailers: &HeaderMap) {
+        if head::size(trailers) > MAX_HEAD_BYTES {
+            return self.fail("the trailers are too long");
+        }
+        self.shared.end(self.id, Kind::End, |out| head::put_trailers(out, trailers));
     }
 
     async fn answer<H: Handler>(self, handler: H, payload: Bytes) {
@@ -241,11 +251,7 @@ impl One {
         self.shared.outbox.put(Kind::Head, self.id, |out| head::put_answer(out, &parts, length));
         match first {
             Some(Ok(data)) => self.data(data).await,
-            Some(Err(trailers)) => {
-                return self
-                    .shared
-                    .end(self.id, Kind::End, |out| head::put_trailers(out, &trailers));
-            }
+            Some(Err(trailers)) => return self.trailers(&trailers),
             None => {}
         }
         self.rest(body).await;
@@ -274,9 +280,7 @@ impl One {
                 Ok(Err(frame)) => {
                     if let Ok(trailers) = frame.into_trailers() {
                         drop(body);
-                        return self
-                            .shared
-                            .end(self.id, Kind::End, |out| head::put_trailers(out, &trailers));
+                        return self.trailers(&trailers);
                     }
                 }
                 Err(error) => return self.fail(&error.to_string()),

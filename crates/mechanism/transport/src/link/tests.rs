@@ -123,6 +123,14 @@ fn made(path: &str) -> Response<Body> {
             Response::new(stream([Ok(http_body::Frame::trailers(trailers))]))
         }
         "/breaks" => Response::new(stream([data("before"), Err("it broke".into())])),
+        "/breaks-at-length" => Response::new(stream([Err("é".repeat(1 << 20).into())])),
+        "/long-trailers" => {
+            let name = header::HeaderName::from_static("x-long");
+            let value = HeaderValue::from_str(&"x".repeat(2 << 20)).unwrap();
+            Response::new(stream([Ok(http_body::Frame::trailers(
+                [(name, value)].into_iter().collect(),
+            ))]))
+        }
         "/breaks-at-once" => Response::new(stream([Err("it broke".into())])),
         "/panics" => panic!("as a test does"),
         "/empty" => empty(StatusCode::NO_CONTENT),
@@ -259,6 +267,12 @@ async fn what_came_before_a_failure_comes_and_others_go_on() {
         let (_, body) = ask(&pair.link, Method::GET, path, &no_body).await.unwrap();
         let (whole, _, error) = collect(body).await;
         assert_eq!((whole.as_str(), error.as_deref()), (came, Some("it broke")));
+    }
+    for (path, words) in [("/breaks-at-length", "éé"), ("/long-trailers", "the trailers are too")]
+    {
+        let (_, body) = ask(&pair.link, Method::GET, path, &no_body).await.unwrap();
+        let error = collect(body).await.2.unwrap();
+        assert!(error.starts_with(words) && error.len() <= 4096, "{path}: {} bytes", error.len());
     }
     let lost = ask(&pair.link, Method::GET, "/panics", &no_body).await;
     assert!(matches!(lost, Err(Unanswered::Broken(_))), "{lost:?}");
