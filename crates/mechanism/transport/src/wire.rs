@@ -9,7 +9,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::mem::MaybeUninit;
 
 pub(crate) const MAX_HEADERS: usize = 100;
-const MAX_HEAD_BYTES: usize = 400 << 10;
+pub(crate) const MAX_HEAD_BYTES: usize = 400 << 10;
 /// The line before a chunk, with what servers may add to the size.
 const MAX_CHUNK_LINE_BYTES: usize = 16 << 10;
 
@@ -40,8 +40,7 @@ impl<'a> Outgoing<'a> {
     /// Writes the head behind what is in `out`.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         let target = self.uri.path_and_query().map_or("/", |target| target.as_str());
-        let values = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-        out.reserve(target.len() + values.sum::<usize>() + 256);
+        out.reserve(target.len() + header_bytes(self.headers) + 256);
         for part in [self.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
             out.put_slice(part.as_bytes());
         }
@@ -92,6 +91,11 @@ pub(crate) fn chunk(body: &[u8]) -> Bytes {
     }
     out.put_slice(b"0\r\n\r\n");
     out.freeze()
+}
+
+/// As many bytes as headers are as lines.
+pub(crate) fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 pub(crate) fn line(out: &mut BytesMut, name: &str, value: &[u8]) {
@@ -237,13 +241,18 @@ pub(crate) fn header_map(
     Ok(map)
 }
 
+/// Whether an answer to `method` has a body.
+pub(crate) fn has_body(method: &Method, status: StatusCode) -> bool {
+    let is_bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    !is_bodiless && !status.is_informational() && *method != Method::HEAD
+}
+
 pub(crate) fn framing(response: &Response<()>, method: &Method) -> Result<Framing> {
     let (status, headers) = (response.status(), response.headers());
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Framing::Upgrade);
     }
-    let is_bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if is_bodiless || status.is_informational() || *method == Method::HEAD {
+    if !has_body(method, status) {
         return Ok(Framing::Length(0));
     }
     if headers.contains_key(header::TRANSFER_ENCODING) {
@@ -294,12 +303,7 @@ pub(crate) fn trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let (length, map) = match httparse::parse_headers(buffer, &mut headers).map_err(invalid)? {
         Status::Complete((length, found)) => {
-            let mut map = HeaderMap::with_capacity(found.len());
-            for found in found {
-                let name = HeaderName::from_bytes(found.name.as_bytes()).map_err(invalid)?;
-                map.append(name, HeaderValue::from_bytes(found.value).map_err(invalid)?);
-            }
-            (length, map)
+            (length, header_map(found, buffer, &Bytes::copy_from_slice(&buffer[..length]))?)
         }
         Status::Partial if buffer.len() > MAX_HEAD_BYTES => {
             return Err(invalid("the trailers are too long"));

@@ -5,7 +5,7 @@
 
 use super::Client;
 use crate::link::{Link, PROTOCOL, fits};
-use crate::wire::{Outgoing, Said};
+use crate::wire::{Outgoing, Said, header_bytes};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,9 +26,9 @@ pub(super) struct Links {
 
 #[derive(Debug, Default)]
 enum State {
-    /// None, at least not until then.
     #[default]
     None,
+    /// It could not be opened then.
     Failed(Instant),
     Opening,
     Open(Arc<Link>),
@@ -113,10 +113,9 @@ impl Drop for Opening {
 /// Whether a request can go over a link.
 pub(super) fn suits(request: &Outgoing<'_>) -> bool {
     let headers = request.headers;
-    let head: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let path = request.uri.path_and_query().map_or(1, |target| target.as_str().len());
     headers.len() <= MAX_HEADERS
-        && fits(head + path, request.body.len())
+        && fits(header_bytes(headers) + path, request.body.len())
         && !headers.contains_key(header::UPGRADE)
         && !headers.contains_key(header::EXPECT)
 }
@@ -142,8 +141,7 @@ impl Client {
             (header::UPGRADE, HeaderValue::from_static(PROTOCOL)),
         ]);
         let (method, uri, no_body) = (Method::GET, Uri::from_static("/"), Bytes::new());
-        let request = Outgoing::new(&method, &uri, &headers, &no_body);
-        let request = Outgoing { authorization: self.authorization.as_ref(), ..request };
+        let request = self.authorized(Outgoing::new(&method, &uri, &headers, &no_body));
         let Ok(mut connection) = self.connect().await else { return Switched::Failed };
         match connection.exchange(&request).await {
             Ok(Said::Answer(head)) if head.response.status() == StatusCode::SWITCHING_PROTOCOLS => {

@@ -193,8 +193,7 @@ impl Client {
         };
         let link = (!is_alone && suits(&request)).then(|| links.link(self)).flatten();
         if let Some(link) = link {
-            let request = Outgoing { authorization: self.authorization.as_ref(), ..request };
-            match link.exchange(&request).await {
+            match link.exchange(&self.authorized(request)).await {
                 Ok((head, body)) => {
                     return Ok(head.map(|()| ResponseBody::linked(body, under_way)));
                 }
@@ -219,10 +218,14 @@ impl Client {
         }
     }
 
+    fn authorized<'a>(&'a self, request: Outgoing<'a>) -> Outgoing<'a> {
+        Outgoing { authorization: self.authorization.as_ref(), ..request }
+    }
+
     /// Sends a request by a connection that the server has not closed, and waits for what is said to it
     /// first.
     async fn reach(&self, request: &Outgoing<'_>) -> Result<(Said, Connection), ClientError> {
-        let request = Outgoing { authorization: self.authorization.as_ref(), ..*request };
+        let request = self.authorized(*request);
         while let Some(mut connection) = self.idle.take() {
             match connection.exchange(&request).await {
                 Ok(said) => return Ok((said, connection)),

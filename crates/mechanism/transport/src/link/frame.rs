@@ -32,7 +32,7 @@ pub(super) enum Kind {
 }
 
 /// By their number on the wire.
-const KINDS: [Kind; 10] = [
+pub(super) const KINDS: [Kind; 10] = [
     Kind::Request,
     Kind::Cancel,
     Kind::Credit,

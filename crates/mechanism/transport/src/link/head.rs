@@ -2,13 +2,10 @@
 
 use crate::wire::{self, MAX_HEADERS};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, response};
+use http::{HeaderMap, Method, Request, Response, Uri, header, response};
 use httparse::{ParserConfig, Status};
 use std::io::Result;
 use std::mem::MaybeUninit;
-
-/// Longer heads of answers are refused.
-pub(super) const MAX_HEAD_BYTES: usize = 400 << 10;
 
 /// A request and its body.
 pub(super) fn request(payload: &Bytes) -> Result<(Request<()>, Bytes)> {
@@ -55,19 +52,6 @@ pub(super) fn put_answer(out: &mut BytesMut, parts: &response::Parts, length: Op
         wire::line(out, header::CONTENT_LENGTH.as_str(), length.to_string().as_bytes());
     }
     out.put_slice(b"\r\n");
-}
-
-/// About as many bytes as the headers are as text.
-pub(super) fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
-}
-
-/// Whether an answer to `method` has a body.
-pub(super) fn has_body(method: &Method, status: StatusCode) -> bool {
-    *method != Method::HEAD
-        && !status.is_informational()
-        && status != StatusCode::NO_CONTENT
-        && status != StatusCode::NOT_MODIFIED
 }
 
 /// Trailers as the payload of an `End`.

@@ -3,9 +3,10 @@
 use super::WINDOW;
 use super::driver::{Driver, Outbox, Side};
 use super::frame::{Frame, Kind, broken};
-use super::head::{self, MAX_HEAD_BYTES};
-use crate::body::{Body, RequestBody, text};
+use super::head;
+use crate::body::{Body, BoxError, RequestBody, text};
 use crate::server::Handler;
+use crate::wire::{MAX_HEAD_BYTES, has_body, header_bytes};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, response};
 use http_body::Body as HttpBody;
@@ -193,7 +194,7 @@ impl One {
     }
 
     fn trailers(&self, trailers: &HeaderMap) {
-        if head::size(trailers) > MAX_HEAD_BYTES {
+        if header_bytes(trailers) > MAX_HEAD_BYTES {
             return self.fail("the trailers are too long");
         }
         self.shared.end(self.id, Kind::End, |out| head::put_trailers(out, trailers));
@@ -214,50 +215,42 @@ impl One {
 
     async fn send(self, method: &Method, response: Response<Body>) {
         let (parts, mut body) = response.into_parts();
-        if head::size(&parts.headers) > MAX_HEAD_BYTES {
+        if header_bytes(&parts.headers) > MAX_HEAD_BYTES {
             return self.fail("the head of the answer is too long");
         }
-        let has_body = head::has_body(method, parts.status);
+        let has_body = has_body(method, parts.status);
         let length = body.size_hint().exact().filter(|length| has_body || *length > 0);
         let length = length.filter(|_| allows_length(parts.status));
-        if !has_body {
-            drop(body);
-            return self.whole(&parts, length, &Bytes::new());
-        }
-        let first = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+        let first = match has_body {
+            true => poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await,
+            false => Poll::Ready(None),
+        };
+        // Who looks at the end of a body sees it before the client does.
+        match &first {
             Poll::Ready(None) => {
                 drop(body);
-                return self.whole(&parts, length, &Bytes::new());
+                return self.whole(&parts, length, &[]);
             }
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data)
-                    if data.len() <= MAX_WHOLE && body.is_end_stream() && tells(&parts, &data) =>
-                {
-                    // Who looks at the end of a body sees it before the client does.
-                    drop(body);
-                    return self.whole(&parts, length, &data);
-                }
-                Ok(data) => Some(Ok(data)),
-                Err(frame) => frame.into_trailers().ok().map(Err),
-            },
-            Poll::Ready(Some(Err(error))) => {
-                self.shared.outbox.put(Kind::Head, self.id, |out| {
-                    head::put_answer(out, &parts, length);
-                });
-                return self.fail(&error.to_string());
+            Poll::Ready(Some(Ok(frame)))
+                if let Some(data) = frame.data_ref()
+                    && data.len() <= MAX_WHOLE
+                    && body.is_end_stream()
+                    && tells(&parts, data) =>
+            {
+                drop(body);
+                return self.whole(&parts, length, data);
             }
-            Poll::Pending => None,
-        };
-        self.shared.outbox.put(Kind::Head, self.id, |out| head::put_answer(out, &parts, length));
-        match first {
-            Some(Ok(data)) => self.data(data).await,
-            Some(Err(trailers)) => return self.trailers(&trailers),
-            None => {}
+            _ => {}
         }
-        self.rest(body).await;
+        self.shared.outbox.put(Kind::Head, self.id, |out| head::put_answer(out, &parts, length));
+        let first = match first {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => body.frame().await,
+        };
+        self.pieces(first, body).await;
     }
 
-    fn whole(&self, parts: &response::Parts, length: Option<u64>, body: &Bytes) {
+    fn whole(&self, parts: &response::Parts, length: Option<u64>, body: &[u8]) {
         self.shared.end(self.id, Kind::Whole, |out| {
             head::put_answer(out, parts, length);
             out.put_slice(body);
@@ -272,9 +265,13 @@ impl One {
         }
     }
 
-    /// All frames of a body that are left.
-    async fn rest(&self, mut body: Body) {
-        while let Some(frame) = body.frame().await {
+    /// All frames of a body, of which one has been taken.
+    async fn pieces(
+        &self,
+        mut next: Option<std::result::Result<http_body::Frame<Bytes>, BoxError>>,
+        mut body: Body,
+    ) {
+        while let Some(frame) = next {
             match frame.map(http_body::Frame::into_data) {
                 Ok(Ok(data)) => self.data(data).await,
                 Ok(Err(frame)) => {
@@ -285,6 +282,7 @@ impl One {
                 }
                 Err(error) => return self.fail(&error.to_string()),
             }
+            next = body.frame().await;
         }
         drop(body);
         self.shared.end(self.id, Kind::End, |_| {});

@@ -1,5 +1,7 @@
 //! Links, over pairs of sockets and over real servers.
 
+mod properties;
+
 use super::client::Unanswered;
 use super::frame::{self, Frame, Kind};
 use super::*;
@@ -11,7 +13,6 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, StreamBody};
-use proptest::prelude::*;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,6 +39,15 @@ impl Default for Peer {
             begun: Arc::default(),
             produced: Arc::default(),
             go_on: Arc::new(Semaphore::new(0)),
+        }
+    }
+}
+
+impl Peer {
+    /// Waits for the first request.
+    async fn has_begun(&self) {
+        while self.begun.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
@@ -285,14 +295,9 @@ async fn nobody_waits_any_more() {
     {
         let no_body = Bytes::new();
         let hanging = ask(&pair.link, Method::GET, "/hang", &no_body);
-        let begun = async {
-            while pair.peer.begun.load(Ordering::SeqCst) == 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
         tokio::select! {
             _ = hanging => panic!("it hangs"),
-            () = begun => {}
+            () = pair.peer.has_begun() => {}
         }
     }
     pair.peer.dropped.notified().await;
@@ -327,9 +332,7 @@ async fn a_server_that_leaves_answers_what_it_has_and_refuses_the_rest() {
     let no_body = Bytes::new();
     let waiting = ask(&pair.link, Method::GET, "/wait", &no_body);
     let leaving = async {
-        while pair.peer.begun.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        pair.peer.has_begun().await;
         pair.stop.send_replace(true);
         while pair.link.is_open() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -482,9 +485,7 @@ async fn requests_that_meet_share_a_connection() {
     // Two meet, so that a link is opened.
     let waiting = ask("/wait");
     let other = async {
-        while served.peer.begun.load(Ordering::SeqCst) == 0 {
-            tokio::task::yield_now().await;
-        }
+        served.peer.has_begun().await;
         while !served.client.has_link() {
             ask("/empty").await;
         }
@@ -570,76 +571,5 @@ async fn a_server_that_leaves_under_load_loses_nothing() {
         }
         server.await.unwrap().unwrap();
         assert_eq!(answered.load(Ordering::SeqCst), peer.begun.load(Ordering::SeqCst));
-    }
-}
-
-proptest! {
-    #[test]
-    fn frames_come_as_they_were_put(
-        frames in proptest::collection::vec(
-            (0_usize..10, any::<u64>(), proptest::collection::vec(any::<u8>(), 0..5000)),
-            0..20,
-        ),
-        cut in 1_usize..9000,
-    ) {
-        let kind = |at: usize| [
-            Kind::Request, Kind::Cancel, Kind::Credit, Kind::Whole, Kind::Head,
-            Kind::Data, Kind::End, Kind::Fail, Kind::Refused, Kind::Leave,
-        ][at];
-        let mut out = BytesMut::new();
-        for (at, id, payload) in &frames {
-            frame::put(&mut out, kind(*at), *id, |out| out.extend_from_slice(payload));
-        }
-        let (mut buffer, mut came) = (BytesMut::new(), Vec::new());
-        for piece in out.chunks(cut) {
-            buffer.extend_from_slice(piece);
-            while let Some(frame) = frame::take(&mut buffer).unwrap() {
-                came.push(frame);
-            }
-        }
-        prop_assert!(buffer.is_empty());
-        let put = frames.into_iter().map(|(at, id, payload)| Frame {
-            kind: kind(at), id, payload: payload.into(),
-        });
-        prop_assert_eq!(came, put.collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn bytes_that_are_no_frames_are_refused_or_waited_for(
-        bytes in proptest::collection::vec(any::<u8>(), 0..200),
-    ) {
-        let mut buffer = BytesMut::from(&bytes[..]);
-        while let Ok(Some(frame)) = frame::take(&mut buffer) {
-            drop(head::request(&frame.payload));
-            drop(head::answer(&frame.payload));
-            drop(head::trailers(&frame.payload));
-        }
-    }
-
-    #[test]
-    fn a_request_comes_as_it_was_sent(
-        path in "/[a-z0-9/%]{0,20}(\\?[a-z=&]{0,10})?",
-        headers in proptest::collection::vec(("x-[a-z]{1,10}", "[ -~]{0,30}"), 0..20),
-        body in proptest::collection::vec(any::<u8>(), 0..3000),
-    ) {
-        let uri: Uri = path.parse().unwrap();
-        let mut map = HeaderMap::new();
-        for (name, value) in &headers {
-            let name = header::HeaderName::from_bytes(name.as_bytes()).unwrap();
-            map.append(name, HeaderValue::from_str(value.trim()).unwrap());
-        }
-        let body = Bytes::from(body);
-        let mut out = BytesMut::new();
-        frame::put(&mut out, Kind::Request, 1, |out| {
-            Outgoing::new(&Method::POST, &uri, &map, &body).encode(out);
-            out.extend_from_slice(&body);
-        });
-        let frame = frame::take(&mut out).unwrap().unwrap();
-        let (request, came) = head::request(&frame.payload).unwrap();
-        prop_assert_eq!((request.method(), request.uri()), (&Method::POST, &uri));
-        prop_assert_eq!(came, body.clone());
-        map.insert(header::HOST, HeaderValue::from_static("localhost"));
-        map.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        prop_assert_eq!(request.headers(), &map);
     }
 }
