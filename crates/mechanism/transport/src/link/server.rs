@@ -227,7 +227,7 @@ impl One {
         };
         // Who looks at the end of a body sees it before the client does.
         match &first {
-            Poll::Ready(None) => {
+            Poll::Ready(None) if !has_body || tells(&parts, &[]) => {
                 drop(body);
                 return self.whole(&parts, length, &[]);
             }

@@ -149,6 +149,11 @@ fn made(path: &str) -> Response<Body> {
             response.headers_mut().insert(header::ETAG, HeaderValue::from_static("\"1\""));
             response
         }
+        "/none" => {
+            let mut response = empty(StatusCode::OK);
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(9));
+            response
+        }
         "/short" => {
             let mut response = text(StatusCode::OK, "four");
             response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(9));
@@ -260,6 +265,7 @@ async fn an_answer_that_is_not_as_long_as_it_says_is_an_error() {
     let pair = pair();
     for (path, came, why) in [
         ("/short", "four", "the answer is shorter than it said"),
+        ("/none", "", "the answer is shorter than it said"),
         ("/long", "", "the answer is longer than it said"),
     ] {
         let (_, body) = ask(&pair.link, Method::GET, path, &Bytes::new()).await.unwrap();
