@@ -157,13 +157,7 @@ impl Node {
             options,
             std::future::pending(),
         ));
-        ReplicaRoute {
-            id: ReplicaId::new(format!("r{n}")),
-            socket,
-            models: Vec::new(),
-            routing_stats: Default::default(),
-            metadata: Default::default(),
-        }
+        ReplicaRoute::new(ReplicaId::new(format!("r{n}")), socket)
     }
 
     pub(crate) async fn send(&self, call: Call) -> Result<Answer, SendErrorKind> {
@@ -211,13 +205,7 @@ async fn an_answer_holds_the_permit_until_it_was_read() {
 #[tokio::test]
 async fn what_no_replica_began_goes_elsewhere_even_if_it_must_run_once() {
     let mut node = Node::start(&[Behaviour::NotStarted, Behaviour::Echo]);
-    let gone = ReplicaRoute {
-        id: ReplicaId::new("gone"),
-        socket: node.dir.path().join("gone"),
-        models: Vec::new(),
-        routing_stats: Default::default(),
-        metadata: Default::default(),
-    };
+    let gone = ReplicaRoute::new(ReplicaId::new("gone"), node.dir.path().join("gone"));
     let others = [node.replica(2, Behaviour::NotStarted), node.replica(3, Behaviour::Echo), gone];
     node.list(others.to_vec());
     for _ in 0..10 {
@@ -250,13 +238,7 @@ async fn a_replica_whose_connection_broke_gets_nothing_until_it_answers() {
     let mut node = Node::start(&[]);
     let socket = node.dir.path().join("dying");
     let dying = tokio::net::UnixListener::bind(&socket).unwrap();
-    let listed = ReplicaRoute {
-        id: ReplicaId::new("dying"),
-        socket,
-        models: Vec::new(),
-        routing_stats: Default::default(),
-        metadata: Default::default(),
-    };
+    let listed = ReplicaRoute::new(ReplicaId::new("dying"), socket);
     let other = node.replica(0, Behaviour::Echo);
     node.list(vec![listed.clone()]);
     let once = || Call { runs_once: true, ..call() };

@@ -359,13 +359,10 @@ async fn what_no_replica_began_goes_to_another_one() {
     let mut replicas = Vec::new();
     let node = node_with(|node| {
         replicas = vec![Program::start(node, "r0", true), Program::start(node, "r1", false)];
-        let gone = ReplicaRoute {
-            id: ReplicaId::new("r2"),
-            socket: node.runtime_dir().replica_socket(&ReplicaId::new("r2")),
-            models: Vec::new(),
-            routing_stats: Default::default(),
-            metadata: Default::default(),
-        };
+        let gone = ReplicaRoute::new(
+            ReplicaId::new("r2"),
+            node.runtime_dir().replica_socket(&ReplicaId::new("r2")),
+        );
         let mut route = mounted(&replicas.iter().collect::<Vec<_>>());
         route.replicas.push(gone);
         route
