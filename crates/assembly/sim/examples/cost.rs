@@ -15,8 +15,8 @@ use support::application;
 use tyndall_control::{Action, Event, FoundReplica, State};
 use tyndall_routing::{Dispatcher, Wish};
 use tyndall_types::protocol::{
-    ColdStartPhases, Demand, DemandReport, DeploymentConfig, JsonText, ReplicaReport,
-    ReplicaStatus, RuntimeDir,
+    ColdStartPhases, Demand, DemandReport, DeploymentConfig, ReplicaReport, ReplicaStatus,
+    RuntimeDir,
 };
 use tyndall_types::{ReplicaId, ReplicaState};
 
@@ -56,15 +56,7 @@ fn new_state(ms: u64) -> State {
 }
 
 fn probed(replica: &ReplicaId) -> Event {
-    let status = ReplicaStatus {
-        replica_id: replica.clone(),
-        state: ReplicaState::Running,
-        ongoing: 0,
-        card: None,
-        models: Vec::new(),
-        metadata: JsonText::default(),
-        step_age_s: None,
-    };
+    let status = ReplicaStatus::new(replica.clone(), ReplicaState::Running);
     Event::Probed { replica: replica.clone(), status: Some(status) }
 }
 

@@ -14,7 +14,7 @@ use tyndall_telemetry::exposition;
 use tyndall_transport::{
     Body, BodyError, Handler, RequestBody, empty, json as json_response, read_body, text,
 };
-use tyndall_types::protocol::{ALIVE_PATH, JsonText, ModelTask, ReplicaStatus};
+use tyndall_types::protocol::{ALIVE_PATH, ModelTask, ReplicaStatus};
 use tyndall_types::{HEADER_NOT_STARTED, HEADER_REQUEST_ID, ReplicaId, ReplicaState, RequestId};
 
 /// Largest request body; the proxy's bound is the same.
@@ -208,13 +208,10 @@ impl App {
         };
         let step_age = ready.as_ref().and_then(|ready| ready.stats().step_age);
         ReplicaStatus {
-            replica_id: self.id.clone(),
-            state,
             ongoing: self.ongoing.load(Ordering::Relaxed),
             card: ready.map(|ready| ready.card().clone()),
-            models: Vec::new(),
-            metadata: JsonText::default(),
             step_age_s: step_age.map(|age| age.as_secs_f64()),
+            ..ReplicaStatus::new(self.id.clone(), state)
         }
     }
 

@@ -5,7 +5,7 @@ use super::{Event, Run};
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_control::{Action, Event as ControlEvent, FoundReplica, Notice, State};
-use tyndall_types::protocol::{JsonText, ReplicaStatus, RouteTable, RuntimeDir};
+use tyndall_types::protocol::{ReplicaStatus, RouteTable, RuntimeDir};
 use tyndall_types::{ReplicaId, ReplicaState};
 
 /// Unix milliseconds at the begin.
@@ -160,15 +160,7 @@ impl Run {
         };
         let ongoing = u32::try_from(process.tickets.len()).unwrap_or(u32::MAX);
         let replica_id = replica.clone();
-        Some(ReplicaStatus {
-            replica_id,
-            state,
-            ongoing,
-            card: None,
-            models: Vec::new(),
-            metadata: JsonText::default(),
-            step_age_s: None,
-        })
+        Some(ReplicaStatus { ongoing, ..ReplicaStatus::new(replica_id, state) })
     }
 
     fn note(&mut self, notice: Notice) {

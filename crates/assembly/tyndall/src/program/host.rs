@@ -147,13 +147,10 @@ impl App {
             }
         };
         let status = ReplicaStatus {
-            replica_id: self.shared.id.clone(),
-            state,
             ongoing: self.shared.requests.ongoing(),
-            card: None,
             models: self.shared.held.ids(),
             metadata: self.shared.metadata.get().cloned().unwrap_or_default(),
-            step_age_s: None,
+            ..ReplicaStatus::new(self.shared.id.clone(), state)
         };
         json(StatusCode::OK, &status)
     }

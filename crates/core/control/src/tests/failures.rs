@@ -192,13 +192,9 @@ fn a_replica_that_keeps_dying_makes_requests_fail_with_the_reason() {
 
 fn check(sim: &mut Sim, replica: &ReplicaId, step_age_s: Option<f64>) -> Vec<Action> {
     let status = ReplicaStatus {
-        replica_id: replica.clone(),
-        state: ReplicaState::Running,
         ongoing: 1,
-        card: None,
-        models: Vec::new(),
-        metadata: JsonText::default(),
         step_age_s,
+        ..ReplicaStatus::new(replica.clone(), ReplicaState::Running)
     };
     sim.apply(Event::Probed { replica: replica.clone(), status: Some(status) }).to_vec()
 }

@@ -36,15 +36,7 @@ fn a_new_controller_finds_what_runs() {
     let status = |id: &str, state, card| {
         let replica = ReplicaId::new(id);
         let replica_id = replica.clone();
-        let status = ReplicaStatus {
-            replica_id,
-            state,
-            ongoing: 1,
-            card,
-            models: Vec::new(),
-            metadata: JsonText::default(),
-            step_age_s: None,
-        };
+        let status = ReplicaStatus { ongoing: 1, card, ..ReplicaStatus::new(replica_id, state) };
         Event::Probed { replica, status: Some(status) }
     };
     sim.apply(status("good", ReplicaState::Starting, None));
@@ -84,13 +76,8 @@ fn the_models_of_a_replica_are_in_its_route_at_once() {
     assert!(!told(&mut sim, &["a", "b"]), "nothing is new");
     // What it says when it is asked holds as well: a report may have been lost with a controller.
     let status = ReplicaStatus {
-        replica_id: replica.clone(),
-        state: ReplicaState::Running,
-        ongoing: 0,
-        card: None,
         models: vec!["c".to_owned()],
-        metadata: JsonText::default(),
-        step_age_s: None,
+        ..ReplicaStatus::new(replica.clone(), ReplicaState::Running)
     };
     sim.apply(Event::Probed { replica: replica.clone(), status: Some(status) });
     assert_eq!(models(&sim), ["c"]);
@@ -127,13 +114,8 @@ fn the_metadata_of_a_replica_is_in_its_first_route_and_in_that_of_the_next_contr
     };
     sim.apply(Event::Snapshot(vec![found]));
     let status = ReplicaStatus {
-        replica_id: replica.clone(),
-        state: ReplicaState::Running,
-        ongoing: 0,
-        card: None,
-        models: Vec::new(),
         metadata: metadata.clone(),
-        step_age_s: None,
+        ..ReplicaStatus::new(replica.clone(), ReplicaState::Running)
     };
     sim.apply(Event::Probed { replica: replica.clone(), status: Some(status) });
     assert_eq!(of_route(&sim), Some(metadata.clone()));

@@ -100,6 +100,22 @@ pub struct ReplicaStatus {
     pub step_age_s: Option<f64>,
 }
 
+impl ReplicaStatus {
+    /// One that has nothing to do and says nothing of itself.
+    #[must_use]
+    pub fn new(replica_id: ReplicaId, state: ReplicaState) -> Self {
+        Self {
+            replica_id,
+            state,
+            ongoing: 0,
+            card: None,
+            models: Vec::new(),
+            metadata: JsonText::default(),
+            step_age_s: None,
+        }
+    }
+}
+
 /// How busy an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct EngineLoad {

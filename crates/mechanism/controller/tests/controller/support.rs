@@ -404,13 +404,8 @@ impl Node {
 
     pub(crate) fn serve_replica(&self, id: &str) {
         let status = ReplicaStatus {
-            replica_id: ReplicaId::new(id),
-            state: ReplicaState::Running,
-            ongoing: 0,
             card: Some(card()),
-            models: Vec::new(),
-            metadata: JsonText::default(),
-            step_age_s: None,
+            ..ReplicaStatus::new(ReplicaId::new(id), ReplicaState::Running)
         };
         serve_unix(&self.dir.path().join(format!("{id}.sock")), Replica(status));
     }
