@@ -11,10 +11,16 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::thread;
 use std::time::{Duration, Instant};
-use tyndall_transport::Client;
+use tokio::runtime::Builder;
+use tokio::time::sleep;
+use tyndall_transport::{Client, Outgoing};
 use tyndall_types::with_causes;
 
 /// Latencies that are kept per connection; of more, every second one is dropped again and again.
@@ -82,21 +88,16 @@ pub(crate) fn run(args: &HttpArgs, context: &Context) -> Result<Report, BenchErr
     let mut report = Report::new("http", &context.command);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.map_or((cores / 2).max(1), |threads| threads as usize);
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(threads).enable_all().build();
-    let runtime = runtime.map_err(|error| BenchError::of("failed to start a runtime", &error))?;
     let headers = headers::of(&args.url, &args.headers)?;
     let warmup = Duration::try_from_secs_f64(args.warmup.clamp(0.0, 3600.0)).unwrap_or_default();
-    let (seen, took_s) = runtime.block_on(async {
-        if !warmup.is_zero() {
-            all_connections(args, &headers, warmup, u64::MAX).await?;
-        }
-        let (time, most) = match args.num_requests {
-            Some(most) => (Duration::from_secs(24 * 3600), most),
-            None => (Duration::from_secs_f64(args.duration), u64::MAX),
-        };
-        all_connections(args, &headers, time, most).await
-    })?;
+    if !warmup.is_zero() {
+        all_connections(args, threads, &headers, warmup, u64::MAX)?;
+    }
+    let (time, most) = match args.num_requests {
+        Some(most) => (Duration::from_secs(24 * 3600), most),
+        None => (Duration::from_secs_f64(args.duration), u64::MAX),
+    };
+    let (seen, took_s) = all_connections(args, threads, &headers, time, most)?;
     report.set("url", &args.url);
     report.set("method", &args.method);
     report.set("body", format!("{} bytes", args.body.len()));
@@ -110,13 +111,15 @@ pub(crate) fn run(args: &HttpArgs, context: &Context) -> Result<Report, BenchErr
     Ok(report)
 }
 
-async fn all_connections(
+/// Each thread has its share of the connections, and a runtime that no other takes from.
+fn all_connections(
     args: &HttpArgs,
+    threads: usize,
     headers: &HeaderMap,
     time: Duration,
     most: u64,
 ) -> Result<(Vec<Seen>, f64), BenchError> {
-    let progress = Progress::spinner("requests");
+    let _progress = Progress::spinner("requests");
     let mut request = Request::new(Bytes::from(args.body.clone()));
     *request.method_mut() = args.method.clone();
     let path = args.url.path().parse();
@@ -124,37 +127,76 @@ async fn all_connections(
     *request.headers_mut() = headers.clone();
     let start = Instant::now();
     let load = Arc::new(Load { request, until: start + time, left: AtomicU64::new(most), start });
-    let connections = (0..args.connections).map(|_| {
-        // A client of one user has one connection.
-        tokio::spawn(connection(args.url.client(), Arc::clone(&load)))
-    });
-    let connections: Vec<_> = connections.collect();
-    let mut seen = Vec::new();
-    for connection in connections {
-        seen.extend(connection.await);
-    }
-    drop(progress);
-    Ok((seen, start.elapsed().as_secs_f64()))
+    let all = args.connections as usize;
+    let shares = (0..threads).map(|index| all / threads + usize::from(index < all % threads));
+    let seen = thread::scope(|scope| {
+        let load = &load;
+        let start = |share| scope.spawn(move || some_connections(args, share, load));
+        let running: Vec<_> = shares.map(start).collect();
+        let ended = running.into_iter().map(|thread| thread.join().map_err(|_| panicked())?);
+        ended.collect::<Result<Vec<_>, _>>()
+    })?;
+    Ok((seen.into_iter().flatten().collect(), start.elapsed().as_secs_f64()))
+}
+
+fn panicked() -> BenchError {
+    BenchError::new("a thread of the load panicked")
+}
+
+fn some_connections(
+    args: &HttpArgs,
+    connections: usize,
+    load: &Arc<Load>,
+) -> Result<Vec<Seen>, BenchError> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| BenchError::of("failed to start a runtime", &error))?;
+    // A client of one user has one connection.
+    let spawn = |_| runtime.spawn(connection(args.url.client(), Arc::clone(load)));
+    let spawned: Vec<_> = (0..connections).map(spawn).collect();
+    let all = async {
+        let mut seen = Vec::new();
+        for connection in spawned {
+            seen.extend(connection.await);
+        }
+        seen
+    };
+    Ok(runtime.block_on(all))
 }
 
 async fn connection(client: Client, load: Arc<Load>) -> Seen {
     let mut seen = Seen { stride: 1, ..Seen::default() };
     let mut failures = 0;
     let may_begin = |left: u64| left.checked_sub(1);
-    while Instant::now() < load.until
+    // One timer, which is set again only when it has run out, is less work than one per request.
+    let mut watch = pin!(sleep(TIMEOUT));
+    let mut begin = Instant::now();
+    while begin < load.until
         && load.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, may_begin).is_ok()
     {
-        let begin = Instant::now();
-        let exchanged = tokio::time::timeout(TIMEOUT, exchange(&client, &load.request)).await;
-        let late = || Err(format!("no answer within {} s", TIMEOUT.as_secs()));
-        match exchanged.unwrap_or_else(|_| late()) {
+        let late = begin + TIMEOUT;
+        let mut exchanged = pin!(exchange(&client, &load.request));
+        let exchanged = poll_fn(|cx| {
+            if let Poll::Ready(exchanged) = exchanged.as_mut().poll(cx) {
+                return Poll::Ready(exchanged);
+            }
+            while watch.as_mut().poll(cx).is_ready() {
+                if Instant::now() >= late {
+                    return Poll::Ready(Err(format!("no answer within {} s", TIMEOUT.as_secs())));
+                }
+                watch.as_mut().reset(late.into());
+            }
+            Poll::Pending
+        });
+        let exchanged = exchanged.await;
+        let end = Instant::now();
+        match exchanged {
             Ok((status, bytes)) => {
                 failures = 0;
                 seen.bytes += bytes;
                 *seen.statuses.entry(status).or_default() += 1;
                 let second = (begin - load.start).as_secs();
                 *seen.seconds.entry(second).or_default() += 1;
-                seen.keep(begin.elapsed().as_secs_f64() * 1e3);
+                seen.keep((end - begin).as_secs_f64() * 1e3);
             }
             Err(error) => {
                 failures += 1;
@@ -164,6 +206,7 @@ async fn connection(client: Client, load: Arc<Load>) -> Seen {
                 }
             }
         }
+        begin = end;
     }
     seen
 }
@@ -187,7 +230,8 @@ impl Seen {
 
 /// One request; its answer is read to the end.
 async fn exchange(client: &Client, request: &Request<Bytes>) -> Result<(u16, u64), String> {
-    let response = client.send(request.clone()).await;
+    let parts = (request.method(), request.uri(), request.headers(), request.body());
+    let response = client.exchange(Outgoing::new(parts.0, parts.1, parts.2, parts.3)).await;
     let response = response.map_err(|error| with_causes(error.to_string(), &error))?;
     let status = response.status().as_u16();
     let (mut body, mut bytes) = (response.into_body(), 0);

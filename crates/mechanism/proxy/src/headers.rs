@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// Headers that concern one connection only.
-const HOP_BY_HOP: [HeaderName; 8] = [
+static HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::TE,
@@ -17,7 +17,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// By which a client sets the time limit of its request, by Ray Serve's name.
-const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-seconds");
+static TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-seconds");
 
 /// By which clients tell when they go away if no answer has begun, and in which part of a second:
 /// the SDKs of OpenAI and of Anthropic, and Envoy for whoever stands before it.
@@ -32,11 +32,20 @@ const MAX_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Removes what concerns one connection only, also what `connection` names.
 pub(crate) fn strip(headers: &mut HeaderMap) {
+    if !has_any(headers, &HOP_BY_HOP) {
+        return;
+    }
     let named: Vec<HeaderName> =
         tokens(headers, &header::CONNECTION).filter_map(|name| name.parse().ok()).collect();
     for name in HOP_BY_HOP.iter().chain(&named) {
         headers.remove(name);
     }
+}
+
+/// Whether one of these is there. Where most often none is, a look at what is there takes less time
+/// than a search for each.
+pub(crate) fn has_any(headers: &HeaderMap, names: &[HeaderName]) -> bool {
+    headers.keys().any(|name| names.contains(name))
 }
 
 /// The words of a header that is a list.
@@ -64,6 +73,13 @@ impl TimeLimit {
     /// A request's own limit goes before its deployment's; one that is not above zero is none, and
     /// one that is no number does not count.
     pub(crate) fn of(headers: &HeaderMap, configured_s: f64) -> Self {
+        let is_limit = |name: &HeaderName| {
+            *name == TIMEOUT || PATIENCE.iter().any(|(patience, _)| patience == name)
+        };
+        if !headers.keys().any(is_limit) {
+            let seconds = Some(configured_s).filter(|seconds| *seconds > 0.0);
+            return Self { seconds, is_requests_own: false, patience: None };
+        }
         let number = |name: &HeaderName| {
             let sent = headers.get(name)?.to_str().ok()?;
             sent.trim().parse::<f64>().ok().filter(|sent| !sent.is_nan())

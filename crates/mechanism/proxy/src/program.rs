@@ -9,7 +9,7 @@ use crate::answer::answer;
 use crate::app::read;
 use crate::body::{AnswerLimit, Served};
 use crate::caller::Caller;
-use crate::headers::{TE_TRAILERS, TimeLimit, strip, takes_trailers};
+use crate::headers::{TE_TRAILERS, TimeLimit, has_any, strip, takes_trailers};
 use crate::reply::Failed;
 use crate::request_id::REQUEST_ID;
 use crate::shared::{Shared, shuts_down};
@@ -25,10 +25,13 @@ use tyndall_router::{Call, Flow, HEADER_ROOT_PATH, Mount};
 use tyndall_transport::{Body, RequestBody, Upgrade};
 
 /// Names a multiplexed model; the second one as proxies write it that let no underscore pass.
-const MODEL_ID: [HeaderName; 2] = [
+static MODEL_ID: [HeaderName; 2] = [
     HeaderName::from_static("serve_multiplexed_model_id"),
     HeaderName::from_static("serve-multiplexed-model-id"),
 ];
+/// How the body comes.
+static OF_BODY: [HeaderName; 2] = [header::EXPECT, header::TRAILER];
+
 const ROOT_PATH: HeaderName = HeaderName::from_static(HEADER_ROOT_PATH);
 
 /// Gets a request to a program answered.
@@ -97,7 +100,10 @@ fn call(parts: Parts, body: Bytes, prefix: &str, id: &HeaderValue) -> Call {
     // Frameworks take their own `/` for no prefix at all.
     let root_path = HeaderValue::from_bytes(if prefix == "/" { b"" } else { prefix.as_bytes() });
     headers.insert(ROOT_PATH, root_path.unwrap_or(HeaderValue::from_static("")));
-    let model = MODEL_ID.iter().find_map(|name| headers.get(name)?.to_str().ok());
+    let names_model = has_any(&headers, &MODEL_ID);
+    let model =
+        names_model.then(|| MODEL_ID.iter().find_map(|name| headers.get(name)?.to_str().ok()));
+    let model = model.flatten();
     let model = model.filter(|model| !model.is_empty()).map(Arc::from);
     Call {
         runs_once: !parts.method.is_idempotent(),
@@ -117,8 +123,9 @@ fn set_hop(headers: &mut HeaderMap) {
     let takes_trailers = takes_trailers(headers);
     strip(headers);
     // The body was waited for, and is sent whole and without trailers.
-    headers.remove(header::EXPECT);
-    headers.remove(header::TRAILER);
+    if has_any(headers, &OF_BODY) {
+        OF_BODY.iter().for_each(|name| drop(headers.remove(name)));
+    }
     if takes_trailers {
         headers.insert(header::TE, TE_TRAILERS);
     }

@@ -9,12 +9,18 @@ use tyndall_router::Waits;
 /// Header and trailer name.
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
+/// Of a request that waited for nothing, as most do.
+const NO_WAITS: HeaderValue = HeaderValue::from_static("queue;dur=0.0, wake;dur=0.0");
+
 /// Joins the proxy's phases with those that the replica sent; its `queue` and `wake` add to ours.
 ///
 /// Of a wake, the replica knows the phases `wake.…` since its process began, up to the moment when
 /// the engine got the request; those that the request waited for follow `wake`, whose parts they
 /// are.
 pub(crate) fn server_timing(waits: Waits, from_replica: Option<&HeaderValue>) -> HeaderValue {
+    if from_replica.is_none() && is_none(waits.queue) && is_none(waits.wake) {
+        return NO_WAITS;
+    }
     let from_replica = from_replica.and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (mut queue_ms, mut wake_ms) = (millis(waits.queue), millis(waits.wake));
     // Who found a running replica did not wait for it, though it may be its first request.
@@ -61,13 +67,14 @@ fn parts(wake_ms: f64, phases: Vec<(&str, f64)>) -> Vec<(&str, f64)> {
     parts
 }
 
-/// With one digit behind the point. Most waits are none.
+/// Whether it is told as nothing.
+fn is_none(wait: Duration) -> bool {
+    wait < Duration::from_micros(50)
+}
+
+/// With one digit behind the point.
 fn push_ms(line: &mut String, ms: f64) {
-    if ms < 0.05 {
-        line.push_str("0.0");
-    } else {
-        write!(line, "{ms:.1}").expect("writing to a string does not fail");
-    }
+    write!(line, "{ms:.1}").expect("writing to a string does not fail");
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -82,6 +89,8 @@ mod tests {
     fn phases_of_both_hops_are_joined() {
         let waits = Waits { queue: Duration::from_micros(1_240), wake: Duration::from_millis(300) };
         assert_eq!(server_timing(waits, None), "queue;dur=1.2, wake;dur=300.0");
+        let short = Waits { queue: Duration::from_micros(49), wake: Duration::ZERO };
+        assert_eq!(server_timing(short, None), "queue;dur=0.0, wake;dur=0.0");
         let replica = HeaderValue::from_static("queue;dur=2.0, prefill;dur=10.5, decode;dur=7.0");
         assert_eq!(
             server_timing(waits, Some(&replica)),

@@ -29,6 +29,7 @@ mod head;
 mod server;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 pub(crate) use client::{Link, LinkedBody, Unanswered};
 pub(crate) use frame::fits;

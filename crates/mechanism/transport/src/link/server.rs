@@ -4,6 +4,7 @@ use super::WINDOW;
 use super::driver::{Driver, Outbox, Side};
 use super::frame::{Frame, Kind, broken};
 use super::head;
+use super::worker::Worker;
 use crate::body::{Body, BoxError, RequestBody, text};
 use crate::server::Handler;
 use crate::wire::{MAX_HEAD_BYTES, has_body, header_bytes};
@@ -14,17 +15,19 @@ use http_body_util::BodyExt;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io::Result;
+use std::mem::take;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 /// A body in one piece up to this goes with its head.
 const MAX_WHOLE: usize = 32 << 10;
 /// What is told of a failure, in bytes.
 const MAX_REASON: usize = 4 << 10;
+/// Tasks that are kept for requests to come.
+const MAX_IDLE: usize = 32;
 /// Longer pieces are cut, so that other answers come in between.
 const MAX_PIECE: usize = 16 << 10;
 
@@ -57,7 +60,7 @@ pub(crate) async fn serve<H: Handler>(
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+pub(super) struct Shared {
     outbox: Outbox,
     state: Mutex<State>,
 }
@@ -65,14 +68,17 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     answering: HashMap<u64, Answering>,
+    /// Those that wait for a request.
+    idle: Vec<Worker>,
     is_leaving: bool,
+    /// Nobody asks any more.
+    is_over: bool,
 }
 
 /// An answer that is not over.
 #[derive(Debug)]
 struct Answering {
-    /// Of the task, once it is known.
-    abort: Option<AbortHandle>,
+    worker: Worker,
     /// So many bytes may be sent.
     credit: usize,
     writer: Option<Waker>,
@@ -83,10 +89,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends an answer with a frame, unless the client has left it.
-    fn end(&self, id: u64, kind: Kind, fill: impl FnOnce(&mut BytesMut)) {
-        if self.lock().answering.remove(&id).is_some() {
-            self.outbox.put(kind, id, fill);
+    /// Ends an answer with a frame, unless the client has left it. Returns who gave it.
+    fn end(&self, id: u64, kind: Kind, fill: impl FnOnce(&mut BytesMut)) -> Option<Worker> {
+        let answering = self.lock().answering.remove(&id)?;
+        self.outbox.put(kind, id, fill);
+        Some(answering.worker)
+    }
+
+    /// Keeps who has given an answer for the next request.
+    pub(super) fn rest(&self, worker: Worker) {
+        let mut state = self.lock();
+        if state.idle.len() < MAX_IDLE && !state.is_over {
+            state.idle.push(worker);
         }
     }
 
@@ -115,8 +129,12 @@ struct End<H> {
 
 impl<H> Drop for End<H> {
     fn drop(&mut self) {
-        let answering = std::mem::take(&mut self.shared.lock().answering);
-        answering.into_values().filter_map(|one| one.abort).for_each(|task| task.abort());
+        let mut state = self.shared.lock();
+        state.is_over = true;
+        let (answering, idle) = (take(&mut state.answering), take(&mut state.idle));
+        drop(state);
+        answering.into_values().for_each(|one| one.worker.abort());
+        drop(idle);
     }
 }
 
@@ -150,19 +168,24 @@ impl<H: Handler> End<H> {
             self.shared.outbox.put(Kind::Refused, id, |_| {});
             return;
         }
-        let answering = Answering { abort: None, credit: WINDOW, writer: None };
-        state.answering.insert(id, answering);
+        let worker = match state.idle.pop() {
+            Some(worker) => worker,
+            None => {
+                drop(state);
+                let worker = Worker::start(&self.shared, &self.handler);
+                state = self.shared.lock();
+                worker
+            }
+        };
+        let desk = worker.desk();
+        state.answering.insert(id, Answering { worker, credit: WINDOW, writer: None });
         drop(state);
-        let one = One { shared: self.shared.clone(), id };
-        let task = tokio::spawn(one.answer(self.handler.clone(), frame.payload));
-        if let Some(answering) = self.shared.lock().answering.get_mut(&id) {
-            answering.abort = Some(task.abort_handle());
-        }
+        desk.put(One { shared: self.shared.clone(), id, has_ended: false }, frame.payload);
     }
 
     fn cancel(&self, id: u64) {
         let answering = self.shared.lock().answering.remove(&id);
-        answering.and_then(|one| one.abort).into_iter().for_each(|task| task.abort());
+        answering.into_iter().for_each(|one| one.worker.abort());
     }
 
     fn grant(&self, id: u64, bytes: usize) {
@@ -176,31 +199,42 @@ impl<H: Handler> End<H> {
 }
 
 /// One request. Dropped before its end, as when its handler panics, it tells the client.
-struct One {
+#[derive(Debug)]
+pub(super) struct One {
     shared: Arc<Shared>,
     id: u64,
+    has_ended: bool,
 }
 
 impl Drop for One {
     fn drop(&mut self) {
-        self.fail("the server gave the request up");
+        if !self.has_ended {
+            drop(self.fail("the server gave the request up"));
+        }
     }
 }
 
 impl One {
-    fn fail(&self, why: &str) {
-        let why = &why[..why.floor_char_boundary(MAX_REASON)];
-        self.shared.end(self.id, Kind::Fail, |out| out.put_slice(why.as_bytes()));
+    /// The last frame. Returns who answered, unless the client has left.
+    fn end(&mut self, kind: Kind, fill: impl FnOnce(&mut BytesMut)) -> Option<Worker> {
+        self.has_ended = true;
+        self.shared.end(self.id, kind, fill)
     }
 
-    fn trailers(&self, trailers: &HeaderMap) {
+    fn fail(&mut self, why: &str) -> Option<Worker> {
+        let why = &why[..why.floor_char_boundary(MAX_REASON)];
+        self.end(Kind::Fail, |out| out.put_slice(why.as_bytes()))
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) -> Option<Worker> {
         if header_bytes(trailers) > MAX_HEAD_BYTES {
             return self.fail("the trailers are too long");
         }
-        self.shared.end(self.id, Kind::End, |out| head::put_trailers(out, trailers));
+        self.end(Kind::End, |out| head::put_trailers(out, trailers))
     }
 
-    async fn answer<H: Handler>(self, handler: H, payload: Bytes) {
+    /// Answers, and returns who did if the client has not left.
+    pub(super) async fn answer<H: Handler>(self, handler: H, payload: Bytes) -> Option<Worker> {
         let (method, response) = match head::request(&payload) {
             Ok((request, body)) => {
                 drop(payload);
@@ -210,10 +244,10 @@ impl One {
             }
             Err(error) => (Method::GET, text(StatusCode::BAD_REQUEST, error.to_string())),
         };
-        self.send(&method, response).await;
+        self.send(&method, response).await
     }
 
-    async fn send(self, method: &Method, response: Response<Body>) {
+    async fn send(mut self, method: &Method, response: Response<Body>) -> Option<Worker> {
         let (parts, mut body) = response.into_parts();
         if header_bytes(&parts.headers) > MAX_HEAD_BYTES {
             return self.fail("the head of the answer is too long");
@@ -247,14 +281,19 @@ impl One {
             Poll::Ready(frame) => frame,
             Poll::Pending => body.frame().await,
         };
-        self.pieces(first, body).await;
+        self.pieces(first, body).await
     }
 
-    fn whole(&self, parts: &response::Parts, length: Option<u64>, body: &[u8]) {
-        self.shared.end(self.id, Kind::Whole, |out| {
+    fn whole(
+        &mut self,
+        parts: &response::Parts,
+        length: Option<u64>,
+        body: &[u8],
+    ) -> Option<Worker> {
+        self.end(Kind::Whole, |out| {
             head::put_answer(out, parts, length);
             out.put_slice(body);
-        });
+        })
     }
 
     async fn data(&self, mut data: Bytes) {
@@ -267,10 +306,10 @@ impl One {
 
     /// All frames of a body, of which one has been taken.
     async fn pieces(
-        &self,
+        &mut self,
         mut next: Option<std::result::Result<http_body::Frame<Bytes>, BoxError>>,
         mut body: Body,
-    ) {
+    ) -> Option<Worker> {
         while let Some(frame) = next {
             match frame.map(http_body::Frame::into_data) {
                 Ok(Ok(data)) => self.data(data).await,
@@ -285,7 +324,7 @@ impl One {
             next = body.frame().await;
         }
         drop(body);
-        self.shared.end(self.id, Kind::End, |_| {});
+        self.end(Kind::End, |_| {})
     }
 }
 

@@ -1,6 +1,7 @@
 //! Links, over pairs of sockets and over real servers.
 
 mod properties;
+mod workers;
 
 use super::client::Unanswered;
 use super::frame::{self, Frame, Kind};
