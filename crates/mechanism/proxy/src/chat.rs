@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 use std::sync::LazyLock;
-use tyndall_router::{Router, Scope};
+use tyndall_router::{Mount, Router, Scope};
 use tyndall_transport::{Body, text};
 
 /// Where the page is.
@@ -58,9 +58,9 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("words and base64 are header values")
 });
 
-/// Whether the page is there: where a model that writes is, and no program that has `/` itself.
-pub(crate) fn is_shown(path: &str, router: &Router) -> bool {
-    let is_free = || router.mount(PATH).is_none_or(|root| root.ingress.route().model.is_some());
+/// Whether the page is there, with what is mounted at the path: where a model that writes is, and no program that has `/` itself.
+pub(crate) fn is_shown(path: &str, mount: Option<&Mount>, router: &Router) -> bool {
+    let is_free = || mount.is_none_or(|root| root.ingress.route().model.is_some());
     let has_models = || {
         router.with_models(&Scope::Everywhere, |models| models.iter().any(|model| writes(model)))
     };

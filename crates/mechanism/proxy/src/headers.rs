@@ -142,7 +142,7 @@ mod tests {
         let check = |sent: Option<&str>, configured_s: f64, expected: Option<f64>| {
             let mut headers = HeaderMap::new();
             if let Some(sent) = sent {
-                headers.insert(TIMEOUT, HeaderValue::from_str(sent).unwrap());
+                headers.insert(TIMEOUT.clone(), HeaderValue::from_str(sent).unwrap());
             }
             assert_eq!(TimeLimit::of(&headers, configured_s).seconds, expected, "{sent:?}");
         };

@@ -76,7 +76,7 @@ pub(crate) fn routes(shared: &Shared) -> Response<Body> {
     }
     let mounts = shared.router.mounts().into_iter();
     let routes: serde_json::Map<_, _> = mounts
-        .map(|mount| (mount.prefix, mount.ingress.id().application.as_str().into()))
+        .map(|mount| (mount.prefix.to_string(), mount.ingress.id().application.as_str().into()))
         .collect();
     json_response(StatusCode::OK, &routes)
 }

@@ -101,7 +101,8 @@ impl<'a> Target<'a> {
         if path.starts_with("/-/") {
             return NodePage::of(path).map_or(Self::Nowhere, Self::Node);
         }
-        if chat::is_shown(path, router) {
+        let mount = router.mount(path);
+        if chat::is_shown(path, mount.as_ref(), router) {
             return Self::ChatPage;
         }
         let route = Route::of(path);
@@ -111,12 +112,12 @@ impl<'a> Target<'a> {
         {
             return Self::Models(page, Scope::Everywhere);
         }
-        match router.mount(path) {
+        match mount {
             Some(mount) if is_program(&mount) => Self::Program(mount),
             Some(mount) => {
                 let rest = &path[mount.prefix.trim_end_matches('/').len()..];
                 match Route::of(rest).filter(|route| !route.is_of_process()) {
-                    Some(route) => Self::Models(route, Scope::Prefix(mount.prefix)),
+                    Some(route) => Self::Models(route, Scope::Prefix(mount.prefix.to_string())),
                     None => Self::UnknownRoute,
                 }
             }

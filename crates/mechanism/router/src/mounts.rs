@@ -10,7 +10,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Mount {
     /// Its route prefix.
-    pub prefix: String,
+    pub prefix: Arc<str>,
     /// The deployment that requests go to; its id names the application.
     pub ingress: Arc<Deployment>,
 }
@@ -108,8 +108,8 @@ impl Mounts {
 }
 
 impl Mounted {
-    fn mount(&self, prefix: &str) -> Option<Mount> {
+    fn mount(&self, prefix: &Arc<str>) -> Option<Mount> {
         let (_, ingress) = self.ingresses.first()?;
-        Some(Mount { prefix: prefix.to_owned(), ingress: ingress.clone() })
+        Some(Mount { prefix: prefix.clone(), ingress: ingress.clone() })
     }
 }

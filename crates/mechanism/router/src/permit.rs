@@ -115,7 +115,7 @@ impl Waiting {
                 wish: self.wish.clone(),
                 replica,
                 client,
-                since: Some(Instant::now()),
+                since: Some(if self.is_at_once() { self.since } else { Instant::now() }),
                 answered: None,
                 at_work,
                 returned: false,
@@ -124,8 +124,16 @@ impl Waiting {
         }
     }
 
+    /// Whether there was a replica when it came.
+    fn is_at_once(&self) -> bool {
+        matches!(self.place, Place::Found(_))
+    }
+
     /// How long it has waited.
     pub(crate) fn waits(&self) -> Waits {
+        if self.is_at_once() {
+            return Waits::default();
+        }
         let now = Instant::now();
         let wake = self.deployment.absence(now).saturating_sub(self.absence_before);
         Waits { wake, queue: (now - self.since).saturating_sub(wake) }

@@ -362,7 +362,7 @@ mod tests {
             ..route(&format!("app{}#d", prefix.len()))
         };
         let check = |path: &str, expected: Option<&str>| {
-            let found = router.mount(path).map(|mount| mount.prefix);
+            let found = router.mount(path).map(|mount| mount.prefix.to_string());
             assert_eq!(found.as_deref(), expected, "{path}");
         };
         router.apply(table(["/hello", "/hello/a/b", "/dir/", "/é"].map(mounted).to_vec()));
@@ -393,7 +393,8 @@ mod tests {
             check(path, Some(expected));
         }
         check("*", None);
-        let prefixes: Vec<_> = router.mounts().into_iter().map(|mount| mount.prefix).collect();
+        let prefixes: Vec<_> =
+            router.mounts().into_iter().map(|mount| mount.prefix.to_string()).collect();
         assert_eq!(prefixes, ["/", "/dir/", "/hello", "/hello/a/b", "/é"]);
     }
 
@@ -444,7 +445,7 @@ mod tests {
                 names.into_iter().map(|name| format!("{:?}", find(name))).collect()
             }));
         }
-        let named = |mount: Mount| (mount.prefix, mount.ingress.id().to_string());
+        let named = |mount: Mount| (mount.prefix.to_string(), mount.ingress.id().to_string());
         let mut mounts: Vec<_> = router.mounts().into_iter().map(named).collect();
         mounts.extend(["/", "/p/x", "/p/q"].into_iter().filter_map(|p| router.mount(p)).map(named));
         let mut routes: Vec<_> =

@@ -10,6 +10,8 @@ use std::mem::MaybeUninit;
 
 pub(crate) const MAX_HEADERS: usize = 100;
 pub(crate) const MAX_HEAD_BYTES: usize = 400 << 10;
+/// So many headers whoever passes a head on may add.
+const MAX_ADDED: usize = 4;
 /// The line before a chunk, with what servers may add to the size.
 const MAX_CHUNK_LINE_BYTES: usize = 16 << 10;
 
@@ -225,7 +227,8 @@ pub(crate) fn header_map(
     buffer: &[u8],
     shared: &Bytes,
 ) -> Result<HeaderMap> {
-    let mut map = HeaderMap::with_capacity(found.len());
+    // With room for what is added on the way, so that it need not grow.
+    let mut map = HeaderMap::with_capacity(found.len() + MAX_ADDED);
     for found in found {
         let name = HeaderName::from_bytes(found.name.as_bytes()).map_err(invalid)?;
         let at = found.value.as_ptr() as usize - buffer.as_ptr() as usize;
