@@ -1,5 +1,6 @@
 //! Bodies: the one type that servers answer with, and how request bodies are read.
 
+use crate::heads::Answering;
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -152,14 +153,15 @@ pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Response<Bo
 
 /// A body whose failure comes after all that was before it: hyper gives up a connection at the
 /// error of a body, with what it has not written yet.
-pub(crate) fn flushed(inner: Body) -> Flushed {
-    Flushed { inner, error: None }
+pub(crate) fn flushed(inner: Body, answering: Answering) -> Flushed {
+    Flushed { inner, error: None, _answering: answering }
 }
 
 pub(crate) struct Flushed {
     inner: Body,
     /// Told at the next poll, before which hyper writes what it has.
     error: Option<BoxError>,
+    _answering: Answering,
 }
 
 impl HttpBody for Flushed {

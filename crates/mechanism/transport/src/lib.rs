@@ -13,6 +13,7 @@
 
 mod body;
 mod client;
+mod heads;
 mod lines;
 mod link;
 mod server;

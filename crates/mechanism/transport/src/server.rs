@@ -7,6 +7,7 @@
 //! A connection that left HTTP is waited for too; it is for whoever has its bytes to cut it.
 
 use crate::body::{Body, RequestBody, flushed};
+use crate::heads::Heads;
 use crate::link::{self, PROTOCOL};
 use crate::stall::StallGuard;
 use crate::upgrade::ConnectionLife;
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -264,7 +265,8 @@ impl Accepted {
         stopped: watch::Receiver<bool>,
     ) {
         let mut protocol = Builder::new();
-        protocol.timer(TokioTimer::new()).header_read_timeout(options.header_timeout);
+        // Done here, see `heads`.
+        protocol.header_read_timeout(None);
         match self {
             Self::Tcp(io) => {
                 let links = None;
@@ -317,7 +319,10 @@ async fn connection<H: Handler>(
     life.keep(open);
     let io = TokioIo::new(StallGuard::new(io, options.write_timeout, end));
     let (linked, links_of) = (handler.clone(), links.clone());
+    let heads = Heads::new();
+    let heads_of = heads.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
+        let answering = heads_of.came();
         let handler = handler.clone();
         let mut link = None;
         if request.headers().contains_key(header::UPGRADE) {
@@ -329,23 +334,31 @@ async fn connection<H: Handler>(
                 Some(accepted) => accepted,
                 None => handler.handle(request.map(RequestBody::incoming)).await,
             };
-            Ok::<_, Infallible>(response.map(flushed))
+            Ok::<_, Infallible>(response.map(|body| flushed(body, answering)))
         }
     });
     let mut connection = Box::pin(protocol.serve_connection(io, service).with_upgrades());
     let stop = async {
         drop(stopped.wait_for(|stop| *stop).await);
     };
-    let result = tokio::select! {
-        biased;
-        result = &mut connection => result,
-        () = stop => {
-            connection.as_mut().graceful_shutdown();
-            connection.as_mut().await
+    let run = async {
+        tokio::select! {
+            biased;
+            result = &mut connection => result,
+            () = stop => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().await
+            }
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection ended early");
+    tokio::select! {
+        biased;
+        result = run => if let Err(error) = result {
+            tracing::debug!(%error, "connection ended early");
+        },
+        () = heads.are_late(options.header_timeout) => {
+            tracing::debug!("no request came on a connection");
+        }
     }
     drop(connection);
     let upgrade = links.and_then(|links| links.lock().take());

@@ -67,6 +67,10 @@ impl Handler for Echo {
                 }
                 response
             }
+            "/slower" => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                text(StatusCode::OK, "later")
+            }
             "/slow" => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 text(StatusCode::OK, "late")
@@ -89,6 +93,10 @@ fn start() -> Running {
 }
 
 fn start_with(linger: Duration) -> Running {
+    start_by(ServeOptions { linger, ..Default::default() })
+}
+
+fn start_by(options: ServeOptions) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let listener = Listener::bind_unix(&path).unwrap();
@@ -96,9 +104,8 @@ fn start_with(linger: Duration) -> Running {
     let (stop, stopped) = oneshot::channel();
     let options = ServeOptions {
         drain: Duration::from_secs(5),
-        linger,
         write_timeout: Duration::from_millis(50),
-        ..Default::default()
+        ..options
     };
     let task = tokio::spawn(serve(listener, echo.clone(), options, async {
         stopped.await.unwrap();
@@ -121,6 +128,29 @@ async fn a_value_goes_there_and_back_over_one_connection() {
     ));
     s.stop.send(()).unwrap();
     assert_eq!(s.task.await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn who_sends_no_request_is_left_and_who_waits_for_an_answer_is_not() {
+    let header_timeout = Duration::from_millis(300);
+    let s = start_by(ServeOptions { header_timeout, ..Default::default() });
+    let path = s.dir.path().join("s");
+    for half in ["", "GET /slow HTTP/1.1\r\nhost"] {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0, "{half}");
+    }
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let mut whole = Vec::new();
+    // Each answer takes longer than a head may.
+    for _ in 0..2 {
+        stream.write_all(b"GET /slower HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        while !whole.ends_with(b"later") {
+            assert_ne!(stream.read_buf(&mut whole).await.unwrap(), 0);
+        }
+        whole.clear();
+    }
+    assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
 }
 
 #[test]
