@@ -100,6 +100,7 @@ pub(crate) fn config() -> DeploymentConfig {
         user_config: Default::default(),
         warm: Default::default(),
         request_router: None,
+        prefix_affinity: None,
     }
 }
 

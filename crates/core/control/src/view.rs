@@ -145,6 +145,7 @@ impl Deployment {
                 .as_ref()
                 .map(|card| card.max_model_len)
                 .or(model.max_model_len),
+            prefix_affinity: self.config.prefix_affinity,
         });
         Some(DeploymentRoute {
             deployment: self.config.id.clone(),

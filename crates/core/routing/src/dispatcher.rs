@@ -8,6 +8,7 @@
 //!   has room, but for a request for a model that neither has the model nor is one of those with the
 //!   fewest, and that only until [`Dispatcher::forgive`], and for one that is in none of the ranks of
 //!   a request that has some;
+//! - a request with the beginning of a prompt waits no longer than one that takes any;
 //! - a request with ranks goes to a replica of the first rank that has a free one;
 //! - at most `max_queued` requests wait, not counting those that came back from a lost replica, and
 //!   not those that are undecided while a replica has room for them;
@@ -20,6 +21,7 @@ use crate::pool::Pool;
 use crate::{Ahead, Flow, Held, Listed, Pace, Wish};
 use std::time::Duration;
 use tyndall_types::ReplicaId;
+use tyndall_types::protocol::PrefixAffinity;
 
 /// Names a request; later arrivals have larger ones.
 pub type Ticket = u64;
@@ -93,6 +95,11 @@ impl Dispatcher {
         self.max_queued = max_queued as usize;
         self.pool.update(listed.into_iter().map(Into::into), max_ongoing);
         self.pump()
+    }
+
+    /// How requests with a [`Prefix`](crate::Prefix) find their replicas.
+    pub fn set_prefix_affinity(&mut self, affinity: PrefixAffinity) {
+        self.pool.set_prefix_affinity(affinity);
     }
 
     /// A new request that is nobody's and takes any replica; see [`Dispatcher::arrive_in`].
@@ -290,6 +297,8 @@ fn count(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
+#[cfg(test)]
+mod prefixes;
 #[cfg(test)]
 mod ranked;
 #[cfg(test)]

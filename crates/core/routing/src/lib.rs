@@ -6,6 +6,7 @@
 //!
 //! - [`choose`]: power of two choices on exact in-flight counts.
 //! - [`choose_for_model`]: the same where replicas hold different models.
+//! - [`Prefix`]: of a prompt, which goes to a replica that had one like it.
 //! - [`Dispatcher`]: bounded queue, fair between [`Flow`]s, per-replica cap, counts, and replicas in
 //!   the order that somebody else has ranked them in.
 //! - [`Pace`]: how long a request that comes now would take.
@@ -18,6 +19,7 @@ mod dispatcher;
 mod fair;
 mod pace;
 mod pool;
+mod prefix;
 mod retry;
 
 pub use affinity::{Standing, choose_for_model};
@@ -26,4 +28,5 @@ pub use dispatcher::{Admission, Assignment, Decided, Dispatcher, Ticket};
 pub use fair::Flow;
 pub use pace::{Ahead, Held, Pace};
 pub use pool::{Listed, Wish};
+pub use prefix::Prefix;
 pub use retry::{Failure, MAX_BROKEN_ATTEMPTS, Progress, Retry, retry};

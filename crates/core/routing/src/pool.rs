@@ -2,8 +2,10 @@
 
 use crate::affinity::{Standing, choose_for_model};
 use crate::choose;
+use crate::prefix::{Prefix, Prefixes};
 use std::sync::Arc;
 use tyndall_types::ReplicaId;
+use tyndall_types::protocol::PrefixAffinity;
 
 /// What a request asks of its replica.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub enum Wish {
     Any,
     /// One that has the model of this id, if it can be.
     Model(Arc<str>),
+    /// One that had a prompt with the same beginning, if it can be at once.
+    Prefix(Prefix),
     /// One of the first of these ranks that has a free one; no other will do.
     Ranked(Arc<[Vec<ReplicaId>]>),
     /// It is not known yet: until [`Dispatcher::decide`](crate::Dispatcher::decide) none will do.
@@ -25,14 +29,14 @@ impl Wish {
     pub fn anew(&self) -> Self {
         match self {
             Self::Ranked(_) => Self::Undecided,
-            Self::Any | Self::Model(_) | Self::Undecided => self.clone(),
+            Self::Any | Self::Model(_) | Self::Prefix(_) | Self::Undecided => self.clone(),
         }
     }
 
     fn model(&self) -> Option<&Arc<str>> {
         match self {
             Self::Model(model) => Some(model),
-            Self::Any | Self::Ranked(_) | Self::Undecided => None,
+            Self::Any | Self::Prefix(_) | Self::Ranked(_) | Self::Undecided => None,
         }
     }
 }
@@ -108,12 +112,14 @@ impl Replica {
 pub(crate) struct Pool {
     max_ongoing: u32,
     replicas: Vec<Replica>,
+    prefixes: Prefixes,
     seed: u64,
 }
 
 impl Pool {
     pub(crate) fn new(max_ongoing: u32, seed: u64) -> Self {
-        Self { max_ongoing: max_ongoing.max(1), replicas: Vec::new(), seed }
+        let (replicas, prefixes) = (Vec::new(), Prefixes::default());
+        Self { max_ongoing: max_ongoing.max(1), replicas, prefixes, seed }
     }
 
     pub(crate) fn update(&mut self, listed: impl Iterator<Item = Listed>, max_ongoing: u32) {
@@ -137,6 +143,10 @@ impl Pool {
         self.forget();
     }
 
+    pub(crate) fn set_prefix_affinity(&mut self, affinity: PrefixAffinity) {
+        self.prefixes.set(affinity);
+    }
+
     /// Gives the request to a replica that it may have, but for those that it avoids.
     pub(crate) fn assign(
         &mut self,
@@ -152,6 +162,19 @@ impl Pool {
                 let ongoing = |replica| may_have(replica).map(|replica: &Replica| replica.ongoing);
                 let ongoing: Vec<Option<u32>> = self.replicas.iter().map(ongoing).collect();
                 choose(&ongoing, self.max_ongoing, self.seed)
+            }
+            Wish::Prefix(prefix) => {
+                let load = |replica| may_have(replica).map(|it: &Replica| (&it.id, it.ongoing));
+                let loads: Vec<_> = self.replicas.iter().map(load).collect();
+                let preferred = self.prefixes.prefer(prefix, &loads);
+                let ongoing = |load: &Option<(&ReplicaId, u32)>| load.map(|(_, ongoing)| ongoing);
+                let of_these =
+                    loads.iter().zip(preferred).map(|(load, is)| ongoing(load).filter(|_| is));
+                let of_these: Vec<Option<u32>> = of_these.collect();
+                choose(&of_these, self.max_ongoing, self.seed).or_else(|| {
+                    let ongoing: Vec<Option<u32>> = loads.iter().map(ongoing).collect();
+                    choose(&ongoing, self.max_ongoing, self.seed)
+                })
             }
             Wish::Model(model) => {
                 let standing =
@@ -173,6 +196,9 @@ impl Pool {
         self.seed = self.seed.wrapping_add(1);
         let replica = &mut self.replicas[pick];
         replica.begin(wish);
+        if let Wish::Prefix(prefix) = wish {
+            self.prefixes.took(prefix, &replica.id);
+        }
         Some(replica.id.clone())
     }
 
@@ -237,6 +263,10 @@ impl Pool {
     }
 
     fn forget(&mut self) {
+        let before = self.replicas.len();
         self.replicas.retain(|replica| replica.listed || replica.ongoing > 0);
+        if self.replicas.len() < before {
+            self.prefixes.keep(|id| self.replicas.iter().any(|replica| replica.id == *id));
+        }
     }
 }

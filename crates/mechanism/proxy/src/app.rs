@@ -4,7 +4,7 @@ use crate::access::Holder;
 use crate::body::{ObservedBody, Observer};
 use crate::caller::{Caller, tell_limits};
 use crate::chat;
-use crate::checked::checked;
+use crate::checked::{Checked, Text, checked};
 use crate::cors::Cors;
 use crate::forward::{Asked, forward};
 use crate::pages;
@@ -209,18 +209,18 @@ impl App {
             let (parts, body) = request.into_parts();
             let body = read(body).await?;
             // Checked here, before anything wakes; the replica reads it again.
-            let (deployment, body, keep) = match route {
-                Route::Generate => (self.of_generate(scope, &body, &caller)?, body, None),
-                Route::Responses => {
-                    let (body, keep) = self.shared.kept.expand(caller.name(), body)?.into_parts();
-                    let model = checked(route, &body).await?;
-                    (self.able(route, scope, model, &caller)?, body, keep)
-                }
+            let (body, keep) = match route {
+                Route::Responses => self.shared.kept.expand(caller.name(), body)?.into_parts(),
+                _ => (body, None),
+            };
+            let (deployment, text) = match route {
+                Route::Generate => self.of_generate(scope, &body, &caller)?,
                 _ => {
-                    let model = checked(route, &body).await?;
-                    (self.able(route, scope, model, &caller)?, body, None)
+                    let Checked { model, text } = checked(route, &body).await?;
+                    (self.able(route, scope, model, &caller)?, text)
                 }
             };
+            let prefix = if has_prefix_affinity(&deployment) { text.prefix() } else { None };
             // As a model's replica has it, wherever the model is mounted.
             let path = Uri::from_static(route.path());
             let asked = Asked {
@@ -231,6 +231,7 @@ impl App {
                 arrived,
                 stream: route.stream(),
                 grant: caller.into_grant(),
+                prefix,
             };
             let response = forward(&self.shared, &deployment, asked).await?;
             Ok(self.shared.kept.keeping(keep, response))
@@ -269,15 +270,20 @@ impl App {
         scope: &Scope,
         body: &Bytes,
         caller: &Caller,
-    ) -> Result<Arc<Deployment>, ApiError> {
+    ) -> Result<(Arc<Deployment>, Text), ApiError> {
         let first = self.shared.first(scope, caller)?;
         let route = first.route();
         let model = route.model.as_ref().ok_or_else(no_model)?;
-        parse_generate(body, &model.generate)?;
+        let asked = parse_generate(body, &model.generate)?;
         Wanted::Generate.check(&model.id, model.task)?;
         drop(route);
-        Ok(first)
+        Ok((first, asked.prompts.into_iter().next().map_or(Text::None, Text::Prompt)))
     }
+}
+
+/// Whether its replicas get prompts whose beginning they had before.
+fn has_prefix_affinity(deployment: &Deployment) -> bool {
+    deployment.route().model.as_ref().is_some_and(|model| model.prefix_affinity.is_some())
 }
 
 /// What metrics count a request as.

@@ -2,21 +2,23 @@
 
 use crate::target::Route;
 use bytes::Bytes;
+use serde_json::Value;
 use tyndall_openai::{
-    ApiError, ChatRequest, parse_chat, parse_classify, parse_completion, parse_count_tokens,
-    parse_detokenize, parse_embeddings, parse_messages, parse_rerank, parse_responses, parse_score,
-    parse_tokenize,
+    ApiError, ChatRequest, Prompt, parse_chat, parse_classify, parse_completion,
+    parse_count_tokens, parse_detokenize, parse_embeddings, parse_messages, parse_rerank,
+    parse_responses, parse_score, parse_tokenize,
 };
 use tyndall_parsers::call_structure;
+use tyndall_router::Prefix;
 use tyndall_types::StructuredOutput;
 
 /// Longer bodies are read beside the runtime's threads, so that they hold up nobody.
 const LONG_BODY_BYTES: usize = 32 << 10;
 
 /// What a valid body asks for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Wish {
-    model: Option<String>,
+    asked: Checked,
     /// What the answer must be.
     structured: Option<StructuredOutput>,
 }
@@ -24,16 +26,50 @@ struct Wish {
 impl Wish {
     /// For a model, and no more.
     fn of(model: Option<String>) -> Self {
-        Self { model, structured: None }
+        Self { asked: Checked { model, text: Text::None }, structured: None }
     }
 }
 
-/// Reads and checks the body of a request for a model; returns the model that it names. The replica
-/// reads it again.
+/// A valid request, as far as it matters which replica gets it.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// The model that it names.
+    pub(crate) model: Option<String>,
+    pub(crate) text: Text,
+}
+
+/// What a model is asked with.
+#[derive(Debug)]
+pub(crate) enum Text {
+    None,
+    Messages(Vec<Value>),
+    Prompt(String),
+}
+
+impl Text {
+    /// Of the first of several.
+    fn of(prompts: Vec<Prompt>) -> Self {
+        match prompts.into_iter().next() {
+            Some(Prompt::Text(text)) => Self::Prompt(text),
+            Some(Prompt::Tokens(_)) | None => Self::None,
+        }
+    }
+
+    /// As routers compare it.
+    pub(crate) fn prefix(&self) -> Option<Prefix> {
+        match self {
+            Self::None => None,
+            Self::Messages(messages) => Some(Prefix::of(ChatRequest::texts(messages))),
+            Self::Prompt(prompt) => Some(Prefix::of([prompt.as_str()])),
+        }
+    }
+}
+
+/// Reads and checks the body of a request for a model. The replica reads it again.
 ///
 /// # Errors
 /// What the client got wrong.
-pub(crate) async fn checked(route: Route<'_>, body: &Bytes) -> Result<Option<String>, ApiError> {
+pub(crate) async fn checked(route: Route<'_>, body: &Bytes) -> Result<Checked, ApiError> {
     let parse = parser(route);
     let wish = match body.len() < LONG_BODY_BYTES {
         true => parse(body)?,
@@ -46,7 +82,7 @@ pub(crate) async fn checked(route: Route<'_>, body: &Bytes) -> Result<Option<Str
         let check = move || tyndall_structured_output::check(&structured);
         beside(check).await?.map_err(|error| ApiError::structure(&error))?;
     }
-    Ok(wish.model)
+    Ok(wish.asked)
 }
 
 async fn beside<T: Send + 'static>(
@@ -60,7 +96,8 @@ fn parser(route: Route<'_>) -> fn(&[u8]) -> Result<Wish, ApiError> {
     match route {
         Route::Completions => |body| {
             let request = parse_completion(body)?;
-            Ok(Wish { model: request.model, structured: request.extensions.structured })
+            let asked = Checked { model: request.model, text: Text::of(request.prompts) };
+            Ok(Wish { asked, structured: request.extensions.structured })
         },
         Route::Messages => |body| parse_messages(body).map(of_chat),
         Route::CountTokens => |body| parse_count_tokens(body).map(of_chat),
@@ -77,5 +114,6 @@ fn parser(route: Route<'_>) -> fn(&[u8]) -> Result<Wish, ApiError> {
 
 fn of_chat(chat: ChatRequest) -> Wish {
     let calls = call_structure(&chat.tools, &chat.tool_choice, chat.parallel_tool_calls);
-    Wish { model: chat.model, structured: calls.or(chat.extensions.structured) }
+    let asked = Checked { model: chat.model, text: Text::Messages(chat.messages) };
+    Wish { asked, structured: calls.or(chat.extensions.structured) }
 }

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, header};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tyndall_router::{Call, Deployment};
+use tyndall_router::{Call, Deployment, Prefix};
 use tyndall_transport::Body;
 
 /// Client headers that a model's replica gets.
@@ -36,6 +36,8 @@ pub(crate) struct Asked {
     /// How the answer ends where it is a stream.
     pub(crate) stream: EventStream,
     pub(crate) grant: Option<Grant>,
+    /// The beginning of its text, where replicas are chosen by it.
+    pub(crate) prefix: Option<Prefix>,
 }
 
 impl Asked {
@@ -63,6 +65,7 @@ impl Asked {
             runs_once: false,
             model: None,
             has_arguments: false,
+            prefix: self.prefix,
             flow: self.grant.as_ref().map(Grant::flow).unwrap_or_default(),
         };
         (call, self.grant)

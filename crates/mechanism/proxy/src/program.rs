@@ -115,6 +115,7 @@ fn call(parts: Parts, body: Bytes, prefix: &str, id: &HeaderValue) -> Call {
         flow: Flow::default(),
         model,
         has_arguments: false,
+        prefix: None,
     }
 }
 

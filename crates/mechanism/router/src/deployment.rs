@@ -208,6 +208,9 @@ impl Deployment {
                 .entry(replica.id.clone())
                 .or_insert_with(|| Client::unix(&replica.socket).linked());
         }
+        if let Some(affinity) = route.model.as_ref().and_then(|model| model.prefix_affinity) {
+            state.dispatcher.set_prefix_affinity(affinity);
+        }
         state.absence.set(route.replicas.is_empty(), Instant::now());
         let replicas = route
             .replicas

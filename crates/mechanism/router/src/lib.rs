@@ -43,7 +43,7 @@ pub use models::Models;
 pub use mounts::{Mount, Scope};
 pub use reserve::Reservation;
 pub use router::Router;
-pub use tyndall_routing::Flow;
+pub use tyndall_routing::{Flow, Prefix};
 
 pub use send::{Answer, Call, SendError, SendErrorKind, TooLate};
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
-use tyndall_routing::{Failure, Flow, Progress, Retry, Wish, retry};
+use tyndall_routing::{Failure, Flow, Prefix, Progress, Retry, Wish, retry};
 use tyndall_transport::{ClientError, Outgoing, ResponseBody};
 use tyndall_types::{HEADER_NOT_STARTED, ReplicaId};
 
@@ -50,11 +50,17 @@ pub struct Call {
     pub model: Option<Arc<str>>,
     /// The body is the arguments of a handle's call, which a request router may read.
     pub has_arguments: bool,
+    /// The text that a model is asked with, where replicas are chosen by it.
+    pub prefix: Option<Prefix>,
 }
 
 impl Call {
     fn wish(&self) -> Wish {
-        self.model.clone().map_or(Wish::Any, Wish::Model)
+        match (&self.model, &self.prefix) {
+            (Some(model), _) => Wish::Model(model.clone()),
+            (None, Some(prefix)) => Wish::Prefix(prefix.clone()),
+            (None, None) => Wish::Any,
+        }
     }
 
     pub(crate) fn outgoing(&self) -> Outgoing<'_> {

@@ -37,6 +37,7 @@ pub(crate) fn route(model: &str) -> DeploymentRoute {
             created_s: 1,
             generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
             max_model_len: Some(512),
+            prefix_affinity: None,
         }),
         max_ongoing_requests: 1,
         max_queued_requests: 1,
@@ -185,6 +186,7 @@ pub(crate) fn call() -> Call {
         flow: Flow::default(),
         model: None,
         has_arguments: false,
+        prefix: None,
     }
 }
 

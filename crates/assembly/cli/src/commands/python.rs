@@ -130,7 +130,7 @@ fn policies(application: &ApplicationSpec) -> impl Iterator<Item = &str> {
 fn routers(application: &ApplicationSpec) -> impl Iterator<Item = &str> {
     overrides(application).iter().filter_map(|one| match &one.options.request_router {
         Some(RouterOption::Python(router)) => Some(router.request_router_class.as_str()),
-        Some(RouterOption::BuiltIn) | None => None,
+        Some(RouterOption::BuiltIn | RouterOption::PrefixCache(_)) | None => None,
     })
 }
 

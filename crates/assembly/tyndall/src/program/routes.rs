@@ -101,6 +101,7 @@ impl Routes {
                     .filter(|model| !model.is_empty() && !is_model)
                     .map(|model| model.as_str().into()),
                 has_arguments: call.encoding == Encoding::Opaque,
+                prefix: None,
             };
             Ok((deployment, sent))
         }

@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`.
 
-use super::{messages, tools};
+use super::{messages, part_text, tools};
 use crate::completion::model;
 use crate::fields::{Fields, Numbers, object};
 use crate::overrides::num_logprobs;
@@ -51,6 +51,21 @@ pub struct ChatRequest {
 }
 
 impl ChatRequest {
+    /// What its messages say, in order.
+    #[must_use]
+    pub fn texts(messages: &[Value]) -> Vec<&str> {
+        let mut texts = Vec::new();
+        for content in messages.iter().filter_map(|message| message.get("content")) {
+            match content {
+                Value::Array(parts) => {
+                    texts.extend(parts.iter().filter_map(|part| part_text("", part).ok()));
+                }
+                content => texts.extend(content.as_str()),
+            }
+        }
+        texts
+    }
+
     /// A request with these messages and nothing else.
     #[must_use]
     pub fn new(messages: Vec<Value>) -> Self {

@@ -1,6 +1,6 @@
 //! What is to run.
 
-use super::{AutoscalingConfig, JsonText, PythonPolicy, PythonRouter};
+use super::{AutoscalingConfig, JsonText, PrefixAffinity, PythonPolicy, PythonRouter};
 use crate::{ApplicationName, DeploymentId, SamplingDefaults};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -132,6 +132,9 @@ pub struct DeploymentConfig {
     /// Code that chooses replicas; absent is the rule that is built in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_router: Option<Box<PythonRouter>>,
+    /// For a model: its replicas get prompts whose beginning they had before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_affinity: Option<PrefixAffinity>,
 }
 
 impl DeploymentConfig {

@@ -53,8 +53,8 @@ pub use replica::{
     ColdStartPhases, EngineLoad, MAX_TOLD_MODELS, ModelCard, ReplicaReport, ReplicaStatus,
 };
 pub use router::{
-    PythonRouter, RouterAnswer, RouterBackoff, RouterCaller, RouterGone, RouterNews,
-    RouterQuestion, RouterRoute,
+    PrefixAffinity, PythonRouter, RouterAnswer, RouterBackoff, RouterCaller, RouterGone,
+    RouterNews, RouterQuestion, RouterRoute,
 };
 pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};
 pub use usage::{KeyUsage, KeyUsageOfDay, KeyUsageReport};

@@ -51,6 +51,27 @@ pub struct RouterRoute {
     pub backoff: RouterBackoff,
 }
 
+/// Replicas of a model get prompts whose beginning they had before. Source: `PrefixCacheAffinityRouter` of
+/// Ray Serve LLM, with its names and defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PrefixAffinity {
+    /// By how many requests replicas may differ; beyond it only their load counts. Absent is by any
+    /// number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imbalanced_threshold: Option<f64>,
+    /// The share of a prompt that a replica must have had.
+    pub match_rate_threshold: f64,
+    /// How much text is remembered of each replica.
+    pub max_bytes: usize,
+}
+
+impl Default for PrefixAffinity {
+    /// Ray's.
+    fn default() -> Self {
+        Self { imbalanced_threshold: None, match_rate_threshold: 0.1, max_bytes: 400_000 }
+    }
+}
+
 /// Asks a router which replicas a request may have. As it is sent, one line of it comes first, and then
 /// the arguments of a call by a handle, as its body has them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! What proxies are told.
 
-use super::{Backpressure, GenerateDefaults, JsonText, ModelTask, RouterRoute};
+use super::{Backpressure, GenerateDefaults, JsonText, ModelTask, PrefixAffinity, RouterRoute};
 use crate::{DeploymentId, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -67,6 +67,9 @@ pub struct ModelRoute {
     /// Largest prompt plus output, in tokens: what a replica last said, before that what is
     /// configured.
     pub max_model_len: Option<u32>,
+    /// Whether prompts go to replicas that had their beginning before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_affinity: Option<PrefixAffinity>,
 }
 
 /// A replica in a [`RouteTable`].

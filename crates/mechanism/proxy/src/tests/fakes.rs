@@ -41,6 +41,7 @@ pub(crate) fn route(model: &str) -> DeploymentRoute {
             created_s: 1,
             generate: GenerateDefaults { max_new_tokens: 8, temperature: 0.0, top_p: 1.0 },
             max_model_len: Some(512),
+            prefix_affinity: None,
         }),
         max_ongoing_requests: 8,
         max_queued_requests: 100,

@@ -4,6 +4,7 @@ use crate::file::kind::{Field, Kind, Object, POSITIVE};
 use crate::file::node::Node;
 
 const OF_MODELS: &str = "replicas of models are chosen by the proxy, by power of two choices";
+const ALWAYS_BOUNDED: &str = "what is remembered is bounded at any time";
 const DEFAULT: &str = "\"ray.serve._private.request_router:PowerOfTwoChoicesRequestRouter\"";
 
 /// Paths of the rule that is built in.
@@ -13,11 +14,26 @@ const BUILT_IN: [&str; 3] = [
     "tyndall.serve.request_router.PowerOfTwoChoicesRequestRouter",
 ];
 
+/// Paths of the rule for prompts, which the proxy carries out.
+const PREFIX_CACHE: [&str; 4] = [
+    "ray.serve.llm.request_router.PrefixCacheAffinityRouter",
+    "tyndall.llm.request_router.PrefixCacheAffinityRouter",
+    "ray.llm._internal.serve.routing_policies.prefix_aware.prefix_aware_router.PrefixCacheAffinityRouter",
+    "ray.llm._internal.serve.request_router.prefix_aware.prefix_aware_router.PrefixCacheAffinityRouter",
+];
+
+/// Whether a router's map names the rule for prompts.
+pub(in crate::file) fn is_prefix_cache(router: &Node) -> bool {
+    let class = router.get("request_router_class").and_then(Node::text);
+    class.is_some_and(|class| PREFIX_CACHE.contains(&class.replace(':', ".").as_str()))
+}
+
 /// The path of the class of a router's map, where it is one that the application's code brings, or can
 /// import.
 pub(in crate::file) fn router_in_python(router: &Node) -> Option<&str> {
     let text = router.get("request_router_class")?.text()?;
-    (!BUILT_IN.contains(&text.replace(':', ".").as_str())).then_some(text)
+    let is_ours = BUILT_IN.contains(&text.replace(':', ".").as_str()) || is_prefix_cache(router);
+    (!is_ours).then_some(text)
 }
 
 pub(super) static ROUTER: Object = Object {
@@ -54,14 +70,58 @@ pub(super) static ROUTER: Object = Object {
     ],
 };
 
+/// Of the rule for prompts, as Ray's class has them.
+pub(super) static PREFIX_KWARGS: Object = Object {
+    name: "PrefixCacheAffinityRouter",
+    is_open: false,
+    fields: &[
+        Field::new(
+            "imbalanced_threshold",
+            Kind::Number { least: 0.0, most: f64::MAX, above: false },
+            "null",
+            "requests by which replicas may differ; beyond it only their load counts",
+        )
+        .nullable(),
+        Field::new(
+            "match_rate_threshold",
+            Kind::Number { least: 0.0, most: 1.0, above: false },
+            "0.1",
+            "share of a prompt that a replica must have had; below it the prompt goes to one that \
+             has had the least text",
+        ),
+        Field::new(
+            "eviction_threshold_chars",
+            Kind::Whole(1, 1 << 30),
+            "400000",
+            "how much text is remembered of each replica, in bytes; what was used last is kept",
+        ),
+        Field::new("do_eviction", Kind::Bool, "false", "whether anything is forgotten")
+            .ignored(ALWAYS_BOUNDED),
+        Field::new("eviction_target_chars", Kind::Whole(1, 1 << 30), "360000", "what is left then")
+            .ignored(ALWAYS_BOUNDED),
+        Field::new("eviction_interval_secs", POSITIVE, "10", "how often it is looked at")
+            .ignored(ALWAYS_BOUNDED),
+    ],
+};
+
 /// Of a model.
 pub(super) static MODEL_ROUTER: Object = Object {
     name: "LLMConfig.deployment_config.request_router_config",
     is_open: false,
     fields: &[
-        Field::new("request_router_class", Kind::ImportPath, DEFAULT, "what chooses")
-            .ignored(OF_MODELS),
-        Field::new("request_router_kwargs", Kind::Map, "{}", "its arguments").ignored(OF_MODELS),
+        Field::new(
+            "request_router_class",
+            Kind::ImportPath,
+            DEFAULT,
+            "what chooses: the rule that is built in, or \
+             `ray.serve.llm.request_router:PrefixCacheAffinityRouter`",
+        ),
+        Field::new(
+            "request_router_kwargs",
+            Kind::Object(&PREFIX_KWARGS),
+            "{}",
+            "of the rule for prompts",
+        ),
         Field::new("request_routing_stats_period_s", POSITIVE, "10", "seconds between figures")
             .ignored(OF_MODELS),
         Field::new("request_routing_stats_timeout_s", POSITIVE, "30", "seconds to tell them")

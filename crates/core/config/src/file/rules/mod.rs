@@ -92,7 +92,8 @@ fn application(app: &Node, path: &str, problems: &mut Vec<Problem>) {
     let requests = if models.is_empty() { OF_CODE } else { OF_MODELS };
     for (i, node) in deployments.iter().enumerate() {
         deployment(node, &of(i), requests, problems);
-        routers::check(node, &of(i), app.has("import_path") && models.is_empty(), problems);
+        let kinds = (app.has("import_path") && models.is_empty(), !models.is_empty());
+        routers::check(node, &of(i), kinds, problems);
     }
     external_scaler(app, path, &models, problems);
     code::check(app, path, &models, problems);

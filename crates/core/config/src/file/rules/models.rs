@@ -1,6 +1,6 @@
 //! Rules of applications of models.
 
-use super::{OF_MODELS, deployment, number_of, text_of, tree, unique};
+use super::{OF_MODELS, deployment, number_of, routers, text_of, tree, unique};
 use crate::file::check::object;
 use crate::file::fields::{LLM_ARGS, LLM_INGRESS};
 use crate::file::kind::NAME_ACCEPTED;
@@ -44,7 +44,9 @@ pub(super) fn check(app: &Node, path: &str, models: &[ModelNode], problems: &mut
         source(model, problems);
         let options = model.config.get("deployment_config");
         if let Some(options) = options {
-            deployment(options, &inside(&model.path, "deployment_config"), OF_MODELS, problems);
+            let path = inside(&model.path, "deployment_config");
+            deployment(options, &path, OF_MODELS, problems);
+            routers::of_model(options, &path, problems);
         }
         engine(model, problems);
         parsers(model, problems);

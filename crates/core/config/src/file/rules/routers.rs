@@ -1,6 +1,6 @@
 //! Which request routers may be named where.
 
-use crate::file::fields::router_in_python;
+use crate::file::fields::{is_prefix_cache, router_in_python};
 use crate::file::node::{Entry, Node};
 use crate::file::problem::{Problem, inside};
 
@@ -35,10 +35,48 @@ pub(super) fn actors(deployment: &Node, path: &str, problems: &mut Vec<Problem>)
     }
 }
 
-/// The router of a deployment of code.
-pub(super) fn check(deployment: &Node, path: &str, has_python: bool, problems: &mut Vec<Problem>) {
+/// The router of a model.
+pub(super) fn of_model(options: &Node, path: &str, problems: &mut Vec<Problem>) {
+    let Some(router) = options.get("request_router_config") else { return };
+    let path = inside(path, "request_router_config");
+    if is_prefix_cache(router) {
+        return;
+    }
+    let class = router_in_python(router).and(router.get("request_router_class"));
+    let kwargs = router.get("request_router_kwargs").filter(|_| class.is_none());
+    let unused = [
+        ("request_router_class", class, "replicas of models are chosen by the proxy"),
+        ("request_router_kwargs", kwargs, "the built-in rule has no arguments"),
+    ];
+    for (name, node, why) in unused {
+        if let Some(node) = node {
+            let message = format!("{name} is ignored: {why}");
+            let cure =
+                "leave it out, or name ray.serve.llm.request_router:PrefixCacheAffinityRouter";
+            problems.push(Problem::warning(node, &inside(&path, name), message).with_cure(cure));
+        }
+    }
+}
+
+/// The router of a deployment of code, or of one that may be a model's.
+pub(super) fn check(
+    deployment: &Node,
+    path: &str,
+    (has_python, has_models): (bool, bool),
+    problems: &mut Vec<Problem>,
+) {
     let Some(router) = deployment.get("request_router_config") else { return };
     let path = inside(path, "request_router_config");
+    if is_prefix_cache(router) {
+        if !has_models {
+            let at = router.get("request_router_class").unwrap_or(router);
+            let message = "PrefixCacheAffinityRouter is for models";
+            let cure = "write it in the deployment_config of a model, or leave it out";
+            let path = inside(&path, "request_router_class");
+            problems.push(Problem::error(at, &path, message).with_cure(cure));
+        }
+        return;
+    }
     match (router_in_python(router), has_python) {
         (Some(_), true) => {}
         (Some(_), false) => {

@@ -2,7 +2,7 @@
 
 use super::*;
 use serde_json::json;
-use tyndall_types::protocol::RouterBackoff;
+use tyndall_types::protocol::{PrefixAffinity, RouterBackoff};
 
 fn option(written: &str) -> Option<RouterOption> {
     let text =
@@ -105,3 +105,62 @@ fn of_actors_only_that_of_a_router_may_be_named() {
 }
 
 const CAPACITY_QUEUE: &str = "tyndall.serve.experimental.capacity_queue.CapacityQueue";
+
+#[test]
+fn prompts_of_a_model_may_be_routed_by_their_beginnings() {
+    let affinity = |router: &str| {
+        let app = format!(
+            "applications: [{{model: {{model_loading_config: {{model_id: m}}, deployment_config: \
+             {{num_replicas: 2, request_router_config: {router}}}}}}}]"
+        );
+        let ApplicationKind::Models(models) = application(&app).kind else { panic!("{app}") };
+        let name = tyndall_types::ApplicationName::new("a").unwrap();
+        let place = ("/m".into(), Default::default());
+        models[0].to_deployment(&name, place, None, None, None).prefix_affinity
+    };
+    let class = "request_router_class: 'ray.serve.llm.request_router:PrefixCacheAffinityRouter'";
+    assert_eq!(affinity(&format!("{{{class}}}")), Some(PrefixAffinity::default()));
+    let kwargs = "request_router_kwargs: {imbalanced_threshold: 4, match_rate_threshold: 0.5, \
+                  eviction_threshold_chars: 1000}";
+    let expected = PrefixAffinity {
+        imbalanced_threshold: Some(4.0),
+        match_rate_threshold: 0.5,
+        max_bytes: 1000,
+    };
+    assert_eq!(affinity(&format!("{{{class}, {kwargs}}}")), Some(expected));
+    assert_eq!(affinity("{}"), None);
+    let with = |way: &str, router: &str| {
+        format!(
+            "applications:\n- {{{way}, deployments: [{{name: D, request_router_config: {router}}}]}}"
+        )
+    };
+    let path = "applications[0].deployments[0].request_router_config.request_router_class";
+    let said = "PrefixCacheAffinityRouter is for models\n  help: write it in the \
+                deployment_config of a model, or leave it out";
+    let text = with("import_path: 'm:app'", &format!("{{{class}}}"));
+    assert_one(&text, "'ray.serve.llm", &format!("{path}: {said}"));
+}
+
+#[test]
+fn what_models_do_not_look_at_is_told() {
+    let of_model = |router: &str| {
+        format!(
+            "applications:\n- model:\n    model_loading_config: {{model_id: m}}\n    \
+             deployment_config: {{request_router_config: {router}}}"
+        )
+    };
+    let path = "applications[0].model.deployment_config.request_router_config";
+    let said = "request_router_class is ignored: replicas of models are chosen by the proxy\n  \
+                help: leave it out, or name";
+    let text = of_model("{request_router_class: 'm:C'}");
+    assert_one(&text, "'m:C'", &format!("{path}.request_router_class: {said}"));
+    let said = "request_router_kwargs is ignored: the built-in rule has no arguments";
+    let text = of_model("{request_router_kwargs: {match_rate_threshold: 0.3}}");
+    assert_one(&text, "{match_rate", &format!("{path}.request_router_kwargs: {said}"));
+    let text = of_model(
+        "{request_router_class: ray.serve.llm.request_router.PrefixCacheAffinityRouter, \
+         request_router_kwargs: {match_rate_threshold: 2}}",
+    );
+    let path = format!("{path}.request_router_kwargs.match_rate_threshold");
+    assert_one(&text, "2}", &format!("{path}: 2 is not a number from 0 to 1"));
+}

@@ -4,14 +4,16 @@ use super::code::CodePaths;
 use super::scaling::AutoscalingOption;
 use super::{LoggingOptions, read};
 use crate::file::check::object;
-use crate::file::fields::{DEPLOYMENT, router_in_python};
+use crate::file::fields::{DEPLOYMENT, is_prefix_cache, router_in_python};
 use crate::file::node::{Node, Value as NodeValue};
 use crate::file::problem::{Problem, Severity};
 use crate::file::rules;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use tyndall_types::DeploymentName;
-use tyndall_types::protocol::{Backpressure, PythonRouter, RouterBackoff, WarmPool};
+use tyndall_types::protocol::{
+    Backpressure, PrefixAffinity, PythonRouter, RouterBackoff, WarmPool,
+};
 
 /// Ray's defaults of what replicas say of themselves to request routers.
 const STATS_PERIOD_S: f64 = 10.0;
@@ -73,6 +75,8 @@ pub enum RouterOption {
     BuiltIn,
     /// A class in Python.
     Python(Box<PythonRouter>),
+    /// The rule for prompts, for models.
+    PrefixCache(PrefixAffinity),
 }
 
 /// `ray_actor_options`; absent is what is not written.
@@ -323,6 +327,9 @@ fn replica_count(node: &Node) -> ReplicaCount {
 }
 
 fn request_router(node: &Node) -> RouterOption {
+    if is_prefix_cache(node) {
+        return RouterOption::PrefixCache(prefix_affinity(node.get("request_router_kwargs")));
+    }
     let Some(class) = router_in_python(node) else { return RouterOption::BuiltIn };
     let kwargs = match node.get("request_router_kwargs").map(Node::to_json) {
         Some(Value::Object(kwargs)) => kwargs,
@@ -345,6 +352,18 @@ fn request_router(node: &Node) -> RouterOption {
             max_backoff_s: seconds("max_backoff_s", default.max_backoff_s),
         },
     }))
+}
+
+fn prefix_affinity(kwargs: Option<&Node>) -> PrefixAffinity {
+    let default = PrefixAffinity::default();
+    let number = |name| read::number(kwargs?, name);
+    let max_bytes = number("eviction_threshold_chars").map(|bytes| bytes as usize);
+    PrefixAffinity {
+        imbalanced_threshold: number("imbalanced_threshold"),
+        match_rate_threshold: number("match_rate_threshold")
+            .unwrap_or(default.match_rate_threshold),
+        max_bytes: max_bytes.unwrap_or(default.max_bytes),
+    }
 }
 
 fn backpressure(node: &Node) -> Backpressure {

@@ -1,7 +1,7 @@
 //! One model of a file.
 
 use super::LoggingOptions;
-use super::deployment::{DeploymentOptions, DeploymentOverride};
+use super::deployment::{DeploymentOptions, DeploymentOverride, RouterOption};
 use super::read;
 use super::resolve::Base;
 use crate::file::models::ModelNode;
@@ -162,6 +162,9 @@ impl ModelSpec {
         // These have been joined in their own order.
         config.env_vars.clone_from(&self.env_vars);
         config.user_config = serde_json::Value::Null;
+        if let Some(RouterOption::PrefixCache(affinity)) = &self.options.request_router {
+            config.prefix_affinity = Some(*affinity);
+        }
         config
     }
 }

@@ -50,7 +50,7 @@ impl DeploymentOptions {
         };
         let request_router = match &self.request_router {
             Some(RouterOption::Python(router)) => Some(router.clone()),
-            Some(RouterOption::BuiltIn) | None => None,
+            Some(RouterOption::BuiltIn | RouterOption::PrefixCache(_)) | None => None,
         };
         let config = self.resolve(id, Workload::Program(program), base);
         DeploymentConfig { request_router, ..config }
@@ -113,6 +113,7 @@ impl DeploymentOptions {
             user_config: self.user_config.clone().unwrap_or_default(),
             warm: WarmPool::default(),
             request_router: None,
+            prefix_affinity: None,
         }
     }
 
