@@ -140,6 +140,10 @@ def test_what_says_the_default_is_not_warned_of(warned):
             "the request router 'no_such_module:C' cannot be imported: No module named 'no_such_module'\nmend its path",
         ),
         (
+            {"request_router_config": {"request_router_class": "ray.serve.llm.request_router:PrefixCacheAffinityRouter"}},
+            "PrefixCacheAffinityRouter is for models\nwrite it in the deployment_config of a model, or leave it out",
+        ),
+        (
             {"request_router_config": {"request_router_class": "math:pi"}},
             "the request router 'math:pi' is float\nmake it a class of serve.request_router.RequestRouter",
         ),

@@ -1,6 +1,7 @@
 """Applications of language models: what is described of them is what a config file says."""
 
 import json
+import math
 import pickle
 
 import pytest
@@ -9,7 +10,7 @@ from tyndall import llm, serve
 from tyndall.serve import _models
 from tyndall.serve._graph import build, describe
 from tyndall.serve._graph import models_of as models_in
-from tyndall.serve.config import AutoscalingConfig
+from tyndall.serve.config import AutoscalingConfig, RequestRouterConfig
 from tyndall.serve.context import DeploymentID
 from tyndall.serve.exceptions import RayServeException
 from tyndall.serve.llm import (
@@ -22,6 +23,7 @@ from tyndall.serve.llm import (
     build_pd_openai_app,
 )
 from tyndall.serve.llm.ingress import make_fastapi_ingress
+from tyndall.serve.llm.request_router import PrefixCacheAffinityRouter
 
 HAIKU = {"model_id": "haiku", "model_source": "demo"}
 
@@ -72,6 +74,24 @@ def test_paths_mean_what_they_mean_here(tmp_path, monkeypatch):
     assert model["model_loading_config"]["model_source"] == str(tmp_path / "models/mine")
     (model,) = models_of(build_openai_app({"llm_configs": [{"model_loading_config": {"model_id": "org/name"}}]}))
     assert model == {"model_loading_config": {"model_id": "org/name"}}
+
+
+def test_a_model_names_the_router_of_prompts_as_ray_does():
+    def described(router):
+        config = LLMConfig(model_loading_config=HAIKU, deployment_config={"request_router_config": router})
+        (model,) = models_of(build_openai_app({"llm_configs": [config]}))
+        return model["deployment_config"]["request_router_config"]
+
+    path = "tyndall.serve.llm.request_router:PrefixCacheAffinityRouter"
+    kwargs = {"imbalanced_threshold": math.inf, "match_rate_threshold": 0.2}
+    given = {"request_router_class": PrefixCacheAffinityRouter, "request_router_kwargs": kwargs}
+    expected = {"request_router_class": path, "request_router_kwargs": {**kwargs, "imbalanced_threshold": None}}
+    assert described(given) == expected
+    assert described(RequestRouterConfig(request_router_class=PrefixCacheAffinityRouter)) == {
+        "request_router_class": path
+    }
+    with pytest.raises(TypeError, match="PrefixCacheAffinityRouter is for models"):
+        PrefixCacheAffinityRouter()
 
 
 def test_options_are_laid_over_those_of_the_model():

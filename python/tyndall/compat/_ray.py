@@ -34,7 +34,6 @@ _CURES: Final = {
     "ray.dag": "bind deployments into each other instead, with `.bind()`",
     "ray.workflow": "bind deployments into each other instead, with `.bind()`",
     "ray.job_submission": "run the program with Python, or deploy with `tyndall deploy`",
-    "ray.serve.llm.request_router": "leave it out: replicas of models are chosen by the proxy",
 }
 """By module, what to do instead."""
 

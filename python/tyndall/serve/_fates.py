@@ -44,6 +44,15 @@ CAPACITY_QUEUES: Final = (
 )
 """Of Ray's actors the one that a router here does the work of, as code and files name it."""
 
+PREFIX_CACHE: Final = tuple(
+    f"{package}.serve.llm.request_router.PrefixCacheAffinityRouter" for package in ("ray", "tyndall")
+)
+"""Paths of the router of models, which the server's proxy carries out."""
+
+FOR_MODELS: Final = (
+    "PrefixCacheAffinityRouter is for models\nwrite it in the deployment_config of a model, or leave it out"
+)
+
 POLICIES: Final = (
     "tyndall.policies:ongoing_requests",
     "tyndall.policies:queue_length",

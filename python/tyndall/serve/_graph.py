@@ -336,6 +336,8 @@ def _router(code: Code) -> None:
     """A request router in Python can be had here, so it can where its process runs."""
     config = code.options.get("request_router_config")
     if config is not None and not config.is_default_request_router():
+        if str(config.request_router_class).replace(":", ".") in _fates.PREFIX_CACHE:
+            raise ValueError(_fates.FOR_MODELS)
         router_class(config)
 
 

@@ -228,10 +228,7 @@ fn deployment_config(config: &DeploymentConfig) -> Value {
         "health_check_period_s": config.health_check.period_s,
         "health_check_timeout_s": config.health_check.timeout_s,
         "ray_actor_options": actor,
-        "request_router_config": match &config.request_router {
-            Some(router) => json!(router),
-            None => json!({}),
-        },
+        "request_router_config": request_router_config(config),
         "rolling_update_percentage": config.rollout.rolling_update_percentage,
         "max_surge_percent": config.rollout.max_surge_percent,
     });
@@ -243,6 +240,21 @@ fn deployment_config(config: &DeploymentConfig) -> Value {
         None => schema["autoscaling_config"] = autoscaling_config(config),
     }
     schema
+}
+
+fn request_router_config(config: &DeploymentConfig) -> Value {
+    if let Some(router) = &config.request_router {
+        return json!(router);
+    }
+    let Some(affinity) = &config.prefix_affinity else { return json!({}) };
+    json!({
+        "request_router_class": "ray.serve.llm.request_router:PrefixCacheAffinityRouter",
+        "request_router_kwargs": {
+            "imbalanced_threshold": affinity.imbalanced_threshold,
+            "match_rate_threshold": affinity.match_rate_threshold,
+            "eviction_threshold_chars": affinity.max_bytes,
+        },
+    })
 }
 
 fn autoscaling_config(config: &DeploymentConfig) -> Value {

@@ -5,6 +5,7 @@ mod dialects;
 mod fakes;
 mod keys;
 mod openapi;
+mod prefixes;
 mod programs;
 mod websockets;
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from .. import _checks as checks
 from .._model import Model, option, plain, required
+from ..config import RequestRouterConfig
 
 __all__ = ["CloudMirrorConfig", "LLMConfig", "LLMServingArgs", "LoraConfig", "ModelLoadingConfig"]
 
@@ -69,8 +71,20 @@ def _engine(name: str, value: Any) -> str:
     return "vLLM"
 
 
+def _router(value: Any) -> dict[str, Any]:
+    """With the path of its class. An infinite threshold, which JSON has not, is none."""
+    router: dict[str, Any] = plain(value, only_set=True) if not isinstance(value, Mapping) else dict(value)
+    kwargs = router.get("request_router_kwargs")
+    if isinstance(kwargs, Mapping):
+        router["request_router_kwargs"] = {key: None if given == math.inf else given for key, given in kwargs.items()}
+    return RequestRouterConfig.parse("request_router_config", router).to_dict(only_set=True)
+
+
 def _deployment_config(name: str, value: Any) -> dict[str, Any]:
-    given = _plain_mapping(name, value)
+    given = dict(value) if isinstance(value, Mapping) else value
+    if isinstance(given, dict) and given.get("request_router_config") is not None:
+        given["request_router_config"] = _router(given["request_router_config"])
+    given = _plain_mapping(name, given)
     for key in ("placement_group_bundles", "placement_group_strategy"):
         if key in given:
             raise ValueError(

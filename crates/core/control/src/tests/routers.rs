@@ -2,7 +2,9 @@
 
 use super::*;
 use std::collections::BTreeMap;
-use tyndall_types::protocol::{ProgramConfig, PythonRouter, RouterBackoff, RouterRoute};
+use tyndall_types::protocol::{
+    PrefixAffinity, ProgramConfig, PythonRouter, RouterBackoff, RouterRoute,
+};
 
 /// A deployment of a program with one replica and a router.
 fn with_router(class: &str) -> DeploymentConfig {
@@ -190,4 +192,23 @@ fn one_process_has_the_routers_of_all_deployments() {
         .map(|(name, router)| (name.as_str(), router["request_router_class"].as_str().unwrap()))
         .collect();
     assert_eq!(classes, [("org/demo", "m:C"), ("second", "m:Second")].into());
+}
+
+#[test]
+fn how_prompts_of_a_model_are_routed_is_told_and_changes_without_a_restart() {
+    let affinity = |sim: &Sim| {
+        let table = sim.state.routes(None).unwrap();
+        table.deployments[0].model.as_ref().unwrap().prefix_affinity
+    };
+    let mut sim = Sim::deployed(with_min(1));
+    let [replica] = sim.started().try_into().unwrap();
+    sim.ready(&replica);
+    assert_eq!(affinity(&sim), None);
+    let version = sim.state.routes(None).unwrap().version;
+    let changed =
+        DeploymentConfig { prefix_affinity: Some(PrefixAffinity::default()), ..with_min(1) };
+    sim.deploy(changed);
+    assert_eq!(affinity(&sim), Some(PrefixAffinity::default()));
+    assert!(sim.started().is_empty() && sim.state.knows(&replica));
+    assert!(sim.state.routes(None).unwrap().version > version);
 }

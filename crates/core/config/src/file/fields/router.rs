@@ -15,11 +15,9 @@ const BUILT_IN: [&str; 3] = [
 ];
 
 /// Paths of the rule for prompts, which the proxy carries out.
-const PREFIX_CACHE: [&str; 4] = [
+const PREFIX_CACHE: [&str; 2] = [
     "ray.serve.llm.request_router.PrefixCacheAffinityRouter",
-    "tyndall.llm.request_router.PrefixCacheAffinityRouter",
-    "ray.llm._internal.serve.routing_policies.prefix_aware.prefix_aware_router.PrefixCacheAffinityRouter",
-    "ray.llm._internal.serve.request_router.prefix_aware.prefix_aware_router.PrefixCacheAffinityRouter",
+    "tyndall.serve.llm.request_router.PrefixCacheAffinityRouter",
 ];
 
 /// Whether a router's map names the rule for prompts.
