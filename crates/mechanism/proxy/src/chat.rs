@@ -58,7 +58,8 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("words and base64 are header values")
 });
 
-/// Whether the page is there, with what is mounted at the path: where a model that writes is, and no program that has `/` itself.
+/// Whether the page is there, with what is mounted at the path: where a model that writes is, and
+/// no program that has `/` itself.
 pub(crate) fn is_shown(path: &str, mount: Option<&Mount>, router: &Router) -> bool {
     let is_free = || mount.is_none_or(|root| root.ingress.route().model.is_some());
     let has_models = || {

@@ -4,7 +4,7 @@
 //! connection has one, which is looked at when it fires.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
@@ -17,6 +17,8 @@ struct Inner {
     begin: Instant,
     /// Nanoseconds from `begin` to when it began to wait for a head; [`NOT_WAITING`] if it does not.
     waiting_since: AtomicU64,
+    /// The peer has not taken all of an answer.
+    is_writing: AtomicBool,
 }
 
 const NOT_WAITING: u64 = u64::MAX;
@@ -24,14 +26,20 @@ const NOT_WAITING: u64 = u64::MAX;
 impl Heads {
     /// A connection that begins to wait now.
     pub(crate) fn new() -> Self {
-        let inner = Inner { begin: Instant::now(), waiting_since: AtomicU64::new(0) };
-        Self(Arc::new(inner))
+        let (begin, waiting_since) = (Instant::now(), AtomicU64::new(0));
+        Self(Arc::new(Inner { begin, waiting_since, is_writing: AtomicBool::new(false) }))
     }
 
     /// A head has come. Until the value is dropped, with its answer, no other is waited for.
     pub(crate) fn came(&self) -> Answering {
         self.0.waiting_since.store(NOT_WAITING, Ordering::Relaxed);
         Answering(self.clone())
+    }
+
+    /// Whether the peer lets an answer wait, which is over for whoever gave it. How long it may is not
+    /// decided here.
+    pub(crate) fn set_writing(&self, is_writing: bool) {
+        self.0.is_writing.store(is_writing, Ordering::Relaxed);
     }
 
     /// Resolves when no head has come for so long.
@@ -44,6 +52,7 @@ impl Heads {
             sleep_until(due).await;
             let now = Instant::now();
             due = match self.0.waiting_since.load(Ordering::Relaxed) {
+                _ if self.0.is_writing.load(Ordering::Relaxed) => now + max_wait,
                 NOT_WAITING => now + max_wait,
                 since => self.0.begin + Duration::from_nanos(since) + max_wait,
             };
@@ -60,7 +69,7 @@ pub(crate) struct Answering(Heads);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        let Inner { begin, waiting_since } = &*self.0.0;
+        let Inner { begin, waiting_since, .. } = &*self.0.0;
         let since = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(NOT_WAITING);
         waiting_since.store(since, Ordering::Relaxed);
     }

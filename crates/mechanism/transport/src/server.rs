@@ -317,9 +317,9 @@ async fn connection<H: Handler>(
     let (life, end) = ConnectionLife::begin();
     let (open, closed) = oneshot::channel::<()>();
     life.keep(open);
-    let io = TokioIo::new(StallGuard::new(io, options.write_timeout, end));
-    let (linked, links_of) = (handler.clone(), links.clone());
     let heads = Heads::new();
+    let io = TokioIo::new(StallGuard::new(io, options.write_timeout, heads.clone(), end));
+    let (linked, links_of) = (handler.clone(), links.clone());
     let heads_of = heads.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let answering = heads_of.came();

@@ -1,5 +1,6 @@
 //! Connections whose peer stops reading do not live for ever.
 
+use crate::heads::Heads;
 use crate::upgrade::ConnectionEnd;
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -16,23 +17,27 @@ pub(crate) struct StallGuard<S> {
     max_stall: Duration,
     timer: Pin<Box<Sleep>>,
     is_stalled: bool,
+    heads: Heads,
     _end: ConnectionEnd,
 }
 
 impl<S> StallGuard<S> {
-    pub(crate) fn new(stream: S, max_stall: Duration, end: ConnectionEnd) -> Self {
+    pub(crate) fn new(stream: S, max_stall: Duration, heads: Heads, end: ConnectionEnd) -> Self {
         let timer = Box::pin(sleep(max_stall));
-        Self { stream, max_stall, timer, is_stalled: false, _end: end }
+        Self { stream, max_stall, timer, is_stalled: false, heads, _end: end }
     }
 
     /// What a write came to, or an error when none went on for too long.
     fn guard<T>(&mut self, polled: Poll<Result<T>>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         if polled.is_ready() {
-            self.is_stalled = false;
+            if std::mem::take(&mut self.is_stalled) {
+                self.heads.set_writing(false);
+            }
             return polled;
         }
         if !self.is_stalled {
             self.is_stalled = true;
+            self.heads.set_writing(true);
             self.timer.as_mut().reset(Instant::now() + self.max_stall);
         }
         std::task::ready!(self.timer.as_mut().poll(cx));

@@ -11,6 +11,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 
+/// More than the system keeps of what nobody reads.
+const LONG: usize = 4 << 20;
+
 #[derive(Clone, Default)]
 struct Echo {
     dropped: Arc<Notify>,
@@ -67,6 +70,7 @@ impl Handler for Echo {
                 }
                 response
             }
+            "/long" => text(StatusCode::OK, "x".repeat(LONG)),
             "/slower" => {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 text(StatusCode::OK, "later")
@@ -93,7 +97,8 @@ fn start() -> Running {
 }
 
 fn start_with(linger: Duration) -> Running {
-    start_by(ServeOptions { linger, ..Default::default() })
+    let write_timeout = Duration::from_millis(50);
+    start_by(ServeOptions { linger, write_timeout, ..Default::default() })
 }
 
 fn start_by(options: ServeOptions) -> Running {
@@ -102,11 +107,7 @@ fn start_by(options: ServeOptions) -> Running {
     let listener = Listener::bind_unix(&path).unwrap();
     let echo = Echo::default();
     let (stop, stopped) = oneshot::channel();
-    let options = ServeOptions {
-        drain: Duration::from_secs(5),
-        write_timeout: Duration::from_millis(50),
-        ..options
-    };
+    let options = ServeOptions { drain: Duration::from_secs(5), ..options };
     let task = tokio::spawn(serve(listener, echo.clone(), options, async {
         stopped.await.unwrap();
     }));
@@ -151,6 +152,13 @@ async fn who_sends_no_request_is_left_and_who_waits_for_an_answer_is_not() {
         whole.clear();
     }
     assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
+    // Nor who takes an answer slowly.
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"GET /long HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(3 * header_timeout).await;
+    let mut whole = Vec::new();
+    stream.read_to_end(&mut whole).await.unwrap();
+    assert!(whole.len() > LONG, "{}", whole.len());
 }
 
 #[test]
