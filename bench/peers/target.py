@@ -96,8 +96,9 @@ class Completions:
         self._post(self.body(self.work.prompts(1, seed)[0], 4))
 
     def first_token_s(self, prompt: str) -> float:
-        """Seconds from the request to the first event of a stream."""
-        answer = self._stream(self.body(prompt, 2, stream=True))
+        """Seconds from the request to the first event of a stream, which is of one token: a text is said when it is
+        whole, and random models begin with parts of characters."""
+        answer = self._stream(self.body(prompt, 1, stream=True))
         if not answer.events_s:
             raise PeerError("the stream is empty")
         return answer.events_s[0] - answer.start_s
