@@ -69,7 +69,7 @@ pub(super) static ROUTER: Object = Object {
 };
 
 /// Of the rule for prompts, as Ray's class has them.
-pub(super) static PREFIX_KWARGS: Object = Object {
+pub(in crate::file) static PREFIX_KWARGS: Object = Object {
     name: "PrefixCacheAffinityRouter",
     is_open: false,
     fields: &[

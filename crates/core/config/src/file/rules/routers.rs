@@ -1,6 +1,7 @@
 //! Which request routers may be named where.
 
-use crate::file::fields::{is_prefix_cache, router_in_python};
+use crate::file::check::object;
+use crate::file::fields::{PREFIX_KWARGS, is_prefix_cache, router_in_python};
 use crate::file::node::{Entry, Node};
 use crate::file::problem::{Problem, inside};
 
@@ -74,6 +75,8 @@ pub(super) fn check(
             let cure = "write it in the deployment_config of a model, or leave it out";
             let path = inside(&path, "request_router_class");
             problems.push(Problem::error(at, &path, message).with_cure(cure));
+        } else if let Some(kwargs) = router.get("request_router_kwargs") {
+            object(&PREFIX_KWARGS, kwargs, &inside(&path, "request_router_kwargs"), problems);
         }
         return;
     }

@@ -139,6 +139,10 @@ fn prompts_of_a_model_may_be_routed_by_their_beginnings() {
                 deployment_config of a model, or leave it out";
     let text = with("import_path: 'm:app'", &format!("{{{class}}}"));
     assert_one(&text, "'ray.serve.llm", &format!("{path}: {said}"));
+    let text = with("model: m", &format!("{{{class}, request_router_kwargs: {{rate: 1}}}}"));
+    let text = text.replace("name: D", "name: 'LLMServer:m'");
+    let path = "applications[0].deployments[0].request_router_config.request_router_kwargs.rate";
+    assert_one(&text, "rate: 1", &format!("{path}: \"rate\" is no field"));
 }
 
 #[test]
