@@ -336,14 +336,14 @@ def _router(code: Code) -> None:
     """A request router in Python can be had here, so it can where its process runs."""
     config = code.options.get("request_router_config")
     if config is not None and not config.is_default_request_router():
-        if str(config.request_router_class).replace(":", ".") in _fates.PREFIX_CACHE:
-            raise ValueError(_fates.FOR_MODELS)
         router_class(config)
 
 
 def router_class(config: RequestRouterConfig) -> Callable[..., Any]:
     """The class of a request router. Raises ValueError for one that is not where it says, or none of them."""
     path = config.request_router_class
+    if str(path).replace(":", ".") in _fates.PREFIX_CACHE:
+        raise ValueError(_fates.FOR_MODELS)
     found = _imported(f"the request router {path!r}", config.get_request_router_class)
     if not (isinstance(found, type) and issubclass(found, RequestRouter)):
         what = found.__name__ if isinstance(found, type) else type(found).__name__

@@ -230,8 +230,9 @@ impl Seen {
 
 /// One request; its answer is read to the end.
 async fn exchange(client: &Client, request: &Request<Bytes>) -> Result<(u16, u64), String> {
-    let parts = (request.method(), request.uri(), request.headers(), request.body());
-    let response = client.exchange(Outgoing::new(parts.0, parts.1, parts.2, parts.3)).await;
+    let (method, uri) = (request.method(), request.uri());
+    let outgoing = Outgoing::new(method, uri, request.headers(), request.body());
+    let response = client.exchange(outgoing).await;
     let response = response.map_err(|error| with_causes(error.to_string(), &error))?;
     let status = response.status().as_u16();
     let (mut body, mut bytes) = (response.into_body(), 0);

@@ -157,24 +157,22 @@ impl Pool {
         let may_have =
             |replica: &&Replica| replica.takes_requests() && !avoid.contains(&replica.id);
         let may_have = |replica| Some(replica).filter(may_have);
+        let choose_of = |is_one: &dyn Fn(usize, &Replica) -> bool| {
+            let ongoing = |(index, replica)| {
+                let found = may_have(replica).filter(|replica: &&Replica| is_one(index, replica));
+                found.map(|replica| replica.ongoing)
+            };
+            let ongoing: Vec<Option<u32>> = self.replicas.iter().enumerate().map(ongoing).collect();
+            choose(&ongoing, self.max_ongoing, self.seed)
+        };
+        let any = || choose_of(&|_, _| true);
         let pick = match wish {
-            Wish::Any => {
-                let ongoing = |replica| may_have(replica).map(|replica: &Replica| replica.ongoing);
-                let ongoing: Vec<Option<u32>> = self.replicas.iter().map(ongoing).collect();
-                choose(&ongoing, self.max_ongoing, self.seed)
-            }
+            Wish::Any => any(),
             Wish::Prefix(prefix) => {
                 let load = |replica| may_have(replica).map(|it: &Replica| (&it.id, it.ongoing));
                 let loads: Vec<_> = self.replicas.iter().map(load).collect();
                 let preferred = self.prefixes.prefer(prefix, &loads);
-                let ongoing = |load: &Option<(&ReplicaId, u32)>| load.map(|(_, ongoing)| ongoing);
-                let of_these =
-                    loads.iter().zip(preferred).map(|(load, is)| ongoing(load).filter(|_| is));
-                let of_these: Vec<Option<u32>> = of_these.collect();
-                choose(&of_these, self.max_ongoing, self.seed).or_else(|| {
-                    let ongoing: Vec<Option<u32>> = loads.iter().map(ongoing).collect();
-                    choose(&ongoing, self.max_ongoing, self.seed)
-                })
+                choose_of(&|index, _| preferred[index]).or_else(any)
             }
             Wish::Model(model) => {
                 let standing =
@@ -182,15 +180,10 @@ impl Pool {
                 let standings: Vec<Option<Standing>> = self.replicas.iter().map(standing).collect();
                 choose_for_model(&standings, self.max_ongoing, takes_any, self.seed)
             }
-            Wish::Ranked(ranks) => ranks.iter().find_map(|rank| {
-                let of_rank = |replica: &Replica| rank.contains(&replica.id);
-                let ongoing = |replica| {
-                    let found = may_have(replica).filter(|replica: &&Replica| of_rank(replica));
-                    found.map(|replica| replica.ongoing)
-                };
-                let ongoing: Vec<Option<u32>> = self.replicas.iter().map(ongoing).collect();
-                choose(&ongoing, self.max_ongoing, self.seed)
-            }),
+            Wish::Ranked(ranks) => {
+                let of_rank = |rank: &Vec<ReplicaId>| choose_of(&|_, it| rank.contains(&it.id));
+                ranks.iter().find_map(of_rank)
+            }
             Wish::Undecided => None,
         }?;
         self.seed = self.seed.wrapping_add(1);

@@ -6,7 +6,7 @@
 //!
 //! 1. Where the load is uneven, by more requests than the threshold, the beginning does not count.
 //! 2. Those with the longest beginning, if it is long enough a share of the text.
-//! 3. Else those that remember the fewest text, so that conversations spread.
+//! 3. Else those that were given the least text, so that conversations spread.
 //!
 //! Of several, by power of two choices, and of all when none of them has room: a request does not wait
 //! for a cache. Source: `PrefixCacheAffinityRouter` of Ray Serve LLM, which keeps characters
@@ -115,17 +115,17 @@ impl Prefixes {
         if self.affinity.imbalanced_threshold.is_some_and(|most| f64::from(spread) > most) {
             return vec![true; replicas.len()];
         }
-        let matched = |id: &ReplicaId| self.given.get(id).map_or(0, |given| given.matched(prefix));
-        let matched: Vec<Option<usize>> =
-            replicas.iter().map(|replica| replica.map(|(id, _)| matched(id))).collect();
+        let of_each = |count: &dyn Fn(&Given) -> usize| -> Vec<Option<usize>> {
+            let of = |(id, _)| self.given.get(id).map_or(0, count);
+            replicas.iter().map(|replica| replica.map(of)).collect()
+        };
+        let matched = of_each(&|given| given.matched(prefix));
         let longest = matched.iter().flatten().copied().max().unwrap_or(0);
         let share = prefix.bytes_of(longest) as f64 / prefix.bytes.max(1) as f64;
         if longest > 0 && share >= self.affinity.match_rate_threshold {
             return matched.iter().map(|matched| *matched == Some(longest)).collect();
         }
-        let remembered = |id: &ReplicaId| self.given.get(id).map_or(0, |given| given.used.len());
-        let remembered: Vec<Option<usize>> =
-            replicas.iter().map(|replica| replica.map(|(id, _)| remembered(id))).collect();
+        let remembered = of_each(&|given| given.used.len());
         let fewest = remembered.iter().flatten().min();
         remembered.iter().map(|remembered| remembered.as_ref() == fewest).collect()
     }
@@ -133,10 +133,7 @@ impl Prefixes {
     /// A replica got it.
     pub(crate) fn took(&mut self, prefix: &Prefix, replica: &ReplicaId) {
         let max_blocks = self.affinity.max_bytes / BLOCK_BYTES;
-        match self.given.get_mut(replica) {
-            Some(given) => given.take(prefix, max_blocks),
-            None => self.given.entry(replica.clone()).or_default().take(prefix, max_blocks),
-        }
+        self.given.entry(replica.clone()).or_default().take(prefix, max_blocks);
     }
 
     /// Replicas that are gone have nothing any more.

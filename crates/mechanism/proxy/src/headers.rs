@@ -76,12 +76,9 @@ impl TimeLimit {
         let is_limit = |name: &HeaderName| {
             *name == TIMEOUT || PATIENCE.iter().any(|(patience, _)| patience == name)
         };
-        if !headers.keys().any(is_limit) {
-            let seconds = Some(configured_s).filter(|seconds| *seconds > 0.0);
-            return Self { seconds, is_requests_own: false, patience: None };
-        }
+        let has_some = headers.keys().any(is_limit);
         let number = |name: &HeaderName| {
-            let sent = headers.get(name)?.to_str().ok()?;
+            let sent = has_some.then(|| headers.get(name))??.to_str().ok()?;
             sent.trim().parse::<f64>().ok().filter(|sent| !sent.is_nan())
         };
         let own = number(&TIMEOUT);

@@ -100,10 +100,8 @@ fn call(parts: Parts, body: Bytes, prefix: &str, id: &HeaderValue) -> Call {
     // Frameworks take their own `/` for no prefix at all.
     let root_path = HeaderValue::from_bytes(if prefix == "/" { b"" } else { prefix.as_bytes() });
     headers.insert(ROOT_PATH, root_path.unwrap_or(HeaderValue::from_static("")));
-    let names_model = has_any(&headers, &MODEL_ID);
-    let model =
-        names_model.then(|| MODEL_ID.iter().find_map(|name| headers.get(name)?.to_str().ok()));
-    let model = model.flatten();
+    let first = || MODEL_ID.iter().find_map(|name| headers.get(name)?.to_str().ok());
+    let model = if has_any(&headers, &MODEL_ID) { first() } else { None };
     let model = model.filter(|model| !model.is_empty()).map(Arc::from);
     Call {
         runs_once: !parts.method.is_idempotent(),

@@ -36,10 +36,15 @@ impl Heads {
         Answering(self.clone())
     }
 
-    /// Whether the peer lets an answer wait, which is over for whoever gave it. How long it may is not
-    /// decided here.
-    pub(crate) fn set_writing(&self, is_writing: bool) {
-        self.0.is_writing.store(is_writing, Ordering::Relaxed);
+    /// The peer has taken what was written.
+    pub(crate) fn written(&self) {
+        self.0.is_writing.store(false, Ordering::Relaxed);
+    }
+
+    /// The peer lets an answer wait, which is over for whoever gave it. How long it may is not decided
+    /// here. Returns whether it did so before.
+    pub(crate) fn stalls(&self) -> bool {
+        self.0.is_writing.swap(true, Ordering::Relaxed)
     }
 
     /// Resolves when no head has come for so long.
@@ -51,11 +56,10 @@ impl Heads {
         loop {
             sleep_until(due).await;
             let now = Instant::now();
-            due = match self.0.waiting_since.load(Ordering::Relaxed) {
-                _ if self.0.is_writing.load(Ordering::Relaxed) => now + max_wait,
-                NOT_WAITING => now + max_wait,
-                since => self.0.begin + Duration::from_nanos(since) + max_wait,
-            };
+            let since = self.0.waiting_since.load(Ordering::Relaxed);
+            let is_busy = since == NOT_WAITING || self.0.is_writing.load(Ordering::Relaxed);
+            let from = if is_busy { now } else { self.0.begin + Duration::from_nanos(since) };
+            due = from + max_wait;
             if due <= now {
                 return;
             }

@@ -16,7 +16,7 @@ pub(crate) struct StallGuard<S> {
     stream: S,
     max_stall: Duration,
     timer: Pin<Box<Sleep>>,
-    is_stalled: bool,
+    /// Knows whether a write waits.
     heads: Heads,
     _end: ConnectionEnd,
 }
@@ -24,20 +24,16 @@ pub(crate) struct StallGuard<S> {
 impl<S> StallGuard<S> {
     pub(crate) fn new(stream: S, max_stall: Duration, heads: Heads, end: ConnectionEnd) -> Self {
         let timer = Box::pin(sleep(max_stall));
-        Self { stream, max_stall, timer, is_stalled: false, heads, _end: end }
+        Self { stream, max_stall, timer, heads, _end: end }
     }
 
     /// What a write came to, or an error when none went on for too long.
     fn guard<T>(&mut self, polled: Poll<Result<T>>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         if polled.is_ready() {
-            if std::mem::take(&mut self.is_stalled) {
-                self.heads.set_writing(false);
-            }
+            self.heads.written();
             return polled;
         }
-        if !self.is_stalled {
-            self.is_stalled = true;
-            self.heads.set_writing(true);
+        if !self.heads.stalls() {
             self.timer.as_mut().reset(Instant::now() + self.max_stall);
         }
         std::task::ready!(self.timer.as_mut().poll(cx));
