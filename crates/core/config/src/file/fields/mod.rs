@@ -9,7 +9,7 @@ mod router;
 pub(super) use deployment::DEPLOYMENT;
 pub(super) use llm::LLM_ARGS;
 pub(super) use policy::{BUILT_IN_POLICIES, BuiltInPolicy, OWN_POLICIES, PolicyKind, in_python};
-pub(super) use router::{PREFIX_KWARGS, is_prefix_cache, router_in_python};
+pub(super) use router::{Named, PREFIX_KWARGS, named};
 
 use super::kind::{Field, Kind, Object, POSITIVE};
 use engine::ENGINE;

@@ -20,18 +20,26 @@ const PREFIX_CACHE: [&str; 2] = [
     "tyndall.serve.llm.request_router.PrefixCacheAffinityRouter",
 ];
 
-/// Whether a router's map names the rule for prompts.
-pub(in crate::file) fn is_prefix_cache(router: &Node) -> bool {
-    let class = router.get("request_router_class").and_then(Node::text);
-    class.is_some_and(|class| PREFIX_CACHE.contains(&class.replace(':', ".").as_str()))
+/// What a router's map names.
+pub(in crate::file) enum Named<'a> {
+    /// The rule that is built in.
+    BuiltIn,
+    /// The rule for prompts.
+    PrefixCache,
+    /// The path of a class that the application's code brings, or can import.
+    Python(&'a str),
 }
 
-/// The path of the class of a router's map, where it is one that the application's code brings, or can
-/// import.
-pub(in crate::file) fn router_in_python(router: &Node) -> Option<&str> {
-    let text = router.get("request_router_class")?.text()?;
-    let is_ours = BUILT_IN.contains(&text.replace(':', ".").as_str()) || is_prefix_cache(router);
-    (!is_ours).then_some(text)
+/// Nothing is the rule that is built in.
+pub(in crate::file) fn named(router: &Node) -> Named<'_> {
+    let Some(text) = router.get("request_router_class").and_then(Node::text) else {
+        return Named::BuiltIn;
+    };
+    match text.replace(':', ".").as_str() {
+        path if BUILT_IN.contains(&path) => Named::BuiltIn,
+        path if PREFIX_CACHE.contains(&path) => Named::PrefixCache,
+        _ => Named::Python(text),
+    }
 }
 
 pub(super) static ROUTER: Object = Object {

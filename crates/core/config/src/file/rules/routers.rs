@@ -1,7 +1,7 @@
 //! Which request routers may be named where.
 
 use crate::file::check::object;
-use crate::file::fields::{PREFIX_KWARGS, is_prefix_cache, router_in_python};
+use crate::file::fields::{Named, PREFIX_KWARGS, named};
 use crate::file::node::{Entry, Node};
 use crate::file::problem::{Problem, inside};
 
@@ -40,22 +40,15 @@ pub(super) fn actors(deployment: &Node, path: &str, problems: &mut Vec<Problem>)
 pub(super) fn of_model(options: &Node, path: &str, problems: &mut Vec<Problem>) {
     let Some(router) = options.get("request_router_config") else { return };
     let path = inside(path, "request_router_config");
-    if is_prefix_cache(router) {
-        return;
-    }
-    let class = router_in_python(router).and(router.get("request_router_class"));
-    let kwargs = router.get("request_router_kwargs").filter(|_| class.is_none());
-    let unused = [
-        ("request_router_class", class, "replicas of models are chosen by the proxy"),
-        ("request_router_kwargs", kwargs, "the built-in rule has no arguments"),
-    ];
-    for (name, node, why) in unused {
-        if let Some(node) = node {
-            let message = format!("{name} is ignored: {why}");
-            let cure =
-                "leave it out, or name ray.serve.llm.request_router:PrefixCacheAffinityRouter";
-            problems.push(Problem::warning(node, &inside(&path, name), message).with_cure(cure));
-        }
+    let (name, why) = match named(router) {
+        Named::PrefixCache => return,
+        Named::Python(_) => ("request_router_class", "replicas of models are chosen by the proxy"),
+        Named::BuiltIn => ("request_router_kwargs", "the built-in rule has no arguments"),
+    };
+    if let Some(node) = router.get(name) {
+        let message = format!("{name} is ignored: {why}");
+        let cure = "leave it out, or name ray.serve.llm.request_router:PrefixCacheAffinityRouter";
+        problems.push(Problem::warning(node, &inside(&path, name), message).with_cure(cure));
     }
 }
 
@@ -68,28 +61,27 @@ pub(super) fn check(
 ) {
     let Some(router) = deployment.get("request_router_config") else { return };
     let path = inside(path, "request_router_config");
-    if is_prefix_cache(router) {
-        if !has_models {
-            let at = router.get("request_router_class").unwrap_or(router);
-            let message = "PrefixCacheAffinityRouter is for models";
-            let cure = "write it in the deployment_config of a model, or leave it out";
-            let path = inside(&path, "request_router_class");
-            problems.push(Problem::error(at, &path, message).with_cure(cure));
-        } else if let Some(kwargs) = router.get("request_router_kwargs") {
-            object(&PREFIX_KWARGS, kwargs, &inside(&path, "request_router_kwargs"), problems);
+    let mut refuse = |message, cure| {
+        let at = router.get("request_router_class").unwrap_or(router);
+        let path = inside(&path, "request_router_class");
+        problems.push(Problem::error(at, &path, message).with_cure(cure));
+    };
+    match named(router) {
+        Named::PrefixCache if has_models => {
+            if let Some(kwargs) = router.get("request_router_kwargs") {
+                object(&PREFIX_KWARGS, kwargs, &inside(&path, "request_router_kwargs"), problems);
+            }
         }
-        return;
-    }
-    match (router_in_python(router), has_python) {
-        (Some(_), true) => {}
-        (Some(_), false) => {
-            let at = router.get("request_router_class").unwrap_or(router);
-            let message = "a request router in Python is for an application in Python";
-            let cure = "write import_path: of one, or leave it out";
-            let path = inside(&path, "request_router_class");
-            problems.push(Problem::error(at, &path, message).with_cure(cure));
-        }
-        (None, _) => {
+        Named::PrefixCache => refuse(
+            "PrefixCacheAffinityRouter is for models",
+            "write it in the deployment_config of a model, or leave it out",
+        ),
+        Named::Python(_) if has_python => {}
+        Named::Python(_) => refuse(
+            "a request router in Python is for an application in Python",
+            "write import_path: of one, or leave it out",
+        ),
+        Named::BuiltIn => {
             let has_none = |entry: &&Entry| OF_PYTHON.contains(&entry.name());
             for entry in router.entries().iter().filter(has_none) {
                 let name = entry.name();

@@ -4,7 +4,7 @@ use super::code::CodePaths;
 use super::scaling::AutoscalingOption;
 use super::{LoggingOptions, read};
 use crate::file::check::object;
-use crate::file::fields::{DEPLOYMENT, is_prefix_cache, router_in_python};
+use crate::file::fields::{DEPLOYMENT, Named, named};
 use crate::file::node::{Node, Value as NodeValue};
 use crate::file::problem::{Problem, Severity};
 use crate::file::rules;
@@ -327,11 +327,13 @@ fn replica_count(node: &Node) -> ReplicaCount {
 }
 
 fn request_router(node: &Node) -> RouterOption {
-    if is_prefix_cache(node) {
-        return RouterOption::PrefixCache(prefix_affinity(node.get("request_router_kwargs")));
-    }
-    let Some(class) = router_in_python(node) else { return RouterOption::BuiltIn };
-    let kwargs = match node.get("request_router_kwargs").map(Node::to_json) {
+    let kwargs = node.get("request_router_kwargs");
+    let class = match named(node) {
+        Named::BuiltIn => return RouterOption::BuiltIn,
+        Named::PrefixCache => return RouterOption::PrefixCache(prefix_affinity(kwargs)),
+        Named::Python(class) => class,
+    };
+    let kwargs = match kwargs.map(Node::to_json) {
         Some(Value::Object(kwargs)) => kwargs,
         Some(_) | None => Default::default(),
     };
