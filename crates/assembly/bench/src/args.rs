@@ -185,7 +185,7 @@ pub struct CompareArgs {
 /// The benchmarks.
 #[derive(Debug, Subcommand)]
 pub enum Benchmark {
-    /// What this machine can do at most: memory reads, multiply-adds, spawns, barriers
+    /// What this machine can do at most: memory reads, multiply-adds, spawns, barriers, sockets
     #[command(after_help = MACHINE)]
     Machine {
         /// What is measured.

@@ -86,8 +86,30 @@ struct Seen {
 /// Runs the load and reports.
 pub(crate) fn run(args: &HttpArgs, context: &Context) -> Result<Report, BenchError> {
     let mut report = Report::new("http", &context.command);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = args.threads.map_or((cores / 2).max(1), |threads| threads as usize);
+    let (seen, took_s) = load(args)?;
+    report.set("url", &args.url);
+    report.set("method", &args.method);
+    report.set("body", format!("{} bytes", args.body.len()));
+    report.set("connections", args.connections);
+    report.set("threads", threads(args));
+    match args.num_requests {
+        Some(most) => report.set("num-requests", most),
+        None => report.set("duration", format!("{} s", args.duration)),
+    }
+    fill(&mut report, &seen, took_s)?;
+    Ok(report)
+}
+
+/// What is answered in a second.
+pub(crate) fn requests_per_s(args: &HttpArgs) -> Result<f64, BenchError> {
+    let (seen, took_s) = load(args)?;
+    let answered: u64 = seen.iter().flat_map(|one| one.statuses.values()).sum();
+    Ok(answered as f64 / took_s)
+}
+
+/// What each connection saw after the warm-up, and how many seconds that took.
+fn load(args: &HttpArgs) -> Result<(Vec<Seen>, f64), BenchError> {
+    let threads = threads(args);
     let headers = headers::of(&args.url, &args.headers)?;
     let warmup = Duration::try_from_secs_f64(args.warmup.clamp(0.0, 3600.0)).unwrap_or_default();
     if !warmup.is_zero() {
@@ -97,18 +119,12 @@ pub(crate) fn run(args: &HttpArgs, context: &Context) -> Result<Report, BenchErr
         Some(most) => (Duration::from_secs(24 * 3600), most),
         None => (Duration::from_secs_f64(args.duration), u64::MAX),
     };
-    let (seen, took_s) = all_connections(args, threads, &headers, time, most)?;
-    report.set("url", &args.url);
-    report.set("method", &args.method);
-    report.set("body", format!("{} bytes", args.body.len()));
-    report.set("connections", args.connections);
-    report.set("threads", threads);
-    match args.num_requests {
-        Some(most) => report.set("num-requests", most),
-        None => report.set("duration", format!("{} s", args.duration)),
-    }
-    fill(&mut report, &seen, took_s)?;
-    Ok(report)
+    all_connections(args, threads, &headers, time, most)
+}
+
+fn threads(args: &HttpArgs) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    args.threads.map_or((cores / 2).max(1), |threads| threads as usize)
 }
 
 /// Each thread has its share of the connections, and a runtime that no other takes from.

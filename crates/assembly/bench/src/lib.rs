@@ -20,6 +20,7 @@ mod html;
 mod http;
 mod lengths;
 mod loading;
+mod loopback;
 mod machine;
 mod overload;
 mod processes;

@@ -1,6 +1,7 @@
 //! `bench machine`: what this machine can do at most. The other benchmarks print it beside theirs.
 
 use crate::error::BenchError;
+use crate::loopback;
 use crate::progress::Progress;
 use crate::report::{Better, Chart, Metric, Report, metric};
 use crate::{Context, serve::positive};
@@ -40,6 +41,7 @@ pub(crate) fn run(args: &MachineArgs, context: &Context) -> Result<Report, Bench
     report.metrics = metrics(&ceilings);
     let spawn_s = spawn_s(&context.executable)?;
     report.cost("spawn", "Start and end of a process", spawn_s * 1e3, "ms");
+    report.metrics.extend(loopback::measure(options.each)?);
     let bars = |title: &str, unit: &str| {
         let rows = report.metrics.iter().filter(|metric| metric.unit == unit);
         let rows =

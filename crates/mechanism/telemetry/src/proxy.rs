@@ -14,7 +14,6 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-/// Methods that are counted by their names.
 /// Methods that are told apart; `WS` is a handshake of WebSockets.
 const METHODS: [&str; 8] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "WS"];
 
