@@ -1,5 +1,6 @@
 mod code;
 mod engine;
+mod gangs;
 mod models;
 mod options;
 mod policies;
@@ -160,11 +161,30 @@ fn what_is_wrong_with_a_deployment_is_told_with_place_and_cure() {
             "it does not go with",
         ),
         (
-            "gang_scheduling_config: {gang_size: 2}",
-            "gang_sch",
-            ".gang_scheduling_config",
-            "gang_scheduling_config cannot be carried out\n  help: leave it out",
+            "gang_scheduling_config: {gang_size: 1}, max_replicas_per_node: 2",
+            "2}",
+            ".max_replicas_per_node",
+            "it does not go with gang_scheduling_config\n  help: take one of them out",
         ),
+        (
+            "num_replicas: 3, gang_scheduling_config: {gang_size: 2}",
+            "3, ",
+            ".num_replicas",
+            "3 is no multiple of gang_size, 2\n  help: choose a multiple",
+        ),
+        (
+            "autoscaling_config: {max_replicas: 3}, gang_scheduling_config: {gang_size: 2}",
+            "3}",
+            ".autoscaling_config.max_replicas",
+            "3 is no multiple of gang_size, 2",
+        ),
+        (
+            "gang_scheduling_config: {gang_size: 1, runtime_failure_policy: RESTART_REPLICA}",
+            "RESTART_REPLICA",
+            ".gang_scheduling_config.runtime_failure_policy",
+            "\"RESTART_REPLICA\" is not \"RESTART_GANG\"",
+        ),
+        ("gang_scheduling_config: {}", "{}", ".gang_scheduling_config", "`gang_size` is missing"),
     ] {
         let text = with(&format!("  deployments: [{{name: D, {options}}}]"));
         assert_one(&text, token, &format!("applications[0].deployments[0]{field}: {expected}"));
@@ -324,7 +344,8 @@ fn the_schema_is_closed_and_has_every_field_that_may_be_written() {
     }
     let deployment = definitions["DeploymentSchema"]["properties"].as_object().unwrap();
     assert!(deployment.contains_key("num_replicas"));
-    assert!(!deployment.contains_key("gang_scheduling_config"));
+    assert!(deployment.contains_key("gang_scheduling_config"));
+    assert!(!definitions["HTTPOptionsSchema"]["properties"]["ssl_keyfile"].is_object());
     assert_eq!(definitions["AutoscalingConfig"]["additionalProperties"], false);
 }
 
