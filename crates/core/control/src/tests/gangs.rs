@@ -287,8 +287,7 @@ fn half_a_new_gang_replaces_nobody() {
     let mut changed = pairs(4);
     changed.rollout.max_surge_percent = 100;
     model(&mut changed).path = "/models/better".into();
-    let new = sim.deploy(changed).iter().cloned().collect::<Vec<_>>();
-    let new = starts(&new);
+    let new = starts(sim.deploy(changed));
     assert_eq!(new.len(), 4);
     // One of each new gang is ready: together as many as a gang, and none of them whole.
     sim.ready(&new[0]);

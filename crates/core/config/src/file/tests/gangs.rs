@@ -75,6 +75,41 @@ fn a_file_replaces_the_gangs_of_the_code_and_both_must_fit() {
 }
 
 #[test]
+fn what_does_not_go_with_gangs_is_told_with_its_place() {
+    for (options, token, field, expected) in [
+        (
+            "gang_scheduling_config: {gang_size: 1}, max_replicas_per_node: 2",
+            "2}",
+            ".max_replicas_per_node",
+            "it does not go with gang_scheduling_config\n  help: take one of them out",
+        ),
+        (
+            "num_replicas: 3, gang_scheduling_config: {gang_size: 2}",
+            "3, ",
+            ".num_replicas",
+            "3 is no multiple of gang_size, 2\n  help: choose a multiple",
+        ),
+        (
+            "autoscaling_config: {max_replicas: 3}, gang_scheduling_config: {gang_size: 2}",
+            "3}",
+            ".autoscaling_config.max_replicas",
+            "3 is no multiple of gang_size, 2",
+        ),
+        (
+            "gang_scheduling_config: {gang_size: 1, runtime_failure_policy: RESTART_REPLICA}",
+            "RESTART_REPLICA",
+            ".gang_scheduling_config.runtime_failure_policy",
+            "\"RESTART_REPLICA\" is not \"RESTART_GANG\"",
+        ),
+        ("gang_scheduling_config: {}", "{}", ".gang_scheduling_config", "`gang_size` is missing"),
+    ] {
+        let text =
+            format!("applications:\n- import_path: a:b\n  deployments: [{{name: D, {options}}}]");
+        assert_one(&text, token, &format!("applications[0].deployments[0]{field}: {expected}"));
+    }
+}
+
+#[test]
 fn models_have_no_gangs() {
     let text = "applications:\n- model: m\n  deployments: [{name: 'LLMServer:m', gang_scheduling_config: \
                 {gang_size: 2}}]";
