@@ -10,7 +10,7 @@ from tyndall import serve
 from tyndall.serve import _fates, _options
 from tyndall.serve._graph import build
 from tyndall.serve.autoscaling_policy import default_autoscaling_policy
-from tyndall.serve.config import DEFAULT_ROUTER
+from tyndall.serve.config import DEFAULT_ROUTER, GangSchedulingConfig
 from tyndall.serve.experimental.capacity_queue import CapacityQueue
 from tyndall.serve.request_router import PowerOfTwoChoicesRequestRouter, RequestRouter
 
@@ -61,6 +61,7 @@ def test_the_config_file_knows_all_that_is_described():
         record = _options.CHECKS[name](name, {})
         assert set(record.field_names()) <= set(table(OBJECTS[name]))
     assert set(_options._ACTOR_OPTIONS) == set(table("ACTOR"))
+    assert set(GangSchedulingConfig(gang_size=1).field_names()) == set(table("GANG"))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,6 @@ def test_what_says_the_default_is_not_warned_of(warned):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gang_scheduling_config": {"gang_size": 1}}, "gang_scheduling_config cannot be carried out\nleave it out"),
         (
             {"deployment_actors": [{"name": "a", "actor_class": "m:C"}]},
             "deployment_actors cannot be carried out\nleave it out: there are no actors",

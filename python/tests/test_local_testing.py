@@ -573,5 +573,5 @@ def test_what_it_does_not_look_at_is_warned_of(warned):
 
 
 def test_what_a_server_would_refuse_runs_here():
-    gang = {"gang_size": 1}
-    assert run(Calculator.options(gang_scheduling_config=gang).bind()).remote(1).result() == 1
+    scaling = {"policy": {"policy_function": "tyndall.policies:shared_budget"}}
+    assert run(Calculator.options(autoscaling_config=scaling).bind()).remote(1).result() == 1

@@ -42,6 +42,7 @@ GOOD = [
     ("max_constructor_retry_count", 1),
     ("rolling_update_percentage", 1.0),
     ("max_surge_percent", 100),
+    ("gang_scheduling_config", {"gang_size": 1}),
     ("tyndall", {"preload": ["torch", "a._b2"], "warm_processes": 2, "priority": -1, "pinned": True}),
     ("tyndall", {"warm_processes": None}),
 ]
@@ -126,7 +127,7 @@ def test_an_option_does_not_take(name, value, error, message):
 
 
 def test_each_option_is_tried():
-    assert {name for name, _ in GOOD} | {"gang_scheduling_config", "deployment_actors"} >= {
+    assert {name for name, _ in GOOD} | {"deployment_actors"} >= {
         name for name in _options.CHECKS if not name.startswith("placement_group_")
     }
 
@@ -168,6 +169,7 @@ def test_messages_have_a_line_of_cause_and_one_of_cure():
             "Setting max_replicas_per_node is not allowed when placement_group_bundles is provided.",
         ),
         ({"gang_scheduling_config": {"gang_size": 2}, "num_replicas": 3}, r"num_replicas \(3\) must be a multiple"),
+        ({"gang_scheduling_config": {"gang_size": 2}}, r"num_replicas \(1\) must be a multiple of gang_size \(2\)"),
         (
             {"gang_scheduling_config": {"gang_size": 2}, "autoscaling_config": {"max_replicas": 3}},
             r"max_replicas \(3\) must be a multiple",

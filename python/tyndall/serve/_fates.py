@@ -33,9 +33,7 @@ IGNORED: Final[dict[str, tuple[Any, str]]] = {
 }
 """By path: what has no effect, unless it says this default, and why."""
 
-REFUSED: Final[dict[str, str]] = {
-    "gang_scheduling_config": "leave it out: groups of replicas are not there yet",
-}
+REFUSED: Final[dict[str, str]] = {}
 """By path: what cannot be carried out, and what to do."""
 
 CAPACITY_QUEUES: Final = (

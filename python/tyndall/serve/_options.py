@@ -259,7 +259,8 @@ def _gang(options: Mapping[str, Any]) -> None:
     for name in ("max_replicas_per_node", "placement_group_strategy"):
         if options.get(name) is not None:
             raise ValueError(f"{name} is not allowed when gang_scheduling_config is provided.\nleave one of them out")
-    counts: dict[str, Any] = {"num_replicas": options.get("num_replicas")}
+    # Where nothing is said of either, there is one replica.
+    counts: dict[str, Any] = {"num_replicas": options.get("num_replicas") or 1}
     scaling = options.get("autoscaling_config")
     if isinstance(scaling, AutoscalingConfig):
         fields = ("min_replicas", "max_replicas", "initial_replicas")

@@ -36,6 +36,7 @@ from .context import (
     _set_internal_replica_context,
     get_replica_context,
 )
+from .gang import GangContext
 
 logger = logging.getLogger("tyndall.serve")
 
@@ -117,12 +118,14 @@ class _Host:
         if code is None:
             raise ValueError(f"the application has no deployment {name!r}\ndeploy it again if its code has changed")
         rank = ReplicaRank(told["rank"], told["rank"], told["rank"])
+        gang = GangContext(**json.loads(told["gang"])) if told["gang"] else None
         max_ongoing = config["max_ongoing_requests"]
         context = ReplicaContext(
             replica_id=ReplicaID(told["replica_id"], DeploymentID(name, app_name)),
             rank=rank,
             world_size=config.get("num_replicas") or config["autoscaling"]["min_replicas"] or 1,
             code_version=config["code_version"],
+            gang_context=gang,
             max_ongoing_requests=max_ongoing,
         )
         _set_internal_replica_context(context)

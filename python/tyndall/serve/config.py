@@ -474,7 +474,7 @@ class TracingConfig(Model):
 
 @dataclass(kw_only=True)
 class GangSchedulingConfig(Model):
-    """Replicas that start together."""
+    """Replicas that start and end together."""
 
     gang_size: int = required(checks.whole(1))
     gang_placement_strategy: GangPlacementStrategy | str = option(

@@ -11,6 +11,7 @@ from typing import Any
 from tyndall import _tyndall
 
 from .exceptions import RayServeException
+from .gang import GangContext
 
 __all__ = [
     "DeploymentID",
@@ -98,7 +99,8 @@ class ReplicaContext:
     world_size: int = 1
     """Replicas that the deployment shall have, not those that there are."""
     code_version: str | None = None
-    gang_context: Any = None
+    gang_context: GangContext | None = None
+    """Which of its gang it is; absent where its deployment has no gangs."""
     max_ongoing_requests: int = 5
 
     @property

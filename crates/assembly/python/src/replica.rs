@@ -82,12 +82,15 @@ async fn begin(queue: Arc<Queue>, start: ReplicaStart, limits: Limits) -> Result
     let caller = Caller::of_replica(&start, queue.clone());
     let config = serde_json::to_string(&start.config).expect("wire types have string keys only");
     let args = start.init.args.to_string();
+    let gang = start.context.gang().map(serde_json::to_string);
+    let gang = gang.transpose().expect("wire types have string keys only");
     let told = job(&queue, "start", move |py| {
         let told = PyDict::new(py);
         told.set_item("application", start.context.application().as_str())?;
         told.set_item("deployment", start.deployment)?;
         told.set_item("replica_id", start.context.replica_id().as_str())?;
         told.set_item("rank", start.context.rank())?;
+        told.set_item("gang", gang)?;
         told.set_item("args", args)?;
         told.set_item("config", config)?;
         told.set_item("caller", Py::new(py, caller)?)?;

@@ -60,6 +60,7 @@ fn deployment(name: &str, autoscaling: AutoscalingConfig) -> DeploymentConfig {
         user_config: serde_json::Value::Null,
         warm: Default::default(),
         request_router: None,
+        gang_scheduling: None,
         prefix_affinity: None,
     }
 }

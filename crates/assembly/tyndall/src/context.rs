@@ -13,6 +13,7 @@ use tokio::time::{Duration, Instant};
 #[cfg(test)]
 use tyndall_telemetry::ProgramLabels;
 use tyndall_telemetry::ProgramMetrics;
+pub use tyndall_types::protocol::GangContext;
 use tyndall_types::protocol::JsonText;
 use tyndall_types::{ApplicationName, HEADER_REQUEST_ID, ReplicaId};
 
@@ -134,6 +135,7 @@ pub(crate) struct ReplicaFacts {
     pub(crate) replica_id: ReplicaId,
     pub(crate) max_ongoing_requests: u32,
     pub(crate) rank: u32,
+    pub(crate) gang: Option<GangContext>,
     pub(crate) metrics: Arc<ProgramMetrics>,
     pub(crate) held: Arc<HeldModels>,
     pub(crate) metadata: Arc<Metadata>,
@@ -186,6 +188,12 @@ impl ReplicaContext {
     pub fn rank(&self) -> u32 {
         self.facts.rank
     }
+
+    /// Which replica of which gang it is; none where its deployment has no gangs.
+    #[must_use]
+    pub fn gang(&self) -> Option<&GangContext> {
+        self.facts.gang.as_ref()
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +211,7 @@ impl ReplicaContext {
             replica_id: ReplicaId::new("r1"),
             max_ongoing_requests: 8,
             rank: 0,
+            gang: None,
             metrics: Arc::new(ProgramMetrics::new(labels)),
             held: Arc::default(),
             metadata: Arc::default(),

@@ -78,6 +78,7 @@ pub async fn start(application: &Application) -> Result<Local> {
             replica_id: ReplicaId::new(format!("local-{}", part.name)),
             max_ongoing_requests: config.max_ongoing_requests,
             rank: 0,
+            gang: None,
             metrics: Arc::new(metrics(&application, &part.name)),
         };
         let context = ReplicaContext { facts: Arc::new(facts) };

@@ -195,8 +195,8 @@ impl Autoscaler {
             };
             (target, reason, None)
         } else {
-            // The last one goes by itself, after a delay of its own.
-            let least = u32::from(current > 1);
+            // The last one, or the last gang, goes by itself, after a delay of its own.
+            let least = u32::from(current > bounds.gang_size);
             self.after_delay(config, bounds, wanted.max(least), now)
         };
         let reason = self.move_to(target, bounds, reason, now);
@@ -277,7 +277,9 @@ impl Autoscaler {
                 return (current, if is_held { Reason::Bounds } else { Reason::Steady }, None);
             }
             Ordering::Greater => (Direction::Up, config.upscale_delay_s),
-            Ordering::Less if current == 1 => (Direction::Down, config.downscale_to_zero_delay_s),
+            Ordering::Less if current <= bounds.gang_size => {
+                (Direction::Down, config.downscale_to_zero_delay_s)
+            }
             Ordering::Less => (Direction::Down, config.downscale_delay_s),
         };
         let since = match self.pending {

@@ -27,6 +27,13 @@ pub fn adjusted(n: u32, target_capacity: Option<f64>) -> u32 {
     ((f64::from(n) * percent / 100.0 + 0.5).floor() as u32).max(1)
 }
 
+/// The next number from `n` on that is a whole number of gangs; 0 stays 0.
+#[must_use]
+pub fn whole_gangs(n: u32, gang_size: u32) -> u32 {
+    let gang_size = gang_size.max(1);
+    n.checked_next_multiple_of(gang_size).unwrap_or(u32::MAX - u32::MAX % gang_size)
+}
+
 /// Between which numbers, both included, a target stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -34,6 +41,8 @@ pub struct Bounds {
     pub lower: u32,
     /// Never more.
     pub upper: u32,
+    /// Replicas come and go so many at a time.
+    pub gang_size: u32,
 }
 
 impl Bounds {
@@ -52,12 +61,22 @@ impl Bounds {
         Self {
             lower: adjusted(least, target_capacity),
             upper: adjusted(config.max_replicas, target_capacity),
+            gang_size: 1,
         }
     }
 
-    /// The number within that is next to `n`.
+    /// The same for replicas that come and go in gangs: what is no whole number of them is rounded
+    /// up, so that there are never fewer replicas than were asked for.
+    #[must_use]
+    pub fn of_gangs(self, gang_size: u32) -> Self {
+        let gang_size = gang_size.max(1);
+        let [lower, upper] = [self.lower, self.upper].map(|n| whole_gangs(n, gang_size));
+        Self { lower, upper, gang_size }
+    }
+
+    /// The number within that is next to `n`, in whole gangs.
     #[must_use]
     pub fn clamp(self, n: u32) -> u32 {
-        n.min(self.upper).max(self.lower)
+        whole_gangs(n, self.gang_size).min(self.upper).max(self.lower)
     }
 }

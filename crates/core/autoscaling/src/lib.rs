@@ -9,7 +9,8 @@
 //! 2. Factors scale the way from the running replicas to that number.
 //! 3. It becomes the target once it was on the same side of the target for the delay of its
 //!    direction, and at once where requests wait and no replica runs.
-//! 4. Bounds hold last, and at once.
+//! 4. Bounds hold last, and at once. Where replicas come and go in gangs, all numbers are rounded up
+//!    to whole ones, and the last gang is what the last replica is elsewhere.
 //!
 //! A policy outside of this crate answers to questions of somebody else, who hands in what it
 //! [asks for](Autoscaler::decide_asked) each time; from 2 on it is the same.
@@ -40,7 +41,7 @@ mod tests;
 mod window;
 
 pub use autoscaler::Autoscaler;
-pub use bounds::{Bounds, CapacityDirection, adjusted};
+pub use bounds::{Bounds, CapacityDirection, adjusted, whole_gangs};
 pub use share::share;
 
 use serde::{Deserialize, Serialize};

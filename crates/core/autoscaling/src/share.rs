@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 /// together may have so many replicas.
 ///
 /// All of it where it suffices. Else each keeps its lower bound, even if those are more than there
-/// is; then each that wants any gets one, those that want most first; and the rest is shared so
+/// is; then each that wants any gets one (or one gang), those that want most first; and the rest is shared so
 /// that everyone comes as near as that allows to the same part of what it wants, by largest
 /// remainder and then by position.
 ///
@@ -26,7 +26,9 @@ pub fn share(max_total_replicas: u32, deployments: &[(Bounds, u32)]) -> Vec<u32>
     if left == 0 {
         return floors;
     }
-    proportional(budget, &floors, &wanted)
+    let shares = proportional(budget, &floors, &wanted).into_iter().zip(deployments);
+    // A part of a gang is of no use to anybody.
+    shares.map(|(share, (bounds, _))| share - share % bounds.gang_size.max(1)).collect()
 }
 
 /// What each gets at least.
@@ -37,11 +39,11 @@ fn floors(budget: u128, deployments: &[(Bounds, u32)], wanted: &[u32]) -> Vec<u3
         (0..wanted.len()).filter(|&i| floors[i] == 0 && wanted[i] > 0).collect();
     without.sort_by_key(|&i| Reverse(wanted[i]));
     for i in without {
-        if left == 0 {
-            break;
+        let least = deployments[i].0.gang_size;
+        if left >= u128::from(least) {
+            floors[i] = least;
+            left -= u128::from(least);
         }
-        floors[i] = 1;
-        left -= 1;
     }
     floors
 }

@@ -224,6 +224,7 @@ impl RunConfig {
             user_config: Default::default(),
             warm: Default::default(),
             request_router: None,
+            gang_scheduling: None,
             prefix_affinity: None,
             workload: Workload::Model(ModelConfig {
                 id: model_id,

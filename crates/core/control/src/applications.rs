@@ -228,7 +228,8 @@ impl State {
                 let Some(deployment) = self.deployments.get_mut(id) else { continue };
                 deployment.set_load(load, now);
                 let config = deployment.config.clone();
-                let bounds = Bounds::new(&config.autoscaling, capacity, direction);
+                let bounds = Bounds::new(&config.autoscaling, capacity, direction)
+                    .of_gangs(config.gang_size());
                 let load = deployment.load(now);
                 wanted.push((bounds, deployment.wanted(load, now)));
             }

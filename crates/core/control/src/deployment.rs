@@ -300,22 +300,31 @@ impl Deployment {
     pub(crate) fn feed(&mut self, index: usize, input: Input, reason: &str, cx: &mut Context<'_>) {
         let grace = match input {
             Input::Unwanted => seconds(self.config.graceful_shutdown_timeout_s),
-            Input::Ready | Input::Failed | Input::Exited | Input::Deadline | Input::Reconfigure => {
-                SHORT_GRACE
-            }
+            Input::Ready
+            | Input::Failed
+            | Input::Exited
+            | Input::Deadline
+            | Input::GangBroken
+            | Input::Reconfigure => SHORT_GRACE,
         };
+        // Of a gang the first failure counts: it brings the others with it.
+        let is_first = self.is_whole(index, Replica::is_active);
+        let is_start = self.has_starting_member(&self.replicas[index]);
         let replica = &mut self.replicas[index];
         let ran = cx.now.saturating_sub(replica.since);
         let outcome = replica.feed(input, reason, grace, cx.now);
         let is_current = replica.version == self.version && !self.is_deleting;
         match outcome {
-            Outcome::Ready if is_current => {
+            Outcome::Ready if is_current && self.is_whole(index, Replica::is_running) => {
                 self.was_ready = true;
                 self.backoff.became_ready();
                 self.is_given_up &= self.is_rolling();
             }
-            Outcome::StartFailed if is_current => self.start_failed(index, reason, cx),
-            Outcome::Died if is_current => self.died(index, reason, ran, cx),
+            Outcome::StartFailed if is_current && is_first => self.start_failed(index, reason, cx),
+            Outcome::Died if is_current && is_first && is_start => {
+                self.start_failed(index, reason, cx);
+            }
+            Outcome::Died if is_current && is_first => self.died(index, reason, ran, cx),
             Outcome::Ready
             | Outcome::StartFailed
             | Outcome::Died
@@ -377,11 +386,12 @@ impl Deployment {
     }
 
     fn start_failed(&mut self, index: usize, reason: &str, cx: &mut Context<'_>) {
-        let was_killed = self.replicas[index].was_killed;
-        self.num_lost = self.num_lost.saturating_add(1);
+        let replica = &self.replicas[index];
+        let (was_killed, kind) = (replica.was_killed, replica.kind());
+        self.num_lost = self.num_lost.saturating_add(replica.gang_size());
         let retry_in = self.backoff.start_failed(reason, was_killed, cx.now);
         let times = self.backoff.failed_starts;
-        let message = format!("a replica failed to start, {times} in a row: {reason}");
+        let message = format!("{kind} failed to start, {times} in a row: {reason}");
         if !self.failed(&message) {
             let event =
                 (self.was_ready && times >= self.start_limit()).then_some(StatusEvent::StartFailed);
@@ -399,9 +409,10 @@ impl Deployment {
     }
 
     fn died(&mut self, index: usize, reason: &str, ran: Duration, cx: &mut Context<'_>) {
-        self.num_lost = self.num_lost.saturating_add(1);
+        let replica = &self.replicas[index];
+        self.num_lost = self.num_lost.saturating_add(replica.gang_size());
         let retry_in = self.backoff.crashed(reason, ran, cx.now);
-        let message = format!("a replica was lost: {reason}");
+        let message = format!("{} was lost: {reason}", replica.kind());
         if !self.is_rolling() || !self.failed(&message) {
             self.moved(StatusEvent::Died, message);
         }
@@ -487,7 +498,8 @@ impl Deployment {
 
     /// The bounds of its number of replicas.
     pub(crate) fn bounds(&self, cx: &Context<'_>) -> Bounds {
-        Bounds::new(&self.config.autoscaling, cx.target_capacity, cx.direction)
+        let bounds = Bounds::new(&self.config.autoscaling, cx.target_capacity, cx.direction);
+        bounds.of_gangs(self.config.gang_size())
     }
 
     pub(crate) fn unavailable(&self) -> Option<&Unavailable> {

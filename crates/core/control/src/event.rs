@@ -10,7 +10,7 @@ use std::time::Duration;
 use tyndall_autoscaling::CapacityDirection;
 use tyndall_types::protocol::{
     ApplicationConfig, ApplicationSource, ColdStartPhases, DemandReport, DeploymentConfig,
-    PolicyAnswer, PolicyQuestion, ReplicaReport, ReplicaStatus,
+    GangContext, PolicyAnswer, PolicyQuestion, ReplicaReport, ReplicaStatus,
 };
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId};
 
@@ -147,6 +147,8 @@ pub struct FoundReplica {
     pub config: Option<Box<DeploymentConfig>>,
     /// The GPUs that it was given, by name.
     pub gpus: Vec<String>,
+    /// Of a replica of a gang, as it was told when it started.
+    pub gang: Option<Arc<GangContext>>,
 }
 
 /// What becomes of a question to a policy.
@@ -198,6 +200,8 @@ pub enum Action {
         replica: ReplicaId,
         /// Its number among the replicas of its deployment.
         rank: u32,
+        /// Its gang, where it is of one; all of one start together.
+        gang: Option<Arc<GangContext>>,
         /// What it shall serve.
         config: Arc<DeploymentConfig>,
         /// The GPUs that it may use, by name.

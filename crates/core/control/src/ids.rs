@@ -28,19 +28,27 @@ impl Ids {
         self.next_with("warm-", name)
     }
 
+    /// Names a gang.
+    pub(crate) fn next_gang(&mut self) -> String {
+        self.next_word()
+    }
+
     fn next_with(&mut self, prefix: &str, name: &DeploymentName) -> ReplicaId {
-        const SCRAMBLE: u64 = 0x4F_1BBC_DCBF_A53B;
-        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-        let value = self.next.wrapping_mul(SCRAMBLE);
-        self.next += 1;
+        let word = self.next_word();
         let base = name.as_str().rsplit(['/', ':']).find(|part| !part.is_empty());
         let base = base.unwrap_or("replica").chars();
         let mut id: String = prefix.chars().chain(base).take(37).collect();
         id.push('-');
-        for shift in (0..11).rev() {
-            let digit = usize::try_from((value >> (5 * shift)) & 31).expect("five bits");
-            id.push(char::from(DIGITS[digit]));
-        }
+        id.push_str(&word);
         ReplicaId::new(id)
+    }
+
+    fn next_word(&mut self) -> String {
+        const SCRAMBLE: u64 = 0x4F_1BBC_DCBF_A53B;
+        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        let value = self.next.wrapping_mul(SCRAMBLE);
+        self.next += 1;
+        let digit = |shift: u32| usize::try_from((value >> (5 * shift)) & 31).expect("five bits");
+        (0..11).rev().map(|shift| char::from(DIGITS[digit(shift)])).collect()
     }
 }

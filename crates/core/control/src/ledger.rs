@@ -40,6 +40,18 @@ impl Need {
             custom: config.resources.custom.clone(),
         }
     }
+
+    /// What so many replicas take together; GPUs are not added up, because shares of different ones
+    /// make no whole one.
+    fn times(&self, number: u32) -> Self {
+        let factor = f64::from(number);
+        Self {
+            memory_bytes: self.memory_bytes.saturating_mul(number.into()),
+            num_cpus: self.num_cpus * factor,
+            num_gpus: self.num_gpus,
+            custom: self.custom.iter().map(|(name, n)| (name.clone(), n * factor)).collect(),
+        }
+    }
 }
 
 /// Why something does not fit.
@@ -102,9 +114,11 @@ impl Ledger {
         self.capacity = capacity;
     }
 
-    /// What is missing for this, if anything.
-    pub(crate) fn shortage(&self, need: &Need) -> Option<Shortage> {
-        let memory = self.capacity.memory_bytes.map(|_| self.memory(need));
+    /// What is missing for so many replicas at once, if anything.
+    pub(crate) fn shortage(&self, need: &Need, number: u32) -> Option<Shortage> {
+        let gpus = self.gpu_shortage(need.num_gpus, number);
+        let need = need.times(number);
+        let memory = self.capacity.memory_bytes.map(|_| self.memory_of_one(&need));
         let cpus = self.capacity.num_cpus.map(|total| Shortage {
             what: "CPUs".to_owned(),
             needed: need.num_cpus,
@@ -117,19 +131,42 @@ impl Ledger {
             let free = (total - used).max(0.0);
             Shortage { what: name.clone(), needed: *needed, free, total }
         });
-        let gpus = (need.num_gpus > 0.0 && self.choose_gpus(need.num_gpus).is_none()).then(|| {
-            let free = self.gpus.iter().fold(0.0, |free, used| free + 1.0 - used);
-            let (needed, total) = (need.num_gpus, self.gpus.len() as f64);
-            // Shares that lie on several GPUs make no whole one.
-            let free = if free >= needed { 0.0 } else { free };
-            Shortage { what: "GPUs".to_owned(), needed, free, total }
-        });
         let is_short = |s: &Shortage| s.needed > s.free + ROUNDING;
         memory.into_iter().chain(cpus).chain(custom).filter(is_short).chain(gpus).next()
     }
 
-    /// What it needs of memory, and what there is.
-    pub(crate) fn memory(&self, need: &Need) -> Shortage {
+    fn gpu_shortage(&self, wanted: f64, number: u32) -> Option<Shortage> {
+        if wanted <= ROUNDING {
+            return None;
+        }
+        let mut used = self.gpus.clone();
+        let mut take = || {
+            let chosen = choose_gpus(&used, wanted)?;
+            chosen.into_iter().for_each(|(gpu, share)| used[gpu] += share);
+            Some(())
+        };
+        if (0..number).try_for_each(|_| take()).is_some() {
+            return None;
+        }
+        let free = self.gpus.iter().fold(0.0, |free, used| free + 1.0 - used);
+        let total = self.gpus.len() as f64;
+        let needed = match number {
+            0 | 1 => wanted,
+            // As many as it takes on a machine where nothing else runs.
+            _ if wanted < 1.0 => (f64::from(number) / (1.0 / wanted + ROUNDING).floor()).ceil(),
+            _ => f64::from(number) * wanted.ceil(),
+        };
+        // Shares that lie on several GPUs make no whole one.
+        let free = if free >= needed { 0.0 } else { free };
+        Some(Shortage { what: "GPUs".to_owned(), needed, free, total })
+    }
+
+    /// What so many replicas need of memory, and what there is.
+    pub(crate) fn memory(&self, need: &Need, number: u32) -> Shortage {
+        self.memory_of_one(&need.times(number))
+    }
+
+    fn memory_of_one(&self, need: &Need) -> Shortage {
         let total = self.capacity.memory_bytes.unwrap_or(u64::MAX);
         Shortage {
             what: MEMORY.to_owned(),
@@ -144,7 +181,7 @@ impl Ledger {
         if let Some(held) = self.held.get(&id) {
             return held.gpus.iter().map(|(gpu, _)| gpu.clone()).collect();
         }
-        let chosen = self.choose_gpus(need.num_gpus).unwrap_or_default();
+        let chosen = choose_gpus(&self.gpus, need.num_gpus).unwrap_or_default();
         let named = |(gpu, share): (usize, f64)| (self.capacity.gpus[gpu].clone(), share);
         self.hold(id, need, chosen.into_iter().map(named).collect())
     }
@@ -198,24 +235,23 @@ impl Ledger {
         let index = self.capacity.gpus.iter().position(|name| name == gpu)?;
         self.gpus.get_mut(index)
     }
+}
 
-    /// A fraction goes to the fullest GPU that has room, whole ones to empty GPUs.
-    fn choose_gpus(&self, wanted: f64) -> Option<Vec<(usize, f64)>> {
-        if wanted <= ROUNDING {
-            return Some(Vec::new());
-        }
-        let indices = 0..self.gpus.len();
-        let used = |gpu: usize| self.gpus[gpu];
-        if wanted < 1.0 {
-            let has_room = |gpu: &usize| used(*gpu) + wanted <= 1.0 + ROUNDING;
-            let fullest = indices.filter(has_room).max_by(|a, b| used(*a).total_cmp(&used(*b)));
-            return fullest.map(|gpu| vec![(gpu, wanted)]);
-        }
-        let empty = indices.filter(|gpu| used(*gpu) <= ROUNDING);
-        let chosen: Vec<(usize, f64)> =
-            empty.take(wanted.ceil() as usize).map(|gpu| (gpu, 1.0)).collect();
-        (chosen.len() as f64 >= wanted).then_some(chosen)
+/// A fraction goes to the fullest GPU that has room, whole ones to empty GPUs.
+fn choose_gpus(used: &[f64], wanted: f64) -> Option<Vec<(usize, f64)>> {
+    if wanted <= ROUNDING {
+        return Some(Vec::new());
     }
+    let indices = 0..used.len();
+    if wanted < 1.0 {
+        let has_room = |gpu: &usize| used[*gpu] + wanted <= 1.0 + ROUNDING;
+        let fullest = indices.filter(has_room).max_by(|a, b| used[*a].total_cmp(&used[*b]));
+        return fullest.map(|gpu| vec![(gpu, wanted)]);
+    }
+    let empty = indices.filter(|gpu| used[*gpu] <= ROUNDING);
+    let chosen: Vec<(usize, f64)> =
+        empty.take(wanted.ceil() as usize).map(|gpu| (gpu, 1.0)).collect();
+    (chosen.len() as f64 >= wanted).then_some(chosen)
 }
 
 #[cfg(test)]
@@ -241,20 +277,23 @@ mod tests {
     fn what_does_not_fit_is_told_with_the_arithmetic() {
         let mut ledger = ledger();
         let need = Need { memory_bytes: 5 << 30, ..Need::default() };
-        assert_eq!(ledger.shortage(&need), None);
+        assert_eq!(ledger.shortage(&need, 1), None);
         ledger.take(id(0), need.clone());
-        let shortage = ledger.shortage(&need).unwrap();
+        let shortage = ledger.shortage(&need, 1).unwrap();
         let told = "needs 5.00 GiB of memory, 3.00 of 8.00 GiB are free";
         assert_eq!((shortage.to_string().as_str(), shortage.is_final()), (told, false));
         let more = Need { memory_bytes: 9 << 30, ..Need::default() };
-        assert!(ledger.shortage(&more).unwrap().is_final());
+        assert!(ledger.shortage(&more, 1).unwrap().is_final());
         ledger.release(&id(0));
-        assert_eq!(ledger.shortage(&need), None);
+        assert_eq!(ledger.shortage(&need, 1), None);
         let slots = Need { custom: [("slots".to_owned(), 2.0)].into(), ..Need::default() };
-        assert_eq!(ledger.shortage(&slots).unwrap().to_string(), "needs 2 slots, 1 of 1 are free");
+        assert_eq!(
+            ledger.shortage(&slots, 1).unwrap().to_string(),
+            "needs 2 slots, 1 of 1 are free"
+        );
         let cpus = Need { num_cpus: 1.5, ..Need::default() };
         ledger.take(id(1), cpus.clone());
-        assert_eq!(ledger.shortage(&cpus).unwrap().what, "CPUs");
+        assert_eq!(ledger.shortage(&cpus, 1).unwrap().what, "CPUs");
     }
 
     #[test]
@@ -265,11 +304,39 @@ mod tests {
         assert_eq!(ledger.take(id(1), need(0.25)), ["GPU-7"]);
         assert_eq!(ledger.take(id(2), need(1.0)), ["0"]);
         assert_eq!(ledger.take(id(3), need(0.25)), ["GPU-7"]);
-        let shortage = ledger.shortage(&need(0.5)).unwrap();
+        let shortage = ledger.shortage(&need(0.5), 1).unwrap();
         assert_eq!((shortage.what.as_str(), shortage.is_final()), ("GPUs", false));
         ledger.release(&id(2));
         assert_eq!(ledger.take(id(4), need(0.5)), ["0"]);
-        assert!(ledger.shortage(&need(3.0)).unwrap().is_final());
+        assert!(ledger.shortage(&need(3.0), 1).unwrap().is_final());
+    }
+
+    #[test]
+    fn several_fit_where_all_of_them_do() {
+        let mut ledger = ledger();
+        let told = |ledger: &Ledger, need: &Need, number| {
+            let shortage = ledger.shortage(need, number);
+            shortage.map(|shortage| (shortage.to_string(), shortage.is_final()))
+        };
+        let memory = Need { memory_bytes: 3 << 30, ..Need::default() };
+        assert_eq!(told(&ledger, &memory, 2), None);
+        let needs = "needs 9.00 GiB of memory, 8.00 of 8.00 GiB are free".to_owned();
+        assert_eq!(told(&ledger, &memory, 3), Some((needs, true)));
+        let cpus = Need { num_cpus: 0.5, ..Need::default() };
+        assert_eq!(told(&ledger, &cpus, 4), None);
+        assert_eq!(told(&ledger, &cpus, 5), Some(("needs 2.5 CPUs, 2 of 2 are free".into(), true)));
+        // Of two GPUs each takes one share of 0.6, or two of 0.5.
+        let gpus = |num_gpus| Need { num_gpus, ..Need::default() };
+        for (share, most) in [(0.6, 2), (0.5, 4), (0.25, 8), (1.0, 2), (2.0, 1), (0.0, 100)] {
+            assert_eq!(told(&ledger, &gpus(share), most), None, "{share}");
+            let more = told(&ledger, &gpus(share), most + 1);
+            assert_eq!(more.map(|(_, is_final)| is_final), (share > 0.0).then_some(true));
+        }
+        ledger.take(id(0), gpus(0.5));
+        assert_eq!(told(&ledger, &gpus(0.5), 3), None);
+        let (needs, is_final) = told(&ledger, &gpus(0.5), 4).unwrap();
+        assert_eq!((needs.as_str(), is_final), ("needs 2 GPUs, 1.5 of 2 are free", false));
+        assert_eq!(ledger.memory(&memory, 2).needed, (6_u64 << 30) as f64);
     }
 
     #[test]
@@ -283,10 +350,10 @@ mod tests {
         // Fewer GPUs than before: what is held of those that stay is known.
         ledger.set_capacity(Capacity { gpus: vec!["0".to_owned()], ..Capacity::default() });
         let told = "needs 0.25 GPUs, 0 of 1 are free";
-        assert_eq!(ledger.shortage(&need(0.25)).unwrap().to_string(), told);
+        assert_eq!(ledger.shortage(&need(0.25), 1).unwrap().to_string(), told);
         (0..4).for_each(|n| ledger.release(&id(n)));
-        assert_eq!(ledger.shortage(&need(1.0)), None);
-        let none = Ledger::default().shortage(&need(1.0)).unwrap().to_string();
+        assert_eq!(ledger.shortage(&need(1.0), 1), None);
+        let none = Ledger::default().shortage(&need(1.0), 1).unwrap().to_string();
         assert_eq!(none, "needs 1 GPUs, 0 of 0 are free");
     }
 }

@@ -15,6 +15,8 @@
 //! RECOVERING stands before 2 for a process that a new controller found: it is asked for its status
 //! until it answers.
 //!
+//! Replicas of a deployment with gangs start, stop and fail in whole ones: see `gangs.rs`.
+//!
 //! Failures never loop: each failed start makes the next one wait longer (see [`Backoff`]), and
 //! while it waits the route table carries the reason, so that proxies answer instead of waiting.
 #![forbid(unsafe_code)]
@@ -26,6 +28,7 @@ mod deadlines;
 mod demand;
 mod deployment;
 mod event;
+mod gangs;
 mod ids;
 mod ledger;
 mod policies;

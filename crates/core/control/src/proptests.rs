@@ -3,17 +3,18 @@
 use crate::tests::{application, card, config, name};
 use crate::*;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{
-    ColdStartPhases, Demand, DemandReport, DeploymentConfig, PolicyAnswer, ProgramConfig,
-    PythonPolicy, ReplicaReport, RuntimeDir, Workload,
+    ColdStartPhases, Demand, DemandReport, DeploymentConfig, DeploymentDetails, GangContext,
+    PolicyAnswer, ProgramConfig, PythonPolicy, ReplicaReport, RuntimeDir, Workload,
 };
 use tyndall_types::{DeploymentId, DeploymentName, ReplicaId, ReplicaState};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Deploy { deployment: usize, min: u32, max: u32, model: u32, warm: u32 },
+    Deploy { deployment: usize, min: u32, max: u32, model: u32, warm: u32, gang: u32 },
     Delete(usize),
     Demand { deployment: usize, queued: u32, ongoing: u32 },
     ProxyGone,
@@ -32,9 +33,11 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let any_index = any::<prop::sample::Index>;
     let step = prop_oneof![
-        1 => (0usize..2, 0u32..3, 0u32..3, 0u32..2, 0u32..3).prop_map(|(deployment, min, more, model, warm)| {
-            Step::Deploy { deployment, min, max: (min + more).max(1), model, warm }
-        }),
+        1 => (0usize..2, 0u32..3, 0u32..3, 0u32..2, 0u32..3, gang_sizes()).prop_map(
+            |(deployment, min, more, model, warm, gang)| {
+                Step::Deploy { deployment, min, max: (min + more).max(1), model, warm, gang }
+            },
+        ),
         1 => (0usize..2).prop_map(Step::Delete),
         4 => (0usize..2, 0u32..5, 0u32..5).prop_map(|(deployment, queued, ongoing)| {
             Step::Demand { deployment, queued, ongoing }
@@ -54,6 +57,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
+fn gang_sizes() -> impl Strategy<Value = u32> {
+    prop_oneof![2 => Just(1), 1 => Just(2), 1 => Just(3)]
+}
+
 fn outcomes() -> impl Strategy<Value = PolicyOutcome> {
     prop_oneof![
         4 => (0.0f64..5.0).prop_map(|replicas| {
@@ -69,6 +76,8 @@ fn outcomes() -> impl Strategy<Value = PolicyOutcome> {
 #[derive(Default)]
 struct World {
     processes: BTreeMap<ReplicaId, Option<Duration>>,
+    /// What those that were started were told of their gangs.
+    gangs: BTreeMap<ReplicaId, Arc<GangContext>>,
     /// Those that wait.
     waiting: BTreeMap<ReplicaId, Waiting>,
     /// Those that answer for policies.
@@ -118,8 +127,10 @@ impl Run {
         let is_tick = event == Event::DeadlinePassed;
         for action in self.state.apply(event, self.now) {
             match action {
-                Action::Start { replica, waiting, config, .. } => {
+                Action::Start { replica, waiting, config, gang, .. } => {
                     self.world.num_starts += 1;
+                    assert_eq!(gang.as_ref().map_or(1, |gang| gang.world_size), config.gang_size());
+                    self.world.gangs.extend(gang.map(|gang| (replica.clone(), gang)));
                     if let Some(taken) = waiting {
                         let taken = self.world.waiting.remove(&taken).expect("takes what waits");
                         assert!(taken.is_prepared && taken.end.is_none(), "it cannot be taken");
@@ -218,6 +229,7 @@ impl Run {
             let in_state = |wanted: &[ReplicaState]| {
                 deployment.replicas.iter().filter(|r| wanted.contains(&r.state)).count()
             };
+            self.check_gangs(deployment);
             let routed: Vec<_> = route.replicas.iter().map(|r| &r.id).collect();
             for replica in &deployment.replicas {
                 let is_running = replica.state == ReplicaState::Running;
@@ -234,6 +246,19 @@ impl Run {
             let reason = route.unavailable.as_ref().map(|u| (u.reason.is_empty(), u.retry_after_s));
             assert!(reason.is_none_or(|(is_empty, s)| !is_empty && s > 0.0));
             assert!(route.unavailable.is_none() || active == 0);
+        }
+    }
+
+    /// Of each gang all members are there or none, and their number is what it shall be.
+    fn check_gangs(&self, deployment: &DeploymentDetails) {
+        let gang_size = deployment.config.as_ref().expect("it is told").gang_size();
+        assert_eq!(deployment.target_num_replicas % gang_size, 0, "{deployment:?}");
+        let active = deployment.replicas.iter().filter(|r| r.state != ReplicaState::Stopping);
+        let active: BTreeSet<&ReplicaId> = active.map(|replica| &replica.replica_id).collect();
+        for gang in active.iter().filter_map(|id| self.world.gangs.get(*id)) {
+            assert_eq!(gang.member_replica_ids.len(), gang.world_size as usize);
+            let is_there = |id: &ReplicaId| active.contains(id);
+            assert!(gang.member_replica_ids.iter().all(is_there), "a part of one: {deployment:?}");
         }
     }
 
@@ -329,13 +354,15 @@ impl Run {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Deploy { deployment, min, max, model, warm } => {
+            Step::Deploy { deployment, min, max, model, warm, gang } => {
                 let mut config = self.config(deployment, (min, max), model);
                 config.warm.processes = warm;
+                config.gang_scheduling = (gang > 1).then(|| crate::tests::gangs_of(gang));
                 // An older version may come back.
                 self.warm[deployment] = self.warm[deployment].max(warm);
-                self.max_ever = self.max_ever.max(max);
-                self.models[deployment] |= model;
+                self.max_ever = self.max_ever.max(max.next_multiple_of(gang));
+                // Gangs of another size are another version, too.
+                self.models[deployment] |= model | (gang - 1);
                 self.deploy(config);
             }
             Step::Delete(index) => self.apply(Event::Delete(deployment(index).application)),
@@ -423,7 +450,7 @@ proptest! {
         // Nothing loops: an hour of failed starts is at most one a second at first, then rarer.
         let before = run.world.num_starts;
         run.wait(run.now + Duration::from_secs(3600));
-        prop_assert!(run.world.num_starts - before < 200, "{}", run.world.num_starts - before);
+        prop_assert!(run.world.num_starts - before < 3 * 200, "{}", run.world.num_starts - before);
         // Deleted and idle, nothing is left and nothing is due.
         run.loads = [(0, 0); 2];
         run.demand();

@@ -3,13 +3,14 @@
 use crate::Instant;
 use crate::deployment::Deployment;
 use crate::event::{Action, Notice};
+use crate::gangs::Member;
 use crate::ledger::Need;
 use crate::replica::{Birth, Input, Replica};
 use crate::state::Context;
 use crate::status::StatusEvent;
 use std::cmp::Reverse;
 use std::time::Duration;
-use tyndall_autoscaling::{Autoscaler, Load, adjusted};
+use tyndall_autoscaling::{Autoscaler, Load, adjusted, whole_gangs};
 use tyndall_types::protocol::{EngineLoad, Rollout, Unavailable};
 use tyndall_types::{DeploymentStatus, ReplicaState};
 
@@ -24,6 +25,7 @@ impl Deployment {
         if self.backoff.retry_at.is_some_and(|at| at <= cx.now) {
             self.backoff.retry_at = None;
         }
+        self.end_broken_gangs(cx);
         self.scale(cx);
         self.stop_surplus(cx);
         if cx.can_start {
@@ -117,7 +119,7 @@ impl Deployment {
         }
         let before = self.scaler.target();
         if let Some(number) = self.set_replicas.or(self.config.num_replicas) {
-            let target = adjusted(number, cx.target_capacity);
+            let target = whole_gangs(adjusted(number, cx.target_capacity), self.config.gang_size());
             self.floor = target;
             if target != before {
                 self.scaler.set_target(target);
@@ -164,17 +166,28 @@ impl Deployment {
         let reason = if self.is_deleting { "the deployment is deleted" } else { "scaled down" };
         self.stop_beyond(target, is_fresh, reason, cx);
         // Old ones serve until as many new ones do; those that cannot serve yet never will.
-        let ready = self.count(|replica| is_fresh(replica) && replica.is_running());
+        let ready = self.num_ready(is_fresh);
         let keep = target.saturating_sub(ready);
         let is_old = |replica: &Replica| replica.version != version && replica.is_active();
-        let is_unborn =
-            |replica: &Replica| is_old(replica) && replica.state == ReplicaState::Starting;
-        self.stop_beyond(0, is_unborn, "replaced by a new version", cx);
+        self.stop_unborn(version, cx);
         self.stop_beyond(keep, is_old, "replaced by a new version", cx);
     }
 
-    /// Stops all but `keep` of the replicas that `is_candidate` names: first those that are not
-    /// ready yet, then the youngest.
+    /// Stops replicas of older versions that were never ready.
+    fn stop_unborn(&mut self, version: u64, cx: &mut Context<'_>) {
+        let is_unborn = |replica: &Replica| {
+            replica.version != version && replica.state == ReplicaState::Starting
+        };
+        let unborn = self.gangs(is_unborn).into_iter();
+        let unborn = unborn.filter(|gang| !self.has_running_member(&self.replicas[gang[0]]));
+        // Stopping removes nothing from the list, so the indices stay valid.
+        for index in unborn.flatten().collect::<Vec<_>>() {
+            self.feed(index, Input::Unwanted, "replaced by a new version", cx);
+        }
+    }
+
+    /// Stops all but `keep` of the replicas that `is_candidate` names, in whole gangs: first those
+    /// that are not ready yet, then the youngest.
     pub(crate) fn stop_beyond(
         &mut self,
         keep: usize,
@@ -182,15 +195,25 @@ impl Deployment {
         reason: &str,
         cx: &mut Context<'_>,
     ) {
-        let mut candidates: Vec<usize> =
-            (0..self.replicas.len()).filter(|&i| is_candidate(&self.replicas[i])).collect();
-        candidates.sort_by_key(|&i| {
-            let replica = &self.replicas[i];
-            (replica.is_running(), Reverse(replica.decided_at), Reverse(i))
+        let mut surplus = self.count(&is_candidate).saturating_sub(keep);
+        if surplus == 0 {
+            return;
+        }
+        let mut gangs = self.gangs(is_candidate);
+        gangs.sort_by_key(|gang| {
+            let members = || gang.iter().map(|&i| &self.replicas[i]);
+            let youngest = members().map(|replica| replica.decided_at).max();
+            (members().all(Replica::is_running), Reverse(youngest), Reverse(gang[0]))
         });
         // Stopping removes nothing from the list, so the indices stay valid.
-        for &index in candidates.iter().take(candidates.len().saturating_sub(keep)) {
-            self.feed(index, Input::Unwanted, reason, cx);
+        for gang in gangs {
+            if gang.len() > surplus {
+                continue;
+            }
+            surplus -= gang.len();
+            for index in gang {
+                self.feed(index, Input::Unwanted, reason, cx);
+            }
         }
     }
 
@@ -203,26 +226,34 @@ impl Deployment {
             // The older version serves, or nobody asks: only a new deploy tries again.
             return 0;
         }
-        let version = self.version;
+        let (version, size) = (self.version, self.gang_size());
         let target = self.scaler.target() as usize;
         let fresh = self.num_fresh();
         let mut missing = self.num_wanted().saturating_sub(fresh);
         let trying = self.count(|replica| replica.state == ReplicaState::Starting);
         if self.backoff.failed_starts > 0 {
             // One try is enough to see whether it works again.
-            missing = missing.min(1_usize.saturating_sub(trying));
+            missing = missing.min(size.saturating_sub(trying));
         }
-        let old = self.count(|replica| replica.version != version && replica.is_active());
+        let is_old = |replica: &Replica| replica.version != version && replica.is_active();
+        let old = self.count(is_old);
         if old > 0 {
-            // No old one goes before a new one is ready, so the new ones come beside them.
-            let room = (target + at_a_time(&self.config.rollout, target)).max(old + 1);
-            missing = missing.min(room.saturating_sub(fresh + old));
+            // No old ones go before new ones are ready, so the new ones come beside them: at least
+            // as many as the largest old gang, which would never go else.
+            let least = target.max(old) + self.largest_gang(is_old);
+            let beside = (target + self.at_a_time(target)).max(least) - old;
+            missing = missing.min(beside.next_multiple_of(size).saturating_sub(fresh));
         }
         if let Some(most) = self.config.resources.max_replicas_per_node {
             let here = self.count(|_| true);
             missing = missing.min((most as usize).saturating_sub(here));
         }
-        missing
+        missing - missing % size
+    }
+
+    /// Replicas that an update replaces at a time, in whole gangs.
+    fn at_a_time(&self, target: usize) -> usize {
+        at_a_time(&self.config.rollout, target).next_multiple_of(self.gang_size())
     }
 
     fn start_missing(&mut self, cx: &mut Context<'_>) {
@@ -230,35 +261,54 @@ impl Deployment {
         let is_wake = self.is_busy() && self.count(Replica::is_active) == 0;
         let need = Need::of(&self.config);
         let blocked_before = self.blocked.take();
-        for (nth, rank) in self.free_ranks(missing).into_iter().enumerate() {
-            let yielded = self.gave_way_to.as_ref().map(|_| cx.ledger.memory(&need));
-            if let Some(shortage) = cx.ledger.shortage(&need).or(yielded) {
+        let size = self.config.gang_size();
+        let mut ranks = self.free_ranks(missing).into_iter();
+        for nth in 0..missing / self.gang_size() {
+            let yielded = self.gave_way_to.as_ref().map(|_| cx.ledger.memory(&need, size));
+            if let Some(shortage) = cx.ledger.shortage(&need, size).or(yielded) {
                 let since = blocked_before.as_ref().map_or(cx.now, |(since, _)| *since);
                 self.blocked = Some((since, shortage));
                 return;
             }
-            let id = cx.ids.next(&self.config.id.deployment);
-            let gpus = cx.ledger.take(id.clone(), need.clone());
-            let config = self.config.clone();
-            let birth =
-                Birth { id: id.clone(), rank, version: self.version, config: config.clone() };
-            let mut replica = Replica::starting(birth, cx.now);
-            replica.is_woken = is_wake;
-            let (waiting, waited_pid) = self.warm.take(&config).unzip();
-            replica.waited_pid = waited_pid.flatten();
-            self.add(replica);
-            cx.out.born.push(id.clone());
+            let gang = self.new_gang(nth, cx);
             if is_wake && nth == 0 {
-                let deployment = self.config.id.clone();
-                cx.notice(Notice::Waking { deployment, replica: id.clone() });
+                let (deployment, replica) = (self.config.id.clone(), gang[0].0.clone());
+                cx.notice(Notice::Waking { deployment, replica });
             }
-            cx.out.starts.push(Action::Start { replica: id, rank, config, gpus, waiting });
+            for (member, rank) in gang.into_iter().zip(&mut ranks) {
+                self.start(member, rank, (&need, is_wake), cx);
+            }
         }
+    }
+
+    fn start(
+        &mut self,
+        (id, gang): Member,
+        rank: u32,
+        (need, is_wake): (&Need, bool),
+        cx: &mut Context<'_>,
+    ) {
+        let gpus = cx.ledger.take(id.clone(), need.clone());
+        let config = self.config.clone();
+        let birth = Birth {
+            id: id.clone(),
+            rank,
+            version: self.version,
+            config: config.clone(),
+            gang: gang.clone(),
+        };
+        let mut replica = Replica::starting(birth, cx.now);
+        replica.is_woken = is_wake;
+        let (waiting, waited_pid) = self.warm.take(&config).unzip();
+        replica.waited_pid = waited_pid.flatten();
+        self.add(replica);
+        cx.out.born.push(id.clone());
+        cx.out.starts.push(Action::Start { replica: id, rank, gang, config, gpus, waiting });
     }
 
     /// Hands a new `user_config` to running replicas, as many at a time as an update replaces.
     fn reconfigure(&mut self, cx: &mut Context<'_>) {
-        let most = at_a_time(&self.config.rollout, self.scaler.target() as usize);
+        let most = self.at_a_time(self.scaler.target() as usize);
         while self.count(|replica| replica.state == ReplicaState::Updating) < most {
             let Some(index) = self.outdated() else { return };
             self.feed(index, Input::Reconfigure, "", cx);
@@ -270,7 +320,7 @@ impl Deployment {
         let version = self.version;
         self.unavailable = self.why_unavailable(now);
         if let Some((_, shortage)) = &self.blocked {
-            self.message = shortage.to_string();
+            self.message = self.told(shortage);
         }
         let as_wanted = self.count(|r| r.version == version && r.state == ReplicaState::Running);
         let is_converged = as_wanted == self.num_wanted()
@@ -291,7 +341,8 @@ impl Deployment {
             return None;
         }
         if let Some((since, shortage)) = self.blocked.as_ref().filter(|(_, s)| s.is_final()) {
-            let reason = format!("{shortage}; give it fewer, or take a larger machine");
+            let reason =
+                format!("{}; give it fewer, or take a larger machine", self.told(shortage));
             return Some((*since, Unavailable { reason, retry_after_s: RETRY_AFTER_S }));
         }
         let retry_at = self.backoff.retry_at.filter(|_| self.backoff.is_hopeless(now))?;

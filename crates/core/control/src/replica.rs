@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_types::protocol::{
-    ColdStartPhases, DeploymentConfig, EngineLoad, JsonText, MAX_TOLD_MODELS, ReplicaDetails,
+    ColdStartPhases, DeploymentConfig, EngineLoad, GangContext, JsonText, MAX_TOLD_MODELS,
+    ReplicaDetails,
 };
 use tyndall_types::{ReplicaId, ReplicaState};
 
@@ -33,6 +34,8 @@ pub(crate) enum Input {
     Deadline,
     /// It is not wanted any more.
     Unwanted,
+    /// Another of its gang is lost.
+    GangBroken,
     /// It shall take a new `user_config`.
     Reconfigure,
 }
@@ -78,8 +81,12 @@ pub(crate) fn transition(state: ReplicaState, input: Input) -> (ReplicaState, Ou
         (Starting | Recovering | Updating | Stopping, Input::Reconfigure) => {
             (state, Outcome::Nothing)
         }
-        (Starting | Recovering | Running | Updating, Input::Unwanted) => (Stopping, Outcome::Stop),
-        (Stopping, Input::Ready | Input::Failed | Input::Unwanted) => (Stopping, Outcome::Nothing),
+        (Starting | Recovering | Running | Updating, Input::Unwanted | Input::GangBroken) => {
+            (Stopping, Outcome::Stop)
+        }
+        (Stopping, Input::Ready | Input::Failed | Input::Unwanted | Input::GangBroken) => {
+            (Stopping, Outcome::Nothing)
+        }
         (Stopping, Input::Deadline) => (Stopping, Outcome::Kill),
         (Stopping, Input::Exited) => (Stopped, Outcome::Gone),
         (
@@ -89,6 +96,7 @@ pub(crate) fn transition(state: ReplicaState, input: Input) -> (ReplicaState, Ou
             | Input::Exited
             | Input::Deadline
             | Input::Unwanted
+            | Input::GangBroken
             | Input::Reconfigure,
         ) => (Stopped, Outcome::Nothing),
     }
@@ -104,6 +112,8 @@ pub(crate) struct Birth {
     pub(crate) version: u64,
     /// What it was started with.
     pub(crate) config: Arc<DeploymentConfig>,
+    /// Where it is of one.
+    pub(crate) gang: Option<Arc<GangContext>>,
 }
 
 /// One replica whose process may run.
@@ -116,6 +126,8 @@ pub(crate) struct Replica {
     pub(crate) version: u64,
     /// What it was started with.
     pub(crate) config: Arc<DeploymentConfig>,
+    /// Its gang, where it is of one.
+    pub(crate) gang: Option<Arc<GangContext>>,
     /// The `user_config` that it has is the deployment's of this number.
     pub(crate) user_config_version: u64,
     /// Health checks without a good answer, in a row.
@@ -158,13 +170,14 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) fn starting(birth: Birth, now: Instant) -> Self {
-        let Birth { id, rank, version, config } = birth;
+        let Birth { id, rank, version, config, gang } = birth;
         let timeout_s = config.startup_timeout_s;
         Self {
             id,
             rank,
             version,
             config,
+            gang,
             user_config_version: 0,
             failed_checks: 0,
             load: None,
@@ -325,6 +338,7 @@ impl Replica {
         ReplicaDetails {
             replica_id: self.id.clone(),
             rank: self.is_active().then_some(self.rank),
+            gang_id: self.gang.as_ref().map(|gang| gang.gang_id.clone()),
             version: self.version,
             state: self.state,
             pid: self.pid,
@@ -346,6 +360,7 @@ mod tests {
     fn the_transition_table() {
         use Outcome as O;
         let inputs = [Input::Ready, Input::Failed, Input::Exited, Input::Deadline, Input::Unwanted];
+        let alike = |state| transition(state, Input::GangBroken);
         let table = [
             (
                 Starting,
@@ -400,6 +415,7 @@ mod tests {
             (Stopped, [(Stopped, O::Nothing); 5]),
         ];
         for (state, row) in table {
+            assert_eq!(alike(state), row[4], "{state}: a broken gang stops as what is unwanted");
             for (input, expected) in inputs.into_iter().zip(row) {
                 assert_eq!(transition(state, input), expected, "{state} on {input:?}");
             }

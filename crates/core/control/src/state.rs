@@ -346,7 +346,7 @@ impl State {
         now: Instant,
         out: &mut Outbox,
     ) -> BTreeSet<DeploymentId> {
-        for FoundReplica { replica, pid, config, gpus } in found {
+        for FoundReplica { replica, pid, config, gpus, gang } in found {
             if self.knows(&replica) {
                 continue;
             }
@@ -360,7 +360,7 @@ impl State {
             self.ledger.restore(replica.clone(), Need::of(&config), &gpus);
             let config = Arc::new(*config);
             let id = config.id.clone();
-            let birth = Birth { id: replica.clone(), rank: 0, version: 0, config };
+            let birth = Birth { id: replica.clone(), rank: 0, version: 0, config, gang };
             deployment.adopt(birth, pid, now);
             self.homes.insert(replica, id);
             self.hold_until = Some(now.saturating_add(RECOVERY_HOLD));

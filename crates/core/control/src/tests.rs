@@ -1,6 +1,7 @@
 //! Lives of deployments, told as events and the actions that follow.
 
 mod failures;
+mod gangs;
 mod policies;
 mod recovery;
 mod rollouts;
@@ -8,6 +9,7 @@ mod room;
 mod routers;
 mod warm;
 
+pub(crate) use self::gangs::gangs_of;
 use self::room::{ask, crowded};
 pub(crate) use self::routers::router;
 use super::*;
@@ -100,6 +102,7 @@ pub(crate) fn config() -> DeploymentConfig {
         user_config: Default::default(),
         warm: Default::default(),
         request_router: None,
+        gang_scheduling: None,
         prefix_affinity: None,
     }
 }

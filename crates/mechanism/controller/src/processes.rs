@@ -1,10 +1,13 @@
 //! What the supervisor is asked to start for a deployment.
 
-use crate::supervisor::CONFIG_ARG;
+use crate::supervisor::{CONFIG_ARG, GANG_ARG};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tyndall_control::SidecarConfig;
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::{DeploymentConfig, ProcessSpec, ProgramConfig, RuntimeDir, Workload};
+use tyndall_types::protocol::{
+    DeploymentConfig, GangContext, ProcessSpec, ProgramConfig, RuntimeDir, Workload,
+};
 
 /// Tells a replica's process its number among the replicas of its deployment.
 const RANK_VARIABLE: &str = "TYNDALL_REPLICA_RANK";
@@ -17,6 +20,7 @@ pub(crate) const API_KEY_VARIABLE: &str = "TYNDALL_API_KEY";
 pub(crate) struct Own<'a> {
     pub(crate) id: &'a ReplicaId,
     pub(crate) rank: u32,
+    pub(crate) gang: Option<Arc<GangContext>>,
     pub(crate) gpus: Vec<String>,
     /// The process that waits and becomes it.
     pub(crate) waiting: Option<ReplicaId>,
@@ -30,7 +34,12 @@ pub(crate) fn replica(
 ) -> ProcessSpec {
     let json = serde_json::to_string(config).expect("wire types have string keys only");
     let directory = runtime_dir.path().display().to_string();
-    let role = ["replica", "--runtime-dir", &directory, "--id", own.id.as_str(), CONFIG_ARG, &json];
+    let gang = own.gang.as_deref().map(serde_json::to_string);
+    let gang = gang.transpose().expect("wire types have string keys only");
+    let mut role =
+        vec!["replica", "--runtime-dir", &directory, "--id", own.id.as_str(), CONFIG_ARG, &json];
+    // Among the arguments, which the supervisor lists: the next controller reads it there.
+    role.extend(gang.iter().flat_map(|json| [GANG_ARG, json]));
     let mut spec = process(own.id, config.env_vars.clone(), program(config), &role);
     spec.env.insert(RANK_VARIABLE.to_owned(), own.rank.to_string());
     spec.gpus = own.gpus;
@@ -91,6 +100,7 @@ fn process(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tyndall_types::protocol::ProcessInfo;
 
     fn config() -> DeploymentConfig {
         serde_json::from_value(serde_json::json!({
@@ -123,7 +133,8 @@ mod tests {
         assert!(waiting.waits && waiting.takes.is_none());
         let replica_id = ReplicaId::new("D-1");
         let gpus = vec!["0".to_owned(), "2".to_owned()];
-        let own = Own { id: &replica_id, rank: 3, gpus: gpus.clone(), waiting: Some(id) };
+        let own =
+            Own { id: &replica_id, rank: 3, gang: None, gpus: gpus.clone(), waiting: Some(id) };
         let replica = replica(&RuntimeDir("/run".into()), &config, own);
         assert_eq!(replica.args[2..8].join(" "), "role replica --runtime-dir /run --id D-1");
         assert_eq!(serde_json::from_str::<DeploymentConfig>(&replica.args[9]).unwrap(), config);
@@ -139,9 +150,28 @@ mod tests {
         assert_eq!(more, [(RANK_VARIABLE, "3")].into());
         assert_eq!((waiting.gpus.len(), replica.gpus), (0, gpus));
         assert!(waiting.env.iter().all(|(name, value)| replica.env[name] == *value));
+        assert!(!replica.args.contains(&GANG_ARG.to_owned()));
         assert_eq!(
             (waiting.env["TYNDALL_API_KEY"].as_str(), &*waiting.env[TOKEN_VARIABLE]),
             ("its own", "")
         );
+    }
+
+    #[test]
+    fn a_replica_of_a_gang_is_found_with_its_gang() {
+        let (config, id) = (config(), ReplicaId::new("D-1"));
+        let gang = Arc::new(GangContext {
+            gang_id: "g".to_owned(),
+            rank: 0,
+            world_size: 2,
+            member_replica_ids: vec![id.clone(), ReplicaId::new("D-2")],
+            pg_name: "SERVE_GANG::app_D_0_g".to_owned(),
+        });
+        let own =
+            Own { id: &id, rank: 3, gang: Some(gang.clone()), gpus: Vec::new(), waiting: None };
+        let args = replica(&RuntimeDir("/run".into()), &config, own).args;
+        let info = ProcessInfo { id: "D-1".to_owned(), pid: 7, args, ..ProcessInfo::default() };
+        let found = crate::supervisor::found(info);
+        assert_eq!((found.gang, found.config.as_deref()), (Some(gang), Some(&config)));
     }
 }

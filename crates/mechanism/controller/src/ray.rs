@@ -235,6 +235,9 @@ fn deployment_config(config: &DeploymentConfig) -> Value {
     if let Some(most) = config.resources.max_replicas_per_node {
         schema["max_replicas_per_node"] = most.into();
     }
+    if let Some(gang) = config.gang_scheduling {
+        schema["gang_scheduling_config"] = json!(gang);
+    }
     match config.num_replicas {
         Some(number) => schema["num_replicas"] = number.into(),
         None => schema["autoscaling_config"] = autoscaling_config(config),

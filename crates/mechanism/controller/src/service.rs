@@ -401,8 +401,8 @@ impl Service {
     /// Carries an action out; an event when it failed at once.
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Start { replica, rank, config, gpus, waiting } => {
-                let own = Own { id: &replica, rank, gpus, waiting };
+            Action::Start { replica, rank, gang, config, gpus, waiting } => {
+                let own = Own { id: &replica, rank, gang, gpus, waiting };
                 let spec = processes::replica(&self.runtime_dir, &config, own);
                 self.start(replica, spec)
             }

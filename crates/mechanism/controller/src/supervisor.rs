@@ -2,6 +2,7 @@
 
 use crate::service::Message;
 use http::{Method, StatusCode};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tyndall_control::{Event, Exit, FoundReplica};
@@ -11,6 +12,8 @@ use tyndall_types::protocol::{ProcessEvent, ProcessInfo, ProcessSpec, StopProces
 
 /// The argument of a replica's process that holds its deployment, as JSON.
 pub(crate) const CONFIG_ARG: &str = "--deployment-config";
+/// The argument of a replica that has its gang.
+pub(crate) const GANG_ARG: &str = "--gang";
 /// The supervisor answers in milliseconds; one that does not is ill.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_COMMANDS: usize = 1024;
@@ -61,11 +64,12 @@ pub(crate) async fn follow(mut events: Events, messages: &mpsc::Sender<Message>)
 }
 
 /// What a process is, by the arguments that a controller before this one gave it.
-fn found(process: ProcessInfo) -> FoundReplica {
-    let mut args = process.args.iter().skip_while(|arg| *arg != CONFIG_ARG);
-    let config = args.nth(1).and_then(|json| serde_json::from_str(json).ok());
+pub(crate) fn found(process: ProcessInfo) -> FoundReplica {
+    let after = |name: &str| process.args.iter().skip_while(move |arg| *arg != name).nth(1);
+    let config = after(CONFIG_ARG).and_then(|json| serde_json::from_str(json).ok());
+    let gang = after(GANG_ARG).and_then(|json| serde_json::from_str(json).ok()).map(Arc::new);
     let (replica, pid, gpus) = (ReplicaId::new(process.id), process.pid, process.gpus);
-    FoundReplica { replica, pid, config, gpus }
+    FoundReplica { replica, pid, config, gpus, gang }
 }
 
 /// Starts the task that carries out commands one after another, so that no stop overtakes its

@@ -50,6 +50,7 @@ pub(crate) fn application(name: &str, replicas: u32) -> ApplicationConfig {
         user_config: serde_json::Value::Null,
         warm: Default::default(),
         request_router: None,
+        gang_scheduling: None,
         prefix_affinity: None,
     };
     ApplicationConfig {

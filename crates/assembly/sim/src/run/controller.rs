@@ -125,7 +125,7 @@ impl Run {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Start { replica, config, .. } => self.start(replica, config),
+            Action::Start { replica, config, gang, .. } => self.start(replica, config, gang),
             Action::Stop { replica, grace } => self.stop(&replica, grace),
             Action::Publish => {
                 (0..self.proxies.len()).for_each(|proxy| self.expect_routes(proxy));
@@ -228,5 +228,6 @@ fn found(process: &Process) -> FoundReplica {
         pid: process.pid,
         config: Some(Box::new((*process.config).clone())),
         gpus: Vec::new(),
+        gang: process.gang.clone(),
     }
 }

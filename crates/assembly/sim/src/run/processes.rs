@@ -8,7 +8,9 @@ use std::time::Duration;
 use tyndall_control::{Event as ControlEvent, Exit};
 use tyndall_routing::{Failure, Ticket};
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::{ColdStartPhases, DeploymentConfig, EngineLoad, ReplicaReport};
+use tyndall_types::protocol::{
+    ColdStartPhases, DeploymentConfig, EngineLoad, GangContext, ReplicaReport,
+};
 
 /// From the order to a process that runs.
 const SPAWN: Duration = Duration::from_millis(5);
@@ -29,6 +31,7 @@ pub(super) struct Process {
     pub(super) deployment: usize,
     pub(super) node: usize,
     pub(super) config: Arc<DeploymentConfig>,
+    pub(super) gang: Option<Arc<GangContext>>,
     pub(super) life: Life,
     /// Requests that it works on.
     pub(super) tickets: Vec<Ticket>,
@@ -135,7 +138,12 @@ impl Processes {
 }
 
 impl Run {
-    pub(super) fn start(&mut self, replica: ReplicaId, config: Arc<DeploymentConfig>) {
+    pub(super) fn start(
+        &mut self,
+        replica: ReplicaId,
+        config: Arc<DeploymentConfig>,
+        gang: Option<Arc<GangContext>>,
+    ) {
         let number = self.processes.all.len();
         let Some(&deployment) = self.places.get(&config.id) else { return };
         if self.processes.by_replica.insert(replica.clone(), number).is_some() {
@@ -152,6 +160,7 @@ impl Run {
             deployment,
             node,
             config,
+            gang,
             life: Life::Gone,
             tickets: Vec::new(),
             has_served: false,

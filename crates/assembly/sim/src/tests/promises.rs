@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use tyndall_types::protocol::GangScheduling;
 
 /// A deployment whose load is `rate * service`, whatever its replicas: no request waits for
 /// another, and each takes as long as the next.
@@ -159,10 +160,18 @@ proptest! {
 
     #[test]
     fn every_request_ends_with_all_faults_at_once(
-        seed: u64, start_failure in 0.0f64..0.5, start_hang in 0.0f64..0.3,
+        seed: u64, start_failure in 0.0f64..0.5, start_hang in 0.0f64..0.3, gang in 1u32..4,
     ) {
+        let gangs = |config: DeploymentConfig| DeploymentConfig {
+            gang_scheduling: (gang > 1).then(|| GangScheduling {
+                gang_size: gang,
+                gang_placement_strategy: Default::default(),
+                runtime_failure_policy: Default::default(),
+            }),
+            ..config
+        };
         let mut config = sim(vec![
-            deployment("a", scaling(0, 6)), deployment("b", scaling(1, 6)),
+            gangs(deployment("a", scaling(0, 6))), gangs(deployment("b", scaling(1, 6))),
         ]);
         (config.seed, config.nodes, config.proxies) = (seed, 4, 3);
         config.latency.begins_after = 0.5;
@@ -180,6 +189,7 @@ proptest! {
         let last = |i: usize| *outcome.deployments[i].series.last().unwrap();
         prop_assert_eq!((last(0).target, last(0).running), (0, 0));
         prop_assert!(last(1).ongoing + last(1).queued == 0);
+        prop_assert_eq!(last(1).target % gang, 0);
     }
 }
 

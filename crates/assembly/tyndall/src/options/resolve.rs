@@ -104,6 +104,7 @@ impl DeploymentOptions {
             user_config: set.user_config.clone().unwrap_or(Value::Null),
             warm: Default::default(),
             request_router: None,
+            gang_scheduling: None,
             prefix_affinity: None,
         })
     }

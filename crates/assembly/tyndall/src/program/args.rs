@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::{DeploymentConfig, RuntimeDir};
+use tyndall_types::protocol::{DeploymentConfig, GangContext, RuntimeDir};
 
 /// What to do.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct ReplicaArgs {
     pub(super) id: ReplicaId,
     pub(super) parent_pid: u32,
     pub(super) config: DeploymentConfig,
+    /// Of a replica that is of a gang.
+    pub(super) gang: Option<GangContext>,
 }
 
 /// Reads the words after the program's name.
@@ -44,12 +46,14 @@ pub(super) fn parse(words: impl Iterator<Item = String>) -> Result<Args, String>
         }
         (Some("role"), Some("replica")) => {
             let mut named = named(words)?;
+            let gang = named.remove("gang").map(|json| parse_json("gang", &json)).transpose()?;
             let mut take = |name: &str| named.remove(name).ok_or(format!("--{name} is missing"));
             let args = ReplicaArgs {
                 runtime_dir: RuntimeDir(take("runtime-dir")?.into()),
                 id: ReplicaId::new(take("id")?),
                 parent_pid: parse_json("parent-pid", &take("parent-pid")?)?,
                 config: parse_json("deployment-config", &take("deployment-config")?)?,
+                gang,
             };
             nothing_left(&named)?;
             Ok(Args::Role(Role::Replica(Box::new(args))))

@@ -37,7 +37,7 @@ use tyndall_telemetry::{ProgramLabels, ProgramMetrics};
 use tyndall_transport::{Client, Listener, ServeOptions, serve};
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::{
-    ColdStartPhases, DeploymentConfig, ReplicaReport, RuntimeDir, Workload,
+    ColdStartPhases, DeploymentConfig, GangContext, ReplicaReport, RuntimeDir, Workload,
 };
 
 /// How long a replica that cannot start tries to say so.
@@ -61,6 +61,7 @@ pub(super) struct ReplicaOptions {
     pub(super) id: ReplicaId,
     pub(super) config: DeploymentConfig,
     pub(super) rank: u32,
+    pub(super) gang: Option<GangContext>,
     /// When the process began; cold-start phases count from here.
     pub(super) started_at: Instant,
 }
@@ -325,6 +326,7 @@ async fn start(
         replica_id: options.id,
         max_ongoing_requests: config.max_ongoing_requests,
         rank: options.rank,
+        gang: options.gang,
         metrics,
         held,
         metadata,

@@ -196,6 +196,7 @@ fn replica_role(
         runtime_dir: replica.runtime_dir,
         id: replica.id,
         config: replica.config,
+        gang: replica.gang,
         rank: variable("TYNDALL_REPLICA_RANK").and_then(|rank| rank.parse().ok()).unwrap_or(0),
         started_at,
     };

@@ -176,7 +176,7 @@ fn initial_replicas_are_the_floor_while_capacity_rises() {
     assert_eq!(lower(None, None), 2);
     let unset = AutoscalingConfig { initial_replicas: None, ..config.clone() };
     let up = Bounds::new(&unset, Some(50.0), Some(CapacityDirection::Up));
-    assert_eq!(up, Bounds { lower: 1, upper: 5 });
+    assert_eq!(up, Bounds { lower: 1, upper: 5, gang_size: 1 });
     // Down to 50 %, with the target at once.
     let mut autoscaler = Autoscaler::at(8);
     let half = Bounds::new(&config, Some(50.0), Some(CapacityDirection::Down));
@@ -256,4 +256,31 @@ fn reasons_are_words() {
         Reason::Bounds,
     ];
     assert!(all.iter().all(|reason| !reason.to_string().is_empty()));
+}
+
+#[test]
+fn gangs_are_rounded_up_and_the_last_one_goes_as_the_last_replica_does() {
+    assert_eq!([0, 1, 4, 5].map(|n| whole_gangs(n, 4)), [0, 4, 4, 8]);
+    assert_eq!((whole_gangs(7, 0), whole_gangs(u32::MAX, 4)), (7, u32::MAX - 3));
+    let bounds = Bounds { lower: 1, upper: 10, gang_size: 1 }.of_gangs(4);
+    assert_eq!(bounds, Bounds { lower: 4, upper: 12, gang_size: 4 });
+    assert_eq!([0, 3, 5, 11, 40].map(|n| bounds.clamp(n)), [4, 4, 8, 12, 12]);
+    // A policy outside that asks for less than a gang has all of it, and 0 takes the longer delay.
+    let config = AutoscalingConfig {
+        min_replicas: 0,
+        max_replicas: 8,
+        upscale_delay_s: 0.0,
+        downscale_delay_s: 10.0,
+        downscale_to_zero_delay_s: 50.0,
+        ..config()
+    };
+    let bounds = Bounds::new(&config, None, None).of_gangs(4);
+    let load = Load { num_running: 8, ..Load::default() };
+    let mut scaler = Autoscaler::at(8);
+    let mut asked = |number, s: f64| {
+        scaler.decide_asked(&config, bounds, Some(number), load, seconds(s)).target
+    };
+    assert_eq!((asked(0.0, 0.0), asked(0.0, 10.0)), (8, 4), "not to zero at once");
+    assert_eq!([11.0, 60.0, 61.0].map(|s| asked(0.0, s)), [4, 4, 0]);
+    assert_eq!(asked(1.0, 62.0), 4);
 }

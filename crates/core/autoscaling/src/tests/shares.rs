@@ -4,7 +4,7 @@ use proptest::prelude::*;
 fn shared(max_total_replicas: u32, deployments: &[(u32, u32, u32)]) -> Vec<u32> {
     let deployments: Vec<_> = deployments
         .iter()
-        .map(|&(lower, upper, wanted)| (Bounds { lower, upper }, wanted))
+        .map(|&(lower, upper, wanted)| (Bounds { lower, upper, gang_size: 1 }, wanted))
         .collect();
     share(max_total_replicas, &deployments)
 }
@@ -78,4 +78,18 @@ proptest! {
     ) {
         prop_assert_eq!(shared(budget, &deployments).len(), deployments.len());
     }
+}
+
+#[test]
+fn gangs_are_shared_out_whole() {
+    let gangs = |size| {
+        move |(lower, upper, wanted)| (Bounds { lower, upper, gang_size: 1 }.of_gangs(size), wanted)
+    };
+    let of = |size, deployments: &[(u32, u32, u32)]| -> Vec<_> {
+        deployments.iter().copied().map(gangs(size)).collect()
+    };
+    assert_eq!(share(12, &of(4, &[(0, 8, 5), (0, 8, 3)])), [8, 4]);
+    assert_eq!(share(11, &of(4, &[(0, 8, 5), (0, 8, 3)])), [4, 4], "less than that is no gang");
+    assert_eq!(share(3, &of(4, &[(0, 8, 5), (0, 8, 3)])), [0, 0]);
+    assert_eq!(share(3, &of(4, &[(4, 8, 5), (0, 8, 3)])), [4, 0], "a minimum is kept");
 }

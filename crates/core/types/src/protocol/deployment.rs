@@ -1,6 +1,8 @@
 //! What is to run.
 
-use super::{AutoscalingConfig, JsonText, PrefixAffinity, PythonPolicy, PythonRouter};
+use super::{
+    AutoscalingConfig, GangScheduling, JsonText, PrefixAffinity, PythonPolicy, PythonRouter,
+};
 use crate::{ApplicationName, DeploymentId, SamplingDefaults};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -132,15 +134,28 @@ pub struct DeploymentConfig {
     /// Code that chooses replicas; absent is the rule that is built in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_router: Option<Box<PythonRouter>>,
+    /// Its replicas start and end in gangs; absent leaves each to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gang_scheduling: Option<GangScheduling>,
     /// For a model: its replicas get prompts whose beginning they had before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix_affinity: Option<PrefixAffinity>,
 }
 
 impl DeploymentConfig {
+    /// Replicas of a gang; 1 where each is for itself.
+    #[must_use]
+    pub fn gang_size(&self) -> u32 {
+        self.gang_scheduling.map_or(1, |gang| gang.gang_size.max(1))
+    }
+
     /// Whether a replica that was made for this serves the other as well.
     #[must_use]
     pub fn has_code_of(&self, other: &Self) -> bool {
+        if self.gang_scheduling != other.gang_scheduling {
+            // Who belongs to whom is told when a process starts.
+            return false;
+        }
         if !self.code_version.is_empty() && !other.code_version.is_empty() {
             return self.code_version == other.code_version;
         }

@@ -106,6 +106,9 @@ pub struct ReplicaDetails {
     /// Its number among the replicas of its deployment, from 0 on; absent once it stops.
     #[serde(default)]
     pub rank: Option<u32>,
+    /// The gang that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gang_id: Option<String>,
     /// The version of its deployment that it serves.
     #[serde(default)]
     pub version: u64,

@@ -28,6 +28,7 @@ mod autoscaling;
 mod demand;
 mod deployment;
 mod details;
+mod gang;
 mod json;
 mod policy;
 mod process;
@@ -46,6 +47,7 @@ pub use deployment::{
 pub use details::{
     ApplicationDetails, DeadReplica, DeploymentDetails, InstanceDetails, ReplicaDetails,
 };
+pub use gang::{GangContext, GangFailurePolicy, GangPlacementStrategy, GangScheduling};
 pub use json::JsonText;
 pub use policy::{PolicyAnswer, PolicyContext, PolicyQuestion, PythonPolicy};
 pub use process::{Handover, PREPARED, ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};

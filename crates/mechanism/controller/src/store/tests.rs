@@ -57,6 +57,7 @@ fn deployment(id: DeploymentId, max_replicas: u32) -> DeploymentConfig {
         user_config: Value::Null,
         warm: Default::default(),
         request_router: None,
+        gang_scheduling: None,
         prefix_affinity: None,
     }
 }

@@ -88,6 +88,7 @@ pub(crate) fn config(name: &str) -> DeploymentConfig {
         user_config: serde_json::Value::Null,
         warm: Default::default(),
         request_router: None,
+        gang_scheduling: None,
         prefix_affinity: None,
     }
 }

@@ -108,6 +108,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
         user_config: Value::Null,
         warm: Default::default(),
         request_router: None,
+        gang_scheduling: None,
         prefix_affinity: None,
     }
 }

@@ -141,8 +141,14 @@ impl Process {
         };
         let options = DeploymentOptions::new("Told").max_ongoing_requests(2);
         let config = options.resolve(&ApplicationName::new("app").unwrap(), program).unwrap();
-        let options =
-            ReplicaOptions { runtime_dir, id, config, rank: 0, started_at: Instant::now() };
+        let options = ReplicaOptions {
+            runtime_dir,
+            id,
+            config,
+            rank: 0,
+            gang: None,
+            started_at: Instant::now(),
+        };
         let probe = Arc::<Probe>::default();
         let (stop, stopped) = oneshot::channel::<()>();
         let build = from_application(|_| Application::new(Told::bind(String::new())).build());

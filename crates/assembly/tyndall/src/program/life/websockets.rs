@@ -177,8 +177,14 @@ impl Process {
         };
         let options = DeploymentOptions::new(name).graceful_shutdown_timeout_s(drain_s);
         let config = options.resolve(&ApplicationName::new("app").unwrap(), program).unwrap();
-        let options =
-            ReplicaOptions { runtime_dir, id, config, rank: 0, started_at: Instant::now() };
+        let options = ReplicaOptions {
+            runtime_dir,
+            id,
+            config,
+            rank: 0,
+            gang: None,
+            started_at: Instant::now(),
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let replica = tokio::spawn(run(options, start, async { drop(stopped.await) }));
         let client = Client::unix(&socket);

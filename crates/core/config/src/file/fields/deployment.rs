@@ -123,9 +123,8 @@ pub(in crate::file) static DEPLOYMENT: Object = Object {
             "gang_scheduling_config",
             Kind::Object(&GANG),
             "null",
-            "replicas that start together",
-        )
-        .refused("leave it out: groups of replicas are not there yet"),
+            "replicas that start and end together",
+        ),
         Field::new(
             "deployment_actors",
             Kind::List(&Kind::Map),
@@ -281,6 +280,26 @@ pub(super) static ACTOR: Object = Object {
 
 static GANG: Object = Object {
     name: "GangSchedulingConfig",
-    is_open: true,
-    fields: &[Field::new("gang_size", COUNT, "", "replicas of a gang").required()],
+    is_open: false,
+    fields: &[
+        Field::new(
+            "gang_size",
+            COUNT,
+            "",
+            "replicas of a gang; numbers of replicas are multiples of it",
+        )
+        .required(),
+        Field::new(
+            "gang_placement_strategy",
+            Kind::Word(&["PACK", "SPREAD"]),
+            "\"PACK\"",
+            "how a gang lies on nodes; one machine is one node",
+        ),
+        Field::new(
+            "runtime_failure_policy",
+            Kind::Word(&["RESTART_GANG"]),
+            "\"RESTART_GANG\"",
+            "what becomes of a gang that loses a replica",
+        ),
+    ],
 };

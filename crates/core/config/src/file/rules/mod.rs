@@ -1,6 +1,7 @@
 //! What involves more than one field.
 
 mod code;
+mod gangs;
 mod models;
 mod policies;
 mod routers;
@@ -50,6 +51,7 @@ pub(super) fn check(root: &Node, problems: &mut Vec<Problem>) {
 pub(super) fn of_deployment(node: &Node, problems: &mut Vec<Problem>) {
     deployment(node, "", OF_CODE, problems);
     code::of_deployment(node, problems);
+    gangs::check(node, "", false, problems);
 }
 
 fn text_of<'a>(node: &'a Node, name: &str) -> Option<&'a str> {
@@ -94,6 +96,7 @@ fn application(app: &Node, path: &str, problems: &mut Vec<Problem>) {
         deployment(node, &of(i), requests, problems);
         let kinds = (app.has("import_path") && models.is_empty(), !models.is_empty());
         routers::check(node, &of(i), kinds, problems);
+        gangs::check(node, &of(i), !models.is_empty(), problems);
     }
     external_scaler(app, path, &models, problems);
     code::check(app, path, &models, problems);

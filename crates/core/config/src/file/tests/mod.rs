@@ -1,5 +1,6 @@
 mod code;
 mod engine;
+mod gangs;
 mod models;
 mod options;
 mod policies;
@@ -158,12 +159,6 @@ fn what_is_wrong_with_a_deployment_is_told_with_place_and_cure() {
             "1}]",
             ".max_replicas_per_node",
             "it does not go with",
-        ),
-        (
-            "gang_scheduling_config: {gang_size: 2}",
-            "gang_sch",
-            ".gang_scheduling_config",
-            "gang_scheduling_config cannot be carried out\n  help: leave it out",
         ),
     ] {
         let text = with(&format!("  deployments: [{{name: D, {options}}}]"));
@@ -324,7 +319,8 @@ fn the_schema_is_closed_and_has_every_field_that_may_be_written() {
     }
     let deployment = definitions["DeploymentSchema"]["properties"].as_object().unwrap();
     assert!(deployment.contains_key("num_replicas"));
-    assert!(!deployment.contains_key("gang_scheduling_config"));
+    assert!(deployment.contains_key("gang_scheduling_config"));
+    assert!(!definitions["HTTPOptionsSchema"]["properties"]["ssl_keyfile"].is_object());
     assert_eq!(definitions["AutoscalingConfig"]["additionalProperties"], false);
 }
 

@@ -1,6 +1,6 @@
 //! Applications of code: where it lies, and what the controller is asked to run for it.
 
-use super::{ApplicationSpec, DeploymentOverride, code_version, read};
+use super::{ApplicationSpec, DeploymentOverride, code_version, gangs, read};
 use crate::file::fields::LLM_BUILDERS;
 use crate::file::node::Node;
 use crate::file::problem::Problem;
@@ -229,6 +229,10 @@ impl ApplicationSpec {
                 "deployment {:?}: a request router in Python is for an application in Python",
                 config.id.deployment.as_str()
             )));
+        }
+        if let Some(problem) = gangs::problem(&options, &config) {
+            let name = config.id.deployment.as_str();
+            return Err(DescribedError::Unusable(format!("deployment {name:?}: {problem}")));
         }
         version.extend([json!(config.env_vars), json!(config.resources)]);
         version.extend(place);

@@ -2,7 +2,7 @@
 
 use super::code::CodePaths;
 use super::scaling::AutoscalingOption;
-use super::{LoggingOptions, read};
+use super::{LoggingOptions, gangs, read};
 use crate::file::check::object;
 use crate::file::fields::{DEPLOYMENT, Named, named};
 use crate::file::node::{Node, Value as NodeValue};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use tyndall_types::DeploymentName;
 use tyndall_types::protocol::{
-    Backpressure, PrefixAffinity, PythonRouter, RouterBackoff, WarmPool,
+    Backpressure, GangScheduling, PrefixAffinity, PythonRouter, RouterBackoff, WarmPool,
 };
 
 /// Ray's defaults of what replicas say of themselves to request routers.
@@ -56,6 +56,8 @@ pub struct DeploymentOptions {
     pub bundles: Option<Vec<BTreeMap<String, f64>>>,
     /// Replicas of it on one node.
     pub max_replicas_per_node: Option<u32>,
+    /// How its replicas form gangs; null is not at all.
+    pub gang_scheduling: Option<Option<GangScheduling>>,
     /// Its logs.
     pub logging: Option<LoggingOptions>,
     /// What chooses replicas.
@@ -176,6 +178,7 @@ impl DeploymentOptions {
                 list.items().iter().map(read::amounts).collect()
             }),
             max_replicas_per_node: read::whole(node, "max_replicas_per_node"),
+            gang_scheduling: or_null(node, "gang_scheduling_config", gangs::read),
             logging: node.get("logging_config").map(LoggingOptions::read),
             request_router: or_null(node, "request_router_config", request_router),
             rolling_update_percentage: read::number(node, "rolling_update_percentage"),
@@ -221,6 +224,7 @@ impl DeploymentOptions {
             actor,
             bundles: over.bundles.or(code.bundles),
             max_replicas_per_node: over.max_replicas_per_node.or(code.max_replicas_per_node),
+            gang_scheduling: over.gang_scheduling.or(code.gang_scheduling),
             logging: over.logging.or(code.logging),
             request_router: over.request_router.or(code.request_router),
             rolling_update_percentage: over

@@ -7,6 +7,7 @@
 mod application;
 mod code;
 mod deployment;
+mod gangs;
 mod model;
 mod read;
 mod resolve;

@@ -113,6 +113,7 @@ impl DeploymentOptions {
             user_config: self.user_config.clone().unwrap_or_default(),
             warm: WarmPool::default(),
             request_router: None,
+            gang_scheduling: self.gang_scheduling.flatten(),
             prefix_affinity: None,
         }
     }
