@@ -287,6 +287,9 @@ def _made(kind: str, queue: str, kwargs: dict[str, Any]) -> Any:
         )
     if missing := [name for name in known.required if name not in kwargs]:
         raise ValueError(f"broker_kwargs of {kind!r} lack {', '.join(missing)}\nset them in TaskiqAdapterConfig")
+    if kind == "redis_stream":
+        # It reads a hundred messages otherwise, and a replica that ends keeps those that it has not begun.
+        kwargs = {"xread_count": 1, **kwargs}
     return _imported(known.path, known.package)(**{**kwargs, known.queue: queue})
 
 
