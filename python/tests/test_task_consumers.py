@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -310,6 +311,36 @@ class Unready(Threads):
 def test_adapters_that_cannot_be_had_say_why(given, kind, message):
     with pytest.raises(kind, match=message):
         instantiate_adapter_from_config(given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "kwargs", "made"),
+    [
+        ("redis_list", "taskiq_redis.ListQueueBroker", {"url": "u"}, {"url": "u", "queue_name": "q"}),
+        (
+            "redis_stream",
+            "taskiq_redis.RedisStreamBroker",
+            {"url": "u"},
+            {"xread_count": 1, "url": "u", "queue_name": "q"},
+        ),
+        ("rabbitmq", "taskiq_aio_pika.AioPikaBroker", None, {"queue_name": "q"}),
+        ("nats", "taskiq_nats.PullBasedJetStreamBroker", {"servers": []}, {"servers": [], "subject": "q"}),
+        (
+            "kafka",
+            "taskiq_aio_kafka.AioKafkaBroker",
+            {"bootstrap_servers": "b", "kafka_topic": "other"},
+            {
+                "bootstrap_servers": "b",
+                "kafka_topic": "q",
+            },
+        ),
+    ],
+)
+def test_brokers_of_taskiq_get_their_queue(monkeypatch, kind, name, kwargs, made):
+    module, _, attribute = name.partition(".")
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{attribute: lambda **given: given}))
+    given = TaskiqAdapterConfig(broker_type=kind, broker_kwargs=kwargs)
+    assert instantiate_adapter_from_config(config(TaskiqTaskProcessorAdapter, given))._broker == made
 
 
 def test_an_adapter_has_no_coroutines_unless_it_says_so():
