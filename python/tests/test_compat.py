@@ -100,6 +100,37 @@ def test_what_is_absent_is_refused_with_cause_and_cure(code, kind, cause):
     assert cure
 
 
+def test_task_consumers_of_ray_are_those_here():
+    assert said("""
+        from ray import serve
+        from ray.serve.async_inference_autoscaling_policy import AsyncInferenceAutoscalingPolicy
+        from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+        from ray.serve.schema import CeleryAdapterConfig, TaskProcessorAdapter, TaskProcessorConfig, TaskResult
+        from ray.serve.task_consumer import instantiate_adapter_from_config, task_consumer, task_handler
+        from ray.serve.task_processor import CeleryTaskProcessorAdapter
+        from ray.serve.taskiq_task_processor import TaskiqAdapterConfig, TaskiqTaskProcessorAdapter
+        import tyndall.serve.schema, tyndall.serve.task_processor
+
+        assert TaskProcessorAdapter is tyndall.serve.schema.TaskProcessorAdapter
+        celery = CeleryAdapterConfig(broker_url="memory://", backend_url="cache+memory://")
+        config = TaskProcessorConfig(queue_name="q", adapter_config=celery)
+        assert type(instantiate_adapter_from_config(config)) is CeleryTaskProcessorAdapter
+        policy = AutoscalingPolicy(
+            policy_function=AsyncInferenceAutoscalingPolicy,
+            policy_kwargs={"broker_url": "redis://localhost", "queue_name": "q"},
+        )
+
+        @serve.deployment(autoscaling_config=AutoscalingConfig(policy=policy))
+        @task_consumer(task_processor_config=config)
+        class Consumer:
+            @task_handler
+            def task(self):
+                pass
+
+        print(Consumer.bind())
+    """) == ["Application(name='Consumer')"]
+
+
 def test_libraries_may_ask_whether_there_is_more_of_ray():
     assert said("""
         import importlib.util

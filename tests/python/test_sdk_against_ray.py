@@ -53,6 +53,16 @@ def parameters(function):
     }
 
 
+TASK_METHODS = [
+    "initialize",
+    "register_task_handle",
+    "start_consumer",
+    "stop_consumer",
+    *(f"{what}_{how}" for what in ("enqueue_task", "get_task_status", "cancel_task") for how in ("sync", "async")),
+    *(f"{what}_{how}" for what in ("get_metrics", "health_check") for how in ("sync", "async")),
+]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -85,6 +95,12 @@ def parameters(function):
         "metrics.Counter",
         "metrics.Gauge",
         "metrics.Histogram",
+        "task_consumer.instantiate_adapter_from_config",
+        "task_consumer.task_consumer",
+        "task_consumer.task_handler",
+        *(f"schema.TaskProcessorAdapter.{name}" for name in TASK_METHODS),
+        *(f"task_processor.CeleryTaskProcessorAdapter.{name}" for name in ("__init__", *TASK_METHODS)),
+        *(f"taskiq_task_processor.TaskiqTaskProcessorAdapter.{name}" for name in ("__init__", *TASK_METHODS)),
         "request_router.LocalityMixin",
         "request_router.LocalityMixin.apply_locality_routing",
         "request_router.LocalityMixin.rank_replicas_via_locality",
@@ -164,6 +180,24 @@ def test_records_have_the_same_fields_and_defaults(name):
 def test_records_of_the_schema_have_the_same_fields(name):
     ray, own = (getattr(module(of, ".schema"), name) for of in BOTH)
     assert set(own.field_names()) == set(ray.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("schema.TaskProcessorConfig", {"queue_name": "q", "adapter_config": None}),
+        ("schema.CeleryAdapterConfig", {"broker_url": "memory://", "backend_url": "cache+memory://"}),
+        ("schema.TaskResult", {"id": "1", "status": "PENDING", "result": None}),
+        ("taskiq_task_processor.TaskiqAdapterConfig", {"broker_type": "nats"}),
+    ],
+)
+def test_records_of_tasks_have_the_same_fields_and_defaults(name, given):
+    ray, own = (named(of, name) for of in BOTH)
+    assert own(**given).to_dict() == ray(**given).model_dump()
+    for missing in given:
+        for of in (ray, own):
+            with pytest.raises(ValueError, match=missing):
+                of(**{field: value for field, value in given.items() if field != missing})
 
 
 @pytest.mark.parametrize(
@@ -477,3 +511,63 @@ def test_deployments_as_objects(serve):
     for use in (lambda: made(), lambda: hash(made), lambda: made.options(colour=1), lambda: made.colour):
         with pytest.raises((RuntimeError, TypeError, AttributeError)):
             use()
+
+
+# --- Task consumers ---------------------------------------------------------------------------------------------------
+
+
+def adapter_of(serve, events):
+    """A class of adapters that only says what is asked of it."""
+    base = importlib.import_module(f"{serve.__name__}.schema").TaskProcessorAdapter
+
+    def method(name):
+        return lambda self, *args, **kwargs: events.append((name, args))
+
+    names = {name: method(name) for name in base.__abstractmethods__}
+    names["__init__"] = lambda self, config: events.append(("made", config.queue_name))
+    names["register_task_handle"] = lambda self, func, name: events.append((name, func(2)))
+    return type("Adapter", (base,), names)
+
+
+def test_consumers_do_the_same_with_their_adapter(serve):
+    tasks = importlib.import_module(f"{serve.__name__}.task_consumer")
+    records = importlib.import_module(f"{serve.__name__}.schema")
+    events = []
+    adapter = adapter_of(serve, events)
+    config = records.TaskProcessorConfig(queue_name="q", adapter=adapter, adapter_config=None)
+
+    @tasks.task_consumer(task_processor_config=config)
+    class Consumer:
+        def __init__(self, factor):
+            self.factor = factor
+
+        @tasks.task_handler
+        def b(self, x):
+            return self.factor * x
+
+        @tasks.task_handler(name="a")
+        def named(self, x):
+            return -self.factor * x
+
+        def plain(self):
+            pass
+
+    assert (Consumer.__name__, Consumer.__module__) == ("Consumer", __name__)
+    one = Consumer(3)
+    one.initialize_callable(4)
+    assert events == [("made", "q"), ("initialize", (4,)), ("b", 6), ("a", -6), ("start_consumer", ())]
+    one.__del__()
+    assert events[-1][0] == "stop_consumer"
+    tasks.instantiate_adapter_from_config(config)
+    assert events[-1] == ("initialize", (5,))
+
+
+@pytest.mark.parametrize("adapter", ["no_such_module.Adapter", "json.Missing", lambda _: 5, lambda _: 1 / 0])
+def test_adapters_that_cannot_be_had_end_the_same(adapter):
+    raised = []
+    for of in BOTH:
+        config = module(of, ".schema").TaskProcessorConfig(queue_name="q", adapter=adapter, adapter_config=None)
+        with pytest.raises((ImportError, AttributeError, TypeError, RuntimeError)) as caught:
+            module(of, ".task_consumer").instantiate_adapter_from_config(config)
+        raised.append(type(caught.value))
+    assert raised[0] == raised[1]

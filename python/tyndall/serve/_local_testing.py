@@ -89,6 +89,7 @@ class _Replica:
         async def begin() -> None:
             await self._user.start(code.init_args, code.init_kwargs)
             await self._user.reconfigure(config, ReplicaRank())
+            self._user.consume()
             await self._user.check_health()
 
         self._submit(self._in_replica(begin)).result()
@@ -107,7 +108,7 @@ class _Replica:
             task.cancel()
         if running:
             await asyncio.wait(running, timeout=self._code.options.get("graceful_shutdown_timeout_s", 20.0))
-        await self._user.stop()
+        await self._user.stop(self._code.options.get("graceful_shutdown_timeout_s", 20.0))
         await self._loop.shutdown_asyncgens()
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Future[Any]:

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tyndall import _tyndall
 
@@ -39,6 +39,9 @@ from .context import (
 from .gang import GangContext
 
 logger = logging.getLogger("tyndall.serve")
+
+_GIVE_BACK_S: Final = 2.0
+"""What is kept of the drain time for tasks that go back to their queue."""
 
 
 def main(load: Callable[[dict[str, Any]], Any], rest: list[str]) -> int:
@@ -67,6 +70,7 @@ class _Host:
         self._access: _replica_log.AccessLog | None = None
         self._runtime_dir = Path()
         self._stats: list[asyncio.Task[None]] = []
+        self._consumer_timeout_s = 0.0
 
     def run(self, words: list[str]) -> int:
         # A crash in native code says in which line of Python.
@@ -82,6 +86,9 @@ class _Host:
         finally:
             self._loop.remove_reader(bridge.fileno())
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            if self._user is not None:
+                # Requests may have taken all of the drain time, so that `stop` was cut short.
+                self._user.give_back_tasks()
         if self._message:
             print(self._message, file=sys.stderr)
         if self._access is not None:
@@ -137,6 +144,8 @@ class _Host:
         await user.reconfigure(config["user_config"], rank)
         _set_internal_replica_context(replace(context, servable_object=user.target))
         self._front = await http.front(user)
+        self._consumer_timeout_s = _consumer_timeout_s(config["graceful_shutdown_timeout_s"])
+        user.consume()
         await user.check_health()
         record = user.stats(_stats.METHOD)
         if record is not None and config["num_replicas"] is None:
@@ -164,7 +173,7 @@ class _Host:
         if self._front is not None:
             await self._front.stop()
         if self._user is not None:
-            await self._user.stop()
+            await self._user.stop(self._consumer_timeout_s)
 
     def _do(self, job: _tyndall.Job, work: Coroutine[Any, Any, None]) -> None:
         async def done() -> None:
@@ -272,6 +281,11 @@ class _Host:
         finally:
             await items.aclose()  # type: ignore[attr-defined]
         request.close()
+
+
+def _consumer_timeout_s(drain_s: float) -> float:
+    """How long tasks may take at the end: some of the drain time is left to give back those that are not done."""
+    return drain_s - min(_GIVE_BACK_S, drain_s / 4)
 
 
 def _log(error: BaseException) -> None:

@@ -17,6 +17,7 @@ import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+from ._tasks import STOP_TIMEOUT_S, Consumer
 from .exceptions import RayServeException
 
 logger = logging.getLogger("tyndall.serve")
@@ -30,6 +31,7 @@ class UserCallable:
 
     def __init__(self, func_or_class: Callable[..., Any], max_workers: int) -> None:
         self._func_or_class = func_or_class
+        self._max_workers = max_workers
         self._target: Any = None
         self._for_loop: dict[Any, bool] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers, thread_name_prefix="serve-method")
@@ -101,8 +103,16 @@ class UserCallable:
                 f"Method '{name}' was called with `handle.options(stream=True)`, and did not return a generator."
             )
 
+    def consume(self) -> None:
+        """Takes tasks from now on, if it is a task consumer. Raises what its adapter raises."""
+        if isinstance(self._target, Consumer):
+            # On the loop, as in Ray: an adapter may want to have it.
+            self._target.initialize_callable(self._max_workers)
+
     async def check_health(self) -> None:
-        """Raises what the deployment's own check raises."""
+        """Raises what the deployment's own check raises, and where a task consumer takes no tasks any more."""
+        if isinstance(self._target, Consumer):
+            self._target._check_consumer()
         check = getattr(self._target, "check_health", None) if inspect.isclass(self._func_or_class) else None
         if check is not None:
             await self._run(check, (), {})
@@ -113,8 +123,19 @@ class UserCallable:
         record = getattr(self._target, method, None) if is_class else None
         return None if record is None else lambda: self._run(record, (), {})
 
-    async def stop(self) -> None:
-        """Lets go of the object, and calls its `__del__`, once."""
+    def give_back_tasks(self) -> None:
+        """At the end of the process: tasks that a consumer has yet go back to their queue."""
+        if isinstance(self._target, Consumer):
+            self._target._stop_consumer(0.0)
+
+    async def stop(self, consumer_timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Ends what a task consumer does, lets go of the object, and calls its `__del__`, once."""
+        if isinstance(self._target, Consumer):
+            try:
+                # Not in the pool, whose threads may all be at work.
+                await asyncio.to_thread(self._target._stop_consumer, consumer_timeout_s)
+            except Exception:
+                logger.exception("a task consumer did not stop")
         target, self._target = self._target, None
         destructor = getattr(target, "__del__", None) if inspect.isclass(self._func_or_class) else None
         if destructor is not None:

@@ -157,6 +157,7 @@ class _WithCode(Model):
 _RAY_EXPERIMENTAL = "ray.serve.experimental."
 
 _OWN_MODULES = {
+    "ray.serve.async_inference_autoscaling_policy": f"{__package__}.async_inference_autoscaling_policy",
     "ray.serve.autoscaling_policy": f"{__package__}.autoscaling_policy",
     "ray.serve.request_router": f"{__package__}.request_router",
     "ray.serve._private.request_router": f"{__package__}.request_router",

@@ -1,4 +1,7 @@
-"""What `serve.status` gives: statuses of proxies, applications, deployments and replicas, by Ray Serve's names."""
+"""What `serve.status` gives: statuses of proxies, applications, deployments and replicas, by Ray Serve's names.
+
+Records of tasks are here too, where Ray has them.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from ._tasks import AsyncCapability, CeleryAdapterConfig, TaskProcessorAdapter, TaskProcessorConfig, TaskResult
 from .config import EncodingType, LoggingConfig, TracingConfig
 from .context import ReplicaRank
 
 __all__ = [
     "ApplicationStatus",
     "ApplicationStatusOverview",
+    "AsyncCapability",
+    "CeleryAdapterConfig",
     "DeploymentStatus",
     "DeploymentStatusOverview",
     "DeploymentStatusTrigger",
@@ -23,6 +29,9 @@ __all__ = [
     "ReplicaRank",
     "ReplicaState",
     "ServeStatus",
+    "TaskProcessorAdapter",
+    "TaskProcessorConfig",
+    "TaskResult",
     "TracingConfig",
 ]
 
