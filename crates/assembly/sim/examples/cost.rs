@@ -112,6 +112,7 @@ fn recovery(started: &[(ReplicaId, Arc<DeploymentConfig>)], deployments: u32, re
         pid: 1,
         config: Some(Box::new((**config).clone())),
         gpus: Vec::new(),
+        actor: None,
     };
     let found: Vec<FoundReplica> = started.iter().map(found).collect();
     timed("Snapshot of all", 1, || state.apply(Event::Snapshot(found), NOW));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::DeploymentConfig;
+use tyndall_types::protocol::{DeploymentActor, DeploymentConfig};
 
 /// Shares of GPUs are added up; what is less than this is no share.
 const ROUNDING: f64 = 1e-6;
@@ -38,6 +38,16 @@ impl Need {
             num_cpus: config.resources.num_cpus,
             num_gpus: config.resources.num_gpus,
             custom: config.resources.custom.clone(),
+        }
+    }
+
+    pub(crate) fn of_actor(actor: &DeploymentActor) -> Self {
+        let own = &actor.resources;
+        Self {
+            memory_bytes: own.memory_bytes.unwrap_or(0),
+            num_cpus: own.num_cpus,
+            num_gpus: own.num_gpus,
+            custom: own.custom.clone(),
         }
     }
 }

@@ -19,6 +19,7 @@
 //! while it waits the route table carries the reason, so that proxies answer instead of waiting.
 #![forbid(unsafe_code)]
 
+mod actors;
 mod application;
 mod applications;
 mod backoff;
@@ -41,7 +42,7 @@ mod warm;
 
 pub use application::Fallback;
 pub use backoff::Backoff;
-pub use event::{Action, Event, Exit, FoundReplica, Notice, PolicyOutcome};
+pub use event::{Action, Event, Exit, FoundActor, FoundReplica, Notice, PolicyOutcome};
 pub use ledger::Capacity;
 pub use sidecar::SidecarConfig;
 pub use state::State;

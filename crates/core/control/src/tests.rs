@@ -1,5 +1,6 @@
 //! Lives of deployments, told as events and the actions that follow.
 
+mod actors;
 mod failures;
 mod policies;
 mod recovery;
@@ -8,6 +9,7 @@ mod room;
 mod routers;
 mod warm;
 
+pub(crate) use self::actors::actors_called;
 use self::room::{ask, crowded};
 pub(crate) use self::routers::router;
 use super::*;
@@ -99,6 +101,7 @@ pub(crate) fn config() -> DeploymentConfig {
         env_vars: Default::default(),
         user_config: Default::default(),
         warm: Default::default(),
+        deployment_actors: Vec::new(),
         request_router: None,
         prefix_affinity: None,
     }

@@ -171,7 +171,13 @@ fn the_process_goes_with_what_needs_it() {
     assert_eq!(sim.state.next_deadline(), None);
     // A new controller ends what the one before has left.
     let mut new = Sim::new();
-    let found = FoundReplica { replica: process.clone(), pid: 7, config: None, gpus: Vec::new() };
+    let found = FoundReplica {
+        replica: process.clone(),
+        pid: 7,
+        config: None,
+        gpus: Vec::new(),
+        actor: None,
+    };
     assert_eq!(stops(new.apply(Event::Snapshot(vec![found]))), [(process, 5)]);
 }
 

@@ -16,6 +16,7 @@ fn a_new_controller_finds_what_runs() {
         pid: 7,
         config: config.map(Box::new),
         gpus: Vec::new(),
+        actor: None,
     };
     let mut other = config();
     other.id = DeploymentId::single(DeploymentName::new("other").unwrap());
@@ -111,6 +112,7 @@ fn the_metadata_of_a_replica_is_in_its_first_route_and_in_that_of_the_next_contr
         pid: 7,
         config: Some(Box::new(with_min(1))),
         gpus: Vec::new(),
+        actor: None,
     };
     sim.apply(Event::Snapshot(vec![found]));
     let status = ReplicaStatus {

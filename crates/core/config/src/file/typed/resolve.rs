@@ -112,6 +112,7 @@ impl DeploymentOptions {
             env_vars,
             user_config: self.user_config.clone().unwrap_or_default(),
             warm: WarmPool::default(),
+            deployment_actors: Vec::new(),
             request_router: None,
             prefix_affinity: None,
         }
