@@ -1,5 +1,6 @@
 //! What involves more than one field.
 
+mod actors;
 mod code;
 mod models;
 mod policies;
@@ -94,6 +95,9 @@ fn application(app: &Node, path: &str, problems: &mut Vec<Problem>) {
         deployment(node, &of(i), requests, problems);
         let kinds = (app.has("import_path") && models.is_empty(), !models.is_empty());
         routers::check(node, &of(i), kinds, problems);
+        if !kinds.0 {
+            actors::without_python(node, &of(i), problems);
+        }
     }
     external_scaler(app, path, &models, problems);
     code::check(app, path, &models, problems);
@@ -193,7 +197,7 @@ fn external_scaler(
 }
 
 fn deployment(node: &Node, path: &str, requests: Requests, problems: &mut Vec<Problem>) {
-    routers::actors(node, path, problems);
+    actors::check(node, path, problems);
     let mut error = |at: &Node, field: &str, message: String, cure: &str| {
         problems.push(Problem::error(at, &inside(path, field), message).with_cure(cure));
     };

@@ -53,7 +53,8 @@ impl DeploymentOptions {
             Some(RouterOption::BuiltIn | RouterOption::PrefixCache(_)) | None => None,
         };
         let config = self.resolve(id, Workload::Program(program), base);
-        DeploymentConfig { request_router, ..config }
+        let deployment_actors = self.actors.clone().unwrap_or_default();
+        DeploymentConfig { request_router, deployment_actors, ..config }
     }
 
     pub(super) fn resolve(
