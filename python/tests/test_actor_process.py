@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tyndall import serve
-from tyndall.serve import _actor, _actors, _http_server, _options
+from tyndall.serve import _actor, _actors, _http_server, _local_actors, _options
 from tyndall.serve._actors import ActorHandle, ActorName, Frames, frame
 from tyndall.serve.config import DeploymentActorConfig
 from tyndall.serve.context import DeploymentID
@@ -227,13 +227,45 @@ def test_an_actor_knows_whose_it_is(monkeypatch):
     assert (context.app_name, context.deployment) == ("app", "D")
 
 
-def test_local_testing_mode_has_no_actors():
-    @serve.deployment(deployment_actors=[{"name": "a", "actor_class": Notes}])
-    class D:
-        def __call__(self):
-            return serve.get_deployment_actor("a")
+class Talker:
+    def __init__(self, first):
+        if first is None:
+            raise ValueError("no first")
+        self.said = [first]
 
-    handle = serve.run(D.bind(), name="local", _local_testing_mode=True)
-    with pytest.raises(RayServeException, match="local testing mode has no actors"):
-        handle.remote().result()
+    async def say(self, what):
+        self.said.append(what)
+        return self.said
+
+
+def test_local_testing_mode_has_them_in_this_process():
+    def app(first):
+        @serve.deployment(deployment_actors=[{"name": "a", "actor_class": Talker, "init_kwargs": {"first": first}}])
+        class D:
+            def __init__(self):
+                self.actor = serve.get_deployment_actor("a")
+
+            async def __call__(self, what):
+                return await self.actor.say.remote(what)
+
+            async def other(self):
+                return serve.get_deployment_actor("b")
+
+            def given(self):
+                return self.actor
+
+        return D.bind()
+
+    handle = serve.run(app(1), name="local", _local_testing_mode=True)
+    assert handle.remote(2).result() == [1, 2]
+    with pytest.raises(ValueError, match="no actor 'b'"):
+        handle.other.remote().result()
+    actor = handle.given.remote().result()
+    answer = actor.say.remote(3).result()
+    assert answer == [1, 2, 3] and answer is not actor.say.remote(4).result(), "it is a copy"
     serve.delete("local")
+    with pytest.raises(DeploymentActorUnavailableError, match="does not run in this process"):
+        actor.say.remote(5).result()
+    with pytest.raises(ValueError, match="no first"):
+        serve.run(app(None), name="local", _local_testing_mode=True)
+    assert not _local_actors._running

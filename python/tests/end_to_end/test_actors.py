@@ -97,7 +97,8 @@ class Front:
         try:
             await getattr(self.actor, method).remote()
         except Exception as error:
-            return type(error).__name__, [one.__name__ for one in type(error).__mro__], str(error), repr(error.__cause__)
+            bases = [one.__name__ for one in type(error).__mro__]
+            return type(error).__name__, bases, str(error), repr(error.__cause__)
 
 
 def front(actors=None, cls=Front, **options):

@@ -116,12 +116,16 @@ class Actor:
     @classmethod
     async def made(cls, load: Load, told: dict[str, Any]) -> Actor:
         """Raises what the code of the application or the constructor raises."""
-        config = configured(load, told)
-        found, name = config.get_actor_class(), told["actor"]["name"]
+        return await cls.of(configured(load, told), told["actor"].get("max_concurrency"))
+
+    @classmethod
+    async def of(cls, config: DeploymentActorConfig, max_concurrency: int | None) -> Actor:
+        """Raises what the constructor raises, and where there is no class at its path."""
+        found = config.get_actor_class()
         if not inspect.isclass(found):
-            raise TypeError(f"the actor_class of {name!r} is {type(found).__name__}\nname a class")
+            raise TypeError(f"the actor_class of {config.name!r} is {type(found).__name__}\nname a class")
         is_async = any(_is_async(one) for _, one in inspect.getmembers(found))
-        max_concurrency = told["actor"].get("max_concurrency") or (ASYNC_CONCURRENCY if is_async else 1)
+        max_concurrency = max_concurrency or (ASYNC_CONCURRENCY if is_async else 1)
         args, kwargs = config.init_args, config.init_kwargs
         if is_async:
             return cls(found(*args, **kwargs), max_concurrency, None)
@@ -240,14 +244,18 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, number: int, done: asyncio.Future[bytes]) -> None:
         self._calls.pop(number, None)
-        if done.cancelled():
-            kind, body = _actors.ERROR, _calls.cancelled(str(number)).encode()
-        elif error := done.exception():
-            kind, body = _actors.ERROR, _calls.written(_shown(error)).encode()
-        else:
-            kind, body = _actors.VALUE, done.result()
+        kind, body = outcome(done)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(_actors.frame(kind, number, body))
+
+
+def outcome(done: asyncio.Future[bytes]) -> tuple[int, bytes]:
+    """What goes back to whoever called: the kind of a frame, and what is in it."""
+    if done.cancelled():
+        return _actors.ERROR, _calls.cancelled("").encode()
+    if error := done.exception():
+        return _actors.ERROR, _calls.written(_shown(error)).encode()
+    return _actors.VALUE, done.result()
 
 
 def _shown(error: BaseException) -> BaseException:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 
 from . import _calls, _futures
 from ._responses import DeploymentResponse, R, _deadline
@@ -165,16 +165,24 @@ def install(runtime_dir: Path, context: ReplicaContext, actors: list[Mapping[str
         _of_replica[actor["name"]] = ActorName(of, actor["name"], str(path), most)
 
 
-def of_replica(actor_name: str) -> ActorHandle:
+def of_replica(actor_name: str, actors: Mapping[str, ActorName] = _of_replica) -> ActorHandle:
     """Raises ValueError where the replica's deployment has no actor of this name."""
-    found = _of_replica.get(actor_name)
+    found = actors.get(actor_name)
     if found is None:
-        known = ", ".join(_of_replica) or "none"
+        known = ", ".join(actors) or "none"
         raise ValueError(f"the deployment has no actor {actor_name!r}\nname it in deployment_actors; there is {known}")
     return ActorHandle(found)
 
 
 # --- The way to an actor ----------------------------------------------------------------------------------------------
+
+
+class Way(Protocol):
+    """How an actor is called."""
+
+    def call(self, body: bytes) -> Future[Any]:
+        """Begins a call, with a pickle of the method's name, the arguments, and those by name."""
+        ...
 
 
 class _Way:
@@ -256,14 +264,19 @@ class _Way:
         return DeploymentActorUnavailableError(self._of.actor_name, reason)
 
     def _came(self, future: Future[Any], kind: int, body: bytes) -> None:
-        try:
-            if kind == VALUE:
-                _calls._finish(future, body, _calls.loads)
-            else:
-                future.set_exception(_calls.read(body.decode(), self._of.deployment_id))
-        except InvalidStateError:
-            # It was cancelled a moment before.
-            pass
+        came(self._of, future, kind, body)
+
+
+def came(of: ActorName, future: Future[Any], kind: int, body: bytes) -> None:
+    """What an actor has answered."""
+    try:
+        if kind == VALUE:
+            _calls._finish(future, body, _calls.loads)
+        else:
+            future.set_exception(_calls.read(body.decode(), of.deployment_id))
+    except InvalidStateError:
+        # It was cancelled a moment before.
+        pass
 
 
 class _Connection(asyncio.Protocol):
@@ -323,15 +336,29 @@ def _fail(future: Future[Any], error: BaseException) -> None:
 
 
 _lock = threading.Lock()
-_ways: dict[str, _Way] = {}
+_ways: dict[str, Way] = {}
 """By the socket of the actor."""
+
+LOCAL: Final = "local:"
+"""Begins what stands for the socket of an actor in this process."""
 
 _loop: asyncio.AbstractEventLoop | None = None
 
 
-def _way(of: ActorName) -> _Way:
+def know(socket: str, way: Way | None) -> None:
+    """From now on an actor of this process is called so; None is that it is gone."""
+    with _lock:
+        if way is None:
+            _ways.pop(socket, None)
+        else:
+            _ways[socket] = way
+
+
+def _way(of: ActorName) -> Way:
     global _loop
     with _lock:
+        if of.socket.startswith(LOCAL) and of.socket not in _ways:
+            raise DeploymentActorUnavailableError(of.actor_name, f"{of} does not run in this process.")
         if _loop is None:
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="actors", daemon=True).start()
@@ -344,5 +371,5 @@ def _way(of: ActorName) -> _Way:
 def not_a_replica() -> RayServeException:
     return RayServeException(
         "`serve.get_deployment_actor()` may only be called from within a Ray Serve deployment replica.\n"
-        "call it in the code of a deployment that has deployment_actors; local testing mode has no actors"
+        "call it in the code of a deployment that has deployment_actors"
     )

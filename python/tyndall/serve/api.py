@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import _actors, _admin, _fates, _graph, _local_testing, _models
+from . import _actors, _admin, _fates, _graph, _local_actors, _local_testing, _models
 from ._admin import ServerUnreachable
 from .config import ControllerOptions, HTTPOptions, LoggingConfig, ProxyLocation, TracingConfig, gRPCOptions
 from .context import DeploymentActorContext, _get_internal_replica_context
@@ -346,8 +346,10 @@ def get_deployment_actor(actor_name: str) -> _actors.ActorHandle:
     Raises RayServeException outside of a replica, and ValueError where the deployment has no actor of this name.
     """
     replica = _get_internal_replica_context()
-    if replica is None or _local_testing.handle_of(replica.app_name, replica.deployment) is not None:
+    if replica is None:
         raise _actors.not_a_replica()
+    if _local_testing.is_running(replica.app_name):
+        return _local_actors.handle_of(replica.replica_id.deployment_id, actor_name)
     return _actors.of_replica(actor_name)
 
 
