@@ -203,16 +203,17 @@ def test_the_code_says_what_an_actor_is_made_from_unless_the_configuration_says_
         pass
 
     lock = threading.Lock
-    own = {"name": "a", "actor_class": Local, "init_args": (1, lock), "init_kwargs": {"b": (2,), "c": float("nan")}}
+    much = list(range(2000))
+    own = {"name": "a", "actor_class": Local, "init_args": (1, lock, much), "init_kwargs": {"b": (2,), "c": float("nan")}}
     described = _options.described_actor(DeploymentActorConfig(**own))
     assert described == {
         "name": "a",
         "actor_class": f"{__name__}:{Local.__qualname__}",
-        "init_args": [1, "<builtins.builtin_function_or_method>"],
+        "init_args": [1, "<builtins.builtin_function_or_method>", "<builtins.list>"],
         "init_kwargs": {"b": [2], "c": "<builtins.float>"},
     }
     found, args, kwargs = made_of(described, **own)
-    assert (found, args, kwargs["b"]) == (Local, (1, lock), (2,))
+    assert (found, args, kwargs["b"]) == (Local, (1, lock, much), (2,))
     # What a file writes is another one, though it has the same name.
     other = {"name": "a", "actor_class": f"{__name__}:Notes", "init_args": [3]}
     assert made_of(other, **own) == (Notes, (3,), {})

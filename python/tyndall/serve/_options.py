@@ -169,6 +169,9 @@ CHECKS: Final[dict[str, checks.Check]] = {
     "tyndall": checks.nullable(_own),
 }
 
+_MAX_SHOWN_CHARS: Final = 4096
+"""Of one argument of an actor. Processes are told the description as words of a command line, which has a limit."""
+
 _NO_VERSION = (
     "`version` in `@serve.deployment` has been removed. Versions are told by the code and its options.\nleave it out"
 )
@@ -298,7 +301,7 @@ def written(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def described_actor(actor: DeploymentActorConfig) -> dict[str, Any]:
-    """As a config file has it; of what it is made from and JSON has not, the names of types."""
+    """As a config file has it; of what it is made from and JSON has not, or only at length, the names of types."""
     given = actor.to_dict(only_set=True)
     if "init_args" in given:
         given["init_args"] = [_as_json(one) for one in given["init_args"]]
@@ -312,9 +315,12 @@ def described_actor(actor: DeploymentActorConfig) -> dict[str, Any]:
 
 def _as_json(value: Any) -> Any:
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
+        text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
+        text = None
+    if text is None or len(text) > _MAX_SHOWN_CHARS:
         return f"<{type(value).__module__}.{type(value).__qualname__}>"
+    return json.loads(text)
 
 
 def described(options: Mapping[str, Any]) -> dict[str, Any]:
