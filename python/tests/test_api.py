@@ -303,10 +303,10 @@ def test_the_address_is_the_commands(monkeypatch):
         _admin.address()
 
 
-def test_there_are_no_actors():
-    with pytest.raises(RayServeException, match="no actor 'a'"):
+def test_actors_are_those_of_replicas():
+    with pytest.raises(RayServeException, match="may only be called from within a Ray Serve deployment replica"):
         serve.get_deployment_actor("a")
-    with pytest.raises(RayServeException, match="there are none"):
+    with pytest.raises(RayServeException, match="may only be called from within a Ray Serve deployment actor"):
         serve.get_deployment_actor_context()
     assert serve.get_trace_context() is None
 

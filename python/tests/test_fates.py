@@ -7,7 +7,7 @@ import cloudpickle
 import pytest
 
 from tyndall import serve
-from tyndall.serve import _fates, _options
+from tyndall.serve import _fates, _options, config
 from tyndall.serve._graph import build
 from tyndall.serve.autoscaling_policy import default_autoscaling_policy
 from tyndall.serve.config import DEFAULT_ROUTER, GangSchedulingConfig
@@ -44,6 +44,27 @@ class Model:
     pass
 
 
+class Plain:
+    """An actor's."""
+
+
+def actor(**options):
+    return {"name": "a", "actor_class": Plain, "actor_options": options}
+
+
+def test_the_config_file_says_the_same_of_actors():
+    for name, before in (("OPTIONS", ""), ("ACTOR_ENV", "runtime_env.")):
+        fields = table(name)
+        own = {path: "ignored" for path in _fates.IGNORED_OF_ACTORS} | {
+            path: "refused" for path in _fates.REFUSED_OF_ACTORS
+        }
+        own = {path.removeprefix(before): fate for path, fate in own.items() if path.startswith(before)}
+        own = {path: fate for path, fate in own.items() if "." not in path}
+        assert own == {field: fate for field, fate in fields.items() if fate != "used"}
+    used = {field for field, fate in table("OPTIONS").items() if fate == "used"}
+    assert used == set(_fates.CARRIED_OUT_OF_ACTORS) == set(config._ACTOR_OPTIONS)
+
+
 @pytest.mark.parametrize(("where", "name"), OBJECTS.items())
 def test_the_config_file_says_the_same(where, name):
     before = f"{where}." if where else ""
@@ -74,7 +95,15 @@ def test_the_config_file_knows_all_that_is_described():
         ),
         (
             {"deployment_actors": [{"name": "queue", "actor_class": CapacityQueue, "init_kwargs": {"token_ttl_s": 1}}]},
-            "deployment_actors has no effect: CapacityQueueRouter keeps its tokens itself",
+            "CapacityQueue has no effect: CapacityQueueRouter keeps its tokens itself",
+        ),
+        (
+            {"deployment_actors": [{"name": "a", "actor_class": Plain, "actor_options": {"max_restarts": 3}}]},
+            "max_restarts in actor_options of the deployment actor 'a' has no effect: the server names it",
+        ),
+        (
+            {"deployment_actors": [{"name": "a", "actor_class": Plain, "actor_options": {"enable_task_events": 1}}]},
+            "'enable_task_events' in actor_options of the deployment actor 'a' is not known and has no effect",
         ),
         ({"ray_actor_options": {"accelerator_type": "T4"}}, "ray_actor_options.accelerator_type has no effect"),
         (
@@ -118,8 +147,25 @@ def test_what_says_the_default_is_not_warned_of(warned):
     ("options", "message"),
     [
         (
-            {"deployment_actors": [{"name": "a", "actor_class": "m:C"}]},
-            "deployment_actors cannot be carried out\nleave it out: there are no actors",
+            {"deployment_actors": [{"name": "a", "actor_class": "no_such_module:C"}]},
+            "the class of the deployment actor 'a', 'no_such_module:C', cannot be imported: No module named "
+            "'no_such_module'\nmend its path",
+        ),
+        (
+            {"deployment_actors": [{"name": "a", "actor_class": "math:pi"}]},
+            "the class of the deployment actor 'a', 'math:pi', is float\nname a class",
+        ),
+        (
+            {"deployment_actors": [actor(concurrency_groups={"io": 2})]},
+            "concurrency_groups of the deployment actor 'a' cannot be carried out\nleave it out: all methods share",
+        ),
+        (
+            {"deployment_actors": [actor(runtime_env={"working_dir": "."})]},
+            "runtime_env.working_dir of the deployment actor 'a' cannot be carried out\nwrite it under",
+        ),
+        (
+            {"deployment_actors": [actor(runtime_env={"env_vars": {"RAY_SERVE_INTERNAL_DEPLOYMENT_NAME": "x"}})]},
+            "RAY_SERVE_INTERNAL_DEPLOYMENT_NAME of the deployment actor 'a' is the server's to set\nleave it out",
         ),
         (
             {"autoscaling_config": {"policy": {"policy_function": "tyndall.policies:shared_budget"}}},

@@ -15,6 +15,10 @@ def of(**options):
     return serve.deployment(**options)(function)
 
 
+def _actor(**options):
+    return {"name": "a", "actor_class": "m:C", "actor_options": options}
+
+
 GOOD = [
     ("name", "a-b.c:d/e_1"),
     ("num_replicas", 1),
@@ -40,6 +44,7 @@ GOOD = [
     ("logging_config", {"log_level": "DEBUG"}),
     ("request_router_config", {"max_backoff_s": 1}),
     ("max_constructor_retry_count", 1),
+    ("deployment_actors", [_actor(num_cpus=0.5, max_pending_calls=-1, name="of Ray")]),
     ("rolling_update_percentage", 1.0),
     ("max_surge_percent", 100),
     ("gang_scheduling_config", {"gang_size": 1}),
@@ -107,6 +112,11 @@ BAD = [
         "RESTART_GANG",
     ),
     ("deployment_actors", [{"name": "a", "actor_class": "m:C"}] * 2, ValueError, "two actors"),
+    ("deployment_actors", [{"name": "", "actor_class": "m:C"}], ValueError, "a name that is not empty"),
+    ("deployment_actors", [{"name": "a"}], ValueError, "DeploymentActorConfig.actor_class is missing"),
+    ("deployment_actors", [_actor(num_cpus=-1)], ValueError, "from 0 on"),
+    ("deployment_actors", [_actor(max_concurrency=0)], ValueError, "from 1 on"),
+    ("deployment_actors", [_actor(runtime_env={"env_vars": {"A": 1}})], TypeError, "use a text"),
     ("rolling_update_percentage", 0, ValueError, "above 0 and up to 1"),
     ("rolling_update_percentage", 1.1, ValueError, "above 0 and up to 1"),
     ("max_surge_percent", 101, ValueError, "from 0 to 100"),
@@ -127,7 +137,7 @@ def test_an_option_does_not_take(name, value, error, message):
 
 
 def test_each_option_is_tried():
-    assert {name for name, _ in GOOD} | {"deployment_actors"} >= {
+    assert {name for name, _ in GOOD} >= {
         name for name in _options.CHECKS if not name.startswith("placement_group_")
     }
 

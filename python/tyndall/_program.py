@@ -8,6 +8,7 @@ The server starts it, not a person:
   `--policy PATH` is an autoscaling policy that must be there, each `--router PATH` a request router.
 - `role policies …` answers for its autoscaling policies (`tyndall.serve._policies`).
 - `role router …` answers for its request routers (`tyndall.serve._routers`).
+- `role actor …` is an actor of one of its deployments (`tyndall.serve._actor`).
 - `role replica …` is a replica of one of its deployments (`tyndall.serve._replica`).
 - `role warm …` imports and waits, to become such a replica (`tyndall._warm`).
 
@@ -38,6 +39,9 @@ from tyndall._archives import unpacked
 Load = Callable[[dict[str, Any]], Any]
 """Makes the application of its arguments."""
 
+_BESIDE = {"actor": "_actor", "policies": "_policies", "router": "_routers"}
+"""Roles of processes beside the replicas, and the modules that carry them out."""
+
 _PR_SET_PDEATHSIG = 1
 _IMPORT_MACHINERY = ("<frozen importlib", importlib.__file__, __file__)
 
@@ -47,7 +51,7 @@ def main(argv: list[str]) -> int:
     source, role, rest = _parse(argv)
     if role == "describe":
         return _describe(source, rest)
-    if role in ("policies", "router"):
+    if role in _BESIDE:
         return _beside(source, role, rest)
     if role == "warm":
         from tyndall import _warm
@@ -78,7 +82,7 @@ def _parse(argv: list[str]) -> tuple[Source, str, list[str]]:
     # What comes after the role is the role's.
     at = argv.index("role") if "role" in argv else len(argv)
     given, (_, *role) = parser.parse_args(argv[:at]), argv[at:] or ["role"]
-    if not role or role[0] not in ("describe", "policies", "replica", "router", "warm"):
+    if not role or role[0] not in ("describe", "replica", "warm", *_BESIDE):
         parser.error("which role is missing; the server starts this, not a person")
     source = Source(given.import_path, given.code, given.working_dir, given.py_module, given.path)
     return source, role[0], role[1:]
@@ -258,7 +262,7 @@ def _beside(source: Source, role: str, argv: list[str]) -> int:
     """Tied to its parent before any of the application's code runs."""
     end_with(int(argv[argv.index("--parent-pid") + 1]))
     source.prepare()
-    module = importlib.import_module(f"tyndall.serve._{'policies' if role == 'policies' else 'routers'}")
+    module = importlib.import_module(f"tyndall.serve.{_BESIDE[role]}")
     status: int = module.main(source.load, argv)
     return status
 

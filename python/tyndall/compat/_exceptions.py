@@ -26,3 +26,4 @@ RayError = RayServeException
 RayActorError = ReplicaUnavailableError
 ActorDiedError = ReplicaUnavailableError
 ActorUnavailableError = ReplicaUnavailableError
+PendingCallsLimitExceeded = BackPressureError

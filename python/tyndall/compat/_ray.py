@@ -158,7 +158,7 @@ def remote(*_: Any, **__: Any) -> NoReturn:
     raise NotImplementedError(
         "ray.remote is not there: Tyndall has deployments, and no tasks or actors\n"
         "make the function or class a deployment with @serve.deployment, bind it into the one that calls it, and call "
-        "it by its handle"
+        "it by its handle; in deployment_actors name the class itself"
     )
 
 

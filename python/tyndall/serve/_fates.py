@@ -18,7 +18,6 @@ _NO_ROUTER = "the built-in rule has no arguments, and gives a request its replic
 
 IGNORED: Final[dict[str, tuple[Any, str]]] = {
     "graceful_shutdown_wait_loop_s": (2.0, "the end of the last request is an event"),
-    "deployment_actors": (None, "CapacityQueueRouter keeps its tokens itself"),
     "placement_group_strategy": (None, _NO_RAY_NODES),
     "placement_group_bundle_label_selector": (None, _NO_RAY_NODES),
     "ray_actor_options.accelerator_type": (None, _NO_RAY_NODES),
@@ -35,6 +34,49 @@ IGNORED: Final[dict[str, tuple[Any, str]]] = {
 
 REFUSED: Final[dict[str, str]] = {}
 """By path: what cannot be carried out, and what to do."""
+
+_OF_THE_SERVER = "the server names it, starts it again, and ends it with its deployment"
+_WITH_REPLICAS = "write it under ray_actor_options of the deployment: an actor runs where its replicas do"
+
+IGNORED_OF_ACTORS: Final[dict[str, tuple[Any, str]]] = {
+    "name": (None, _OF_THE_SERVER),
+    "namespace": (None, _OF_THE_SERVER),
+    "lifetime": (None, _OF_THE_SERVER),
+    "get_if_exists": (False, _OF_THE_SERVER),
+    "max_restarts": (0, _OF_THE_SERVER),
+    "max_task_retries": (0, "a call that was under way fails: what it did is not known"),
+    "accelerator_type": (None, _NO_RAY_NODES),
+    "label_selector": (None, _NO_RAY_NODES),
+    "fallback_strategy": (None, _NO_RAY_NODES),
+    "scheduling_strategy": (None, _NO_RAY_NODES),
+    "runtime_env.pip": (None, _NO_CODE),
+    "runtime_env.uv": (None, _NO_CODE),
+    "runtime_env.conda": (None, _NO_CODE),
+    "runtime_env.image_uri": (None, _NO_CODE),
+    "runtime_env.container": (None, _NO_CODE),
+}
+"""As above, of `actor_options` in `deployment_actors`."""
+
+REFUSED_OF_ACTORS: Final[dict[str, str]] = {
+    "concurrency_groups": "leave it out: all methods share max_concurrency",
+    "runtime_env.working_dir": _WITH_REPLICAS,
+    "runtime_env.py_modules": _WITH_REPLICAS,
+}
+
+CARRIED_OUT_OF_ACTORS: Final = (
+    "num_cpus",
+    "num_gpus",
+    "memory",
+    "resources",
+    "max_concurrency",
+    "max_pending_calls",
+    "runtime_env",
+)
+
+RESERVED_VARIABLES: Final = tuple(
+    f"RAY_SERVE_INTERNAL_DEPLOYMENT_{name}" for name in ("APP_NAME", "NAME", "ACTOR_NAME", "CODE_VERSION")
+)
+"""An actor gets these from the server, as under Ray."""
 
 CAPACITY_QUEUES: Final = (
     "ray.serve.experimental.capacity_queue.CapacityQueue",
@@ -70,6 +112,8 @@ def without_effect(options: Mapping[str, Any]) -> Iterator[str]:
         default, why = IGNORED.get(path, (value, ""))
         if value != default:
             yield f"{path} has no effect: {why}"
+    for actor in options.get("deployment_actors") or ():
+        yield from _of_actor(actor)
     router = options.get("request_router_config") or {}
     if router.get("request_router_class", DEFAULT_ROUTER) == DEFAULT_ROUTER:
         for key in router:
@@ -80,6 +124,26 @@ def without_effect(options: Mapping[str, Any]) -> Iterator[str]:
         path = f"ray_actor_options.runtime_env.{key}"
         if key not in ("env_vars", "working_dir", "py_modules") and path not in IGNORED:
             yield f"{path} has no effect: it is unknown"
+
+
+def _of_actor(actor: Mapping[str, Any]) -> Iterator[str]:
+    if is_capacity_queue(actor["actor_class"]):
+        yield "CapacityQueue has no effect: CapacityQueueRouter keeps its tokens itself"
+        return
+    options = actor.get("actor_options") or {}
+    before = f"actor_options of the deployment actor {actor['name']!r}"
+    for path, value in _paths(options):
+        default, why = IGNORED_OF_ACTORS.get(path, (value, ""))
+        if value != default:
+            yield f"{path} in {before} has no effect: {why}"
+    for key in options:
+        if key not in (*CARRIED_OUT_OF_ACTORS, *IGNORED_OF_ACTORS, *REFUSED_OF_ACTORS):
+            yield f"{key!r} in {before} is not known and has no effect"
+
+
+def is_capacity_queue(path: str) -> bool:
+    """Whether it is the class of an actor that its router does without."""
+    return path.replace(":", ".") in CAPACITY_QUEUES
 
 
 def scaling(options: Mapping[str, Any]) -> Iterator[str]:
@@ -98,9 +162,13 @@ def refuse(options: Mapping[str, Any]) -> None:
         if options.get(path):
             raise ValueError(f"{path} cannot be carried out\n{cure}")
     for actor in options.get("deployment_actors") or ():
-        if actor["actor_class"].replace(":", ".") not in CAPACITY_QUEUES:
-            cure = "leave it out: there are no actors, and nothing but CapacityQueue does without"
-            raise ValueError(f"deployment_actors cannot be carried out\n{cure}")
+        given, of = dict(_paths(actor.get("actor_options") or {})), f"of the deployment actor {actor['name']!r}"
+        for path, cure in REFUSED_OF_ACTORS.items():
+            if given.get(path):
+                raise ValueError(f"{path} {of} cannot be carried out\n{cure}")
+        for variable in given.get("runtime_env.env_vars") or ():
+            if variable in RESERVED_VARIABLES:
+                raise ValueError(f"{variable} {of} is the server's to set\nleave it out")
     scaling = options.get("autoscaling_config") or {}
     policy = (scaling.get("policy") or {}).get("policy_function", DEFAULT_POLICY)
     if not is_built_in(policy) and policy.replace(":", ".").startswith(_OWN_POLICIES):

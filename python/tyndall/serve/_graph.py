@@ -298,6 +298,7 @@ def _carried_out(name: str, code: Code) -> None:
         _fates.refuse(options)
         _policy(code)
         _router(code)
+        _actors(code)
         if "user_config" in options and not isinstance(code.func_or_class, type):
             raise ValueError("user_config is set, and a function has no reconfigure\nmake it a class that has")
     except ValueError as error:
@@ -337,6 +338,16 @@ def _router(code: Code) -> None:
     config = code.options.get("request_router_config")
     if config is not None and not config.is_default_request_router():
         router_class(config)
+
+
+def _actors(code: Code) -> None:
+    """The classes of deployment actors can be had here, so they can where their processes run."""
+    for actor in code.options.get("deployment_actors") or ():
+        what = f"the class of the deployment actor {actor.name!r}, {str(actor.actor_class)!r},"
+        if not _fates.is_capacity_queue(actor.actor_class):
+            found = _imported(what, actor.get_actor_class)
+            if not isinstance(found, type):
+                raise ValueError(f"{what} is {type(found).__name__}\nname a class")
 
 
 def router_class(config: RequestRouterConfig) -> Callable[..., Any]:

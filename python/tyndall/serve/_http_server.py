@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -16,21 +16,26 @@ logger = logging.getLogger("tyndall.serve")
 Handle = Callable[[str, bytes], Awaitable[tuple[int, bytes]]]
 """Of a path and a body makes a status and a body."""
 
+Upgrades = Mapping[str, Callable[[], asyncio.Protocol]]
+"""By path: what takes a connection over that is one of HTTP no longer."""
+
 _MAX_HEAD_BYTES = 64 << 10
 _REASONS = {200: "OK", 204: "No Content", 404: "Not Found", 422: "Unprocessable Content", 500: "Internal Server Error"}
 
 
-async def start(path: Path, handle: Handle) -> asyncio.AbstractServer:
+async def start(path: Path, handle: Handle, upgrades: Upgrades | None = None) -> asyncio.AbstractServer:
     """Answers there until it is closed."""
     path.unlink(missing_ok=True)
-    return await asyncio.get_running_loop().create_unix_server(lambda: _Connection(handle), str(path), backlog=1024)
+    loop = asyncio.get_running_loop()
+    return await loop.create_unix_server(lambda: _Connection(handle, upgrades or {}), str(path), backlog=1024)
 
 
 class _Connection(asyncio.Protocol):
     """One request after another."""
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, upgrades: Upgrades) -> None:
         self._handle = handle
+        self._upgrades = upgrades
         self._buffer = bytearray()
         self._head: tuple[str, int, int] | None = None
         """Its path, where the body begins, and where it ends."""
@@ -71,7 +76,19 @@ class _Connection(asyncio.Protocol):
         body = bytes(self._buffer[begin:end])
         del self._buffer[:end]
         self._head = None
+        if path in self._upgrades:
+            self._upgrade(self._upgrades[path]())
+            return
         self._task = asyncio.get_running_loop().create_task(self._answer(path, body))
+
+    def _upgrade(self, protocol: asyncio.Protocol) -> None:
+        assert self._transport is not None, "something came on it"
+        head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: tyndall-calls\r\n\r\n"
+        self._transport.write(head.encode())
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        if self._buffer:
+            protocol.data_received(bytes(self._buffer))
 
     async def _answer(self, path: str, body: bytes) -> None:
         try:

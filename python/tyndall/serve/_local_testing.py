@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Final
 
-from . import _futures
+from . import _futures, _local_actors
 from ._graph import Code, code_of
 from ._responses import END, Stream
 from ._user_callable import UserCallable
@@ -290,8 +290,10 @@ def run(app: Application, name: str = "default") -> DeploymentHandle[Any]:
     replicas: dict[str, _Replica] = {}
     _applications[name] = (ingress, replicas)
     for deployment in reversed(code):
-        replicas[deployment] = _Replica(code[deployment], DeploymentID(deployment, name))
+        of = DeploymentID(deployment, name)
+        replicas[deployment] = _Replica(code[deployment], of)
         try:
+            _local_actors.start(of, code[deployment].options.get("deployment_actors") or [])
             replicas[deployment].start()
         except BaseException:
             logger.exception(f"Failed to initialize deployment {deployment!r}.")
@@ -308,11 +310,17 @@ def handle_of(name: str, deployment: str | None = None) -> DeploymentHandle[Any]
     return _handle(deployment or found[0], name)
 
 
+def is_running(name: str) -> bool:
+    """Whether an application of this process has this name."""
+    return name in _applications
+
+
 def delete(name: str) -> bool:
     """Stops an application of this process, callers before those that they call; whether there was one."""
     found = _applications.pop(name, None)
-    for replica in reversed((found[1] if found else {}).values()):
+    for deployment, replica in reversed((found[1] if found else {}).items()):
         replica.stop()
+        _local_actors.stop(DeploymentID(deployment, name))
     return found is not None
 
 

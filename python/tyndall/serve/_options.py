@@ -6,6 +6,7 @@ default.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final
@@ -168,6 +169,9 @@ CHECKS: Final[dict[str, checks.Check]] = {
     "tyndall": checks.nullable(_own),
 }
 
+_MAX_SHOWN_CHARS: Final = 4096
+"""Of one argument of an actor. Processes are told the description as words of a command line, which has a limit."""
+
 _NO_VERSION = (
     "`version` in `@serve.deployment` has been removed. Versions are told by the code and its options.\nleave it out"
 )
@@ -286,6 +290,8 @@ def written(options: Mapping[str, Any]) -> dict[str, Any]:
             file[name] = _without_none(plain(value, only_set=True))
         elif name == "ray_actor_options" and value is not None:
             file[name] = _without_none(value)
+        elif name == "deployment_actors" and value is not None:
+            file[name] = [described_actor(one) for one in value]
         elif name == "max_constructor_retry_count":
             file["tyndall"] = {**file.get("tyndall", {}), name: value}
         elif name == "tyndall" and value is not None:
@@ -293,6 +299,29 @@ def written(options: Mapping[str, Any]) -> dict[str, Any]:
         elif value is not None:
             file[name] = plain(value, only_set=True)
     return file
+
+
+def described_actor(actor: DeploymentActorConfig) -> dict[str, Any]:
+    """As a config file has it; of what it is made from and JSON has not, or only at length, the names of types."""
+    given = actor.to_dict(only_set=True)
+    if "init_args" in given:
+        given["init_args"] = [_as_json(one) for one in given["init_args"]]
+    if "init_kwargs" in given:
+        given["init_kwargs"] = {name: _as_json(one) for name, one in given["init_kwargs"].items()}
+    if "actor_options" in given:
+        options = given["actor_options"]
+        given["actor_options"] = {name: _as_json(one) for name, one in options.items() if one is not None}
+    return given
+
+
+def _as_json(value: Any) -> Any:
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        text = None
+    if text is None or len(text) > _MAX_SHOWN_CHARS:
+        return f"<{type(value).__module__}.{type(value).__qualname__}>"
+    return json.loads(text)
 
 
 def described(options: Mapping[str, Any]) -> dict[str, Any]:

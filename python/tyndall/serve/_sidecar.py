@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,15 @@ class Sidecar:
     runtime_dir: Path
     id: str
     told: dict[str, Any]
+    _last: list[Callable[[], None]] = field(default_factory=list, compare=False)
 
     @property
     def socket(self) -> Path:
         return self.runtime_dir / f"{self.id}.sock"
+
+    def at_end(self, what: Callable[[], None]) -> None:
+        """Called when the process is told to end, while its socket is still there."""
+        self._last.append(what)
 
     def ready(self) -> None:
         """It answers on its socket."""
@@ -60,7 +66,7 @@ def begin(role: str, argv: list[str]) -> Sidecar:
     parser.add_argument("--parent-pid", type=int)
     given = parser.parse_args(argv)
     sidecar = Sidecar(Path(given.runtime_dir), given.id, given.told)
-    signal.signal(signal.SIGTERM, lambda *_: _end(sidecar.socket))
+    signal.signal(signal.SIGTERM, lambda *_: _end(sidecar))
     # What the code prints goes the way of the log.
     os.dup2(2, 1)
     for name in LOGGERS:
@@ -69,8 +75,10 @@ def begin(role: str, argv: list[str]) -> Sidecar:
     return sidecar
 
 
-def _end(socket: Path) -> None:
-    socket.unlink(missing_ok=True)
+def _end(sidecar: Sidecar) -> None:
+    for last in sidecar._last:
+        last()
+    sidecar.socket.unlink(missing_ok=True)
     sys.stderr.flush()
     # Nothing is kept here that would have to be written down.
     os._exit(0)

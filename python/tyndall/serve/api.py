@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import _admin, _fates, _graph, _local_testing, _models
+from . import _actors, _admin, _fates, _graph, _local_actors, _local_testing, _models
 from ._admin import ServerUnreachable
 from .config import ControllerOptions, HTTPOptions, LoggingConfig, ProxyLocation, TracingConfig, gRPCOptions
-from .context import _get_internal_replica_context
+from .context import DeploymentActorContext, _get_internal_replica_context
+from .context import get_deployment_actor_context as context_of_actor
 from .deployment import Application
 from .exceptions import RayServeException
 from .handle import DeploymentHandle
@@ -339,13 +340,28 @@ def get_deployment_handle(
     return DeploymentHandle(deployment_name, app_name)
 
 
-def get_deployment_actor(actor_name: str) -> NoReturn:
-    """There are no actors beside replicas."""
-    raise RayServeException(f"there is no actor {actor_name!r}\nkeep what replicas share in a deployment of its own")
+def get_deployment_actor(actor_name: str) -> _actors.ActorHandle:
+    """A handle of an actor of the replica's deployment; it stays good when the actor is started again.
+
+    Raises RayServeException outside of a replica, and ValueError where the deployment has no actor of this name.
+    """
+    replica = _get_internal_replica_context()
+    if replica is None:
+        raise _actors.not_a_replica()
+    if _local_testing.is_running(replica.app_name):
+        return _local_actors.handle_of(replica.replica_id.deployment_id, actor_name)
+    return _actors.of_replica(actor_name)
 
 
-def get_deployment_actor_context() -> NoReturn:
-    raise RayServeException("this is no actor of a deployment: there are none")
+def get_deployment_actor_context() -> DeploymentActorContext:
+    """Which actor this process is. Raises RayServeException where it is none."""
+    context = context_of_actor()
+    if context is None:
+        raise RayServeException(
+            "`serve.get_deployment_actor_context()` may only be called from within a Ray Serve deployment actor.\n"
+            "a replica has serve.get_replica_context()"
+        )
+    return context
 
 
 def get_trace_context() -> Any:

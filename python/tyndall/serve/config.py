@@ -490,12 +490,45 @@ class GangSchedulingConfig(Model):
             raise NotImplementedError("runtime_failure_policy RESTART_REPLICA is not there\nuse RESTART_GANG")
 
 
-@dataclass(kw_only=True)
-class DeploymentActorConfig(Model):
-    """An actor beside the replicas."""
+def _actor_name(name: str, value: Any) -> str:
+    if checks.text(name, value) == "":
+        raise checks.misfit(name, value, "a name that is not empty")
+    return str(value)
 
-    name: str = required(checks.text)
-    actor_class: str | type = required(checks.import_path)
-    init_args: tuple[Any, ...] = option((), lambda _, value: tuple(value))
-    init_kwargs: dict[str, Any] = option({}, checks.mapping)
-    actor_options: dict[str, Any] = option({}, checks.mapping)
+
+def _actor_options(name: str, value: Any) -> dict[str, Any]:
+    """Those that are carried out in their own form, others as they are: what becomes of them is said when they are."""
+    given = checks.mapping(name, {} if value is None else value)
+    own = {key: _ACTOR_OPTIONS[key](f"{name}[{key!r}]", one) for key, one in given.items() if key in _ACTOR_OPTIONS}
+    environment = own.get("runtime_env") or {}
+    if "env_vars" in environment:
+        checks.texts(f"{name}['runtime_env']['env_vars']", environment["env_vars"])
+    return {**given, **own}
+
+
+@dataclass(kw_only=True)
+class DeploymentActorConfig(_WithCode):
+    """An object in a process of its own, which all replicas of a version share."""
+
+    code: ClassVar[str] = "actor_class"
+
+    name: str = required(_actor_name)
+    actor_class: str | Callable[..., Any] = required(checks.import_path)
+    init_args: tuple[Any, ...] = option((), lambda _, value: () if value is None else tuple(value))
+    init_kwargs: dict[str, Any] = option({}, lambda name, value: checks.mapping(name, value or {}))
+    actor_options: dict[str, Any] = option({}, _actor_options)
+
+    def get_actor_class(self) -> Callable[..., Any]:
+        """The class itself. Raises ImportError or AttributeError where its path leads nowhere."""
+        return self._found()
+
+
+_ACTOR_OPTIONS: dict[str, checks.Check] = {
+    "num_cpus": checks.nullable(checks.NOT_NEGATIVE),
+    "num_gpus": checks.nullable(checks.NOT_NEGATIVE),
+    "memory": checks.nullable(checks.NOT_NEGATIVE),
+    "resources": checks.nullable(checks.amounts),
+    "max_concurrency": checks.nullable(checks.whole(1)),
+    "max_pending_calls": checks.whole(-1),
+    "runtime_env": checks.nullable(checks.json_mapping),
+}

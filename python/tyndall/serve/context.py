@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from .exceptions import RayServeException
 from .gang import GangContext
 
 __all__ = [
+    "DeploymentActorContext",
     "DeploymentID",
     "ReplicaContext",
     "ReplicaID",
@@ -114,6 +116,35 @@ class ReplicaContext:
     @property
     def replica_tag(self) -> str:
         return self.replica_id.unique_id
+
+
+@dataclass(frozen=True)
+class DeploymentActorContext:
+    """The actor that runs now."""
+
+    deployment_id: DeploymentID
+    actor_name: str
+    code_version: str | None = None
+
+    @property
+    def app_name(self) -> str:
+        return self.deployment_id.app_name
+
+    @property
+    def deployment(self) -> str:
+        return self.deployment_id.name
+
+
+_OF_ACTOR = "RAY_SERVE_INTERNAL_DEPLOYMENT_"
+
+
+def get_deployment_actor_context() -> DeploymentActorContext | None:
+    """None where this process is no actor of a deployment."""
+    told = [os.environ.get(_OF_ACTOR + name) for name in ("NAME", "APP_NAME", "ACTOR_NAME")]
+    if not all(told):
+        return None
+    name, app_name, actor_name = map(str, told)
+    return DeploymentActorContext(DeploymentID(name, app_name), actor_name, os.environ.get(f"{_OF_ACTOR}CODE_VERSION"))
 
 
 class Children:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "BackPressureError",
+    "DeploymentActorUnavailableError",
     "DeploymentUnavailableError",
     "RayServeException",
     "RayTaskError",
@@ -115,6 +116,16 @@ class ReplicaUnavailableError(RayServeException):
     @property
     def message(self) -> str:
         return str(self)
+
+
+class DeploymentActorUnavailableError(ReplicaUnavailableError):
+    """The deployment actor that was called is gone, or is being started again."""
+
+    def __init__(self, actor_name: str, reason: str = "") -> None:
+        super().__init__(None, reason or f"The deployment actor {actor_name!r} is no longer available.")
+        self.actor_name = actor_name
+        # What a copy is made from.
+        self.args = (actor_name, reason)
 
 
 class gRPCStatusError(RayServeException):  # noqa: N801, Ray's name

@@ -113,6 +113,7 @@ fn recovery(started: &[(ReplicaId, Arc<DeploymentConfig>)], deployments: u32, re
         config: Some(Box::new((**config).clone())),
         gpus: Vec::new(),
         gang: None,
+        actor: None,
     };
     let found: Vec<FoundReplica> = started.iter().map(found).collect();
     timed("Snapshot of all", 1, || state.apply(Event::Snapshot(found), NOW));

@@ -202,7 +202,9 @@ fn application(spec: &ApplicationSpec, request_timeout_s: Option<f64>) -> Applic
                     ..ProgramConfig::default()
                 };
                 let id = DeploymentId { application: spec.name.clone(), deployment: name };
-                options.to_deployment(id, program, spec, request_timeout_s)
+                let config = options.to_deployment(id, program, spec, request_timeout_s);
+                // Nothing runs here that would be shared; starts take as long as the scenario says.
+                DeploymentConfig { deployment_actors: Vec::new(), ..config }
             };
             let named = overrides.iter().map(|over| one(over.name.clone(), &over.options));
             let mut named: Vec<DeploymentConfig> = named.collect();

@@ -59,6 +59,7 @@ fn deployment(name: &str, autoscaling: AutoscalingConfig) -> DeploymentConfig {
         env_vars: BTreeMap::new(),
         user_config: serde_json::Value::Null,
         warm: Default::default(),
+        deployment_actors: Vec::new(),
         request_router: None,
         gang_scheduling: None,
         prefix_affinity: None,

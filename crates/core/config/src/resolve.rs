@@ -223,6 +223,7 @@ impl RunConfig {
             env_vars: Default::default(),
             user_config: Default::default(),
             warm: Default::default(),
+            deployment_actors: Vec::new(),
             request_router: None,
             gang_scheduling: None,
             prefix_affinity: None,

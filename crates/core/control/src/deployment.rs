@@ -1,5 +1,6 @@
 //! One deployment: what is wanted, and what happens to its replicas.
 
+use crate::actors::Actors;
 use crate::backoff::Backoff;
 use crate::event::{Action, Notice};
 use crate::ledger::Shortage;
@@ -50,6 +51,8 @@ pub(crate) struct Deployment {
     pub(crate) status: (DeploymentStatus, Trigger),
     pub(crate) message: String,
     pub(crate) replicas: Vec<Replica>,
+    /// What its replicas share.
+    pub(crate) actors: Actors,
     /// Processes that wait to become replicas.
     pub(crate) warm: Pool,
     pub(crate) dead: VecDeque<DeadReplica>,
@@ -111,6 +114,7 @@ impl Deployment {
             status: (DeploymentStatus::Updating, Trigger::ConfigUpdateStarted),
             message: String::new(),
             replicas: Vec::new(),
+            actors: Actors::default(),
             warm: Pool::default(),
             dead: VecDeque::new(),
             queued: 0,
@@ -144,6 +148,7 @@ impl Deployment {
     ) {
         self.backoff = Backoff::default();
         self.warm.forgive();
+        self.actors.forgive();
         self.unavailable = None;
         self.is_given_up = false;
         self.num_failures = 0;
@@ -452,6 +457,7 @@ impl Deployment {
     /// their status.
     pub(crate) fn expire(&mut self, cx: &mut Context<'_>) {
         self.expire_warm(cx);
+        self.expire_actors(cx);
         for index in (0..self.replicas.len()).rev() {
             let replica = &mut self.replicas[index];
             if replica.deadline.is_some_and(|at| at <= cx.now) {
@@ -486,14 +492,15 @@ impl Deployment {
         self.replicas
             .iter()
             .flat_map(|replica| [replica.deadline, replica.probe_at])
-            .chain([self.backoff.retry_at, self.autoscaling_deadline])
+            .chain([self.backoff.retry_at, self.autoscaling_deadline, self.actors.deadline()])
             .chain(self.warm.deadlines())
             .flatten()
             .min()
     }
 
     pub(crate) fn is_gone(&self) -> bool {
-        self.is_deleting && self.replicas.is_empty() && self.warm.is_empty()
+        let has_none = self.replicas.is_empty() && self.actors.is_empty();
+        self.is_deleting && has_none && self.warm.is_empty()
     }
 
     /// The bounds of its number of replicas.
@@ -519,7 +526,10 @@ impl Deployment {
         let is_news = next != self.status;
         self.status = next;
         let is_failure = match event {
-            StatusEvent::NeverStarted | StatusEvent::StartFailed | StatusEvent::Died => true,
+            StatusEvent::NeverStarted
+            | StatusEvent::ActorsFailed
+            | StatusEvent::StartFailed
+            | StatusEvent::Died => true,
             StatusEvent::Configured
             | StatusEvent::Converged
             | StatusEvent::ScaledUp

@@ -149,6 +149,19 @@ pub struct FoundReplica {
     pub gpus: Vec<String>,
     /// Of a replica of a gang, as it was told when it started.
     pub gang: Option<Arc<GangContext>>,
+    /// It is no replica but an actor.
+    pub actor: Option<FoundActor>,
+}
+
+/// What the process of an actor was started as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundActor {
+    /// Whose.
+    pub deployment: DeploymentId,
+    /// Which.
+    pub actor: String,
+    /// Of replicas of this code.
+    pub code_version: String,
 }
 
 /// What becomes of a question to a policy.
@@ -222,6 +235,8 @@ pub enum Action {
         process: ReplicaId,
         /// What it is.
         config: Arc<SidecarConfig>,
+        /// The GPUs that it may use, by name.
+        gpus: Vec<String>,
     },
     /// Ask a policy; the answer is [`Event::PolicyAnswered`].
     AskPolicy {
@@ -381,6 +396,15 @@ pub enum Notice {
         /// Whose.
         deployment: DeploymentId,
         /// Why; empty when it chooses.
+        trouble: String,
+    },
+    /// An actor is lost or fails to start, or is there again.
+    Actor {
+        /// Whose.
+        deployment: DeploymentId,
+        /// Its name.
+        actor: String,
+        /// Why; empty when it is there again.
         trouble: String,
     },
     /// Idle replicas went, because another deployment needed their memory.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use tyndall_types::ReplicaId;
-use tyndall_types::protocol::DeploymentConfig;
+use tyndall_types::protocol::{DeploymentActor, DeploymentConfig};
 
 /// Shares of GPUs are added up; what is less than this is no share.
 const ROUNDING: f64 = 1e-6;
@@ -50,6 +50,16 @@ impl Need {
             num_cpus: self.num_cpus * factor,
             num_gpus: self.num_gpus,
             custom: self.custom.iter().map(|(name, n)| (name.clone(), n * factor)).collect(),
+        }
+    }
+
+    pub(crate) fn of_actor(actor: &DeploymentActor) -> Self {
+        let own = &actor.resources;
+        Self {
+            memory_bytes: own.memory_bytes.unwrap_or(0),
+            num_cpus: own.num_cpus,
+            num_gpus: own.num_gpus,
+            custom: own.custom.clone(),
         }
     }
 }

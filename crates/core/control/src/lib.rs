@@ -21,6 +21,7 @@
 //! while it waits the route table carries the reason, so that proxies answer instead of waiting.
 #![forbid(unsafe_code)]
 
+mod actors;
 mod application;
 mod applications;
 mod backoff;
@@ -44,7 +45,7 @@ mod warm;
 
 pub use application::Fallback;
 pub use backoff::Backoff;
-pub use event::{Action, Event, Exit, FoundReplica, Notice, PolicyOutcome};
+pub use event::{Action, Event, Exit, FoundActor, FoundReplica, Notice, PolicyOutcome};
 pub use ledger::Capacity;
 pub use sidecar::SidecarConfig;
 pub use state::State;

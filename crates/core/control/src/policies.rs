@@ -454,6 +454,7 @@ fn sidecar(config: &ApplicationConfig) -> Option<SidecarConfig> {
             "policy": application,
             "deployments": deployments,
         }),
+        outlasts_replicas: false,
         startup_timeout_s: home.startup_timeout_s,
         identity: Value::from(versions),
     })

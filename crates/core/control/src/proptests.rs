@@ -97,6 +97,8 @@ struct Sidecar {
     is_ready: bool,
     /// A policy has been asked and has not answered.
     is_asked: bool,
+    /// Of an actor: the code that it is for.
+    code: Option<String>,
 }
 
 struct Run {
@@ -131,6 +133,11 @@ impl Run {
                     self.world.num_starts += 1;
                     assert_eq!(gang.as_ref().map_or(1, |gang| gang.world_size), config.gang_size());
                     self.world.gangs.extend(gang.map(|gang| (replica.clone(), gang)));
+                    let is_of = |one: &&Sidecar| {
+                        one.is_ready && one.code.as_ref() == Some(&config.code_version)
+                    };
+                    let ready = self.world.sidecars.values().filter(is_of).count();
+                    assert!(ready >= config.deployment_actors.len(), "it came before its actors");
                     if let Some(taken) = waiting {
                         let taken = self.world.waiting.remove(&taken).expect("takes what waits");
                         assert!(taken.is_prepared && taken.end.is_none(), "it cannot be taken");
@@ -147,9 +154,15 @@ impl Run {
                     let before = self.world.waiting.insert(process, waiting);
                     assert!(before.is_none(), "an id was used twice");
                 }
-                Action::StartSidecar { process, .. } => {
+                Action::StartSidecar { process, config, .. } => {
                     self.world.num_starts += 1;
-                    let before = self.world.sidecars.insert(process, Sidecar::default());
+                    let code = config.told.get("code_version").and_then(|code| code.as_str());
+                    let code = code.map(ToOwned::to_owned);
+                    let is_there = |one: &Sidecar| one.end.is_none() && one.code == code;
+                    let is_second = code.is_some() && self.world.sidecars.values().any(is_there);
+                    assert!(!is_second, "a version has one of each");
+                    let sidecar = Sidecar { code, ..Sidecar::default() };
+                    let before = self.world.sidecars.insert(process, sidecar);
                     assert!(before.is_none(), "an id was used twice");
                 }
                 Action::AskPolicy { process, question, .. } => {
@@ -317,7 +330,8 @@ impl Run {
         self.apply(Event::Demand { proxy: "p".into(), report });
     }
 
-    /// The second is a program, whose policy and router are in Python some of the time.
+    /// The second is a program, whose policy and router are in Python some of the time, and which has
+    /// an actor in one of its versions.
     fn config(&self, index: usize, (min, max): (u32, u32), model: u32) -> DeploymentConfig {
         let mut config = config();
         config.id = deployment(index);
@@ -329,6 +343,10 @@ impl Run {
             config.resources.memory_bytes = self.most.map(|_| BYTES);
             config.autoscaling.python_policy = (min == 1).then(PythonPolicy::default);
             config.request_router = (max > 1).then(|| crate::tests::router("m:C"));
+            // An option that is no code changes nothing of the actors of a version.
+            if model == 1 {
+                config.deployment_actors = crate::tests::actors_called(&["a"]);
+            }
         } else {
             crate::tests::model(&mut config).max_num_seqs += model;
             crate::tests::model(&mut config).memory_budget_bytes = self.most.map(|_| BYTES);

@@ -4,7 +4,7 @@ use crate::Instant;
 use crate::deployment::Deployment;
 use crate::event::{Action, Notice};
 use crate::gangs::Member;
-use crate::ledger::Need;
+use crate::ledger::{Need, Shortage};
 use crate::replica::{Birth, Input, Replica};
 use crate::state::Context;
 use crate::status::StatusEvent;
@@ -28,8 +28,9 @@ impl Deployment {
         self.end_broken_gangs(cx);
         self.scale(cx);
         self.stop_surplus(cx);
+        let shortage = self.attend_actors(cx);
         if cx.can_start {
-            self.start_missing(cx);
+            self.start_missing(shortage, cx);
         }
         self.keep_warm(cx);
         self.reconfigure(cx);
@@ -219,7 +220,7 @@ impl Deployment {
 
     /// How many replicas may be started now, of those that are missing.
     fn num_missing(&self, now: Instant) -> usize {
-        if self.is_deleting || !self.backoff.allows_start(now) {
+        if self.is_deleting || !self.backoff.allows_start(now) || !self.has_actors() {
             return 0;
         }
         if self.is_given_up && (self.is_rolling() || !self.is_busy()) {
@@ -256,17 +257,22 @@ impl Deployment {
         at_a_time(&self.config.rollout, target).next_multiple_of(self.gang_size())
     }
 
-    fn start_missing(&mut self, cx: &mut Context<'_>) {
+    /// Starts what is missing, unless an actor that must be there before lacks something.
+    fn start_missing(&mut self, of_actor: Option<Shortage>, cx: &mut Context<'_>) {
         let missing = self.num_missing(cx.now);
         let is_wake = self.is_busy() && self.count(Replica::is_active) == 0;
         let need = Need::of(&self.config);
         let blocked_before = self.blocked.take();
+        let since = blocked_before.map_or(cx.now, |(since, _)| since);
+        if let Some(shortage) = of_actor {
+            self.blocked = Some((since, shortage));
+            return;
+        }
         let size = self.config.gang_size();
         let mut ranks = self.free_ranks(missing).into_iter();
         for nth in 0..missing / self.gang_size() {
             let yielded = self.gave_way_to.as_ref().map(|_| cx.ledger.memory(&need, size));
             if let Some(shortage) = cx.ledger.shortage(&need, size).or(yielded) {
-                let since = blocked_before.as_ref().map_or(cx.now, |(since, _)| *since);
                 self.blocked = Some((since, shortage));
                 return;
             }
@@ -328,6 +334,7 @@ impl Deployment {
             && self.backoff.failed_starts == 0
             && self.blocked.is_none()
             && !self.awaits_router()
+            && self.has_actors()
             && self.outdated().is_none();
         if is_converged && !self.is_deleting && self.status.0 != DeploymentStatus::Healthy {
             self.moved(StatusEvent::Converged, String::new());
@@ -345,12 +352,14 @@ impl Deployment {
                 format!("{}; give it fewer, or take a larger machine", self.told(shortage));
             return Some((*since, Unavailable { reason, retry_after_s: RETRY_AFTER_S }));
         }
-        let retry_at = self.backoff.retry_at.filter(|_| self.backoff.is_hopeless(now))?;
+        let own = self.backoff.retry_at.filter(|_| self.backoff.is_hopeless(now));
+        let own = own.map(|at| (at, self.backoff.reason.as_str()));
+        let (retry_at, reason) = own.or_else(|| self.actors.hopeless(self.version, now))?;
         if let Some(told) = self.unavailable.as_ref().filter(|(at, _)| *at == retry_at) {
             return Some(told.clone());
         }
         let retry_after_s = retry_at.saturating_sub(now).as_secs_f64();
-        Some((retry_at, Unavailable { reason: self.backoff.reason.clone(), retry_after_s }))
+        Some((retry_at, Unavailable { reason: reason.to_owned(), retry_after_s }))
     }
 }
 

@@ -194,6 +194,7 @@ fn sidecar(config: &ApplicationConfig) -> Option<SidecarConfig> {
             "args": program.init["args"],
             "deployments": routers,
         }),
+        outlasts_replicas: false,
         startup_timeout_s: home.startup_timeout_s,
         identity: versions.collect(),
     })

@@ -7,8 +7,8 @@
 //! 3. When the application wants another or none, it is told to end, some of them only when the other
 //!    is ready. Deadline: a short grace, after which it is told once more.
 //!
-//! A new controller takes over none: it finds them among the processes that belong to no deployment,
-//! ends them, and starts its own.
+//! A new controller takes over none but actors (`actors.rs`): it finds the others among the processes
+//! that belong to no deployment, ends them, and starts its own.
 
 use crate::Instant;
 use crate::backoff::Backoff;
@@ -39,6 +39,8 @@ pub struct SidecarConfig {
     pub env_vars: BTreeMap<String, String>,
     /// What it is told, as JSON.
     pub told: Value,
+    /// Replicas need it until they have ended.
+    pub outlasts_replicas: bool,
     /// By then it is ready.
     pub startup_timeout_s: f64,
     /// Another process is needed when this is another, though it is told the same.
@@ -55,6 +57,16 @@ struct Process {
     failure: Option<String>,
 }
 
+/// That a process ended unasked.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    /// It had been ready.
+    pub(crate) was_ready: bool,
+    /// Failed starts in a row.
+    pub(crate) times: u32,
+    pub(crate) reason: String,
+}
+
 /// The process that an application wants, and those that it no longer does.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sidecar {
@@ -67,6 +79,8 @@ pub(crate) struct Sidecar {
     backoff: Backoff,
     /// Why there is none; empty while there is, or soon will be.
     pub(crate) trouble: String,
+    /// The newest that nobody has asked for yet.
+    failure: Option<Failure>,
 }
 
 impl Sidecar {
@@ -116,6 +130,16 @@ impl Sidecar {
         ids: &mut Ids,
         out: &mut Outbox,
     ) {
+        self.tidy(now, out);
+        if can_start && self.is_due(now) {
+            let id = self.next_id(ids);
+            self.start(id, Vec::new(), now, out);
+        }
+    }
+
+    /// Ends what is to end.
+    pub(crate) fn tidy(&mut self, now: Instant, out: &mut Outbox) {
+        self.backoff.retry_at = self.backoff.retry_at.filter(|at| *at > now);
         if let Some(process) = &self.process
             && process.deadline.is_some_and(|at| at <= now)
         {
@@ -127,18 +151,72 @@ impl Sidecar {
             *at = now.saturating_add(GRACE + MARGIN);
             out.rest.push(Action::Stop { replica: id.clone(), grace });
         }
+    }
+
+    /// It is to be started.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.wanted.is_some() && self.process.is_none() && self.backoff.allows_start(now)
+    }
+
+    /// Of the process that is started next.
+    pub(crate) fn next_id(&self, ids: &mut Ids) -> ReplicaId {
+        let role = self.wanted.as_ref().map_or("sidecar", |wanted| wanted.role);
+        ids.next(&DeploymentName::new(role).expect("roles are words"))
+    }
+
+    pub(crate) fn start(
+        &mut self,
+        id: ReplicaId,
+        gpus: Vec<String>,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
         let Some(config) = &self.wanted else { return };
-        if self.process.is_some() || !can_start || !self.backoff.allows_start(now) {
-            return;
-        }
         self.backoff.retry_at = None;
-        let name = DeploymentName::new(config.role).expect("roles are words");
-        let id = ids.next(&name);
         let deadline = now.saturating_add(seconds(config.startup_timeout_s));
         let process =
             Process { id: id.clone(), since: now, deadline: Some(deadline), failure: None };
         self.process = Some(process);
-        out.starts.push(Action::StartSidecar { process: id, config: config.clone() });
+        out.starts.push(Action::StartSidecar { process: id, config: config.clone(), gpus });
+    }
+
+    /// Takes over a process that runs; it must be ready by then, or is.
+    pub(crate) fn adopt(&mut self, id: ReplicaId, deadline: Option<Instant>, now: Instant) {
+        self.process = Some(Process { id, since: now, deadline, failure: None });
+    }
+
+    /// None is wanted any more, and what is there ends.
+    pub(crate) fn release(&mut self) {
+        self.wanted = None;
+        if let Some(process) = self.process.take() {
+            self.ending.insert(process.id, Instant::ZERO);
+        }
+        self.let_go();
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// The next start does not wait.
+    pub(crate) fn forgive(&mut self) {
+        self.backoff = Backoff::default();
+    }
+
+    /// Why it ended unasked, where that is news.
+    pub(crate) fn take_failure(&mut self) -> Option<Failure> {
+        self.failure.take()
+    }
+
+    /// Until when nobody should wait for it, and why.
+    pub(crate) fn hopeless(&self, now: Instant) -> Option<(Instant, &str)> {
+        let retry_at = self.backoff.retry_at.filter(|_| self.backoff.is_hopeless(now))?;
+        self.process.is_none().then_some((retry_at, self.backoff.reason.as_str()))
+    }
+
+    /// The process, ready or not.
+    pub(crate) fn current(&self) -> Option<&ReplicaId> {
+        self.process.as_ref().map(|process| &process.id)
     }
 
     /// The process, once it is ready.
@@ -209,12 +287,15 @@ impl Sidecar {
         // One that says why was not ended from outside.
         let was_killed = was_killed && process.failure.is_none();
         let reason = process.failure.as_deref().unwrap_or(reason);
-        if process.deadline.is_some() {
+        let was_ready = process.deadline.is_none();
+        if !was_ready {
             self.backoff.start_failed(reason, was_killed, now);
         } else {
             self.backoff.crashed(reason, now.saturating_sub(process.since), now);
         }
         reason.clone_into(&mut self.trouble);
+        let times = self.backoff.failed_starts;
+        self.failure = Some(Failure { was_ready, times, reason: reason.to_owned() });
         self.let_go();
     }
 

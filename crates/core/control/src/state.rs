@@ -233,10 +233,13 @@ impl State {
             | Event::ProcessExited { .. }
             | Event::Report { .. }
             | Event::Reconfigured { .. }
-            | Event::Probed { .. } => match self.waiting_event(&event, now, out) {
-                Some(touched) => touched,
-                None => self.replica_event(event, now, out),
-            },
+            | Event::Probed { .. } => {
+                let of_other = self.waiting_event(&event, now, out);
+                match of_other.or_else(|| self.actor_event(&event, now, out)) {
+                    Some(touched) => touched,
+                    None => self.replica_event(event, now, out),
+                }
+            }
         }
     }
 
@@ -346,8 +349,11 @@ impl State {
         now: Instant,
         out: &mut Outbox,
     ) -> BTreeSet<DeploymentId> {
-        for FoundReplica { replica, pid, config, gpus, gang } in found {
+        for FoundReplica { replica, pid, config, gpus, gang, actor } in found {
             if self.knows(&replica) {
+                continue;
+            }
+            if actor.is_some_and(|actor| self.adopt_actor(&replica, &actor, &gpus, now)) {
                 continue;
             }
             let home = config
@@ -481,7 +487,7 @@ impl State {
         again
     }
 
-    fn forget_gone(&mut self, out: &mut Outbox) {
+    pub(crate) fn forget_gone(&mut self, out: &mut Outbox) {
         for replica in out.gone.drain(..) {
             self.homes.remove(&replica);
             self.ledger.release(&replica);

@@ -12,6 +12,7 @@ pub(crate) enum Trigger {
     DownscaleCompleted,
     Autoscaling,
     ReplicaStartupFailed,
+    DeploymentActorFailed,
     HealthCheckFailed,
     Deleting,
 }
@@ -26,6 +27,7 @@ impl Trigger {
             Self::DownscaleCompleted => "DOWNSCALE_COMPLETED",
             Self::Autoscaling => "AUTOSCALING",
             Self::ReplicaStartupFailed => "REPLICA_STARTUP_FAILED",
+            Self::DeploymentActorFailed => "DEPLOYMENT_ACTOR_FAILED",
             Self::HealthCheckFailed => "HEALTH_CHECK_FAILED",
             Self::Deleting => "DELETING",
         }
@@ -49,6 +51,8 @@ pub(crate) enum StatusEvent {
     SetDown,
     /// A version is given up: its replicas could not start, or not stay.
     NeverStarted,
+    /// A version is given up: an actor of it could not start, or not stay.
+    ActorsFailed,
     /// Replicas cannot start any more, but one of this version had.
     StartFailed,
     /// A replica that ran is lost.
@@ -67,6 +71,7 @@ pub(crate) fn transition(
         (_, StatusEvent::Configured) => (Updating, Trigger::ConfigUpdateStarted),
         (_, StatusEvent::Deleted) => (Updating, Trigger::Deleting),
         (_, StatusEvent::NeverStarted) => (DeployFailed, Trigger::ReplicaStartupFailed),
+        (_, StatusEvent::ActorsFailed) => (DeployFailed, Trigger::DeploymentActorFailed),
         (DeployFailed, StatusEvent::StartFailed | StatusEvent::Died) => now,
         (Updating | Upscaling | Downscaling | Healthy | Unhealthy, StatusEvent::StartFailed) => {
             (Unhealthy, Trigger::ReplicaStartupFailed)
@@ -121,6 +126,7 @@ mod tests {
             (E::Configured, [Updating; 6]),
             (E::Deleted, [Updating; 6]),
             (E::NeverStarted, [DeployFailed; 6]),
+            (E::ActorsFailed, [DeployFailed; 6]),
             (E::Converged, [Healthy; 6]),
             (E::ScaledUp, [Updating, Upscaling, Upscaling, Upscaling, Unhealthy, DeployFailed]),
             (

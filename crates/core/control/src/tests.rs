@@ -1,5 +1,6 @@
 //! Lives of deployments, told as events and the actions that follow.
 
+mod actors;
 mod failures;
 mod gangs;
 mod policies;
@@ -9,6 +10,7 @@ mod room;
 mod routers;
 mod warm;
 
+pub(crate) use self::actors::actors_called;
 pub(crate) use self::gangs::gangs_of;
 use self::room::{ask, crowded};
 pub(crate) use self::routers::router;
@@ -101,6 +103,7 @@ pub(crate) fn config() -> DeploymentConfig {
         env_vars: Default::default(),
         user_config: Default::default(),
         warm: Default::default(),
+        deployment_actors: Vec::new(),
         request_router: None,
         gang_scheduling: None,
         prefix_affinity: None,

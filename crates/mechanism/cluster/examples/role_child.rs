@@ -99,7 +99,7 @@ async fn role(args: &[String]) {
             std::future::pending::<()>().await;
         }
     };
-    if name == "replica" {
+    if name == "replica" || name == "actor" {
         told.await;
     } else {
         let listener = Listener::from_stdin().unwrap();

@@ -47,7 +47,11 @@ impl Handler for Api {
 
 impl Api {
     fn spawn(&self, spec: ProcessSpec) -> Response<Body> {
-        let kind = if spec.waits { Kind::Waiting } else { Kind::Replica };
+        let kind = match &spec {
+            one if one.waits => Kind::Waiting,
+            one if one.outlasts_replicas => Kind::Shared,
+            _ => Kind::Replica,
+        };
         match self.processes.spawn(spec, kind, None) {
             Ok(info) => json(StatusCode::OK, &info),
             Err(error) => {

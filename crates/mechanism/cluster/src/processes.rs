@@ -71,12 +71,14 @@ pub(crate) enum Kind {
     Replica,
     /// It waits to become a replica.
     Waiting,
+    /// Replicas need it until they have ended.
+    Shared,
 }
 
 impl Kind {
     /// Whoever listens is told of these: they are the controller's.
     fn is_told(self) -> bool {
-        matches!(self, Self::Replica | Self::Waiting)
+        matches!(self, Self::Replica | Self::Waiting | Self::Shared)
     }
 }
 
@@ -163,7 +165,7 @@ impl Processes {
                 let (line, theirs) = Line::new().map_err(system)?;
                 (Some(line), Some(theirs))
             }
-            Kind::Controller | Kind::Proxy | Kind::Replica => (None, stdin),
+            Kind::Controller | Kind::Proxy | Kind::Replica | Kind::Shared => (None, stdin),
         };
         let prepared = line.as_ref().map(Line::prepared).transpose().map_err(system)?;
         let (child, pid, pidfd) = self.start(&spec, stdin).map_err(system)?;

@@ -5,7 +5,8 @@
 //! 1. The supervisor's copies of the listeners are closed, the proxy is asked to end. It finishes
 //!    what it has, also requests that still wait for a replica, so replicas may still be started.
 //! 2. The replicas are asked to end. Nothing is started any more.
-//! 3. The controller is asked to end.
+//! 3. What they share is asked to end.
+//! 4. The controller is asked to end.
 //!
 //! Each step has the drain time, then SIGKILL. A second signal kills everything at once.
 
@@ -28,7 +29,7 @@ use tyndall_types::protocol::RuntimeDir;
 
 /// The id of the only proxy.
 const PROXY_ID: &str = "proxy-0";
-/// What the controller gets to close its files in.
+/// What the controller gets to close its files in, and what replicas share.
 const CONTROLLER_GRACE: Duration = Duration::from_secs(5);
 /// A killed process is gone in milliseconds, unless it hangs in the kernel.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
@@ -271,7 +272,7 @@ impl Supervisor {
             self.end_proxy.ending.send_replace(true);
             self.end_controller.ending.send_replace(true);
             self.processes.refuse_starts();
-            let all = [Kind::Proxy, Kind::Waiting, Kind::Replica, Kind::Controller];
+            let all = [Kind::Proxy, Kind::Waiting, Kind::Replica, Kind::Shared, Kind::Controller];
             for kind in all {
                 self.processes.stop_all(kind, Duration::ZERO);
             }
@@ -306,6 +307,8 @@ async fn end_in_order(
     for kind in [Kind::Waiting, Kind::Replica] {
         processes.all_gone(kind).await;
     }
+    processes.stop_all(Kind::Shared, CONTROLLER_GRACE);
+    processes.all_gone(Kind::Shared).await;
     controller.end().await;
     processes.stop_all(Kind::Controller, CONTROLLER_GRACE);
     processes.all_gone(Kind::Controller).await;

@@ -297,8 +297,12 @@ async fn the_end_comes_in_order() {
     for id in ["a", "b"] {
         node.spawn(id, &[]).await.unwrap();
     }
-    eventually("both are up", || node.pids("replica").len() == 2).await;
-    assert_eq!(node.log().iter().filter(|line| *line == "TEST_ENV given").count(), 4);
+    let shared =
+        ProcessSpec { id: "shared".into(), outlasts_replicas: true, ..node.spec("actor", &[]) };
+    node.spawn_as(&shared).await.unwrap();
+    eventually("all are up", || node.pids("replica").len() == 2 && node.pids("actor").len() == 1)
+        .await;
+    assert_eq!(node.log().iter().filter(|line| *line == "TEST_ENV given").count(), 5);
     let mut events: Events = node.client.lines("/-/events").await.unwrap();
     next(&mut events).await;
     node.client.tell(Method::POST, "/-/shutdown", &()).await.unwrap();
@@ -310,8 +314,9 @@ async fn the_end_comes_in_order() {
     assert!(at("proxy ended") < at("replica told"), "{log:?}");
     assert_eq!(log.iter().filter(|line| *line == "replica ended").count(), 2);
     let last_replica = log.iter().rposition(|line| line == "replica ended").unwrap();
-    assert!(last_replica < at("controller told"), "{log:?}");
-    for name in ["controller", "proxy", "replica"] {
+    assert!(last_replica < at("actor told"), "{log:?}");
+    assert!(at("actor ended") < at("controller told"), "{log:?}");
+    for name in ["controller", "proxy", "replica", "actor"] {
         assert!(node.pids(name).into_iter().all(is_gone), "{name}");
     }
 }

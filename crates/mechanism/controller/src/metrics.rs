@@ -88,6 +88,7 @@ impl ControllerMetrics {
             | Notice::Scaled { .. }
             | Notice::Policy { .. }
             | Notice::Router { .. }
+            | Notice::Actor { .. }
             | Notice::Evicted { .. } => {}
         }
     }

@@ -70,6 +70,10 @@ pub(crate) fn log(notice: &Notice) {
             tracing::info!(%deployment, "its request router chooses again");
         }
         Notice::Router { deployment, trouble } => tracing::warn!(%deployment, "{trouble}"),
+        Notice::Actor { deployment, actor, trouble } if trouble.is_empty() => {
+            tracing::info!(%deployment, "the deployment actor {actor:?} is there again");
+        }
+        Notice::Actor { deployment, trouble, .. } => tracing::warn!(%deployment, "{trouble}"),
         Notice::Evicted { deployment, by } => {
             tracing::info!("{deployment} gives way to {by}, which needs its memory");
         }
@@ -90,6 +94,7 @@ pub(crate) fn records(notice: &Notice, at: Duration) -> impl Iterator<Item = Rec
         | Notice::Scaled { .. }
         | Notice::Policy { .. }
         | Notice::Router { .. }
+        | Notice::Actor { .. }
         | Notice::Evicted { .. } => None,
     };
     let used = used.map(|(id, wakes, replica_seconds)| Record::Use {
@@ -127,6 +132,11 @@ fn event(notice: &Notice) -> Option<(&DeploymentId, &'static str, String)> {
         Notice::Router { deployment, trouble } => {
             let kind = if trouble.is_empty() { "router_chooses" } else { "router_failed" };
             Some((deployment, kind, trouble.clone()))
+        }
+        Notice::Actor { deployment, actor, trouble } => {
+            let is_back = trouble.is_empty();
+            let kind = if is_back { "actor_is_back" } else { "actor_failed" };
+            Some((deployment, kind, if is_back { actor.clone() } else { trouble.clone() }))
         }
         Notice::WaitingDied { deployment, reason, retry_in: None } => {
             Some((deployment, "no_warm_processes", no_more(reason)))

@@ -1,6 +1,6 @@
 //! What the supervisor is asked to start for a deployment.
 
-use crate::supervisor::{CONFIG_ARG, GANG_ARG};
+use crate::supervisor::{CONFIG_ARG, GANG_ARG, TOLD_ARG};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tyndall_control::SidecarConfig;
@@ -62,11 +62,13 @@ pub(crate) fn sidecar(
     runtime_dir: &RuntimeDir,
     id: &ReplicaId,
     config: &SidecarConfig,
+    gpus: Vec<String>,
 ) -> ProcessSpec {
     let directory = runtime_dir.path().display().to_string();
     let told = config.told.to_string();
-    let role = [config.role, "--runtime-dir", &directory, "--id", id.as_str(), "--told", &told];
-    process(id, config.env_vars.clone(), Some(&config.program), &role)
+    let role = [config.role, "--runtime-dir", &directory, "--id", id.as_str(), TOLD_ARG, &told];
+    let spec = process(id, config.env_vars.clone(), Some(&config.program), &role);
+    ProcessSpec { gpus, outlasts_replicas: config.outlasts_replicas, ..spec }
 }
 
 fn program(config: &DeploymentConfig) -> Option<&ProgramConfig> {

@@ -8,8 +8,8 @@
 
 use serde_json::{Map, Value, json};
 use tyndall_types::protocol::{
-    ApplicationDetails, DeploymentConfig, DeploymentDetails, InstanceDetails, ReplicaDetails,
-    Workload,
+    ApplicationDetails, DeploymentActor, DeploymentConfig, DeploymentDetails, InstanceDetails,
+    ReplicaDetails, Workload,
 };
 
 /// What is told of this instance.
@@ -238,11 +238,37 @@ fn deployment_config(config: &DeploymentConfig) -> Value {
     if let Some(gang) = config.gang_scheduling {
         schema["gang_scheduling_config"] = json!(gang);
     }
+    if !config.deployment_actors.is_empty() {
+        schema["deployment_actors"] = config.deployment_actors.iter().map(actor_config).collect();
+    }
     match config.num_replicas {
         Some(number) => schema["num_replicas"] = number.into(),
         None => schema["autoscaling_config"] = autoscaling_config(config),
     }
     schema
+}
+
+/// Ray's `DeploymentActorConfig`.
+fn actor_config(actor: &DeploymentActor) -> Value {
+    let own = &actor.resources;
+    let set = |amount: f64| Some(amount).filter(|amount| *amount > 0.0);
+    let options = [
+        ("num_cpus", set(own.num_cpus).map(Value::from)),
+        ("num_gpus", set(own.num_gpus).map(Value::from)),
+        ("memory", own.memory_bytes.map(Value::from)),
+        ("resources", (!own.custom.is_empty()).then(|| json!(own.custom))),
+        ("max_concurrency", actor.max_concurrency.map(Value::from)),
+        ("max_pending_calls", actor.max_pending_calls.map(Value::from)),
+        ("runtime_env", (!actor.env_vars.is_empty()).then(|| json!({"env_vars": actor.env_vars}))),
+    ];
+    let options = options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    json!({
+        "name": actor.name,
+        "actor_class": actor.actor_class,
+        "init_args": actor.init_args,
+        "init_kwargs": actor.init_kwargs,
+        "actor_options": Map::from_iter(options),
+    })
 }
 
 fn request_router_config(config: &DeploymentConfig) -> Value {

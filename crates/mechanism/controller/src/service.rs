@@ -410,8 +410,8 @@ impl Service {
                 let spec = processes::waiting(&process, &config);
                 self.start(process, spec)
             }
-            Action::StartSidecar { process, config } => {
-                let spec = processes::sidecar(&self.runtime_dir, &process, &config);
+            Action::StartSidecar { process, config, gpus } => {
+                let spec = processes::sidecar(&self.runtime_dir, &process, &config, gpus);
                 self.start(process, spec)
             }
             Action::AskPolicy { process, question, timeout } => {

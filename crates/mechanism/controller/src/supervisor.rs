@@ -5,15 +5,19 @@ use http::{Method, StatusCode};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tyndall_control::{Event, Exit, FoundReplica};
+use tyndall_control::{Event, Exit, FoundActor, FoundReplica};
 use tyndall_transport::{Client, ClientError, JsonLines, ResponseBody};
-use tyndall_types::ReplicaId;
-use tyndall_types::protocol::{ProcessEvent, ProcessInfo, ProcessSpec, StopProcess};
+use tyndall_types::protocol::{
+    DeploymentActor, ProcessEvent, ProcessInfo, ProcessSpec, StopProcess,
+};
+use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId};
 
 /// The argument of a replica's process that holds its deployment, as JSON.
 pub(crate) const CONFIG_ARG: &str = "--deployment-config";
 /// The argument of a replica that has its gang.
 pub(crate) const GANG_ARG: &str = "--gang";
+/// The argument of a process beside the replicas that holds what it is told, as JSON.
+pub(crate) const TOLD_ARG: &str = "--told";
 /// The supervisor answers in milliseconds; one that does not is ill.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_COMMANDS: usize = 1024;
@@ -68,8 +72,27 @@ pub(crate) fn found(process: ProcessInfo) -> FoundReplica {
     let after = |name: &str| process.args.iter().skip_while(move |arg| *arg != name).nth(1);
     let config = after(CONFIG_ARG).and_then(|json| serde_json::from_str(json).ok());
     let gang = after(GANG_ARG).and_then(|json| serde_json::from_str(json).ok()).map(Arc::new);
+    let actor = found_actor(&process.args);
     let (replica, pid, gpus) = (ReplicaId::new(process.id), process.pid, process.gpus);
-    FoundReplica { replica, pid, config, gpus, gang }
+    FoundReplica { replica, pid, config, gpus, gang, actor }
+}
+
+fn found_actor(args: &[String]) -> Option<FoundActor> {
+    let mut words = args.iter().skip_while(|word| *word != "role").skip(1);
+    let mut told = args.iter().skip_while(|word| *word != TOLD_ARG);
+    words.next().filter(|role| *role == "actor")?;
+    let told: Told = serde_json::from_str(told.nth(1)?).ok()?;
+    let deployment = DeploymentId { application: told.application, deployment: told.deployment };
+    Some(FoundActor { deployment, actor: told.actor.name, code_version: told.code_version })
+}
+
+/// Whose actor it is, of what its process is told.
+#[derive(serde::Deserialize)]
+struct Told {
+    application: ApplicationName,
+    deployment: DeploymentName,
+    code_version: String,
+    actor: DeploymentActor,
 }
 
 /// Starts the task that carries out commands one after another, so that no stop overtakes its

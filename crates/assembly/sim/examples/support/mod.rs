@@ -49,6 +49,7 @@ pub(crate) fn application(name: &str, replicas: u32) -> ApplicationConfig {
         env_vars: BTreeMap::new(),
         user_config: serde_json::Value::Null,
         warm: Default::default(),
+        deployment_actors: Vec::new(),
         request_router: None,
         gang_scheduling: None,
         prefix_affinity: None,

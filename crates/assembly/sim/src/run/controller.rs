@@ -176,6 +176,7 @@ impl Run {
             | Notice::Exited { deployment, .. }
             | Notice::Scaled { deployment, .. }
             | Notice::Router { deployment, .. }
+            | Notice::Actor { deployment, .. }
             | Notice::Evicted { deployment, .. } => deployment,
         };
         let Some(&place) = self.places.get(deployment) else { return };
@@ -195,7 +196,8 @@ impl Run {
             | Notice::WarmStart { .. }
             | Notice::WaitingDied { .. }
             | Notice::Policy { .. }
-            | Notice::Router { .. } => {}
+            | Notice::Router { .. }
+            | Notice::Actor { .. } => {}
         }
     }
 
@@ -229,5 +231,6 @@ fn found(process: &Process) -> FoundReplica {
         config: Some(Box::new((*process.config).clone())),
         gpus: Vec::new(),
         gang: process.gang.clone(),
+        actor: None,
     }
 }

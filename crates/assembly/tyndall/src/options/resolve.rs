@@ -103,6 +103,7 @@ impl DeploymentOptions {
                 .unwrap_or_default(),
             user_config: set.user_config.clone().unwrap_or(Value::Null),
             warm: Default::default(),
+            deployment_actors: Vec::new(),
             request_router: None,
             gang_scheduling: None,
             prefix_affinity: None,

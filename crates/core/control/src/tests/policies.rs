@@ -177,6 +177,7 @@ fn the_process_goes_with_what_needs_it() {
         config: None,
         gpus: Vec::new(),
         gang: None,
+        actor: None,
     };
     assert_eq!(stops(new.apply(Event::Snapshot(vec![found]))), [(process, 5)]);
 }

@@ -17,6 +17,7 @@ fn a_new_controller_finds_what_runs() {
         config: config.map(Box::new),
         gpus: Vec::new(),
         gang: None,
+        actor: None,
     };
     let mut other = config();
     other.id = DeploymentId::single(DeploymentName::new("other").unwrap());
@@ -113,6 +114,7 @@ fn the_metadata_of_a_replica_is_in_its_first_route_and_in_that_of_the_next_contr
         config: Some(Box::new(with_min(1))),
         gpus: Vec::new(),
         gang: None,
+        actor: None,
     };
     sim.apply(Event::Snapshot(vec![found]));
     let status = ReplicaStatus {

@@ -27,7 +27,7 @@ pub(crate) fn router(class: &str) -> Box<PythonRouter> {
 
 fn sidecar(actions: &[Action]) -> Option<ReplicaId> {
     actions.iter().find_map(|action| match action {
-        Action::StartSidecar { process, config } => {
+        Action::StartSidecar { process, config, .. } => {
             assert_eq!(config.role, "router");
             Some(process.clone())
         }

@@ -212,8 +212,14 @@ fn a_new_controller_ends_those_of_the_one_before() {
     sim.deploy(warm(1));
     assert_eq!(waiting(&sim.last), [], "not before it is known what runs");
     let old = ReplicaId::new("warm-demo-0");
-    let found =
-        FoundReplica { replica: old.clone(), pid: 1, config: None, gpus: Vec::new(), gang: None };
+    let found = FoundReplica {
+        replica: old.clone(),
+        pid: 1,
+        config: None,
+        gpus: Vec::new(),
+        gang: None,
+        actor: None,
+    };
     sim.apply(Event::Snapshot(vec![found]));
     assert_eq!(stops(&sim.last), [(old, 5)]);
     assert_eq!(waiting(&sim.last).len(), 1);

@@ -1,7 +1,8 @@
 //! What is to run.
 
 use super::{
-    AutoscalingConfig, GangScheduling, JsonText, PrefixAffinity, PythonPolicy, PythonRouter,
+    AutoscalingConfig, DeploymentActor, GangScheduling, JsonText, PrefixAffinity, PythonPolicy,
+    PythonRouter,
 };
 use crate::{ApplicationName, DeploymentId, SamplingDefaults};
 use serde::{Deserialize, Serialize};
@@ -131,6 +132,9 @@ pub struct DeploymentConfig {
     /// Interpreters that wait to become its replicas.
     #[serde(default, skip_serializing_if = "WarmPool::is_default")]
     pub warm: WarmPool,
+    /// Objects in processes of their own, which its replicas share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deployment_actors: Vec<DeploymentActor>,
     /// Code that chooses replicas; absent is the rule that is built in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_router: Option<Box<PythonRouter>>,

@@ -24,6 +24,7 @@
 //!
 //! Sockets lie in the node's runtime directory: see [`RuntimeDir`].
 
+mod actor;
 mod autoscaling;
 mod demand;
 mod deployment;
@@ -37,6 +38,7 @@ mod router;
 mod routes;
 mod usage;
 
+pub use actor::DeploymentActor;
 pub use autoscaling::{Aggregation, AutoscalingConfig, ScalingPolicy};
 pub use demand::{Demand, DemandReport};
 pub use deployment::{

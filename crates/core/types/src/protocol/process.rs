@@ -32,6 +32,9 @@ pub struct ProcessSpec {
     /// not prepared, or does not take it.
     #[serde(default)]
     pub takes: Option<String>,
+    /// Replicas need it until they have ended: at the end of the node it is asked to end after them.
+    #[serde(default)]
+    pub outlasts_replicas: bool,
 }
 
 /// What a process that waits says when it is prepared.

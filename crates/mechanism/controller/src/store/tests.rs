@@ -56,6 +56,7 @@ fn deployment(id: DeploymentId, max_replicas: u32) -> DeploymentConfig {
         env_vars: Default::default(),
         user_config: Value::Null,
         warm: Default::default(),
+        deployment_actors: Vec::new(),
         request_router: None,
         gang_scheduling: None,
         prefix_affinity: None,

@@ -87,6 +87,7 @@ pub(crate) fn config(name: &str) -> DeploymentConfig {
         env_vars: BTreeMap::new(),
         user_config: serde_json::Value::Null,
         warm: Default::default(),
+        deployment_actors: Vec::new(),
         request_router: None,
         gang_scheduling: None,
         prefix_affinity: None,

@@ -107,6 +107,7 @@ fn config(path: PathBuf) -> DeploymentConfig {
         env_vars: Default::default(),
         user_config: Value::Null,
         warm: Default::default(),
+        deployment_actors: Vec::new(),
         request_router: None,
         gang_scheduling: None,
         prefix_affinity: None,

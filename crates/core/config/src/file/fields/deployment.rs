@@ -1,5 +1,6 @@
 //! The fields of a deployment.
 
+use super::actor::DEPLOYMENT_ACTOR;
 use super::policy::POLICY;
 use super::router::ROUTER;
 use super::{LOGGING, NO_RAY_NODES, RUNTIME_ENV};
@@ -127,11 +128,10 @@ pub(in crate::file) static DEPLOYMENT: Object = Object {
         ),
         Field::new(
             "deployment_actors",
-            Kind::List(&Kind::Map),
+            Kind::List(&Kind::Object(&DEPLOYMENT_ACTOR)),
             "null",
-            "actors beside the replicas; only a `CapacityQueue`, others are refused",
-        )
-        .ignored("CapacityQueueRouter keeps its tokens itself"),
+            "objects in processes of their own, which replicas share",
+        ),
         ROLLING_UPDATE_PERCENTAGE,
         MAX_SURGE_PERCENT,
         TYNDALL_OPTIONS,

@@ -1,11 +1,13 @@
 //! The fields of a config file.
 
+mod actor;
 mod deployment;
 mod engine;
 mod llm;
 mod policy;
 mod router;
 
+pub(super) use actor::{RESERVED_VARIABLES, is_capacity_queue};
 pub(super) use deployment::DEPLOYMENT;
 pub(super) use llm::LLM_ARGS;
 pub(super) use policy::{BUILT_IN_POLICIES, BuiltInPolicy, OWN_POLICIES, PolicyKind, in_python};

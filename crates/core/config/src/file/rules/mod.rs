@@ -1,5 +1,6 @@
 //! What involves more than one field.
 
+mod actors;
 mod code;
 mod gangs;
 mod models;
@@ -97,6 +98,9 @@ fn application(app: &Node, path: &str, problems: &mut Vec<Problem>) {
         let kinds = (app.has("import_path") && models.is_empty(), !models.is_empty());
         routers::check(node, &of(i), kinds, problems);
         gangs::check(node, &of(i), !models.is_empty(), problems);
+        if !kinds.0 {
+            actors::without_python(node, &of(i), problems);
+        }
     }
     external_scaler(app, path, &models, problems);
     code::check(app, path, &models, problems);
@@ -196,7 +200,7 @@ fn external_scaler(
 }
 
 fn deployment(node: &Node, path: &str, requests: Requests, problems: &mut Vec<Problem>) {
-    routers::actors(node, path, problems);
+    actors::check(node, path, problems);
     let mut error = |at: &Node, field: &str, message: String, cure: &str| {
         problems.push(Problem::error(at, &inside(path, field), message).with_cure(cure));
     };

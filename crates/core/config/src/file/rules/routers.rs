@@ -15,27 +15,6 @@ const OF_PYTHON: [&str; 6] = [
     "max_backoff_s",
 ];
 
-/// Of Ray's actors the one that a router here does the work of, as code and files name it.
-const CAPACITY_QUEUES: [&str; 2] = [
-    "ray.serve.experimental.capacity_queue.CapacityQueue",
-    "tyndall.serve.experimental.capacity_queue.CapacityQueue",
-];
-
-/// Actors, of which there are none.
-pub(super) fn actors(deployment: &Node, path: &str, problems: &mut Vec<Problem>) {
-    let actors = deployment.get("deployment_actors").map_or(&[][..], Node::items);
-    for (i, actor) in actors.iter().enumerate() {
-        let class = actor.get("actor_class").and_then(Node::text).unwrap_or_default();
-        if !CAPACITY_QUEUES.contains(&class.replace(':', ".").as_str()) {
-            let message = "deployment_actors cannot be carried out";
-            let cure =
-                "leave it out: there are no actors, and nothing but CapacityQueue does without";
-            let path = inside(path, &format!("deployment_actors[{i}]"));
-            problems.push(Problem::error(actor, &path, message).with_cure(cure));
-        }
-    }
-}
-
 /// The router of a model.
 pub(super) fn of_model(options: &Node, path: &str, problems: &mut Vec<Problem>) {
     let Some(router) = options.get("request_router_config") else { return };

@@ -1,3 +1,4 @@
+mod actors;
 mod code;
 mod engine;
 mod gangs;

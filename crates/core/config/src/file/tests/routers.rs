@@ -87,26 +87,6 @@ fn routers_are_for_code_in_python_and_the_built_in_rule_has_no_arguments() {
 }
 
 #[test]
-fn of_actors_only_that_of_a_router_may_be_named() {
-    let with = |actor: &str| {
-        format!(
-            "applications:\n- {{import_path: 'm:app', deployments: [{{name: D, deployment_actors: \
-             [{{name: queue, actor_class: '{actor}', init_kwargs: {{acquire_timeout_s: 1}}}}]}}]}}"
-        )
-    };
-    let path = "applications[0].deployments[0].deployment_actors";
-    let said = "deployment_actors has no effect: CapacityQueueRouter keeps its tokens itself";
-    for name in ["ray.serve.experimental.capacity_queue:CapacityQueue", CAPACITY_QUEUE] {
-        assert_one(&with(name), "deployment_actors", &format!("{path}: {said}"));
-    }
-    let found = problems(&with("m:Actor"));
-    let said = "deployment_actors cannot be carried out\n  help: leave it out";
-    assert!(found.iter().any(|one| one.contains(&format!("{path}[0]: {said}"))), "{found:?}");
-}
-
-const CAPACITY_QUEUE: &str = "tyndall.serve.experimental.capacity_queue.CapacityQueue";
-
-#[test]
 fn prompts_of_a_model_may_be_routed_by_their_beginnings() {
     let affinity = |router: &str| {
         let app = format!(

@@ -218,17 +218,11 @@ impl ApplicationSpec {
         let warm = options.own.warm.over(&self.warm);
         let mut config = options.to_deployment(id, program, self, http_request_timeout_s);
         config.warm = if is_python { warm.to_pool() } else { WarmPool::default() };
-        if config.autoscaling.python_policy.is_some() && !is_python {
-            return Err(DescribedError::Unusable(format!(
-                "deployment {:?}: a policy in Python is for an application in Python",
-                config.id.deployment.as_str()
-            )));
+        if !is_python {
+            without_python(&config)?;
         }
-        if config.request_router.is_some() && !is_python {
-            return Err(DescribedError::Unusable(format!(
-                "deployment {:?}: a request router in Python is for an application in Python",
-                config.id.deployment.as_str()
-            )));
+        if !config.deployment_actors.is_empty() {
+            version.push(json!(config.deployment_actors));
         }
         if let Some(problem) = gangs::problem(&options, &config) {
             let name = config.id.deployment.as_str();
@@ -239,6 +233,20 @@ impl ApplicationSpec {
         config.code_version = code_version(&Value::Array(version));
         Ok(config)
     }
+}
+
+/// Refuses what only an application in Python has.
+fn without_python(config: &DeploymentConfig) -> Result<(), DescribedError> {
+    let what = match config {
+        one if one.autoscaling.python_policy.is_some() => "a policy in Python is",
+        one if one.request_router.is_some() => "a request router in Python is",
+        one if !one.deployment_actors.is_empty() => "actors are",
+        _ => return Ok(()),
+    };
+    let name = config.id.deployment.as_str();
+    Err(DescribedError::Unusable(format!(
+        "deployment {name:?}: {what} for an application in Python"
+    )))
 }
 
 /// Sorts deployments as a program describes them: callers before callees, the ingress first.

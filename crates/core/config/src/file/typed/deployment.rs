@@ -4,7 +4,7 @@ use super::code::CodePaths;
 use super::scaling::AutoscalingOption;
 use super::{LoggingOptions, gangs, read};
 use crate::file::check::object;
-use crate::file::fields::{DEPLOYMENT, Named, named};
+use crate::file::fields::{DEPLOYMENT, Named, is_capacity_queue, named};
 use crate::file::node::{Node, Value as NodeValue};
 use crate::file::problem::{Problem, Severity};
 use crate::file::rules;
@@ -12,7 +12,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use tyndall_types::DeploymentName;
 use tyndall_types::protocol::{
-    Backpressure, GangScheduling, PrefixAffinity, PythonRouter, RouterBackoff, WarmPool,
+    Backpressure, DeploymentActor, GangScheduling, PrefixAffinity, PythonRouter, Resources,
+    RouterBackoff, WarmPool,
 };
 
 /// Ray's defaults of what replicas say of themselves to request routers.
@@ -60,6 +61,8 @@ pub struct DeploymentOptions {
     pub gang_scheduling: Option<Option<GangScheduling>>,
     /// Its logs.
     pub logging: Option<LoggingOptions>,
+    /// Objects that replicas share; those that have no effect are left out.
+    pub actors: Option<Vec<DeploymentActor>>,
     /// What chooses replicas.
     pub request_router: Option<RouterOption>,
     /// Share of replicas that an update replaces at a time.
@@ -180,6 +183,7 @@ impl DeploymentOptions {
             max_replicas_per_node: read::whole(node, "max_replicas_per_node"),
             gang_scheduling: or_null(node, "gang_scheduling_config", gangs::read),
             logging: node.get("logging_config").map(LoggingOptions::read),
+            actors: or_null(node, "deployment_actors", actors),
             request_router: or_null(node, "request_router_config", request_router),
             rolling_update_percentage: read::number(node, "rolling_update_percentage"),
             max_surge_percent: read::whole(node, "max_surge_percent"),
@@ -226,6 +230,7 @@ impl DeploymentOptions {
             max_replicas_per_node: over.max_replicas_per_node.or(code.max_replicas_per_node),
             gang_scheduling: over.gang_scheduling.or(code.gang_scheduling),
             logging: over.logging.or(code.logging),
+            actors: over.actors.or(code.actors),
             request_router: over.request_router.or(code.request_router),
             rolling_update_percentage: over
                 .rolling_update_percentage
@@ -358,6 +363,38 @@ fn request_router(node: &Node) -> RouterOption {
             max_backoff_s: seconds("max_backoff_s", default.max_backoff_s),
         },
     }))
+}
+
+fn actors(node: &Node) -> Vec<DeploymentActor> {
+    node.items().iter().map(actor).filter(|one| !is_capacity_queue(&one.actor_class)).collect()
+}
+
+fn actor(node: &Node) -> DeploymentActor {
+    let text = |name| read::text(node, name).unwrap_or_default().to_owned();
+    let args = node.get("init_args").map_or(&[][..], Node::items);
+    let kwargs = node.get("init_kwargs").map_or(&[][..], Node::entries).iter();
+    let kwargs = kwargs.map(|entry| (entry.name().to_owned(), entry.value.to_json()));
+    let nothing = node.beside(NodeValue::Null);
+    let given = node.get("actor_options").unwrap_or(&nothing);
+    let options = ActorOptions::read(given);
+    DeploymentActor {
+        name: text("name"),
+        actor_class: text("actor_class"),
+        init_args: args.iter().map(Node::to_json).collect(),
+        init_kwargs: kwargs.collect(),
+        resources: Resources {
+            num_cpus: options.num_cpus.unwrap_or(0.0),
+            num_gpus: options.num_gpus.unwrap_or(0.0),
+            memory_bytes: options.memory_bytes,
+            custom: options.resources,
+            max_replicas_per_node: None,
+        },
+        env_vars: options.env_vars,
+        max_concurrency: read::whole(given, "max_concurrency"),
+        max_pending_calls: read::number(given, "max_pending_calls")
+            .filter(|number| *number > 0.0)
+            .map(|number| number as u32),
+    }
 }
 
 fn prefix_affinity(kwargs: Option<&Node>) -> PrefixAffinity {

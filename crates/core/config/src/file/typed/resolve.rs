@@ -53,7 +53,8 @@ impl DeploymentOptions {
             Some(RouterOption::BuiltIn | RouterOption::PrefixCache(_)) | None => None,
         };
         let config = self.resolve(id, Workload::Program(program), base);
-        DeploymentConfig { request_router, ..config }
+        let deployment_actors = self.actors.clone().unwrap_or_default();
+        DeploymentConfig { request_router, deployment_actors, ..config }
     }
 
     pub(super) fn resolve(
@@ -112,6 +113,7 @@ impl DeploymentOptions {
             env_vars,
             user_config: self.user_config.clone().unwrap_or_default(),
             warm: WarmPool::default(),
+            deployment_actors: Vec::new(),
             request_router: None,
             gang_scheduling: self.gang_scheduling.flatten(),
             prefix_affinity: None,
