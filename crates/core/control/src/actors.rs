@@ -146,7 +146,7 @@ impl Actor {
         if !may_start || !self.process.is_due(cx.now) {
             return None;
         }
-        let shortage = cx.ledger.shortage(&self.need);
+        let shortage = cx.ledger.shortage(&self.need, 1);
         if shortage.is_none() {
             let id = self.process.next_id(cx.ids);
             let gpus = cx.ledger.take(id.clone(), self.need.clone());

@@ -315,6 +315,7 @@ fn a_new_controller_takes_over_the_actors_that_run() {
         pid: 7,
         config: None,
         gpus: Vec::new(),
+        gang: None,
         actor: Some(FoundActor { deployment, actor: name.into(), code_version: code.into() }),
     };
     let replica = |id: &str, code: &str| FoundReplica {

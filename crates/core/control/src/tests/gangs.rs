@@ -382,6 +382,7 @@ fn found(id: &ReplicaId, config: DeploymentConfig, gang: &Arc<GangContext>) -> F
         config: Some(Box::new(config)),
         gpus: Vec::new(),
         gang: Some(gang.clone()),
+        actor: None,
     }
 }
 
