@@ -176,6 +176,11 @@ def test_records_have_the_same_fields_and_defaults(name):
     assert own.to_dict() == ray.model_dump()
 
 
+def test_the_context_of_a_gang_has_the_same_fields():
+    ray, own = (dataclasses.fields(module(of, ".gang").GangContext) for of in BOTH)
+    assert [(one.name, one.default) for one in own] == [(one.name, one.default) for one in ray]
+
+
 @pytest.mark.parametrize("name", ["LoggingConfig", "TracingConfig"])
 def test_records_of_the_schema_have_the_same_fields(name):
     ray, own = (getattr(module(of, ".schema"), name) for of in BOTH)

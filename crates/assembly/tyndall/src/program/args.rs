@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named() {
-        let table: [(&[&str], &str); 7] = [
+        let table: [(&[&str], &str); 8] = [
             (&["serve"], "serve  is not understood"),
             (&["role", "proxy"], "role proxy is not understood"),
             (&["role", "describe", "x"], "x is not understood"),
@@ -122,6 +122,7 @@ mod tests {
             (&["role", "describe", "--args", "{"], "--args is not as expected"),
             (&["role", "describe", "--id", "x"], "--id is not understood"),
             (&["role", "replica", "--id", "x"], "--runtime-dir is missing"),
+            (&["role", "replica", "--gang", "{}"], "--gang is not as expected: missing field"),
         ];
         for (line, expected) in table {
             let message = parsed(line).unwrap_err();
