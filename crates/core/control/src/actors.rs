@@ -48,7 +48,7 @@ struct Actor {
     /// When to ask it for its status.
     probe_at: Option<Instant>,
     failed_checks: u32,
-    /// Since its version was deployed.
+    /// Failed starts and early deaths since its version was deployed, or since it ran for long.
     num_failures: u32,
     /// It was told that it fails.
     is_in_trouble: bool,
@@ -231,8 +231,10 @@ impl Deployment {
     ) {
         actor.probe_at = None;
         actor.is_in_trouble = true;
-        actor.num_failures = actor.num_failures.saturating_add(1);
         let Failure { was_ready, times, reason } = failure;
+        // What ran for long did not die of its start.
+        let before = if was_ready && times <= 1 { 0 } else { actor.num_failures };
+        actor.num_failures = before.saturating_add(1);
         let trouble = match was_ready {
             true => format!("the deployment actor {name:?} was lost: {reason}"),
             false => {

@@ -62,7 +62,7 @@ struct Process {
 pub(crate) struct Failure {
     /// It had been ready.
     pub(crate) was_ready: bool,
-    /// Failed starts in a row.
+    /// Failed starts in a row, or deaths soon after it was ready.
     pub(crate) times: u32,
     pub(crate) reason: String,
 }
@@ -294,7 +294,7 @@ impl Sidecar {
             self.backoff.crashed(reason, now.saturating_sub(process.since), now);
         }
         reason.clone_into(&mut self.trouble);
-        let times = self.backoff.failed_starts;
+        let times = if was_ready { self.backoff.crashes } else { self.backoff.failed_starts };
         self.failure = Some(Failure { was_ready, times, reason: reason.to_owned() });
         self.let_go();
     }

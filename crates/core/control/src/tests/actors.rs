@@ -194,6 +194,26 @@ fn one_that_dies_is_started_again_while_replicas_serve_on() {
 }
 
 #[test]
+fn one_that_dies_now_and_then_is_started_again_also_where_no_replica_was() {
+    let mut sim = Sim::deployed(with_actors("1", 0, &["a"]));
+    let mut process = actor(&sim.last);
+    for _ in 0..5 {
+        sim.ready(&process);
+        assert_eq!(sim.status().0, DeploymentStatus::Healthy);
+        sim.wait(100.0);
+        process = actor(sim.exited(&process));
+        assert_eq!(sim.status().0, DeploymentStatus::Unhealthy);
+    }
+    // One that never stays is the end of a version that nobody has seen serve.
+    for _ in 0..2 {
+        sim.ready(&process);
+        sim.last = [sim.exited(&process).to_vec(), sim.wait(1.0)].concat();
+        process = actors(&sim.last).pop().map_or(process, |(_, next)| next);
+    }
+    assert_eq!(sim.status(), (DeploymentStatus::DeployFailed, "DEPLOYMENT_ACTOR_FAILED".into()));
+}
+
+#[test]
 fn a_rollout_has_actors_of_its_own_and_the_old_ones_end_with_the_old_replicas() {
     let (mut sim, old, replica) = Sim::acting("1");
     sim.deploy(with_actors("2", 1, &["a"]));
