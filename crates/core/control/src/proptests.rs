@@ -125,26 +125,35 @@ fn deployment(index: usize) -> DeploymentId {
 }
 
 impl Run {
+    fn starts(
+        &mut self,
+        replica: ReplicaId,
+        waiting: Option<ReplicaId>,
+        config: &DeploymentConfig,
+        gang: Option<Arc<GangContext>>,
+    ) {
+        self.world.num_starts += 1;
+        assert_eq!(gang.as_ref().map_or(1, |gang| gang.world_size), config.gang_size());
+        self.world.gangs.extend(gang.map(|gang| (replica.clone(), gang)));
+        let is_of =
+            |one: &&Sidecar| one.is_ready && one.code.as_ref() == Some(&config.code_version);
+        let ready = self.world.sidecars.values().filter(is_of).count();
+        assert!(ready >= config.deployment_actors.len(), "it came before its actors");
+        if let Some(taken) = waiting {
+            let taken = self.world.waiting.remove(&taken).expect("takes what waits");
+            assert!(taken.is_prepared && taken.end.is_none(), "it cannot be taken");
+            assert_eq!(taken.deployment, config.id);
+        }
+        let before = self.world.processes.insert(replica, None);
+        assert!(before.is_none(), "an id was used twice");
+    }
+
     fn apply(&mut self, event: Event) {
         let is_tick = event == Event::DeadlinePassed;
         for action in self.state.apply(event, self.now) {
             match action {
                 Action::Start { replica, waiting, config, gang, .. } => {
-                    self.world.num_starts += 1;
-                    assert_eq!(gang.as_ref().map_or(1, |gang| gang.world_size), config.gang_size());
-                    self.world.gangs.extend(gang.map(|gang| (replica.clone(), gang)));
-                    let is_of = |one: &&Sidecar| {
-                        one.is_ready && one.code.as_ref() == Some(&config.code_version)
-                    };
-                    let ready = self.world.sidecars.values().filter(is_of).count();
-                    assert!(ready >= config.deployment_actors.len(), "it came before its actors");
-                    if let Some(taken) = waiting {
-                        let taken = self.world.waiting.remove(&taken).expect("takes what waits");
-                        assert!(taken.is_prepared && taken.end.is_none(), "it cannot be taken");
-                        assert_eq!(taken.deployment, config.id);
-                    }
-                    let before = self.world.processes.insert(replica, None);
-                    assert!(before.is_none(), "an id was used twice");
+                    self.starts(replica, waiting, &config, gang);
                 }
                 Action::StartWaiting { process, config } => {
                     self.world.num_starts += 1;
