@@ -32,9 +32,6 @@ IGNORED: Final[dict[str, tuple[Any, str]]] = {
 }
 """By path: what has no effect, unless it says this default, and why."""
 
-REFUSED: Final[dict[str, str]] = {}
-"""By path: what cannot be carried out, and what to do."""
-
 _OF_THE_SERVER = "the server names it, starts it again, and ends it with its deployment"
 _WITH_REPLICAS = "write it under ray_actor_options of the deployment: an actor runs where its replicas do"
 
@@ -62,6 +59,7 @@ REFUSED_OF_ACTORS: Final[dict[str, str]] = {
     "runtime_env.working_dir": _WITH_REPLICAS,
     "runtime_env.py_modules": _WITH_REPLICAS,
 }
+"""By path: what cannot be carried out, and what to do."""
 
 CARRIED_OUT_OF_ACTORS: Final = (
     "num_cpus",
@@ -158,9 +156,6 @@ def scaling(options: Mapping[str, Any]) -> Iterator[str]:
 
 def refuse(options: Mapping[str, Any]) -> None:
     """Raises ValueError for the first option that cannot be carried out."""
-    for path, cure in REFUSED.items():
-        if options.get(path):
-            raise ValueError(f"{path} cannot be carried out\n{cure}")
     for actor in options.get("deployment_actors") or ():
         given, of = dict(_paths(actor.get("actor_options") or {})), f"of the deployment actor {actor['name']!r}"
         for path, cure in REFUSED_OF_ACTORS.items():

@@ -385,6 +385,9 @@ impl Run {
                 let mut config = self.config(deployment, (min, max), model);
                 config.warm.processes = warm;
                 config.gang_scheduling = (gang > 1).then(|| crate::tests::gangs_of(gang));
+                if !config.code_version.is_empty() {
+                    config.code_version += &format!(" in gangs of {gang}");
+                }
                 // An older version may come back.
                 self.warm[deployment] = self.warm[deployment].max(warm);
                 self.max_ever = self.max_ever.max(max.next_multiple_of(gang));

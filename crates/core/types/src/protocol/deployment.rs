@@ -156,16 +156,13 @@ impl DeploymentConfig {
     /// Whether a replica that was made for this serves the other as well.
     #[must_use]
     pub fn has_code_of(&self, other: &Self) -> bool {
-        if self.gang_scheduling != other.gang_scheduling {
-            // Who belongs to whom is told when a process starts.
-            return false;
-        }
         if !self.code_version.is_empty() && !other.code_version.is_empty() {
             return self.code_version == other.code_version;
         }
         self.workload == other.workload
             && self.env_vars == other.env_vars
             && self.resources == other.resources
+            && self.gang_scheduling == other.gang_scheduling
     }
 }
 

@@ -42,7 +42,7 @@ fn a_gang_is_what_is_written_with_rays_defaults() {
     let strategy = other.gang_scheduling.unwrap().gang_placement_strategy;
     assert_eq!(strategy, GangPlacementStrategy::Spread);
     // As in Ray, all of it is code: replicas are told of their gangs when they start.
-    assert_eq!(config.code_version, other.code_version);
+    assert_ne!(config.code_version, other.code_version);
     assert!(!config.has_code_of(&other) && !config.has_code_of(&plain));
     assert!(config.has_code_of(&DeploymentConfig { num_replicas: Some(6), ..config.clone() }));
 }

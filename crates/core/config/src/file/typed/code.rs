@@ -228,6 +228,8 @@ impl ApplicationSpec {
             let name = config.id.deployment.as_str();
             return Err(DescribedError::Unusable(format!("deployment {name:?}: {problem}")));
         }
+        // Who belongs to whom is told when a process starts.
+        version.extend(config.gang_scheduling.map(|gang| json!(gang)));
         version.extend([json!(config.env_vars), json!(config.resources)]);
         version.extend(place);
         config.code_version = code_version(&Value::Array(version));
