@@ -112,8 +112,8 @@ pub use handle::{CallOptions, Handle, MethodHandle, Response, ResponseStream};
 pub use methods::Methods;
 pub use multiplex::Multiplexed;
 pub use options::{
-    ActorOptions, Auto, AutoscalingOptions, BackpressureOptions, DeploymentOptions, NO_LIMIT,
-    NumReplicas, RuntimeEnv,
+    ActorOptions, Auto, AutoscalingOptions, BackpressureOptions, DeploymentOptions, GangOptions,
+    NO_LIMIT, NumReplicas, RuntimeEnv,
 };
 pub use program::{Builder, main};
 pub use selection::ReplicaSelection;

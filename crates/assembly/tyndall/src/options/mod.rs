@@ -94,6 +94,15 @@ impl Default for BackpressureOptions {
     }
 }
 
+/// Replicas that start and end together: Ray's `gang_scheduling_config`. What Ray has beside the
+/// size has one value, or no meaning on one machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GangOptions {
+    /// Replicas of a gang, at least 1.
+    pub gang_size: u32,
+}
+
 /// Options of a deployment: those that were set, by Ray Serve's names.
 ///
 /// As JSON it is a deployment of a config file: `name`, and the options that were set.
@@ -166,6 +175,10 @@ options! {
     ray_actor_options: ActorOptions, ActorOptions => same;
     /// Replicas on one machine, from 1 to 100. By default not bounded.
     max_replicas_per_node: u32, u32 => same;
+    /// Replicas start and end in gangs, of which `num_replicas`, and bounds that `autoscaling_config`
+    /// has, are multiples; see [`ReplicaContext::gang`](crate::ReplicaContext::gang). Does not go with
+    /// `max_replicas_per_node`. By default each is for itself.
+    gang_scheduling_config: GangOptions, GangOptions => same;
     /// Handed to [`Deployment::reconfigure`](crate::Deployment::reconfigure) at the start and
     /// whenever it changes, without a restart. By default there is none.
     user_config: Value, Value => same;

@@ -1,11 +1,11 @@
 //! What was set → what is carried out, or why not.
 
-use super::{AutoscalingOptions, BackpressureOptions, DeploymentOptions, NumReplicas};
+use super::{AutoscalingOptions, BackpressureOptions, DeploymentOptions, GangOptions, NumReplicas};
 use crate::error::{Error, Result};
 use serde_json::Value;
 use tyndall_types::protocol::{
-    AutoscalingConfig, Backpressure, DeploymentConfig, HealthCheck, ProgramConfig, Residency,
-    Resources, Rollout, Workload,
+    AutoscalingConfig, Backpressure, DeploymentConfig, GangFailurePolicy, GangPlacementStrategy,
+    GangScheduling, HealthCheck, ProgramConfig, Residency, Resources, Rollout, Workload,
 };
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName};
 
@@ -105,7 +105,7 @@ impl DeploymentOptions {
             warm: Default::default(),
             deployment_actors: Vec::new(),
             request_router: None,
-            gang_scheduling: None,
+            gang_scheduling: self.gangs()?,
             prefix_affinity: None,
         })
     }
@@ -137,6 +137,41 @@ impl DeploymentOptions {
             ..AutoscalingOptions::default()
         };
         Ok((Some(fixed), bounds.resolve(fixed)?))
+    }
+
+    fn gangs(&self) -> Result<Option<GangScheduling>> {
+        let Some(GangOptions { gang_size }) = self.set.gang_scheduling_config else {
+            return Ok(None);
+        };
+        count("gang_size", Some(gang_size), 1)?;
+        check(self.set.max_replicas_per_node.is_none(), || {
+            "max_replicas_per_node does not go with gang_scheduling_config; leave one of them out"
+                .to_owned()
+        })?;
+        let numbers = match (self.set.num_replicas, self.set.autoscaling_config) {
+            (Some(NumReplicas::Fixed(count)), _) => vec![("num_replicas", Some(count))],
+            (None, None) => vec![("num_replicas", Some(1))],
+            // Defaults are rounded up.
+            (_, scaling) => {
+                let scaling = scaling.unwrap_or_default();
+                vec![
+                    ("min_replicas", scaling.min_replicas),
+                    ("max_replicas", scaling.max_replicas),
+                    ("initial_replicas", scaling.initial_replicas),
+                ]
+            }
+        };
+        for (name, count) in numbers {
+            check(count.is_none_or(|count| count % gang_size == 0), || {
+                let count = count.unwrap_or_default();
+                format!("{name} ({count}) must be a multiple of gang_size ({gang_size})")
+            })?;
+        }
+        Ok(Some(GangScheduling {
+            gang_size,
+            gang_placement_strategy: GangPlacementStrategy::default(),
+            runtime_failure_policy: GangFailurePolicy::default(),
+        }))
     }
 
     fn rollout(&self) -> Result<Rollout> {

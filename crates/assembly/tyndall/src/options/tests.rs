@@ -60,6 +60,10 @@ fn auto_starts_from_its_own_defaults() {
     assert_eq!(resolve(&options().autoscaling(own)).unwrap().autoscaling.max_replicas, 1);
 }
 
+fn gangs_of(gang_size: u32) -> GangOptions {
+    GangOptions { gang_size }
+}
+
 #[test]
 fn bad_options_name_cause_and_cure() {
     let scaling = |min, initial, max| AutoscalingOptions {
@@ -85,6 +89,16 @@ fn bad_options_name_cause_and_cure() {
         (options().max_constructor_retry_count(0), "max_constructor_retry_count"),
         (options().rolling_update_percentage(0.0), "rolling_update_percentage"),
         (options().max_surge_percent(101), "max_surge_percent"),
+        (options().gang_scheduling_config(gangs_of(0)), "gang_size"),
+        (options().gang_scheduling_config(gangs_of(2)), "num_replicas (1) must be a multiple"),
+        (
+            options().autoscaling(scaling(None, None, Some(5))).gang_scheduling_config(gangs_of(2)),
+            "max_replicas (5) must be a multiple of gang_size (2)",
+        ),
+        (
+            options().max_replicas_per_node(2).gang_scheduling_config(gangs_of(1)),
+            "leave one of them out",
+        ),
         (
             options()
                 .backpressure_config(BackpressureOptions { status_code: 500, retry_after_s: None }),
@@ -116,7 +130,8 @@ fn only_what_was_set_is_written() {
     assert_eq!(serde_json::from_value::<DeploymentOptions>(written).unwrap(), set);
 }
 
-/// Every option there is, set; a new one does not compile until it is here.
+/// Every option there is, set but for what does not go with the others; a new one does not compile until
+/// it is here.
 fn all() -> DeploymentOptions {
     let autoscaling = AutoscalingOptions {
         min_replicas: Some(0),
@@ -145,6 +160,7 @@ fn all() -> DeploymentOptions {
         autoscaling_config: Some(autoscaling),
         ray_actor_options: Some(actor),
         max_replicas_per_node: Some(7),
+        gang_scheduling_config: None,
         user_config: Some(json!({"k": [1]})),
         max_ongoing_requests: Some(8),
         max_queued_requests: Some(9),
@@ -191,7 +207,8 @@ fn a_config_file_understands_every_option() {
     let other = policies.map(|policy| {
         options().autoscaling(AutoscalingOptions { policy: Some(policy), ..Default::default() })
     });
-    for options in other.into_iter().chain([options(), all()]) {
+    let gangs = options().num_replicas(4).gang_scheduling_config(gangs_of(2));
+    for options in other.into_iter().chain([options(), all(), gangs]) {
         assert_eq!(served(&options), resolve(&options).unwrap());
         let written = serde_json::to_value(&options).unwrap();
         assert_eq!(serde_json::from_value::<DeploymentOptions>(written).unwrap(), options);
