@@ -227,6 +227,11 @@ def test_words_are_the_same(name):
 
 # --- Options ----------------------------------------------------------------------------------------------------------
 
+
+def with_actor(name="a", **options):
+    return [{"name": name, "actor_class": "m:C"} | ({"actor_options": options} if options else {})]
+
+
 STRICTER = [
     ("name", ""),
     ("name", "a b"),
@@ -235,8 +240,13 @@ STRICTER = [
     ("num_replicas", True),
     ("autoscaling_config", {"min_replica": 1}),
     ("ray_actor_options", {"runtime_env": {"env_vars": {"A": 1}}}),
+    ("deployment_actors", with_actor(name="")),
+    ("deployment_actors", with_actor(num_cpus=-1)),
+    ("deployment_actors", with_actor(max_concurrency=0)),
+    ("deployment_actors", with_actor(runtime_env={"env_vars": {"A": 1}})),
 ]
-"""What Ray takes: names that metrics and paths cannot hold, what is no number or text, and what nobody reads."""
+"""What Ray takes: names that metrics and paths cannot hold, what is no number or text, and what nobody reads. Of actors it
+looks at options when they start."""
 
 
 def decorated(of, name, value):
