@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import sys
 import threading
 import uuid
 from collections import deque
@@ -18,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Final
 
-from . import _futures, _local_actors
+from . import _futures
 from ._graph import Code, code_of
 from ._responses import END, Stream
 from ._user_callable import UserCallable
@@ -293,7 +294,10 @@ def run(app: Application, name: str = "default") -> DeploymentHandle[Any]:
         of = DeploymentID(deployment, name)
         replicas[deployment] = _Replica(code[deployment], of)
         try:
-            _local_actors.start(of, code[deployment].options.get("deployment_actors") or [])
+            if actors := code[deployment].options.get("deployment_actors"):
+                from . import _local_actors
+
+                _local_actors.start(of, actors)
             replicas[deployment].start()
         except BaseException:
             logger.exception(f"Failed to initialize deployment {deployment!r}.")
@@ -320,7 +324,8 @@ def delete(name: str) -> bool:
     found = _applications.pop(name, None)
     for deployment, replica in reversed((found[1] if found else {}).items()):
         replica.stop()
-        _local_actors.stop(DeploymentID(deployment, name))
+        if (actors := sys.modules.get(f"{__package__}._local_actors")) is not None:
+            actors.stop(DeploymentID(deployment, name))
     return found is not None
 
 

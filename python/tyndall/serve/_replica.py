@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from tyndall import _tyndall
 
-from . import _actors, _admin, _calls, _replica_log, _router, _stats, _watchdog, http
+from . import _admin, _calls, _replica_log, _router, _stats, _watchdog, http
 from ._graph import code_of, models_of
 from ._loop import new_loop
 from ._user_callable import UserCallable
@@ -136,7 +136,10 @@ class _Host:
             max_ongoing_requests=max_ongoing,
         )
         _set_internal_replica_context(context)
-        _actors.install(self._runtime_dir, context, config.get("deployment_actors", []))
+        if actors := config.get("deployment_actors"):
+            from . import _actors
+
+            _actors.install(self._runtime_dir, context, actors)
         self._user = user = UserCallable(code.func_or_class, max_ongoing)
         await user.start(code.init_args, code.init_kwargs)
         record = user.stats(_stats.METADATA_METHOD)

@@ -12,13 +12,16 @@ import contextvars
 import inspect
 import logging
 import os
+import sys
 import threading
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ._tasks import STOP_TIMEOUT_S, Consumer
 from .exceptions import RayServeException
+
+if TYPE_CHECKING:
+    from ._tasks import Consumer
 
 logger = logging.getLogger("tyndall.serve")
 
@@ -105,14 +108,14 @@ class UserCallable:
 
     def consume(self) -> None:
         """Takes tasks from now on, if it is a task consumer. Raises what its adapter raises."""
-        if isinstance(self._target, Consumer):
+        if (consumer := _consumer(self._target)) is not None:
             # On the loop, as in Ray: an adapter may want to have it.
-            self._target.initialize_callable(self._max_workers)
+            consumer.initialize_callable(self._max_workers)
 
     async def check_health(self) -> None:
         """Raises what the deployment's own check raises, and where a task consumer takes no tasks any more."""
-        if isinstance(self._target, Consumer):
-            self._target._check_consumer()
+        if (consumer := _consumer(self._target)) is not None:
+            consumer._check_consumer()
         check = getattr(self._target, "check_health", None) if inspect.isclass(self._func_or_class) else None
         if check is not None:
             await self._run(check, (), {})
@@ -125,15 +128,15 @@ class UserCallable:
 
     def give_back_tasks(self) -> None:
         """At the end of the process: tasks that a consumer has yet go back to their queue."""
-        if isinstance(self._target, Consumer):
-            self._target._stop_consumer(0.0)
+        if (consumer := _consumer(self._target)) is not None:
+            consumer._stop_consumer(0.0)
 
-    async def stop(self, consumer_timeout_s: float = STOP_TIMEOUT_S) -> None:
+    async def stop(self, consumer_timeout_s: float = 0.0) -> None:
         """Ends what a task consumer does, lets go of the object, and calls its `__del__`, once."""
-        if isinstance(self._target, Consumer):
+        if (consumer := _consumer(self._target)) is not None:
             try:
                 # Not in the pool, whose threads may all be at work.
-                await asyncio.to_thread(self._target._stop_consumer, consumer_timeout_s)
+                await asyncio.to_thread(consumer._stop_consumer, consumer_timeout_s)
             except Exception:
                 logger.exception("a task consumer did not stop")
         target, self._target = self._target, None
@@ -236,3 +239,9 @@ def _forget_destructor(target: Any) -> None:
     except TypeError:
         # An object with another layout keeps its class, and hears of its end twice.
         logger.debug("an object of %s hears of its end twice", type(target).__name__)
+
+
+def _consumer(target: Any) -> Consumer | None:
+    """The object of a task consumer. Who has none does not load what consumers are, which takes memory."""
+    tasks = sys.modules.get(f"{__package__}._tasks")
+    return target if tasks is not None and isinstance(target, tasks.Consumer) else None

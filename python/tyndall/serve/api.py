@@ -8,9 +8,9 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _actors, _admin, _fates, _graph, _local_actors, _local_testing, _models
+from . import _admin, _fates, _graph, _local_testing, _models
 from ._admin import ServerUnreachable
 from .config import ControllerOptions, HTTPOptions, LoggingConfig, ProxyLocation, TracingConfig, gRPCOptions
 from .context import DeploymentActorContext, _get_internal_replica_context
@@ -19,6 +19,9 @@ from .deployment import Application
 from .exceptions import RayServeException
 from .handle import DeploymentHandle
 from .schema import ServeStatus
+
+if TYPE_CHECKING:
+    from ._actors import ActorHandle
 
 __all__ = [
     "RunTarget",
@@ -340,11 +343,14 @@ def get_deployment_handle(
     return DeploymentHandle(deployment_name, app_name)
 
 
-def get_deployment_actor(actor_name: str) -> _actors.ActorHandle:
+def get_deployment_actor(actor_name: str) -> ActorHandle:
     """A handle of an actor of the replica's deployment; it stays good when the actor is started again.
 
     Raises RayServeException outside of a replica, and ValueError where the deployment has no actor of this name.
     """
+    # Most replicas have none, and are spared the memory.
+    from . import _actors, _local_actors
+
     replica = _get_internal_replica_context()
     if replica is None:
         raise _actors.not_a_replica()

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._tasks import AsyncCapability, CeleryAdapterConfig, TaskProcessorAdapter, TaskProcessorConfig, TaskResult
 from .config import EncodingType, LoggingConfig, TracingConfig
 from .context import ReplicaRank
+
+if TYPE_CHECKING:
+    from ._tasks import AsyncCapability, CeleryAdapterConfig, TaskProcessorAdapter, TaskProcessorConfig, TaskResult
 
 __all__ = [
     "ApplicationStatus",
@@ -34,6 +36,17 @@ __all__ = [
     "TaskResult",
     "TracingConfig",
 ]
+
+_OF_TASKS = ("AsyncCapability", "CeleryAdapterConfig", "TaskProcessorAdapter", "TaskProcessorConfig", "TaskResult")
+
+
+def __getattr__(name: str) -> Any:
+    """Those of tasks are loaded by who asks for them: replicas have this module, and few of them have tasks."""
+    if name in _OF_TASKS:
+        from . import _tasks
+
+        return getattr(_tasks, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class ApplicationStatus(str, Enum):
