@@ -5,7 +5,7 @@ use crate::loading::Found;
 use crate::progress::Progress;
 use crate::report::{Chart, Distribution, Report};
 use crate::server::Server;
-use crate::stats::{Summary, percentile};
+use crate::stats::{Summary, median};
 use crate::{Context, headers, roofline};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, header};
@@ -211,8 +211,7 @@ fn fill(report: &mut Report, wakes: &[Wake], order: &[String], floor: &Floor) {
     names.retain(|name| seen.insert(name.clone()));
 
     let mut totals: Vec<f64> = wakes.iter().map(|wake| wake.to_first_token_s).collect();
-    totals.sort_by(f64::total_cmp);
-    let median_s = percentile(&totals, 50.0);
+    let median_s = median(&mut totals);
     let floor_s = floor.spawn_s + floor.read_s;
     report.cost("cold_start", "Request to first token, median", median_s * 1e3, "ms");
     report.fact("floor", "Floor: spawn and one read of the weights", floor_s * 1e3, "ms");

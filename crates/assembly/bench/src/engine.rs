@@ -11,7 +11,7 @@ use crate::loading::{self, Found};
 use crate::progress::Progress;
 use crate::random::Random;
 use crate::report::{Chart, Report, Series};
-use crate::stats::percentile;
+use crate::stats::median;
 use crate::work::Work;
 use crate::{Context, roofline};
 use std::collections::BTreeMap;
@@ -140,9 +140,7 @@ pub(crate) fn run(args: &EngineArgs, context: &Context) -> Result<Report, BenchE
             decode.push(figures.decode);
             progress.advance();
         }
-        prefill.sort_by(f64::total_cmp);
-        decode.sort_by(f64::total_cmp);
-        let (prefill, decode) = (percentile(&prefill, 50.0), percentile(&decode, 50.0));
+        let (prefill, decode) = (median(&mut prefill), median(&mut decode));
         all.push(Figures { batch, prefill, decode });
     }
     drop(progress);

@@ -5,6 +5,7 @@
 use crate::error::BenchError;
 use crate::http::{HttpArgs, requests_per_s};
 use crate::report::{Better, Metric, metric};
+use crate::stats::median;
 use http::Method;
 use std::io::{Read, Result as IoResult, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -65,18 +66,16 @@ fn bare_server() -> IoResult<u16> {
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
     let runtime = Builder::new_current_thread().enable_io().build()?;
-    thread::spawn(move || {
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            loop {
-                let (stream, _) = listener.accept().await?;
-                tokio::spawn(answer_all(stream));
-            }
-            #[expect(unreachable_code, reason = "it says of what the error is")]
-            IoResult::Ok(())
-        })
-    });
+    thread::spawn(move || runtime.block_on(serve(listener)));
     Ok(port)
+}
+
+async fn serve(listener: TcpListener) -> IoResult<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(answer_all(stream));
+    }
 }
 
 async fn answer_all(mut stream: tokio::net::TcpStream) -> IoResult<()> {
@@ -117,8 +116,7 @@ where
         // The other thread ends with it.
         drop(near);
         times.drain(..WARMUP);
-        times.sort_by(f64::total_cmp);
-        Ok(crate::stats::percentile(&times, 50.0))
+        Ok(median(&mut times))
     })
 }
 

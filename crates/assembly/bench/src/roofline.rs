@@ -120,8 +120,7 @@ pub(crate) fn spawn_s(executable: &Path) -> Result<f64, BenchError> {
         })?;
         times.push(start.elapsed().as_secs_f64());
     }
-    times.sort_by(f64::total_cmp);
-    Ok(crate::stats::percentile(&times, 50.0))
+    Ok(crate::stats::median(&mut times))
 }
 
 #[cfg(test)]

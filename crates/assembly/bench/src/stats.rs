@@ -59,6 +59,12 @@ impl Summary {
     }
 }
 
+/// The value in the middle; the values are sorted then.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    percentile(values, 50.0)
+}
+
 /// A percentile of sorted values, linear between neighbours, as numpy's default. `NaN` of nothing.
 #[must_use]
 pub(crate) fn percentile(sorted: &[f64], percent: f64) -> f64 {
