@@ -161,17 +161,12 @@ impl DeploymentOptions {
                 ]
             }
         };
-        for (name, count) in numbers {
-            check(count.is_none_or(|count| count % gang_size == 0), || {
-                let count = count.unwrap_or_default();
-                format!("{name} ({count}) must be a multiple of gang_size ({gang_size})")
-            })?;
-        }
-        Ok(Some(GangScheduling {
+        let gang = GangScheduling {
             gang_size,
             gang_placement_strategy: GangPlacementStrategy::default(),
             runtime_failure_policy: GangFailurePolicy::default(),
-        }))
+        };
+        gang.misfit(numbers).map_or(Ok(Some(gang)), |problem| Err(Error::options(problem)))
     }
 
     fn rollout(&self) -> Result<Rollout> {

@@ -16,6 +16,25 @@ pub struct GangScheduling {
     pub runtime_failure_policy: GangFailurePolicy,
 }
 
+impl GangScheduling {
+    /// What of these numbers of replicas, by the names of their options, is no multiple of the size of a
+    /// gang: a line of cause and one of cure.
+    pub fn misfit<'a>(
+        &self,
+        numbers: impl IntoIterator<Item = (&'a str, Option<u32>)>,
+    ) -> Option<String> {
+        let gang_size = self.gang_size;
+        let is_misfit = |count: &u32| !count.is_multiple_of(gang_size);
+        let found = numbers.into_iter().find_map(|(name, n)| Some((name, n.filter(is_misfit)?)));
+        found.map(|(name, count)| {
+            format!(
+                "{name} ({count}) must be a multiple of gang_size ({gang_size})\nchoose a multiple \
+                 of it"
+            )
+        })
+    }
+}
+
 /// How the replicas of a gang lie on nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

@@ -25,7 +25,7 @@ pub(super) fn read(node: &Node) -> Option<GangScheduling> {
 /// What does not go with gangs in a deployment as it is then, where some options are of a file and
 /// some of the code; a line of cause and one of cure.
 pub(super) fn problem(options: &DeploymentOptions, config: &DeploymentConfig) -> Option<String> {
-    let gang_size = config.gang_scheduling?.gang_size;
+    let gang = config.gang_scheduling?;
     if options.max_replicas_per_node.is_some() {
         let message = "max_replicas_per_node does not go with gang_scheduling_config";
         return Some(format!("{message}\ntake one of them out"));
@@ -39,10 +39,5 @@ pub(super) fn problem(options: &DeploymentOptions, config: &DeploymentConfig) ->
         ],
         Some(_) | None => [("num_replicas", config.num_replicas), ("", None), ("", None)],
     };
-    let uneven = |(name, count): &(&'static str, Option<u32>)| {
-        let count = count.filter(|count| count % gang_size != 0)?;
-        Some(format!("{name} ({count}) must be a multiple of gang_size ({gang_size})"))
-    };
-    let message = written.iter().find_map(uneven)?;
-    Some(format!("{message}\nchoose a multiple of it"))
+    gang.misfit(written)
 }
