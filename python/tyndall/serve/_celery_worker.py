@@ -20,6 +20,8 @@ from celery.concurrency.thread import TaskPool  # type: ignore[import-untyped]
 from celery.exceptions import WorkerShutdown  # type: ignore[import-untyped]
 from celery.worker.consumer import Consumer  # type: ignore[import-untyped]
 
+from ._tasks import has_ended
+
 logger = logging.getLogger("tyndall.serve")
 
 Unprocessable = Callable[[str, Any, str, BaseException], None]
@@ -52,10 +54,7 @@ class Worker:
     def check(self) -> None:
         """Raises RuntimeError where it has ended and was not told to."""
         if not self._thread.is_alive() and not self._ending.is_set():
-            raise RuntimeError(
-                f"the task consumer has ended: {self._error or 'its broker is gone'}\n"
-                "see the log for why; the replica is replaced"
-            )
+            raise has_ended(self._error)
 
     def stop(self, timeout_s: float) -> bool:
         """Whether all tasks in progress were done in time; others go back to their queue."""

@@ -26,6 +26,8 @@ from taskiq.message import TaskiqMessage
 from taskiq.receiver import Receiver
 from taskiq.utils import maybe_awaitable
 
+from ._tasks import has_ended
+
 logger = logging.getLogger("tyndall.serve")
 
 RETRIES: Final = "_retries"
@@ -71,10 +73,7 @@ class Worker:
     def check(self) -> None:
         """Raises RuntimeError where it has ended and was not told to."""
         if self._work is not None and self._work.done() and not self._ending.is_set():
-            raise RuntimeError(
-                f"the task consumer has ended: {self._work.exception() or 'its broker is gone'}\n"
-                "see the log for why; the replica is replaced"
-            )
+            raise has_ended(self._work.exception())
 
     def stop(self, timeout_s: float) -> bool:
         """Whether all tasks in progress were done in time."""

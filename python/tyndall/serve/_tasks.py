@@ -198,6 +198,13 @@ def function(handler: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def has_ended(why: BaseException | None) -> RuntimeError:
+    """What is told where a consumer takes no tasks any more."""
+    return RuntimeError(
+        f"the task consumer has ended: {why or 'its broker is gone'}\nsee the log for why; the replica is replaced"
+    )
+
+
 def lacks(module: str, package: str | None = None) -> ModuleNotFoundError:
     """What is told where the user's task system is not installed."""
     return ModuleNotFoundError(
