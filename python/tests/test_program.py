@@ -12,7 +12,8 @@ import pydantic
 import pytest
 
 from tyndall import _program, serve
-from tyndall._program import Source, build, import_root, told, unpacked
+from tyndall._archives import unpacked
+from tyndall._program import Source, build, import_root, told
 
 CODE = """
 from tyndall import serve
@@ -251,10 +252,21 @@ def test_a_chain_of_causes_stays_whole():
 
 
 def test_the_command_line_names_its_role(capsys):
-    for words in ([], ["--import-path", "a:b"], ["--import-path", "a:b", "role", "other"], ["role", "describe"]):
+    app = ["--import-path", "a:b"]
+    for words, cause in (
+        ([], "which role is missing"),
+        (app, "which role is missing"),
+        ([*app, "role", "other"], "which role is missing"),
+        (["role", "describe"], "one of --import-path and --code is needed"),
+        ([*app, "--code", "c", "role", "describe"], "one of --import-path and --code is needed"),
+        ([*app, "--path", "role", "describe"], "--path has no value"),
+        ([*app, "--paths", "p", "role", "describe"], "there is no --paths"),
+        ([*app, "role", "warm", "--id", "w"], "--application is missing"),
+    ):
         with pytest.raises(SystemExit):
             _program.main(words)
-    assert "the server starts this, not a person" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert said == f"python -m tyndall._program: {cause}; the server starts this, not a person\n"
 
 
 def test_a_source_goes_where_the_application_runs(project, monkeypatch):

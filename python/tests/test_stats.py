@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tyndall.serve import _stats
+from tyndall.serve import _controller, _stats
 
 AUTOSCALING = {"look_back_period_s": 0.1}
 
@@ -27,7 +27,7 @@ def told(monkeypatch, answers, tell=_stats.tell, of=AUTOSCALING):
             raise answer
         return answer
 
-    monkeypatch.setattr(_stats, "report", lambda *what: reports.append(what))
+    monkeypatch.setattr(_controller, "report", lambda *what: reports.append(what))
     monkeypatch.setattr(_stats, "interval_s", lambda _: 0)
 
     async def run():

@@ -120,4 +120,4 @@ def test_it_does_not_outlive_who_started_it(tmp_path):
     words += ["--preload", "", "--parent-pid", "1"]
     command = [sys.executable, "-m", "tyndall._program", *words]
     done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 1 and "the process 1 that started this one is gone" in done.stderr
+    assert done.returncode == 1 and "the supervisor 1 is gone" in done.stderr

@@ -17,24 +17,20 @@ All build the application anew: what they share with the process that deployed i
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import importlib
 import inspect
 import json
 import os
-import signal
 import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tyndall import compat
-from tyndall._archives import unpacked
 
 Load = Callable[[dict[str, Any]], Any]
 """Makes the application of its arguments."""
@@ -42,7 +38,6 @@ Load = Callable[[dict[str, Any]], Any]
 _BESIDE = {"actor": "_actor", "policies": "_policies", "router": "_routers"}
 """Roles of processes beside the replicas, and the modules that carry them out."""
 
-_PR_SET_PDEATHSIG = 1
 _IMPORT_MACHINERY = ("<frozen importlib", importlib.__file__, __file__)
 
 
@@ -72,20 +67,42 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[Source, str, list[str]]:
-    parser = argparse.ArgumentParser(prog="python -m tyndall._program", allow_abbrev=False)
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--import-path")
-    where.add_argument("--code", metavar="FILE")
-    parser.add_argument("--working-dir")
-    parser.add_argument("--py-module", action="append", default=[])
-    parser.add_argument("--path", action="append", default=[])
     # What comes after the role is the role's.
     at = argv.index("role") if "role" in argv else len(argv)
-    given, (_, *role) = parser.parse_args(argv[:at]), argv[at:] or ["role"]
+    given = options(argv[:at], ("--import-path", "--code", "--working-dir", "--py-module", "--path"))
+    role = argv[at + 1 :]
     if not role or role[0] not in ("describe", "replica", "warm", *_BESIDE):
-        parser.error("which role is missing; the server starts this, not a person")
-    source = Source(given.import_path, given.code, given.working_dir, given.py_module, given.path)
+        raise _misused("which role is missing")
+    import_path, code, working_dir = map(last, (given["--import-path"], given["--code"], given["--working-dir"]))
+    if (import_path is None) == (code is None):
+        raise _misused("one of --import-path and --code is needed")
+    source = Source(import_path, code, working_dir, given["--py-module"], given["--path"])
     return source, role[0], role[1:]
+
+
+def options(words: list[str], names: Collection[str], required: Collection[str] = ()) -> dict[str, list[str]]:
+    """The values of each. Every replica reads its words so; what `argparse` takes of memory it would keep."""
+    given: dict[str, list[str]] = {name: [] for name in names}
+    if len(words) % 2:
+        raise _misused(f"{words[-1]} has no value")
+    for name, value in zip(words[::2], words[1::2], strict=True):
+        if name not in given:
+            raise _misused(f"there is no {name}")
+        given[name].append(value)
+    for name in required:
+        if not given[name]:
+            raise _misused(f"{name} is missing")
+    return given
+
+
+def last(values: list[str]) -> str | None:
+    """What counts where a word was given again."""
+    return values[-1] if values else None
+
+
+def _misused(cause: str) -> SystemExit:
+    print(f"python -m tyndall._program: {cause}; the server starts this, not a person", file=sys.stderr)
+    return SystemExit(2)
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,7 @@ class Source:
         """Goes where the application runs and makes what it imports importable."""
         started_in = os.getcwd()
         if self.working_dir is not None:
-            os.chdir(unpacked(Path(self.working_dir)) if _is_archive(self.working_dir) else self.working_dir)
+            os.chdir(_unpacked(Path(self.working_dir)) if _is_archive(self.working_dir) else self.working_dir)
         first = [os.getcwd(), *map(import_root, self.py_modules), *self.path]
         # `python -m` has put the directory in front where it was started.
         rest = [entry for entry in sys.path if entry not in ("", started_in)]
@@ -207,13 +224,20 @@ def _is_archive(path: str) -> bool:
     return path.lower().endswith(".zip")
 
 
+def _unpacked(archive: Path) -> Path:
+    # Most replicas have no archive, and need nothing of what reads them.
+    from tyndall._archives import unpacked
+
+    return unpacked(archive)
+
+
 def import_root(module: str) -> str:
     """The entry of `sys.path` from which a package, module, archive or wheel is imported."""
     path = Path(module).absolute()
     if not path.exists():
         raise FileNotFoundError(f"py_modules: there is no {path}\nmend its path under runtime_env")
     if _is_archive(module):
-        return str(unpacked(path))
+        return str(_unpacked(path))
     # A wheel is an archive that Python imports from as it is.
     return str(path if path.suffix == ".whl" else path.parent)
 
@@ -223,23 +247,19 @@ def import_root(module: str) -> str:
 
 def end_with(parent_pid: int) -> None:
     """Asks the kernel to kill this process when its parent dies."""
-    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
-    if prctl is not None and prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "failed to tie this process to its parent")
-    # The parent may have died before the call; then nobody would ever send the signal.
-    if os.getppid() != parent_pid:
-        raise SystemExit(f"the process {parent_pid} that started this one is gone")
+    from tyndall import _tyndall
+
+    try:
+        _tyndall.end_with(parent_pid)
+    except ProcessLookupError as error:
+        raise SystemExit(str(error)) from None
 
 
 def _describe(source: Source, argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="role describe", allow_abbrev=False)
-    parser.add_argument("--args", type=json.loads, default={})
-    parser.add_argument("--policy", action="append", default=[])
-    parser.add_argument("--router", action="append", default=[])
-    parser.add_argument("--parent-pid", type=int)
-    given = parser.parse_args(argv)
-    if given.parent_pid is not None:
-        end_with(given.parent_pid)
+    given = options(argv, ("--args", "--policy", "--router", "--parent-pid"))
+    args = json.loads(last(given["--args"]) or "{}")
+    if parent_pid := last(given["--parent-pid"]):
+        end_with(int(parent_pid))
     # What the code prints while it is imported is not the answer.
     answer_to = os.dup(1)
     os.dup2(2, 1)
@@ -247,7 +267,7 @@ def _describe(source: Source, argv: list[str]) -> int:
         source.prepare()
         from tyndall.serve._graph import describe
 
-        answer = describe(source.load(given.args), given.args, given.policy, given.router)
+        answer = describe(source.load(args), args, given["--policy"], given["--router"])
         text = json.dumps(answer)
     except BaseException as error:  # noqa: BLE001, whatever the code ends with is the answer
         answer = {"error": told(error)}

@@ -162,6 +162,9 @@ class Probe:
     def back(self, is_busy: bool) -> None: ...
 
 def run_replica(words: list[str], bridge: Bridge, limits: tuple[float, float]) -> None: ...
+def end_with(parent_pid: int) -> None:
+    """Raises ProcessLookupError where the parent is not that one (any more)."""
+
 def connect(runtime_dir: str | PathLike[str], name: str, application: str) -> Caller: ...
 
 class Batcher:

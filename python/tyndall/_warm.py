@@ -6,7 +6,6 @@ a replica is wanted: the words of `role replica`, and the variables that only th
 
 from __future__ import annotations
 
-import argparse
 import gc
 import importlib
 import json
@@ -15,7 +14,7 @@ import os
 import socket
 import sys
 
-from ._program import Source, end_with, told
+from ._program import Source, end_with, options, told
 
 PREPARED = b"prepared\n"
 
@@ -24,18 +23,15 @@ logger = logging.getLogger("tyndall.serve")
 
 def wait(source: Source, argv: list[str]) -> list[str] | None:
     """Prepares and waits; what follows `role replica` then, or nothing where no replica was wanted."""
-    parser = argparse.ArgumentParser(prog="role warm", allow_abbrev=False)
-    for name in ("--application", "--deployment", "--id", "--preload"):
-        parser.add_argument(name, required=True)
-    parser.add_argument("--parent-pid", type=int, required=True)
-    given = parser.parse_args(argv)
-    end_with(given.parent_pid)
+    names = ("--application", "--deployment", "--id", "--preload", "--parent-pid")
+    application, deployment, replica_id, preload, parent_pid = (values[-1] for values in options(argv, names, names).values())
+    end_with(int(parent_pid))
     source.prepare()
     from .serve import _replica, _replica_log
 
-    _replica_log.install_early(_replica_log.Origin(given.application, given.deployment, given.id), os.environ)
+    _replica_log.install_early(_replica_log.Origin(application, deployment, replica_id), os.environ)
     _replica.prepare()
-    for module in filter(None, given.preload.split(",")):
+    for module in filter(None, preload.split(",")):
         _import(module)
     # What is there now stays: looking through it again and again would only take a replica's time.
     gc.collect()

@@ -11,11 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["install", "is_installed"]
 
@@ -85,7 +84,7 @@ def _ours(name: str) -> str | None:
         return None
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds everything below `ray`, so that no module of Ray itself comes between."""
 
     def find_spec(
@@ -94,11 +93,11 @@ class _Finder(MetaPathFinder):
         if fullname != "ray" and not fullname.startswith("ray."):
             return None
         ours = _ours(fullname)
-        loader: Loader = _Refusal() if ours is None else _Alias(ours)
+        loader: Any = _Refusal() if ours is None else _Alias(ours)
         return ModuleSpec(fullname, loader, is_package=True)
 
 
-class _Alias(Loader):
+class _Alias:
     """Gives a module that has another name."""
 
     def __init__(self, ours: str) -> None:
@@ -119,7 +118,7 @@ class _Alias(Loader):
                 setattr(module, name, value)
 
 
-class _Refusal(Loader):
+class _Refusal:
     """Says that a module of Ray is not there, when it is imported.
 
     It is found nevertheless: libraries only ask whether there is, say, `ray.tune`, and do without.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import _controller
+from . import _controller, _router
 from .exceptions import RayServeException
 
 DEFAULT_PORT = "8265"
@@ -22,16 +22,6 @@ _POLL_S = 0.1
 
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks without the proxies of the environment, which cannot reach this machine's loopback."""
-
-
-_own_runtime_dir: Path | None = None
-"""Of the server whose replica this process is."""
-
-
-def is_replica_in(runtime_dir: Path) -> None:
-    """What this process reads of its server it gets by the socket there."""
-    global _own_runtime_dir
-    _own_runtime_dir = runtime_dir
 
 
 class ServerUnreachable(RayServeException):
@@ -78,8 +68,8 @@ def request(method: str, path: str, body: Any = None, *, at: str | None = None) 
 
     Raises ServerUnreachable, and HTTPError for an answer that is an error.
     """
-    if method == "GET" and at is None and _own_runtime_dir is not None:
-        return _read(_own_runtime_dir, path)
+    if method == "GET" and at is None and _router.own_runtime_dir is not None:
+        return _read(_router.own_runtime_dir, path)
     base = at or address()
     headers = {}
     if token := os.environ.get("TYNDALL_ADMIN_TOKEN"):

@@ -17,7 +17,6 @@ from . import _fates, _models, _options
 from .config import AutoscalingPolicy, LoggingConfig, RequestRouterConfig
 from .deployment import Application, Deployment
 from .exceptions import RayServeException
-from .request_router import RequestRouter
 
 logger = logging.getLogger("tyndall.serve")
 
@@ -355,6 +354,8 @@ def router_class(config: RequestRouterConfig) -> Callable[..., Any]:
     path = config.request_router_class
     if str(path).replace(":", ".") in _fates.PREFIX_CACHE:
         raise ValueError(_fates.FOR_MODELS)
+    from .request_router import RequestRouter
+
     found = _imported(f"the request router {path!r}", config.get_request_router_class)
     if not (isinstance(found, type) and issubclass(found, RequestRouter)):
         what = found.__name__ if isinstance(found, type) else type(found).__name__

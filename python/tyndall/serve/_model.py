@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import logging
 from collections.abc import Mapping
@@ -37,9 +36,16 @@ def required(check: Check) -> Any:
     return dataclasses.field(default=_MISSING, metadata={"check": checked})
 
 
+def _near(key: str, known: list[str]) -> list[str]:
+    """The one that it may have been meant for."""
+    import difflib
+
+    return difflib.get_close_matches(key, known, 1)
+
+
 def unknown(name: str, key: str, known: list[str]) -> OptionTypeError:
     """A key that is none of those there are."""
-    near = difflib.get_close_matches(key, known, 1)
+    near = _near(key, known)
     cure = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
     return OptionTypeError(f"{key!r} is no field of {name}\n{cure}")
 
@@ -111,7 +117,7 @@ class Model:
     def _known(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """What of it is known, where other keys may be; a key that is near one of the known is not another one."""
         known = cls.field_names()
-        others = [key for key in given if key not in known and not difflib.get_close_matches(key, known, 1)]
+        others = [key for key in given if key not in known and not _near(key, known)]
         if not cls.is_open or not others:
             return given
         for key in others:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from tyndall import _tyndall
 
-from . import _admin, _calls, _replica_log, _router, _stats, _watchdog, http
+from . import _calls, _replica_log, _router, _stats, _watchdog, http
 from ._graph import code_of, models_of
 from ._loop import new_loop
 from ._user_callable import UserCallable
@@ -76,7 +76,7 @@ class _Host:
         # A crash in native code says in which line of Python.
         faulthandler.enable()
         self._runtime_dir = Path(words[words.index("--runtime-dir") + 1])
-        _admin.is_replica_in(self._runtime_dir)
+        _router.is_replica_in(self._runtime_dir)
         bridge = _tyndall.Bridge(self)
         asyncio.set_event_loop(self._loop)
         self._loop.add_reader(bridge.fileno(), bridge.drain)

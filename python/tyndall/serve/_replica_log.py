@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import logging.handlers
 import os
 import sys
 import threading
@@ -102,8 +101,10 @@ def install_early(origin: Origin, environ: Mapping[str, str]) -> None:
 
 
 def _file(folder: Path, origin: Origin, form: logging.Formatter) -> logging.Handler:
+    from logging.handlers import RotatingFileHandler
+
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.handlers.RotatingFileHandler(
+    handler = RotatingFileHandler(
         folder / f"replica_{origin.component}_{origin.replica_id}.log",
         maxBytes=int(os.environ.get("RAY_ROTATION_MAX_BYTES") or 512 << 20),
         backupCount=int(os.environ.get("RAY_ROTATION_BACKUP_COUNT") or 5),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._admin import ServerUnreachable
 from .context import DeploymentID
 from .exceptions import RayServeException
 
@@ -19,11 +19,20 @@ Make = Callable[[DeploymentID, "str | None"], "Router"]
 _make: Make | None = None
 _models: dict[DeploymentID, str] = {}
 
+own_runtime_dir: Path | None = None
+"""Of the server whose replica this process is."""
+
 
 def install(make: Make | None) -> None:
     """From now on handles get their routers from `make`."""
     global _make
     _make = make
+
+
+def is_replica_in(runtime_dir: Path) -> None:
+    """What this process reads of its server it gets by the socket there."""
+    global own_runtime_dir
+    own_runtime_dir = runtime_dir
 
 
 def know_models(models: dict[DeploymentID, str]) -> None:
@@ -36,6 +45,8 @@ def router_of(deployment_id: DeploymentID, model: str | None = None) -> Router:
     model = model or _models.get(deployment_id)
     if _make is not None:
         return _make(deployment_id, model)
+    from ._admin import ServerUnreachable
+
     try:
         return _of_server()(deployment_id, model)
     except ServerUnreachable as error:

@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ._controller import report
-
 logger = logging.getLogger("tyndall.serve")
 
 METHOD = "record_autoscaling_stats"
@@ -95,6 +93,9 @@ async def _tell(
     period_s: float,
 ) -> None:
     """`read` makes a report of what was recorded; where it makes none, that is the end."""
+    # With an HTTP client, which replicas without such methods have no use for.
+    from ._controller import report
+
     loop = asyncio.get_running_loop()
     trouble = ""
     while True:

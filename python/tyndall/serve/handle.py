@@ -7,7 +7,7 @@ process (`_local_testing`), and one for those in processes of their own.
 from __future__ import annotations
 
 import itertools
-import uuid
+import os
 import warnings
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
@@ -42,7 +42,7 @@ __all__ = [
 T = TypeVar("T")
 """The class of the deployment, for readers."""
 
-_PROCESS = uuid.uuid4().hex
+_PROCESS = os.urandom(16).hex()
 _numbers = itertools.count()
 """With the above, an id for each call."""
 
@@ -346,7 +346,7 @@ class DeploymentHandle(Generic[T]):
         """What the call inherits from the request that makes it; the model is not among it."""
         current, own = _get_serve_request_context(), self._handle_options
         return CallOptions(
-            request_id=current.request_id or str(uuid.uuid4()),
+            request_id=current.request_id or _new_request_id(),
             internal_request_id=f"{_PROCESS}-{next(_numbers)}",
             route=current.route,
             app_name=current.app_name or self.app_name,
@@ -395,6 +395,12 @@ class _Shared:
         close = getattr(self._router, "close", None)
         if close is not None:
             close()
+
+
+def _new_request_id() -> str:
+    import uuid
+
+    return str(uuid.uuid4())
 
 
 def _restore(

@@ -37,7 +37,20 @@ mod scope;
 mod watchdog;
 mod websocket;
 
+use pyo3::exceptions::{PyOSError, PyProcessLookupError};
 use pyo3::prelude::*;
+use tyndall_cluster::process::{PrepareError, prepare_child};
+
+/// Makes the kernel kill this process when its parent dies.
+#[pyfunction]
+fn end_with(parent_pid: u32) -> PyResult<()> {
+    prepare_child(parent_pid).map_err(|error| match error {
+        PrepareError::Orphan { .. } => PyProcessLookupError::new_err(error.to_string()),
+        PrepareError::System(errno) => {
+            PyOSError::new_err((errno.raw_os_error(), error.to_string()))
+        }
+    })
+}
 
 /// The module.
 #[pymodule]
@@ -58,5 +71,6 @@ fn _tyndall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<watchdog::Probe>()?;
     module.add_function(wrap_pyfunction!(replica::run_replica, module)?)?;
     module.add_function(wrap_pyfunction!(caller::connect, module)?)?;
+    module.add_function(wrap_pyfunction!(end_with, module)?)?;
     Ok(())
 }
