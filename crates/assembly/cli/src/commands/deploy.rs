@@ -6,6 +6,7 @@ use crate::commands::files::{self, Source};
 use crate::failure::Failure;
 use crate::output::print;
 use tyndall_config::Environment;
+use tyndall_config::file::GrpcOptions;
 
 pub(crate) fn deploy(args: &DeployArgs, env: &Environment) -> Result<(), Failure> {
     let source =
@@ -29,6 +30,9 @@ pub(crate) fn deploy(args: &DeployArgs, env: &Environment) -> Result<(), Failure
         config.applications.iter().map(|application| application.name.to_string()).collect();
     if config.http.has_listener() {
         print("host and port are those of the running server; they are not changed\n")?;
+    }
+    if config.grpc != GrpcOptions::default() {
+        print("grpc_options are those of the running server; they are not changed\n")?;
     }
     let admin = Admin::new(&args.admin, env)?;
     admin.carry_out(|client| async move { files::submit(&client, text).await })?;
