@@ -202,18 +202,31 @@ def test_start_checks_its_options(monkeypatch, warned):
     serve.start(
         proxy_location="HeadOnly",
         http_options={"port": 1234, "root_path": "/x"},
-        grpc_options={"grpc_servicer_functions": ["a:b"]},
+        grpc_options={"port": 4321, "grpc_servicer_functions": ["tyndall.serve:start"]},
         tracing_config={"enabled": True},
         controller_options={"runtime_env": {"env_vars": {"A": "b"}}},
     )
     assert [line.split(" has no effect")[0] for line in warned()] == [
         "http_options.root_path",
-        "grpc_options.grpc_servicer_functions",
         "proxy_location",
         "tracing_config",
         "controller_options",
     ]
     assert seen[0]["http_options"].port == 1234
+    assert seen[0]["grpc_options"].port == 4321
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "message"),
+    [
+        ("no_such_module:add", ModuleNotFoundError, "no_such_module:add of grpc_servicer_functions can't be imported"),
+        ("tyndall.serve.absent", AttributeError, "module 'tyndall.serve' has no 'absent'"),
+        ("math:pi", ValueError, "'math:pi' is no function but of type float\nname an `add_…_to_server` function"),
+    ],
+)
+def test_start_imports_the_functions_of_services(path, kind, message):
+    with pytest.raises(kind, match=message):
+        serve.start(grpc_options={"grpc_servicer_functions": [path]})
 
 
 def test_status_is_that_of_the_server(admin):

@@ -75,7 +75,6 @@ def test_the_decorator_stays_what_it_is_when_its_module_is_imported():
         ("import ray.data", "ImportError", "ray.data is not there"),
         ("from ray import data", "ImportError", "ray.data is not there"),
         ("from ray.train import Trainer", "ImportError", "ray.train is not there"),
-        ("from ray.serve.grpc_util import RayServegRPCContext", "ImportError", "ray.serve.grpc_util is not there"),
         ("import ray.serve._private.api", "ImportError", "ray.serve._private.api is not there"),
         ("from ray.util import ActorPool", "ImportError", "ray.util.ActorPool is not there"),
         ("import ray; ray.nodes()", "AttributeError", "ray.nodes is not there"),

@@ -14,7 +14,7 @@ import pytest
 from tyndall import serve
 from tyndall.serve import _server
 from tyndall.serve._graph import build
-from tyndall.serve.config import HTTPOptions, LoggingConfig
+from tyndall.serve.config import HTTPOptions, LoggingConfig, gRPCOptions
 from tyndall.serve.exceptions import RayServeException
 
 
@@ -219,10 +219,15 @@ def alone(monkeypatch, tmp_path):
 
 def test_a_server_is_started_where_none_runs_and_ends_with_this_process(alone):
     program(alone, f'echo "$@" > {alone}/args; printf "http://127.0.0.1:1\\nhttp://127.0.0.1:2\\n"; exec sleep 1000')
-    _server.start(HTTPOptions(host="127.0.0.1", port=9, request_timeout_s=5.0), LoggingConfig(log_level="WARNING"))
+    http = HTTPOptions(host="127.0.0.1", port=9, request_timeout_s=5.0)
+    functions = ["a:b", "c.d"]
+    grpc = gRPCOptions(port=10, grpc_servicer_functions=functions, request_timeout_s=6.0, enable_reflection=False)
+    _server.start(http, grpc, LoggingConfig(log_level="WARNING"))
     assert (alone / "args").read_text().split() == [
         *("start", "--foreground", "--owner-pid", str(os.getpid())),
-        *("--host", "127.0.0.1", "--port", "9", "--request-timeout", "5.0", "--log", "warn"),
+        *("--host", "127.0.0.1", "--port", "9", "--request-timeout", "5.0"),
+        *("--grpc-port", "10", "--grpc-request-timeout", "6.0", "--grpc-servicer-functions", "a:b,c.d"),
+        *("--grpc-disable-reflection", "--log", "warn"),
     ]
     assert os.environ["TYNDALL_ADDRESS"] == "http://127.0.0.1:2"
     own = _server._own

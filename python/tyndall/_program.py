@@ -268,6 +268,7 @@ def _describe(source: Source, argv: list[str]) -> int:
         from tyndall.serve._graph import describe
 
         answer = describe(source.load(args), args, given["--policy"], given["--router"])
+        _warn_of_services()
         text = json.dumps(answer)
     except BaseException as error:  # noqa: BLE001, whatever the code ends with is the answer
         answer = {"error": told(error)}
@@ -276,6 +277,14 @@ def _describe(source: Source, argv: list[str]) -> int:
     with os.fdopen(answer_to, "w") as file:
         file.write(text)
     return 1 if "error" in answer else 0
+
+
+def _warn_of_services() -> None:
+    """Tells of functions for gRPC that cannot be had. The application is built in any case: it may need none of them."""
+    from tyndall.serve import _grpc_services
+
+    for line in _grpc_services.unusable(os.environ):
+        print(line, file=sys.stderr)
 
 
 def _beside(source: Source, role: str, argv: list[str]) -> int:

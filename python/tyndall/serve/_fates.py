@@ -176,7 +176,7 @@ def is_built_in(policy: str) -> bool:
     return policy.replace(":", ".") in {known.replace(":", ".") for known in POLICIES}
 
 
-def server_options(http: Mapping[str, Any], grpc: Mapping[str, Any]) -> Iterator[str]:
+def server_options(http: Mapping[str, Any]) -> Iterator[str]:
     """A line for each option of listeners that was set and has no effect.
 
     Raises ValueError for one that cannot be carried out.
@@ -187,9 +187,6 @@ def server_options(http: Mapping[str, Any], grpc: Mapping[str, Any]) -> Iterator
     for name, (default, why) in _IGNORED_HTTP.items():
         if http.get(name, default) != default:
             yield f"http_options.{name} has no effect: {why}"
-    for name, value in grpc.items():
-        if value:
-            yield f"grpc_options.{name} has no effect: gRPC is not served yet"
 
 
 _IGNORED_HTTP: Final[dict[str, tuple[Any, str]]] = {

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tyndall import _tyndall
 
@@ -37,6 +37,9 @@ from .context import (
     get_replica_context,
 )
 from .gang import GangContext
+
+if TYPE_CHECKING:
+    from . import _grpc, _grpc_wire
 
 logger = logging.getLogger("tyndall.serve")
 
@@ -64,6 +67,7 @@ class _Host:
         self._loop = new_loop()
         self._user: UserCallable | None = None
         self._front: http.Front | None = None
+        self._services: _grpc.Service | None = None
         self._app_name = ""
         self._message: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -242,6 +246,42 @@ class _Host:
         finally:
             socket.close(has_failed)
             self._tasks.discard(asyncio.current_task())
+
+    def grpc(self, request: _tyndall.HttpRequest) -> None:
+        """A call of gRPC that is complete already."""
+        # Most replicas have no such calls, and are spared the memory.
+        from ._grpc_wire import Body
+
+        request.set_task(self._spawn(self._rpc(Body(request))))
+
+    def grpc_stream(self, socket: _tyndall.WebSocket) -> None:
+        """One whose client goes on."""
+        from ._grpc_wire import Conversation
+
+        socket.set_task(self._spawn(self._rpc(Conversation(socket))))
+
+    async def _rpc(self, wire: _grpc_wire.Wire) -> None:
+        from . import _grpc
+
+        context = _grpc.context_of(wire)
+        children = _enter_request(wire.context, self._app_name, is_http=False, grpc_context=context)
+        code = None
+        try:
+            if self._services is None:
+                assert self._user is not None, "it has started"
+                self._services = _grpc.Service(self._user)
+            code = await self._services.answer(wire, context)
+        except asyncio.CancelledError:
+            children.cancel()
+            raise
+        except BaseException as error:
+            code = "INTERNAL"
+            _log(error)
+        finally:
+            wire.close(code is None)
+            self._tasks.discard(asyncio.current_task())
+            if self._access is not None:
+                wire.log(self._access, code or "CANCELLED")
 
     def call(self, request: _tyndall.CallRequest) -> None:
         request.set_task(self._spawn(self._call(request)))

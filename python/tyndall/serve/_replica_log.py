@@ -312,6 +312,20 @@ class AccessLog:
             return
         self._write(f"CALL {request.method} {outcome} {request.elapsed_ms:.1f}ms")
 
+    def grpc(self, request: _tyndall.HttpRequest, code: str) -> None:
+        """A call of gRPC is over, which was complete when it came."""
+        if self._lines is not None and self._is_alone():
+            self._lines.grpc(request, code)
+            return
+        self._write(f"GRPC {request.path} {code} {request.elapsed_ms:.1f}ms")
+
+    def grpc_stream(self, socket: _tyndall.WebSocket, code: str, elapsed_ms: float) -> None:
+        """One is over whose client went on."""
+        if self._lines is not None and self._is_alone():
+            self._lines.grpc_stream(socket, code)
+            return
+        self._write(f"GRPC {socket.path} {code} {elapsed_ms:.1f}ms")
+
     def _is_alone(self) -> bool:
         """Whether nobody but this writes what the logger of serving is told."""
         logger = self._logger

@@ -25,7 +25,7 @@ from . import _admin
 from ._admin import ServerUnreachable
 from ._graph import Built
 from ._models import ModelApplication
-from .config import HTTPOptions, LoggingConfig
+from .config import HTTPOptions, LoggingConfig, gRPCOptions
 from .exceptions import RayServeException
 
 logger = logging.getLogger("tyndall.serve")
@@ -43,7 +43,11 @@ _lock = threading.RLock()
 _own: _OwnServer | None = None
 
 
-def start(http_options: HTTPOptions | None = None, logging_config: LoggingConfig | None = None) -> None:
+def start(
+    http_options: HTTPOptions | None = None,
+    grpc_options: gRPCOptions | None = None,
+    logging_config: LoggingConfig | None = None,
+) -> None:
     """Finds the server that runs, whose options stay as they are, else starts one that ends with this process.
 
     Raises RuntimeError with cause and cure when none can be started.
@@ -57,14 +61,14 @@ def start(http_options: HTTPOptions | None = None, logging_config: LoggingConfig
             _own = None
             is_there = _is_there()
         if is_there:
-            _warn_of_other_options(http_options)
+            _warn_of_other_options(http_options, grpc_options)
             return
         if os.environ.get(_ADDRESS) or os.environ.get("RAY_DASHBOARD_ADDRESS"):
             raise ServerUnreachable(
                 f"There is no Serve instance running at {_admin.address()}\n"
                 "start it there, or unset the variable that says so"
             )
-        _own = _OwnServer(_flags(http_options, logging_config))
+        _own = _OwnServer(_flags(http_options, grpc_options, logging_config))
 
 
 def deploy(built: Sequence[Built], *, wait_for_ingress: bool = True, wait_for_running: bool = True) -> None:
@@ -116,19 +120,24 @@ def _is_there() -> bool:
     return True
 
 
-def _warn_of_other_options(given: HTTPOptions | None) -> None:
-    if given is None:
+def _warn_of_other_options(http: HTTPOptions | None, grpc: gRPCOptions | None) -> None:
+    http_given = http.to_dict(only_set=True) if http is not None else {}
+    grpc_given = grpc.to_dict(only_set=True) if grpc is not None else {}
+    if not http_given and not grpc_given:
         return
-    running = _admin.details().get("http_options") or {}
-    differing = [
-        name
-        for name, value in given.to_dict(only_set=True).items()
-        if name in running and running[name] is not None and running[name] != value
-    ]
+    running = _admin.details()
+    there = running.get("http_options") or {}
+    _warn("HTTP", [name for name, value in http_given.items() if there.get(name) is not None and there[name] != value])
+    # A server that was told nothing of gRPC has the defaults.
+    there = gRPCOptions.parse("grpc_options", running.get("grpc_options") or {}).to_dict()
+    _warn("gRPC", [name for name, value in grpc_given.items() if there[name] != value])
+
+
+def _warn(kind: str, differing: list[str]) -> None:
     if differing:
         logger.warning(
-            "The new client HTTP config differs from the existing one in the following fields: "
-            f"{differing}. The new HTTP config is ignored."
+            f"The new client {kind} config differs from the existing one in the following fields: "
+            f"{differing}. The new {kind} config is ignored."
         )
 
 
@@ -149,17 +158,31 @@ def binary() -> str:
     return found
 
 
-def _flags(http: HTTPOptions | None, logs: LoggingConfig | None) -> list[str]:
+def _flags(http: HTTPOptions | None, grpc: gRPCOptions | None, logs: LoggingConfig | None) -> list[str]:
     given = http.to_dict(only_set=True) if http is not None else {}
     flags = []
     for option, flag in (("host", "--host"), ("port", "--port"), ("request_timeout_s", "--request-timeout")):
         if given.get(option) is not None:
             flags += [flag, str(given[option])]
+    if grpc is not None:
+        flags += _grpc_flags(grpc.to_dict(only_set=True))
     said = logs.to_dict(only_set=True) if logs is not None else {}
     if level := _LEVELS.get(str(said.get("log_level"))):
         flags += ["--log", level]
     if said.get("encoding"):
         flags += ["--log-format", str(getattr(said["encoding"], "value", said["encoding"])).lower()]
+    return flags
+
+
+def _grpc_flags(given: dict[str, Any]) -> list[str]:
+    flags = []
+    for option, flag in (("port", "--grpc-port"), ("request_timeout_s", "--grpc-request-timeout")):
+        if given.get(option) is not None:
+            flags += [flag, str(given[option])]
+    if functions := given.get("grpc_servicer_functions"):
+        flags += ["--grpc-servicer-functions", ",".join(functions)]
+    if given.get("enable_reflection") is False:
+        flags.append("--grpc-disable-reflection")
     return flags
 
 

@@ -66,9 +66,21 @@ class UserCallable:
         if user_config is not None or takes_rank:
             await self._run(method, (user_config,), {"rank": rank} if takes_rank else {})
 
+    def method(self, name: str) -> Callable[..., Any]:
+        """What is called by this name. Raises RayServeException where the deployment has no such method."""
+        if not inspect.isclass(self._func_or_class):
+            # A function has no methods: it is called by whatever name.
+            return self._func_or_class
+        method = getattr(self._target, name, None)
+        if callable(method):
+            return method  # type: ignore[no-any-return]
+        methods = inspect.getmembers(self._func_or_class, callable)
+        known = [one for one, _ in methods if not one.startswith("_") or one == "__call__"]
+        raise RayServeException(f"Tried to call a method '{name}' that does not exist. Available methods: {known}.")
+
     async def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a method gives."""
-        answer = await self._run(self._method(name), args, kwargs)
+        answer = await self._run(self.method(name), args, kwargs)
         if type(answer) in _GENERATORS:
             if inspect.isgenerator(answer):
                 answer.close()
@@ -80,7 +92,7 @@ class UserCallable:
 
     async def stream(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
         """The items that a method gives."""
-        answer = await self._run(self._method(name), args, kwargs)
+        answer = await self._run(self.method(name), args, kwargs)
         if inspect.isasyncgen(answer):
             try:
                 async for item in answer:
@@ -148,17 +160,6 @@ class UserCallable:
                 logger.exception("`__del__` of a deployment failed")
             _forget_destructor(target)
         self._pool.shutdown(wait=False)
-
-    def _method(self, name: str) -> Callable[..., Any]:
-        if not inspect.isclass(self._func_or_class):
-            # A function has no methods: it is called by whatever name.
-            return self._func_or_class
-        method = getattr(self._target, name, None)
-        if callable(method):
-            return method  # type: ignore[no-any-return]
-        methods = inspect.getmembers(self._func_or_class, callable)
-        known = [one for one, _ in methods if not one.startswith("_") or one == "__call__"]
-        raise RayServeException(f"Tried to call a method '{name}' that does not exist. Available methods: {known}.")
 
     async def _run(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._in_threads or self._is_for_loop(method):

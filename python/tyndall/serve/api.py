@@ -66,7 +66,10 @@ def start(
     controller_options: Mapping[str, Any] | ControllerOptions | None = None,
     **kwargs: Any,
 ) -> None:
-    """Starts a server, or finds the one that runs, whose options stay as they are."""
+    """Starts a server, or finds the one that runs, whose options stay as they are.
+
+    Raises what the import of a function raises that `grpc_options` names, and ValueError for what is none.
+    """
     for key in kwargs:
         if key in ("http_host", "http_port", "http_middlewares"):
             option = key.removeprefix("http_")
@@ -74,7 +77,11 @@ def start(
         raise TypeError(f"serve.start() got an unexpected keyword argument {key!r}")
     http = HTTPOptions.parse("http_options", http_options if http_options is not None else {})
     grpc = gRPCOptions.parse("grpc_options", grpc_options if grpc_options is not None else {})
-    lines = list(_fates.server_options(http.to_dict(only_set=True), grpc.to_dict(only_set=True)))
+    lines = list(_fates.server_options(http.to_dict(only_set=True)))
+    if grpc.grpc_servicer_functions:
+        from . import _grpc_services
+
+        _grpc_services.checked(grpc.grpc_servicer_functions)
     if proxy_location is not None and ProxyLocation(proxy_location) is not ProxyLocation.EveryNode:
         lines.append("proxy_location has no effect: a machine has one proxy")
     if tracing_config is not None and TracingConfig.parse("tracing_config", tracing_config).enabled:
@@ -85,7 +92,7 @@ def start(
     given = None if logging_config is None else LoggingConfig.parse("logging_config", logging_config)
     from . import _server
 
-    _server.start(http_options=http, logging_config=given)
+    _server.start(http_options=http, grpc_options=grpc, logging_config=given)
 
 
 def _controller_lines(options: Mapping[str, Any] | ControllerOptions | None) -> list[str]:

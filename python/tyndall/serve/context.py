@@ -219,7 +219,7 @@ def _get_serve_request_context() -> RequestContext:
     return _serve_request_context.get()
 
 
-def _enter_request(native: _tyndall.Context, app_name: str, *, is_http: bool) -> Children:
+def _enter_request(native: _tyndall.Context, app_name: str, *, is_http: bool, grpc_context: Any = None) -> Children:
     """Makes this the request of the task that runs now; gives the calls that are to end with it."""
     children = Children()
     entered = object.__new__(RequestContext)
@@ -232,7 +232,7 @@ def _enter_request(native: _tyndall.Context, app_name: str, *, is_http: bool) ->
         multiplexed_model_id=native.multiplexed_model_id,
         session_id=native.session_id,
         is_http_request=is_http,
-        grpc_context=None,
+        grpc_context=grpc_context,
         children=children,
         native=native,
     )
