@@ -330,6 +330,8 @@ class Conversation(_Headers):
         """The head of the answer goes before the code says how it compresses, and so names what the client can read."""
         self._encoding = next(filter(self.accepts, _WINDOWS), None)
         headers = [] if self._encoding is None else [(b"grpc-encoding", self._encoding.encode())]
+        # ASGI begins with that the client wants it.
+        await self._socket.receive()
         if not await self._told({"type": "websocket.accept", "headers": headers}):
             raise asyncio.CancelledError
         self._task = asyncio.current_task()

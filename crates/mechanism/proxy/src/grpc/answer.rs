@@ -73,11 +73,15 @@ impl Answer {
         let socket = WebSocketStream::from_raw_socket(replica, Role::Client, Some(limits)).await;
         let (to, from) = socket.split();
         let up = tokio::spawn(pass_on(begun, rest, to));
-        let from = from.map(|message| match message.ok()? {
-            Message::Binary(frame) => told(frame),
+        let from = from.map(|message| match message {
+            Ok(Message::Binary(frame)) => told(frame),
             // Pings are answered by the library.
-            Message::Ping(_) | Message::Pong(_) => Some(Told::Data(Bytes::new())),
-            Message::Text(_) | Message::Close(_) | Message::Frame(_) => None,
+            Ok(Message::Ping(_) | Message::Pong(_)) => Some(Told::Data(Bytes::new())),
+            Ok(Message::Text(_) | Message::Close(_) | Message::Frame(_)) => None,
+            Err(error) => {
+                tracing::debug!(%error, "the way to a replica broke in a call");
+                None
+            }
         });
         let up = AbortOnDrop(up.abort_handle());
         Self::new(Source::Socket { from: Box::pin(from), _up: up }, id, bounds)
