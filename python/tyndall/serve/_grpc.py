@@ -79,7 +79,8 @@ class Service:
             raise
         except BaseException as error:
             code, details = _status(error, context)
-            if code == INTERNAL:
+            # What a client sends is no fault of the code.
+            if code == INTERNAL and not isinstance(error, Failure):
                 logger.error("Request failed.", exc_info=error)
         if code != OK:
             # As the library has it: who gets an error gets no message.
