@@ -182,6 +182,8 @@ pub(crate) struct StartArgs {
     /// End with the program that started it, and keep no state unless told where
     #[arg(long, value_name = "PID", requires = "foreground", hide = true)]
     pub(crate) owner_pid: Option<u32>,
+    #[command(flatten)]
+    pub(crate) reflection: ReflectionArgs,
 }
 
 #[derive(Debug, Args)]
@@ -263,6 +265,21 @@ pub(crate) struct BuildArgs {
     /// Write it there instead of to standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output_path: Option<PathBuf>,
+    /// Import paths of functions that say which methods of gRPC there are
+    #[arg(long, value_name = "PATHS", value_delimiter = ',')]
+    pub(crate) grpc_servicer_functions: Vec<String>,
+    /// Do not tell clients of gRPC which methods there are
+    #[arg(long)]
+    pub(crate) grpc_disable_reflection: bool,
+    #[command(flatten)]
+    pub(crate) reflection: ReflectionArgs,
+}
+
+/// Ray's flag for what is so anyway.
+#[derive(Debug, Args)]
+pub(crate) struct ReflectionArgs {
+    #[arg(long, hide = true, conflicts_with = "grpc_disable_reflection")]
+    grpc_enable_reflection: bool,
 }
 
 /// Without a subcommand: what is deployed.
@@ -597,6 +614,9 @@ mod tests {
             Command::Run(run) => run.settings.0,
             other => panic!("{other:?}"),
         };
+        assert!(Cli::try_parse_from(["tyndall", "start", "--grpc-enable-reflection"]).is_ok());
+        let both = ["tyndall", "start", "--grpc-enable-reflection", "--grpc-disable-reflection"];
+        assert!(Cli::try_parse_from(both).is_err());
         let keys = parse(&["tyndall", "run", "--api-key", "a", "--api-key", "b"]);
         assert_eq!(keys.get("api_key"), Some("a,b"));
         let settings = parse(&["tyndall", "run", "demo", "--port", "-1", "--insecure"]);

@@ -6,7 +6,6 @@ use crate::commands::files::{self, Source};
 use crate::failure::Failure;
 use crate::output::print;
 use tyndall_config::Environment;
-use tyndall_config::file::GrpcOptions;
 
 pub(crate) fn deploy(args: &DeployArgs, env: &Environment) -> Result<(), Failure> {
     let source =
@@ -31,7 +30,7 @@ pub(crate) fn deploy(args: &DeployArgs, env: &Environment) -> Result<(), Failure
     if config.http.has_listener() {
         print("host and port are those of the running server; they are not changed\n")?;
     }
-    if config.grpc != GrpcOptions::default() {
+    if !config.grpc.servicer_functions.is_empty() {
         print("grpc_options are those of the running server; they are not changed\n")?;
     }
     let admin = Admin::new(&args.admin, env)?;

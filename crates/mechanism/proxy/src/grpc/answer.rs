@@ -1,7 +1,7 @@
 //! An answer on its way to the client: messages as they come, and trailers at the end of each.
 
 use crate::body::{Cut, Lost, Observer, cut};
-use crate::grpc::frames::{Splitter, Told, told};
+use crate::grpc::frames::{MAX_BYTES, Splitter, Told, take_first, told};
 use crate::grpc::status::{CONTENT_TYPE, Code, Status};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, Stream, StreamExt};
@@ -15,11 +15,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tyndall_router::ReplicaStream;
 use tyndall_transport::{Body, BoxError, RequestBody};
-
-use super::frames::{MAX_BYTES, take_first};
 
 /// Compressed messages say by this header how.
 const ENCODING: http::HeaderName = http::HeaderName::from_static("grpc-encoding");
@@ -77,6 +76,10 @@ impl Answer {
             Ok(Message::Binary(frame)) => told(frame),
             // Pings are answered by the library.
             Ok(Message::Ping(_) | Message::Pong(_)) => Some(Told::Data(Bytes::new())),
+            Ok(Message::Close(Some(close))) if close.code == CloseCode::Restart => {
+                let details = "the replica ended before the call was over; call again";
+                Some(Told::End(Status::new(Code::UNAVAILABLE, details)))
+            }
             Ok(Message::Text(_) | Message::Close(_) | Message::Frame(_)) => None,
             Err(error) => {
                 tracing::debug!(%error, "the way to a replica broke in a call");
