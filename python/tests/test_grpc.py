@@ -2,23 +2,14 @@
 
 import asyncio
 import base64
-import gzip
-import json
 import pickle
-import subprocess
-import sys
 import threading
-import zlib
-from importlib import import_module
 
 import grpc
 import pytest
-from protos import FUNCTIONS, protos  # noqa: F401, a fixture
+from grpc_replica import DEADLINE_S, Open, Whole, Words, both, framed, protos, replica, told, words  # noqa: F401
 
-from tyndall import _tyndall, serve
-from tyndall.serve import _grpc_services
-from tyndall.serve._replica import _Host
-from tyndall.serve._user_callable import UserCallable
+from tyndall import serve
 from tyndall.serve.context import _get_serve_request_context
 from tyndall.serve.exceptions import (
     BackPressureError,
@@ -28,209 +19,6 @@ from tyndall.serve.exceptions import (
     gRPCStatusError,
 )
 from tyndall.serve.grpc_util import RayServegRPCContext, gRPCInputStream
-
-DEADLINE_S = 30
-
-
-@pytest.fixture(autouse=True)
-def words(protos, monkeypatch):  # noqa: F811, the fixture that is imported
-    """The module of the messages; replicas know its services."""
-    monkeypatch.setenv("TYNDALL_GRPC_SERVICER_FUNCTIONS", ",".join(FUNCTIONS))
-    return import_module("words_pb2")
-
-
-def framed(message, flags=0):
-    raw = message if isinstance(message, bytes) else message.SerializeToString()
-    return bytes([flags]) + len(raw).to_bytes(4, "big") + raw
-
-
-class Source:
-    """What both ways have."""
-
-    def __init__(self, path, headers=()):
-        self.path = path
-        self.context = _tyndall.Context("request-1", "model-1", "session-1")
-        self.headers = [(key.encode(), value.encode()) for key, value in headers]
-        self.answer_headers = {}
-        self.written = b""
-        self.task = None
-        self.is_closed = asyncio.Event()
-        self.elapsed_ms = 1.0
-
-    def set_task(self, task):
-        self.task = task
-
-    def scope(self):
-        return {"headers": self.headers, "client": ("127.0.0.1", 0)}
-
-    def took(self, headers):
-        text = lambda one: one.decode() if isinstance(one, bytes) else one  # noqa: E731
-        self.answer_headers = {text(key): text(value) for key, value in headers}
-
-    def frames(self):
-        rest, found = self.written, []
-        while rest:
-            length = 5 + int.from_bytes(rest[1:5], "big")
-            found.append((rest[0], rest[5:length]))
-            rest = rest[length:]
-        return found
-
-    def answers(self, kind):
-        return [kind.FromString(message) for flags, message in self.frames() if flags == 0]
-
-    @property
-    def end(self):
-        assert [flags for flags, _ in self.frames() if flags & 0x80] == [0x80]
-        flags, told = self.frames()[-1]
-        assert flags == 0x80
-        return json.loads(told)
-
-
-class Whole(Source):
-    """A request whose body is complete; it may come in parts."""
-
-    def __init__(self, path, frames, headers=(), part_bytes=None):
-        super().__init__(path, headers)
-        body = b"".join(frames)
-        size = part_bytes or len(body) or 1
-        self.parts = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
-        self.sends = []
-
-    async def receive(self):
-        part = self.parts.pop(0)
-        return {"type": "http.request", "body": part, "more_body": bool(self.parts)}
-
-    async def send(self, message):
-        self.sends.append(message)
-        if message["type"] == "http.response.start":
-            assert message["status"] == 200
-            self.took(message["headers"])
-        else:
-            assert self.answer_headers, "its head comes first"
-            self.written += message["body"]
-
-    def reply(self, status, content_type, body):
-        self.reply_with(status, [("content-type", content_type)], body)
-
-    def reply_with(self, status, headers, body):
-        assert (status, self.written) == (200, b"")
-        self.took(headers)
-        self.written = body
-
-    def close(self):
-        self.is_closed.set()
-
-
-class Open(Source):
-    """A WebSocket on which the client goes on."""
-
-    def __init__(self, path, frames=None, headers=()):
-        super().__init__(path, headers)
-        self.incoming = asyncio.Queue()
-        self.incoming.put_nowait({"type": "websocket.connect"})
-        self.is_gone = False
-        self.closes = []
-        if frames is not None:
-            for frame in frames:
-                self.tell(frame)
-            self.ends()
-
-    def tell(self, frame):
-        self.incoming.put_nowait({"type": "websocket.receive", "bytes": frame, "text": None})
-
-    def ends(self):
-        self.incoming.put_nowait({"type": "websocket.receive", "bytes": None, "text": "end"})
-
-    def leaves(self):
-        self.is_gone = True
-        self.incoming.put_nowait({"type": "websocket.disconnect", "code": 1006})
-
-    async def receive(self):
-        return await self.incoming.get()
-
-    async def send(self, message):
-        if self.is_gone:
-            raise ConnectionError("the client is gone")
-        if message["type"] == "websocket.accept":
-            self.took(message["headers"])
-        elif message["type"] == "websocket.send":
-            # Each is one frame.
-            assert int.from_bytes(message["bytes"][1:5], "big") == len(message["bytes"]) - 5
-            self.written += message["bytes"]
-        else:
-            assert message == {"type": "websocket.close", "code": 1000}
-            self.closes.append(message["code"])
-
-    def close(self, has_failed):
-        if not self.closes:
-            self.closes.append(1011 if has_failed else 1000)
-        self.is_closed.set()
-
-
-class Replica:
-    """A deployment that has started, without its threads."""
-
-    def __init__(self, func_or_class):
-        self.host = _Host(lambda _: None)
-        self.host._app_name = "app"
-        self.host._user = UserCallable(func_or_class, 8)
-        self.run(self.host._user.start((), {}))
-
-    def run(self, work):
-        return self.host._loop.run_until_complete(asyncio.wait_for(work, DEADLINE_S))
-
-    def begin(self, source):
-        (self.host.grpc if isinstance(source, Whole) else self.host.grpc_stream)(source)
-
-    def carry_out(self, source):
-        self.begin(source)
-        self.run(source.is_closed.wait())
-        self.run(asyncio.sleep(0))
-        assert not self.host._tasks
-        return source
-
-    def close(self):
-        self.host._loop.close()
-
-
-@pytest.fixture
-def replica():
-    made = []
-
-    def make(func_or_class):
-        made.append(Replica(func_or_class))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-both = pytest.mark.parametrize("way", [Whole, Open])
-
-
-def told(text="", number=0):
-    return import_module("words_pb2").Told(text=text, number=number)
-
-
-class Words:
-    def Say(self, ask):  # noqa: N802, names of the service
-        return told(ask.text.upper(), threading.get_native_id())
-
-    async def Count(self, ask):  # noqa: N802
-        for number in range(ask.count):
-            yield told(ask.text, number)
-
-    async def Join(self, asks):  # noqa: N802
-        assert isinstance(asks, gRPCInputStream)
-        texts = [ask.text async for ask in asks]
-        assert asks.is_exhausted and not asks.is_cancelled()
-        return told(" ".join(texts), len(texts))
-
-    async def Echo(self, asks):  # noqa: N802
-        async for ask in asks:
-            yield told(ask.text)
-
 
 # --- Kinds of methods -------------------------------------------------------------------------------------------------
 
@@ -300,7 +88,8 @@ def test_a_body_comes_in_parts_of_any_size(replica, words, part_bytes):
 
 
 def test_a_function_answers_whatever_is_called(replica, words):
-    source = replica(lambda ask: told(ask.text)).carry_out(Whole("/words.Plain/__call__", [framed(words.Ask(text="x"))]))
+    there = replica(lambda ask: told(ask.text))
+    source = there.carry_out(Whole("/words.Plain/__call__", [framed(words.Ask(text="x"))]))
     assert [answer.text for answer in source.answers(words.Told)] == ["x"]
 
 
@@ -357,7 +146,8 @@ def test_the_code_gets_the_context_where_it_wants_it(replica, words, way):
     assert isinstance(context, RayServegRPCContext)
     assert context.invocation_metadata() == [*METADATA[:-1], ("raw-bin", b"\0\xff")]
     assert (context.application(), context.request_id()) == ("app", "request-1")
-    assert (context.multiplexed_model_id(), context.traceparent(), context.tracestate()) == ("model-1", "00-1-2-01", "a=b")
+    assert context.multiplexed_model_id() == "model-1"
+    assert (context.traceparent(), context.tracestate()) == ("00-1-2-01", "a=b")
     assert context.peer() == "ipv4:127.0.0.1"
     assert (context.auth_context(), context.peer_identities(), context.peer_identity_key()) == ({}, None, None)
     assert there.carry_out(way("/words.Words/Count", [framed(words.Ask())])).end["code"] == 0
@@ -465,7 +255,7 @@ def test_details_are_as_long_as_clients_take(replica, words, text, kept):
 @pytest.mark.parametrize(
     ("path", "frames", "code", "details"),
     [
-        ("/words.Words/Nothing", [b""], 12, "/words.Words/Nothing is not known; services are: words.Plain, words.Words."),
+        ("/words.Words/Nothing", [b""], 12, "/words.Words/Nothing is not known; services are: words.Plain, words"),
         ("/words.Words/Absent", [b""], 12, "Tried to call a method 'Absent' that does not exist."),
         ("/words.Words/Say", [], 12, "none came"),
         ("/words.Words/Say", [b"", b""], 12, "several came"),
@@ -635,171 +425,6 @@ def test_a_stream_by_itself():
         assert [one async for one in stream] == [] and stream.is_cancelled()
 
     asyncio.run(read())
-
-
-# --- Compression ------------------------------------------------------------------------------------------------------
-
-PACK = {"gzip": gzip.compress, "deflate": zlib.compress}
-
-
-@both
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_compressed_messages_are_read(replica, words, way, encoding):
-    frames = [framed(PACK[encoding](words.Ask(text="a" * 1000).SerializeToString()), 1), framed(words.Ask(text="b"))]
-    source = replica(Words).carry_out(way("/words.Words/Join", frames, [("grpc-encoding", encoding)]))
-    (answer,) = source.answers(words.Told)
-    assert answer.text == "a" * 1000 + " b"
-
-
-@both
-@pytest.mark.parametrize(
-    ("headers", "message", "code"),
-    [
-        ([("grpc-encoding", "snappy")], b"x", 12),
-        ([("grpc-encoding", "identity")], b"x", 13),
-        ([], b"x", 13),
-        ([("grpc-encoding", "gzip")], b"x", 13),
-        ([("grpc-encoding", "gzip")], gzip.compress(b"x" * 100)[:-9], 13),
-    ],
-)
-def test_messages_that_cannot_be_unpacked_are_told(replica, way, headers, message, code):
-    source = replica(Words).carry_out(way("/words.Words/Say", [framed(message, 1)], headers))
-    assert source.end["code"] == code
-
-
-@both
-@pytest.mark.parametrize("accepted", ["identity, deflate, gzip", "gzip", "identity", None])
-@pytest.mark.parametrize("method", ["Say", "Count"])
-def test_answers_are_compressed_as_the_client_can_read_them(replica, words, way, accepted, method):
-    class Packs:
-        async def Say(self, ask, grpc_context):  # noqa: N802
-            grpc_context.set_compression(grpc.Compression.Gzip)
-            return told("a" * 1000)
-
-        async def Count(self, ask, grpc_context):  # noqa: N802
-            grpc_context.set_compression(grpc.Compression.Gzip)
-            yield told("a" * 1000)
-            grpc_context.set_compression(grpc.Compression.NoCompression)
-            yield told("b")
-
-    headers = [] if accepted is None else [("grpc-accept-encoding", accepted)]
-    source = replica(Packs).carry_out(way(f"/words.Words/{method}", [framed(words.Ask())], headers))
-    (flags, message), *rest, _ = source.frames()
-    assert source.end["code"] == 0
-    assert [one for one, _ in rest] == [0] * (method == "Count")
-    if accepted is None or "gzip" not in accepted:
-        assert (flags, words.Told.FromString(message).text) == (0, "a" * 1000)
-        assert "grpc-encoding" not in source.answer_headers
-    else:
-        assert (flags, words.Told.FromString(gzip.decompress(message)).text) == (1, "a" * 1000)
-        assert source.answer_headers["grpc-encoding"] == "gzip"
-
-
-# --- Reflection -------------------------------------------------------------------------------------------------------
-
-VERSIONS = ["v1alpha", "v1"]
-
-
-@both
-@pytest.mark.parametrize("version", VERSIONS)
-def test_clients_learn_what_there_is(replica, way, version):
-    from grpc_reflection.v1alpha import reflection_pb2
-
-    asked = [
-        {"list_services": "*"},
-        {"file_containing_symbol": "words.Words"},
-        {"file_containing_symbol": "ray.serve.RayServeAPIService"},
-    ]
-    frames = [framed(reflection_pb2.ServerReflectionRequest(**one)) for one in asked]
-    path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
-    source = replica(Words).carry_out(way(path, frames))
-    services, file, own = source.answers(reflection_pb2.ServerReflectionResponse)
-    names = {one.name for one in services.list_services_response.service}
-    assert {"words.Words", "words.Plain", "ray.serve.RayServeAPIService", path.split("/")[1]} <= names
-    assert b"words.proto" in file.file_descriptor_response.file_descriptor_proto[0]
-    assert b"application_names" in own.file_descriptor_response.file_descriptor_proto[0]
-    assert source.end["code"] == 0
-
-
-def test_reflection_can_be_turned_off(replica, monkeypatch):
-    monkeypatch.setenv("TYNDALL_GRPC_REFLECTION", "0")
-    path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-    end = replica(Words).carry_out(Whole(path, [])).end
-    assert end["code"] == 12 and "enable_reflection" in end["details"]
-
-
-def test_reflection_wants_a_package(replica, monkeypatch):
-    monkeypatch.setitem(sys.modules, "grpc_reflection.v1alpha", None)
-    path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-    end = replica(Words).carry_out(Whole(path, [])).end
-    assert end["code"] == 12 and "pip install grpcio-reflection" in end["details"]
-
-
-# --- Services ---------------------------------------------------------------------------------------------------------
-
-
-def handlers(**methods):
-    return {name: grpc.unary_unary_rpc_method_handler(lambda *_: None) for name in methods}
-
-
-def older(servicer, server):
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("old.Service", handlers(A=1)),))
-
-
-def newer(servicer, server):
-    servicer.Anything(1, 2)
-    server.add_registered_method_handlers("new.Service", handlers(B=1, C=2))
-
-
-def broken(servicer, server):
-    raise RuntimeError("of another release")
-
-
-def test_services_register_in_both_ways(warned):
-    functions = [f"{__name__}:older", f" {__name__}.newer ", f"{__name__}:broken", "absent_module.add", ""]
-    table = _grpc_services.table({"TYNDALL_GRPC_SERVICER_FUNCTIONS": ",".join(functions)})
-    assert sorted(table.methods) == ["/new.Service/B", "/new.Service/C", "/old.Service/A"]
-    assert table.services() == ["new.Service", "old.Service"]
-    first, second = warned()
-    assert "broken' of grpc_servicer_functions cannot be imported: of another release; mend" in first
-    assert "'absent_module.add' of grpc_servicer_functions cannot be imported: No module named" in second
-    assert table.problems == [first, second]
-
-
-def test_messages_without_a_serializer_are_bytes(replica, monkeypatch):
-    monkeypatch.setenv("TYNDALL_GRPC_SERVICER_FUNCTIONS", f"{__name__}:older")
-    source = replica(lambda given: given * 2).carry_out(Whole("/old.Service/A", [framed(b"ab")]))
-    assert source.frames()[0] == (0, b"abab")
-
-
-def test_a_function_that_is_missing_is_told_to_who_calls(replica, monkeypatch, words):
-    monkeypatch.setenv("TYNDALL_GRPC_SERVICER_FUNCTIONS", f"{FUNCTIONS[0]},absent_module.add")
-    there = replica(Words)
-    assert there.carry_out(Whole("/words.Words/Say", [framed(words.Ask())])).end["code"] == 0
-    end = there.carry_out(Whole("/absent.Service/A", [framed(b"")])).end
-    assert end["code"] == 12 and "'absent_module.add' of grpc_servicer_functions cannot be imported" in end["details"]
-
-
-def test_nothing_of_it_is_loaded_before_the_first_call():
-    program = """
-import sys
-from tyndall.serve import _replica, api
-import tyndall.serve.grpc_util
-loaded = [name for name in sys.modules if name.partition(".")[0] in ("grpc", "google") or "._grpc" in name]
-assert loaded == [], loaded
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE_S)
-
-
-def test_its_names_are_those_of_ray():
-    program = """
-from tyndall import compat
-compat.install()
-from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
-from tyndall.serve import grpc_util
-assert RayServegRPCContext is grpc_util.RayServegRPCContext and gRPCInputStream is grpc_util.gRPCInputStream
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE_S)
 
 
 # --- Log --------------------------------------------------------------------------------------------------------------

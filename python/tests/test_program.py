@@ -275,3 +275,18 @@ def test_a_source_goes_where_the_application_runs(project, monkeypatch):
     Source(import_path="a:b", working_dir=str(project), path=["/beside"]).prepare()
     assert os.getcwd() == str(project)
     assert sys.path[:2] == [str(project), "/beside"] and "" not in sys.path
+
+
+def test_functions_of_services_that_cannot_be_had_are_told_and_no_more(project):
+    (project / "services.py").write_text("def add(servicer, server):\n    pass\n")
+    command = [sys.executable, "-m", "tyndall._program", "--import-path", "package.main:app", "role", "describe"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(_program.__file__).parent.parent),
+        "TYNDALL_GRPC_SERVICER_FUNCTIONS": "services:add,absent.add_to_server,needs:add",
+    }
+    done = subprocess.run(command, check=False, cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "error" not in json.loads(done.stdout)
+    lines = [line for line in done.stderr.splitlines() if "grpc_servicer_functions" in line]
+    assert [line.split("'")[1] for line in lines] == ["absent.add_to_server", "needs:add"]
+    assert all("; mend its path, or put its module" in line for line in lines)

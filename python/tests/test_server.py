@@ -26,6 +26,7 @@ class Server:
         self.applications = {}
         self.refusal = None
         self.http_options = {"host": "127.0.0.1", "port": 8000}
+        self.grpc_options = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +58,11 @@ class Server:
         return {
             "/api/tyndall/node": {"url": self.url, "runtime_dir": "/run/node"},
             "/api/tyndall/applications/": {"applications": self.applications},
-            "/api/serve/applications/": {"http_options": self.http_options, "applications": {}},
+            "/api/serve/applications/": {
+                "http_options": self.http_options,
+                "grpc_options": self.grpc_options,
+                "applications": {},
+            },
         }.get(path, {})
 
     def runs(self, name, version=1, status="RUNNING", message="", deployments=()):
@@ -191,6 +196,11 @@ def test_options_of_a_server_that_runs_stay(server, warned):
     assert line.startswith("The new client HTTP config differs") and "['port']" in line
     _server.start(HTTPOptions(port=8000))
     assert len(warned()) == 1
+    _server.start(HTTPOptions(), gRPCOptions(port=9000, grpc_servicer_functions=["a:b"]))
+    assert warned()[1].startswith("The new client gRPC config differs") and "['grpc_servicer_functions']" in warned()[1]
+    server.grpc_options = {"port": 9000, "grpc_servicer_functions": ["a:b"]}
+    _server.start(HTTPOptions(), gRPCOptions(port=9000, grpc_servicer_functions=["a:b"]))
+    assert len(warned()) == 2
 
 
 # --- A server of this process -----------------------------------------------------------------------------------------

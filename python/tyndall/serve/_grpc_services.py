@@ -128,6 +128,5 @@ class _Recorder:
             self._add(f"/{service}/{name}", method)
 
     def _add(self, name: str, handler: Any) -> None:
-        self.methods[name] = Method(
-            handler.request_streaming, handler.response_streaming, handler.request_deserializer, handler.response_serializer
-        )
+        takes_stream, gives_stream = handler.request_streaming, handler.response_streaming
+        self.methods[name] = Method(takes_stream, gives_stream, handler.request_deserializer, handler.response_serializer)

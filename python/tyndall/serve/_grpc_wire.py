@@ -1,7 +1,7 @@
 """How calls of gRPC come to a replica, and how their answers go: as frames of a body or of a WebSocket.
 
-A frame is a byte of flags, four of length and a message. The last one of an answer is marked and tells the status, which
-the proxy makes trailers of. A call that was complete when it came is a request of HTTP. One whose client goes on is a
+A frame is a byte of flags, four of length and a message. The last one of an answer is marked and tells the status, of
+which the proxy makes trailers. A call that was complete when it came is a request of HTTP. One whose client goes on is a
 WebSocket, each message of which is a frame, and the text `end` says that there are no more.
 """
 
@@ -300,7 +300,7 @@ class Body(_Headers):
 
 
 class Conversation(_Headers):
-    """A call whose client goes on while the code is at work. If it leaves before the end, the call's task is cancelled."""
+    """A call whose client goes on while the code is at work. If it leaves before the end, the task is cancelled."""
 
     def __init__(self, socket: _tyndall.WebSocket) -> None:
         super().__init__(socket)

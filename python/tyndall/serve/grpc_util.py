@@ -1,4 +1,4 @@
-"""What code that is called by gRPC is given, by Ray Serve's names: the call's context, and its input where that streams."""
+"""What code gets that is called by gRPC, by Ray Serve's names: the call's context, and its input if that streams."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class RayServegRPCContext:
         self._trailing_metadata = [*own, *trailing_metadata]
 
     def set_compression(self, compression: grpc.Compression) -> None:
-        """Compresses what is sent from now on, if the client can read that; it has to be set before the first answer."""
+        """Compresses what is sent from now on, if the client can read that. It is set before the first answer."""
         self._compression = compression
 
     def _value(self, key: str) -> str | None:
