@@ -111,6 +111,7 @@ class Open(Source):
     def __init__(self, path, frames=None, headers=()):
         super().__init__(path, headers)
         self.incoming = asyncio.Queue()
+        self.incoming.put_nowait({"type": "websocket.connect"})
         self.is_gone = False
         self.closes = []
         if frames is not None:

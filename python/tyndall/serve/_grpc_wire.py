@@ -338,7 +338,9 @@ class Conversation(_Headers):
     async def _listen(self) -> None:
         """Reads a little ahead, until the client leaves."""
         try:
-            while (message := await self._socket.receive())["type"] == "websocket.receive":
+            while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+                if message["type"] == "websocket.connect":
+                    continue
                 if message.get("bytes") is None:
                     self._has_more = False
                 else:
