@@ -344,7 +344,7 @@ def test_the_code_adds_to_a_status_that_is_fine(run, words):
     run()
     answer, call = words.Say.with_call(words.Ask(text="fine"), timeout=LIMIT_S)
     assert answer.text == "answer" and call.code() is grpc.StatusCode.OK
-    # The client's library forgets the details of what went well.
+    # The library drops the details of this status.
     assert dict(call.trailing_metadata())["left"] == "1"
 
 

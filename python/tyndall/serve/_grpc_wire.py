@@ -330,8 +330,6 @@ class Conversation(_Headers):
         """The head of the answer goes before the code says how it compresses, and so names what the client can read."""
         self._encoding = next(filter(self.accepts, _WINDOWS), None)
         headers = [] if self._encoding is None else [(b"grpc-encoding", self._encoding.encode())]
-        # ASGI begins with that the client wants it.
-        await self._socket.receive()
         if not await self._told({"type": "websocket.accept", "headers": headers}):
             raise asyncio.CancelledError
         self._task = asyncio.current_task()
@@ -340,7 +338,9 @@ class Conversation(_Headers):
     async def _listen(self) -> None:
         """Reads a little ahead, until the client leaves."""
         try:
-            while (message := await self._socket.receive())["type"] == "websocket.receive":
+            while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+                if message["type"] == "websocket.connect":
+                    continue
                 if message.get("bytes") is None:
                     self._has_more = False
                 else:
