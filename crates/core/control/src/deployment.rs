@@ -259,6 +259,11 @@ impl Deployment {
                     phases,
                 });
             }
+            ReplicaReport::Answered => self.backoff.served(),
+            ReplicaReport::Leaving => {
+                let reason = "its process was told to end, and not by the server";
+                self.feed(index, Input::Leaving, reason, cx);
+            }
             ReplicaReport::Load(load) => self.replicas[index].load = Some((cx.now, load)),
             ReplicaReport::Stats { metrics } => self.replicas[index].note_stats(metrics, cx.now),
             ReplicaReport::RoutingStats { stats } => {
@@ -304,7 +309,7 @@ impl Deployment {
     /// Feeds the state machine of a replica and does what follows for the deployment.
     pub(crate) fn feed(&mut self, index: usize, input: Input, reason: &str, cx: &mut Context<'_>) {
         let grace = match input {
-            Input::Unwanted => seconds(self.config.graceful_shutdown_timeout_s),
+            Input::Unwanted | Input::Leaving => seconds(self.config.graceful_shutdown_timeout_s),
             Input::Ready
             | Input::Failed
             | Input::Exited

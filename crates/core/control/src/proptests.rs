@@ -20,6 +20,7 @@ enum Step {
     ProxyGone,
     Ready(prop::sample::Index),
     Failed(prop::sample::Index),
+    Leaving(prop::sample::Index),
     Exit(prop::sample::Index),
     Refuse(prop::sample::Index),
     Prepared(prop::sample::Index),
@@ -45,6 +46,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::ProxyGone),
         6 => any_index().prop_map(Step::Ready),
         1 => any_index().prop_map(Step::Failed),
+        1 => any_index().prop_map(Step::Leaving),
         2 => any_index().prop_map(Step::Exit),
         1 => any_index().prop_map(Step::Refuse),
         3 => any_index().prop_map(Step::Prepared),
@@ -416,6 +418,10 @@ impl Run {
                 let Some(replica) = self.pick(index) else { return };
                 let report = ReplicaReport::Failed { reason: "no such model".into() };
                 self.apply(Event::Report { replica, report });
+            }
+            Step::Leaving(index) => {
+                let Some(replica) = self.pick(index) else { return };
+                self.apply(Event::Report { replica, report: ReplicaReport::Leaving });
             }
             Step::Exit(index) => {
                 let Some(replica) = self.pick(index) else { return };

@@ -28,6 +28,8 @@ pub(crate) enum Input {
     Ready,
     /// It says that it cannot serve.
     Failed,
+    /// Something other than the controller has told its process to end.
+    Leaving,
     /// Its process is gone.
     Exited,
     /// The deadline of its state passed.
@@ -72,9 +74,10 @@ pub(crate) fn transition(state: ReplicaState, input: Input) -> (ReplicaState, Ou
         (Starting, Input::Exited) => (Stopped, Outcome::StartFailed),
         (Recovering, Input::Exited) => (Stopped, Outcome::Died),
         (Updating, Input::Ready) => (Running, Outcome::Nothing),
-        (Running | Updating, Input::Failed) | (Updating, Input::Deadline) => {
-            (Stopping, Outcome::Died)
-        }
+        (Running | Updating, Input::Failed | Input::Leaving)
+        | (Recovering, Input::Leaving)
+        | (Updating, Input::Deadline) => (Stopping, Outcome::Died),
+        (Starting, Input::Leaving) => (Stopping, Outcome::StartFailed),
         (Running | Updating, Input::Exited) => (Stopped, Outcome::Died),
         (Running, Input::Ready | Input::Deadline) => (Running, Outcome::Nothing),
         (Running, Input::Reconfigure) => (Updating, Outcome::Reconfigure),
@@ -84,15 +87,17 @@ pub(crate) fn transition(state: ReplicaState, input: Input) -> (ReplicaState, Ou
         (Starting | Recovering | Running | Updating, Input::Unwanted | Input::GangBroken) => {
             (Stopping, Outcome::Stop)
         }
-        (Stopping, Input::Ready | Input::Failed | Input::Unwanted | Input::GangBroken) => {
-            (Stopping, Outcome::Nothing)
-        }
+        (
+            Stopping,
+            Input::Ready | Input::Failed | Input::Leaving | Input::Unwanted | Input::GangBroken,
+        ) => (Stopping, Outcome::Nothing),
         (Stopping, Input::Deadline) => (Stopping, Outcome::Kill),
         (Stopping, Input::Exited) => (Stopped, Outcome::Gone),
         (
             Stopped,
             Input::Ready
             | Input::Failed
+            | Input::Leaving
             | Input::Exited
             | Input::Deadline
             | Input::Unwanted
@@ -415,6 +420,12 @@ mod tests {
             (Stopped, [(Stopped, O::Nothing); 5]),
         ];
         for (state, row) in table {
+            let leaving = match state {
+                Starting => (Stopping, O::StartFailed),
+                Recovering | Running | Updating => (Stopping, O::Died),
+                Stopping | Stopped => (state, O::Nothing),
+            };
+            assert_eq!(transition(state, Input::Leaving), leaving, "{state}");
             assert_eq!(alike(state), row[4], "{state}: a broken gang stops as what is unwanted");
             for (input, expected) in inputs.into_iter().zip(row) {
                 assert_eq!(transition(state, input), expected, "{state} on {input:?}");

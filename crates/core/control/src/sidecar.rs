@@ -257,6 +257,8 @@ impl Sidecar {
             // Its process ends next.
             ReplicaReport::Failed { reason } => process.failure = Some(reason),
             ReplicaReport::FirstToken { .. }
+            | ReplicaReport::Answered
+            | ReplicaReport::Leaving
             | ReplicaReport::Load(_)
             | ReplicaReport::Models { .. }
             | ReplicaReport::Stats { .. }

@@ -145,6 +145,12 @@ async fn live(
     tokio::select! {
         () = &mut shutdown => {
             tracing::info!("draining");
+            // Beside the drain: whoever wanted this may be gone.
+            let (controller, own) = (controller.clone(), id.clone());
+            tokio::spawn(async move {
+                let told = send(&controller, &own, &ReplicaReport::Leaving);
+                drop(tokio::time::timeout(LAST_WORDS, told).await);
+            });
             // One that nobody needs any more may be told to end before it has told of its first token.
             if ready.first_token().borrow().is_some() {
                 tokio::select! {

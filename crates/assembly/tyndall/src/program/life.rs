@@ -179,7 +179,7 @@ async fn run(
     let requests = Requests::new(options.config.max_ongoing_requests, metrics.clone());
     let held = Arc::<HeldModels>::default();
     let metadata = Arc::<Metadata>::default();
-    let app = App::new(options.id.clone(), requests, held.clone(), metadata.clone());
+    let app = App::new(options.id.clone(), requests.clone(), held.clone(), metadata.clone());
     let drain = Duration::try_from_secs_f64(options.config.graceful_shutdown_timeout_s);
     let drain = drain.unwrap_or(Duration::MAX);
     let routes = Arc::new(Routes::new(
@@ -194,7 +194,7 @@ async fn run(
     let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
     let own = (held.clone(), metadata.clone());
     let begin = |options| start(options, make, routes, metrics, own);
-    let said = (held.watch(), metadata);
+    let said = Said { models: held.watch(), metadata, requests };
     let living = async {
         let outcome = live(&app, options, process, said, begin, shutdown).await;
         let servant = app.set_stopping();
@@ -231,7 +231,7 @@ async fn live<S>(
     app: &App,
     options: ReplicaOptions,
     process: Duration,
-    (models, metadata): (watch::Receiver<Vec<String>>, Arc<Metadata>),
+    said: Said,
     start: impl FnOnce(ReplicaOptions) -> S,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ReplicaError>
@@ -268,17 +268,35 @@ where
     let phases = phases.map(|(name, time)| (name.to_owned(), time.as_secs_f64())).to_vec();
     let ready = ReplicaReport::Ready { phases: ColdStartPhases(phases), card: None };
     let reported = async {
-        if let Some(metadata) = metadata.get().cloned() {
+        if let Some(metadata) = said.metadata.get().cloned() {
             send(&controller, &id, &ReplicaReport::Metadata { metadata }).await;
         }
         send(&controller, &id, &ready).await;
-        report_models(&controller, &id, models).await;
+        let answered = async {
+            said.requests.first_answer().await;
+            send(&controller, &id, &ReplicaReport::Answered).await;
+        };
+        tokio::join!(report_models(&controller, &id, said.models), answered);
     };
     tokio::select! {
-        () = &mut shutdown => tracing::info!("draining"),
+        () = &mut shutdown => {
+            tracing::info!("draining");
+            // Beside the drain: whoever wanted this may be gone.
+            tokio::spawn(async move {
+                let told = send(&controller, &id, &ReplicaReport::Leaving);
+                drop(tokio::time::timeout(LAST_WORDS, told).await);
+            });
+        }
         () = reported => {}
     }
     Ok(())
+}
+
+/// What a replica tells the controller once it runs.
+struct Said {
+    models: watch::Receiver<Vec<String>>,
+    metadata: Arc<Metadata>,
+    requests: Arc<Requests>,
 }
 
 /// Reports which models there are, whenever that changes, for ever.

@@ -3,9 +3,9 @@
 use crate::error::{CANCELLED, Error};
 use crate::http::Held;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tyndall_telemetry::ProgramMetrics;
 
 /// Requests that wait here for their turn, at most. They are broadcasts, of which few are meant to be.
@@ -20,6 +20,8 @@ pub(super) struct Requests {
     /// Of those that have a place, the ones whose body has not come.
     reserved: AtomicU32,
     metrics: Arc<ProgramMetrics>,
+    has_answered: AtomicBool,
+    first_answer: Notify,
 }
 
 impl Requests {
@@ -33,6 +35,8 @@ impl Requests {
             waiting: AtomicU32::new(0),
             reserved: AtomicU32::new(0),
             metrics,
+            has_answered: AtomicBool::new(false),
+            first_answer: Notify::new(),
         })
     }
 
@@ -61,6 +65,19 @@ impl Requests {
     pub(super) fn ongoing(&self) -> u32 {
         let free = u32::try_from(self.places.available_permits()).unwrap_or(self.max);
         self.max.saturating_sub(free)
+    }
+
+    /// Resolves when a request was answered.
+    pub(super) async fn first_answer(&self) {
+        self.first_answer.notified().await;
+    }
+
+    fn answered(&self) {
+        let was_first = !self.has_answered.load(Ordering::Relaxed)
+            && !self.has_answered.swap(true, Ordering::Relaxed);
+        if was_first {
+            self.first_answer.notify_one();
+        }
     }
 
     /// The metrics page.
@@ -140,7 +157,10 @@ impl Drop for Ongoing {
             return;
         };
         match failed {
-            None => requests.metrics.answered(begun.elapsed()),
+            None => {
+                requests.answered();
+                requests.metrics.answered(begun.elapsed());
+            }
             Some(kind) => requests.metrics.failed(kind, begun.elapsed()),
         }
     }

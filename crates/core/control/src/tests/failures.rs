@@ -156,14 +156,39 @@ fn a_crash_while_nobody_asks_changes_no_target_and_no_time() {
 }
 
 #[test]
+fn one_that_is_told_to_end_from_outside_is_replaced_before_it_has_ended() {
+    let mut config = fixed(1);
+    config.graceful_shutdown_timeout_s = 20.0;
+    let mut sim = settled(config);
+    let replica = sim.routed()[0].clone();
+    let leaving = Event::Report { replica: replica.clone(), report: ReplicaReport::Leaving };
+    let actions = sim.apply(leaving.clone()).to_vec();
+    let [next] = starts(&actions).try_into().unwrap();
+    assert_eq!(sim.routed(), []);
+    // It keeps the time that it has for what it works on.
+    let grace = Duration::from_secs(20);
+    assert!(actions.contains(&Action::Stop { replica: replica.clone(), grace }), "{actions:?}");
+    assert_eq!(sim.apply(leaving).to_vec(), []);
+    sim.ready(&next);
+    assert_eq!(sim.routed(), std::slice::from_ref(&next));
+    assert_eq!(starts(sim.exited(&replica)), []);
+    let dead = sim.details().dead_replicas[0].clone();
+    assert!(dead.reason.contains("was told to end, and not by the server"), "{}", dead.reason);
+    assert_eq!(sim.status().0, DeploymentStatus::Healthy);
+}
+
+#[test]
 fn replicas_that_serve_before_they_die_are_replaced_without_end() {
     let mut sim = Sim::deployed(config());
     sim.demand(1, 0);
-    for _ in 0..50 {
+    for round in 0..50 {
         let replica = sim.details().replicas[0].replica_id.clone();
         sim.ready(&replica);
         let phases = ColdStartPhases::default();
-        let report = ReplicaReport::FirstToken { phases };
+        let report = match round % 2 {
+            0 => ReplicaReport::FirstToken { phases },
+            _ => ReplicaReport::Answered,
+        };
         sim.apply(Event::Report { replica: replica.clone(), report });
         assert_eq!(starts(sim.exited(&replica)).len(), 1);
         assert_eq!(sim.unavailable(), None);

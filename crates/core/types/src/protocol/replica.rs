@@ -43,6 +43,11 @@ pub enum ReplicaReport {
         /// The phases up to here: those of `Ready`, then `handover` and `first_step`.
         phases: ColdStartPhases,
     },
+    /// It has answered a request; told once, by programs.
+    Answered,
+    /// Its process was told to end: it takes nothing new, and ends when it has finished what it has.
+    /// Where the controller did not want that, it knows now.
+    Leaving,
     /// How busy its engine is; at most one a second, and only when it changed.
     Load(EngineLoad),
     /// What its code says of itself for autoscaling policies.
