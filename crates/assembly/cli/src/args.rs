@@ -182,6 +182,8 @@ pub(crate) struct StartArgs {
     /// End with the program that started it, and keep no state unless told where
     #[arg(long, value_name = "PID", requires = "foreground", hide = true)]
     pub(crate) owner_pid: Option<u32>,
+    #[command(flatten)]
+    pub(crate) reflection: ReflectionArgs,
 }
 
 #[derive(Debug, Args)]
@@ -263,6 +265,21 @@ pub(crate) struct BuildArgs {
     /// Write it there instead of to standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output_path: Option<PathBuf>,
+    /// Import paths of functions that say which methods of gRPC there are
+    #[arg(long, value_name = "PATHS", value_delimiter = ',')]
+    pub(crate) grpc_servicer_functions: Vec<String>,
+    /// Do not tell clients of gRPC which methods there are
+    #[arg(long)]
+    pub(crate) grpc_disable_reflection: bool,
+    #[command(flatten)]
+    pub(crate) reflection: ReflectionArgs,
+}
+
+/// Ray's flag for what is so anyway.
+#[derive(Debug, Args)]
+pub(crate) struct ReflectionArgs {
+    #[arg(long, hide = true, conflicts_with = "grpc_disable_reflection")]
+    grpc_enable_reflection: bool,
 }
 
 /// Without a subcommand: what is deployed.
@@ -394,6 +411,9 @@ pub(crate) enum RoleArgs {
         /// File with the keys of clients
         #[arg(long)]
         api_keys: Option<PathBuf>,
+        /// Seconds that a call of gRPC may take
+        #[arg(long)]
+        grpc_timeout_s: Option<f64>,
     },
     /// Runs a model
     Replica {
@@ -419,6 +439,12 @@ pub(crate) struct NodeArgs {
     /// Where clients are served
     #[arg(long)]
     pub(crate) public: SocketAddr,
+    /// The port of gRPC
+    #[arg(long)]
+    pub(crate) grpc_port: Option<u16>,
+    /// What says which methods of gRPC there are
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) grpc_servicer_functions: Vec<String>,
     /// The machine's name
     #[arg(long)]
     pub(crate) node_id: String,
@@ -476,7 +502,7 @@ impl Scope for Hosting {
         let network =
             ["host", "port", "admin_host", "admin_port", "api_keys", "api_key", "insecure"];
         let limits = ["request_timeout", "graceful_timeout"];
-        [Group::Browsers, Group::Process].contains(&row.group)
+        [Group::Grpc, Group::Browsers, Group::Process].contains(&row.group)
             || network.contains(&row.key)
             || limits.contains(&row.key)
     }
@@ -521,7 +547,7 @@ impl<S: Scope> FromArgMatches for SettingArgs<S> {
         for row in SETTINGS.iter().filter(|row| S::has(row)) {
             let text = if row.is_switch() {
                 matches.get_flag(row.key).then(|| "true".to_owned())
-            } else if row.key == REPEATABLE {
+            } else if REPEATABLE.contains(&row.key) {
                 let texts = matches.get_many::<String>(row.key);
                 texts.map(|texts| texts.cloned().collect::<Vec<_>>().join(","))
             } else {
@@ -535,8 +561,8 @@ impl<S: Scope> FromArgMatches for SettingArgs<S> {
     }
 }
 
-/// The setting whose flag may be given several times.
-const REPEATABLE: &str = "api_key";
+/// The settings whose flags may be given several times.
+const REPEATABLE: [&str; 2] = ["api_key", "grpc_servicer_functions"];
 
 fn arg(row: &'static Setting) -> Arg {
     let mut notes = vec![format!(
@@ -565,7 +591,7 @@ fn arg(row: &'static Setting) -> Arg {
     };
     if row.is_switch() {
         arg.action(ArgAction::SetTrue)
-    } else if row.key == REPEATABLE {
+    } else if REPEATABLE.contains(&row.key) {
         arg.value_name(row.value_name).action(ArgAction::Append)
     } else {
         arg.value_name(row.value_name).allow_negative_numbers(true)
@@ -588,6 +614,9 @@ mod tests {
             Command::Run(run) => run.settings.0,
             other => panic!("{other:?}"),
         };
+        assert!(Cli::try_parse_from(["tyndall", "start", "--grpc-enable-reflection"]).is_ok());
+        let both = ["tyndall", "start", "--grpc-enable-reflection", "--grpc-disable-reflection"];
+        assert!(Cli::try_parse_from(both).is_err());
         let keys = parse(&["tyndall", "run", "--api-key", "a", "--api-key", "b"]);
         assert_eq!(keys.get("api_key"), Some("a,b"));
         let settings = parse(&["tyndall", "run", "demo", "--port", "-1", "--insecure"]);

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tyndall_cluster::process::prepare_child;
 use tyndall_config::{Environment, Isa, LogFormat, RoleConfig};
-use tyndall_controller::{Builder as AppBuilder, Capacity, ControllerOptions, Http, Instance};
+use tyndall_controller::{
+    Builder as AppBuilder, Capacity, ControllerOptions, Grpc, Http, Instance,
+};
 use tyndall_hub::HubOptions;
-use tyndall_proxy::{KeySources, ProxyOptions};
+use tyndall_proxy::{GrpcOptions, KeySources, ProxyOptions};
 use tyndall_replica::{ReplicaError, ReplicaOptions};
 use tyndall_telemetry::LogOptions;
 use tyndall_transport::Listener;
@@ -45,7 +47,7 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
             let memory_bytes = memory_bytes.or_else(available_memory_bytes).unwrap_or(0);
             commands::build::role(Machine { memory_bytes, request_timeout_s }, env)
         }
-        RoleArgs::Proxy { common, id, drain_s, cors, api_keys } => {
+        RoleArgs::Proxy { common, id, drain_s, cors, api_keys, grpc_timeout_s } => {
             prepare(&id, &common, &config)?;
             let cors = cors
                 .as_deref()
@@ -53,16 +55,18 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
                 .transpose()
                 .map_err(|error| Failure::new(format!("--cors is not as expected: {error}")))?;
             block_on(&mut proxy_threads(), async {
+                let mut listeners = listeners()?;
                 let options = ProxyOptions {
                     runtime_dir: RuntimeDir(common.runtime_dir),
                     id,
-                    listener: listener()?,
-                    drain: Duration::try_from_secs_f64(drain_s).map_err(|error| log(&error))?,
+                    listener: first(&mut listeners)?,
+                    drain: seconds(drain_s)?,
                     cors,
                     keys: KeySources {
                         file: api_keys,
                         keys: commands::keys::unnamed(&config.api_keys),
                     },
+                    grpc: grpc(listeners.next(), grpc_timeout_s)?,
                 };
                 tyndall_proxy::run(options).await.map_err(|error| log(&error))
             })
@@ -121,7 +125,7 @@ fn controller_options(
     Ok(ControllerOptions {
         runtime_dir,
         state_dir,
-        admin: listener()?,
+        admin: first(&mut listeners()?)?,
         admin_token: commands::token(env),
         builder: AppBuilder {
             executable: Some(std::env::current_exe()?),
@@ -138,6 +142,9 @@ fn controller_options(
             node_id: node.node_id,
             node_ip: address.ip().to_string(),
             http: Http { host: node.public.ip().to_string(), port: node.public.port() },
+            grpc: node
+                .grpc_port
+                .map(|port| Grpc { port, servicer_functions: node.grpc_servicer_functions }),
         },
         log_file: node.log_file,
     })
@@ -169,9 +176,26 @@ pub(crate) fn init_logs(role: &str, filter: &str, format: LogFormat) -> Result<(
     tyndall_telemetry::init_logs(options).map_err(|error| Failure::of(&error))
 }
 
-/// The listener that the supervisor passed as standard input.
-fn listener() -> Result<Listener, Failure> {
-    Listener::from_stdin().map_err(|error| log(&error))
+/// The listeners that the supervisor passed.
+fn listeners() -> Result<impl Iterator<Item = Listener>, Failure> {
+    Ok(Listener::all_from_stdin().map_err(|error| log(&error))?.into_iter())
+}
+
+fn first(listeners: &mut impl Iterator<Item = Listener>) -> Result<Listener, Failure> {
+    listeners.next().ok_or_else(|| Failure::new("the role got no listener as standard input"))
+}
+
+/// What a proxy does with its second listener, if it has one.
+fn grpc(
+    listener: Option<Listener>,
+    timeout_s: Option<f64>,
+) -> Result<Option<GrpcOptions>, Failure> {
+    let request_timeout = timeout_s.map(seconds).transpose()?;
+    Ok(listener.map(|listener| GrpcOptions { listener, request_timeout }))
+}
+
+fn seconds(seconds: f64) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(seconds).map_err(|error| log(&error))
 }
 
 /// Says why the role ends, as its log says everything else.

@@ -5,6 +5,7 @@
 use crate::call::CallRequest;
 use crate::http::{HttpRequest, lock};
 use crate::request::Arrival;
+use crate::websocket::WebSocket;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use pyo3::prelude::*;
@@ -53,6 +54,18 @@ impl AccessLines {
         let root = if root.is_empty() { "/" } else { root };
         let what = format!("{} {} {}", request.method(), route.unwrap_or(root), request.status());
         self.push(py, Line::new(request.arrival(), what));
+    }
+
+    /// A call of gRPC is over, whose input was complete when it came.
+    fn grpc(&self, py: Python<'_>, request: &HttpRequest, code: &str) {
+        let what = format!("GRPC {} {code}", request.path());
+        self.push(py, Line::new(request.arrival(), what));
+    }
+
+    /// One is over whose input came meanwhile.
+    fn grpc_stream(&self, py: Python<'_>, socket: &WebSocket, code: &str) {
+        let what = format!("GRPC {} {code}", socket.path());
+        self.push(py, Line::new(socket.arrival(), what));
     }
 
     /// A call is over.

@@ -25,6 +25,7 @@ use std::task::{Context as TaskContext, Poll};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tyndall::RequestContext;
+use tyndall_types::HEADER_GRPC;
 
 /// Bodies up to this length are there when the request begins.
 const MAX_WHOLE_BYTES: u64 = 1 << 20;
@@ -87,6 +88,7 @@ pub(crate) async fn answer(
     let (reply, replied) = oneshot::channel();
     let own = queue.clone();
     let (runtime, arrival) = (Handle::current(), Arrival::now(context));
+    let is_grpc = parts.headers.contains_key(HEADER_GRPC);
     queue.push(move |py, handler| {
         let request = HttpRequest {
             head: Head::new(parts, arrival),
@@ -97,7 +99,8 @@ pub(crate) async fn answer(
             answer: Mutex::new(Answer::Waiting(reply)),
             status: AtomicU16::new(0),
         };
-        handler.call_method1(intern!(py, "http"), (Py::new(py, request)?,)).map(drop)
+        let method = if is_grpc { intern!(py, "grpc") } else { intern!(py, "http") };
+        handler.call_method1(method, (Py::new(py, request)?,)).map(drop)
     });
     let Ok(AnswerHead { status, headers, body }) = replied.await else {
         // It was dropped without an answer; the log has the reason.
@@ -189,7 +192,7 @@ impl HttpRequest {
 
     /// The path as it was sent.
     #[getter]
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.head.uri.path()
     }
 

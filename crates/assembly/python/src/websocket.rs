@@ -25,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tyndall::RequestContext;
 use tyndall::websocket::{Close, Handshake, Message, Outgoing, Receiver, Sender};
+use tyndall_types::HEADER_GRPC;
 
 const GONE: &str = "the client of the WebSocket is gone; end when websocket.disconnect comes";
 
@@ -62,6 +63,7 @@ pub(crate) async fn answer(
     let _guard = CancelOnDrop { queue: queue.clone(), shared: shared.clone() };
     let (reply, replied) = oneshot::channel();
     let (own, runtime, arrival) = (queue.clone(), Handle::current(), Arrival::now(context));
+    let is_grpc = parts.headers.contains_key(HEADER_GRPC);
     queue.push(move |py, handler| {
         let socket = WebSocket {
             head: Head::new(parts, arrival),
@@ -72,7 +74,8 @@ pub(crate) async fn answer(
             answer: Mutex::new(Answer::Waiting(handshake, reply)),
             hearing: Arc::default(),
         };
-        handler.call_method1(intern!(py, "websocket"), (Py::new(py, socket)?,)).map(drop)
+        let method = if is_grpc { intern!(py, "grpc_stream") } else { intern!(py, "websocket") };
+        handler.call_method1(method, (Py::new(py, socket)?,)).map(drop)
     });
     replied.await.unwrap_or_else(|_| {
         // It was dropped without an answer; the log has the reason.
@@ -101,7 +104,7 @@ impl WebSocket {
 
     /// The path as it was sent.
     #[getter]
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.head.uri.path()
     }
 
@@ -163,6 +166,10 @@ impl WebSocket {
 }
 
 impl WebSocket {
+    pub(crate) fn arrival(&self) -> &Arrival {
+        &self.head.arrival
+    }
+
     fn accept(&self, py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Py<PyAny>> {
         let protocol = text_field(message, intern!(py, "subprotocol"))?;
         let protocol = protocol.map(|name| value(name.as_bytes())).transpose()?;

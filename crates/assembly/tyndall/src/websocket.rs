@@ -27,6 +27,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message as Frame};
 use tyndall_transport::Upgrade;
+use tyndall_types::HEADER_GRPC;
 
 pub use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -39,6 +40,13 @@ const READ_BYTES: usize = 16 << 10;
 /// A client that says nothing for so long is asked whether it is there, and has as long to answer:
 /// as with the server that Ray Serve uses.
 const SILENCE: Duration = Duration::from_secs(20);
+
+/// A proxy that carries a call of gRPC may say nothing for as long as its client does, and reads
+/// nothing meanwhile; when it is gone its connection ends.
+const SILENCE_OF_GRPC: Duration = Duration::from_hours(24 * 365);
+
+/// A message of gRPC has a head.
+const MAX_MESSAGE_BYTES: usize = MAX_BODY_BYTES + 5;
 
 /// How long a client has to agree to the end.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -116,6 +124,8 @@ pub struct Handshake {
     accept: HeaderValue,
     protocols: Vec<String>,
     ending: Option<Ending>,
+    /// After so long without a word the client is asked whether it is there.
+    silence: Duration,
 }
 
 impl Handshake {
@@ -143,6 +153,7 @@ impl Handshake {
             accept: accept.expect("base64 is a header value"),
             protocols,
             ending: request.extensions().get().cloned(),
+            silence: if headers.contains_key(HEADER_GRPC) { SILENCE_OF_GRPC } else { SILENCE },
             upgrade: Upgrade::of(request),
         }))
     }
@@ -179,10 +190,10 @@ impl Handshake {
         }
         let (sender, outgoing) = mpsc::channel(MAX_WAITING);
         let (incoming, messages) = mpsc::channel(MAX_WAITING);
-        let (upgrade, ending) = (self.upgrade, self.ending);
+        let (upgrade, ending, silence) = (self.upgrade, self.ending, self.silence);
         tokio::spawn(async move {
             let end = match upgrade.stream().await {
-                Ok(stream) => run(stream, outgoing, &incoming, ending).await,
+                Ok(stream) => run(stream, outgoing, &incoming, ending, silence).await,
                 Err(error) => {
                     tracing::debug!(%error, "a client left during its handshake");
                     Close::lost()
@@ -299,16 +310,17 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     outgoing: mpsc::Receiver<Outgoing>,
     incoming: &Incoming,
     ending: Option<Ending>,
+    silence: Duration,
 ) -> Close {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
-        .max_message_size(Some(MAX_BODY_BYTES))
-        .max_frame_size(Some(MAX_BODY_BYTES));
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES));
     let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let (mut writing, mut reading) = socket.split();
     let (pings, asked) = mpsc::channel(1);
     let (end, is_ours) = tokio::select! {
-        end = read(&mut reading, incoming, pings) => end,
+        end = read(&mut reading, incoming, pings, silence) => end,
         end = write(&mut writing, outgoing, asked, ending) => (end, true),
     };
     if is_ours {
@@ -344,6 +356,7 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     reading: &mut Reading<S>,
     incoming: &Incoming,
     pings: mpsc::Sender<()>,
+    silence: Duration,
 ) -> (Close, bool) {
     let mut closed = None;
     loop {
@@ -351,7 +364,9 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
             // Nobody hears what the client says; who writes ends it.
             return std::future::pending().await;
         };
-        let Some(frame) = heard(reading, &pings).await else { return (Close::lost(), false) };
+        let Some(frame) = heard(reading, &pings, silence).await else {
+            return (Close::lost(), false);
+        };
         match frame {
             Some(Ok(Frame::Text(text))) => room.send(Ok(Message::Text(text))),
             Some(Ok(Frame::Binary(bytes))) => room.send(Ok(Message::Binary(bytes))),
@@ -368,13 +383,14 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
 async fn heard<S: AsyncRead + AsyncWrite + Unpin>(
     reading: &mut Reading<S>,
     pings: &mpsc::Sender<()>,
+    silence: Duration,
 ) -> Option<Option<Result<Frame, SocketError>>> {
-    if let Ok(frame) = timeout(SILENCE, reading.next()).await {
+    if let Ok(frame) = timeout(silence, reading.next()).await {
         return Some(frame);
     }
     // When there is no room one is on its way.
     pings.try_send(()).ok();
-    timeout(SILENCE, reading.next()).await.ok()
+    timeout(silence, reading.next()).await.ok()
 }
 
 /// What an error of the client's is called, and whether it is told so.
@@ -437,7 +453,8 @@ mod tests {
         let (client, server) = duplex(1 << 16);
         let (_sender, outgoing) = mpsc::channel(1);
         let (incoming, _heard) = mpsc::channel(1);
-        let running = tokio::spawn(async move { run(server, outgoing, &incoming, None).await });
+        let running =
+            tokio::spawn(async move { run(server, outgoing, &incoming, None, SILENCE).await });
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         for _ in 0..3 {
             // Who reads answers; idle for a minute it is still there.
@@ -452,10 +469,11 @@ mod tests {
         let (client, server) = duplex(1 << 16);
         let (_sender, outgoing) = mpsc::channel(1);
         let (incoming, _heard) = mpsc::channel(1);
-        let running = tokio::spawn(async move { run(server, outgoing, &incoming, None).await });
+        let running =
+            tokio::spawn(async move { run(server, outgoing, &incoming, None, SILENCE).await });
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         // The begin of a masked binary frame of that length.
-        let length = (MAX_BODY_BYTES as u64 + 1).to_be_bytes();
+        let length = (MAX_MESSAGE_BYTES as u64 + 1).to_be_bytes();
         let head = [&[0x82, 0xff], &length[..], &[0; 4], &[7; 100]].concat();
         client.get_mut().write_all(&head).await.unwrap();
         let Some(Ok(Frame::Close(Some(told)))) = client.next().await else { panic!("not closed") };

@@ -11,6 +11,7 @@
 mod cors;
 mod error;
 pub mod file;
+mod grpc;
 mod node;
 mod origin;
 mod parse;
@@ -19,6 +20,7 @@ mod role;
 mod settings;
 
 pub use error::ConfigError;
+pub use grpc::GrpcSettings;
 pub use node::NodeResources;
 pub use origin::{Effective, Environment, Origin, RawSettings, Sourced};
 pub use parse::{human_bytes, parse_bytes, parse_seconds};

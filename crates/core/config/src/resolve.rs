@@ -2,6 +2,7 @@
 
 use crate::cors::cors;
 use crate::error::ConfigError;
+use crate::grpc::{self, GrpcSettings};
 use crate::node::{self, NodeResources};
 use crate::origin::{Effective, Environment, Origin, RawSettings, Reader, Sourced};
 use crate::parse;
@@ -33,6 +34,8 @@ pub struct RunConfig {
     pub name: Option<DeploymentName>,
     /// Where it listens.
     pub network: Network,
+    /// Where gRPC is served; absent is nowhere.
+    pub grpc: Option<GrpcSettings>,
     /// Which pages of other origins may use it; absent is none.
     pub cors: Option<CorsConfig>,
     /// Whom it lets in.
@@ -167,6 +170,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
     let name = reader.read_optional("name", |text| {
         DeploymentName::new(text).map_err(|_| NAME_ACCEPTED.to_owned())
     })?;
+    let grpc = grpc::read(&mut reader, network.public.ip())?;
     let cors = cors(&mut reader)?;
     let (mut scaling, is_auto) = scaling(&mut reader)?;
     let limits = limits(&mut reader)?;
@@ -185,6 +189,7 @@ pub fn resolve(raw: &RawSettings, env: &Environment) -> Result<RunConfig, Config
         target,
         name,
         network,
+        grpc,
         cors,
         api_keys,
         scaling,

@@ -5,6 +5,8 @@
 pub enum Group {
     /// Where it listens, what it is called.
     Serving,
+    /// The listener of gRPC.
+    Grpc,
     /// Which pages of other origins may use it.
     Browsers,
     /// How many replicas, when.
@@ -25,6 +27,7 @@ impl Group {
     pub fn heading(self) -> &'static str {
         match self {
             Self::Serving => "Serving",
+            Self::Grpc => "gRPC",
             Self::Browsers => "Pages of other origins",
             Self::Scaling => "Scaling",
             Self::Limits => "Limits",
@@ -112,6 +115,16 @@ settings! {
             "A key without limits, several with commas between; better as the variable, since others see the flags of a process";
         insecure "--insecure" "TYNDALL_INSECURE", "" "",
             "Allow addresses that other machines can reach, and let anybody in where there are no API keys";
+    }
+    Grpc: {
+        grpc_port "--grpc-port" "TYNDALL_GRPC_PORT", "9000" "PORT",
+            "Port for clients of gRPC; open only with --grpc-servicer-functions, and 0 is none";
+        grpc_servicer_functions "--grpc-servicer-functions" "TYNDALL_GRPC_SERVICER_FUNCTIONS", "" "PATHS",
+            "Import paths of the generated functions that say which methods there are, such as greeter_pb2_grpc:add_GreeterServicer_to_server; with commas between, or the flag several times";
+        grpc_request_timeout "--grpc-request-timeout" "TYNDALL_GRPC_REQUEST_TIMEOUT", "" "SECONDS",
+            "How long a call of gRPC may take; else as long as its client waits";
+        grpc_disable_reflection "--grpc-disable-reflection" "TYNDALL_GRPC_DISABLE_REFLECTION", "" "",
+            "Do not tell clients which methods there are";
     }
     Browsers: {
         cors_origins "--cors-origins" "TYNDALL_CORS_ORIGINS", "" "ORIGINS",

@@ -29,3 +29,7 @@ pub const HEADER_REQUEST_ID: &str = "x-request-id";
 ///
 /// Its value is the reason, such as `draining` or `full`.
 pub const HEADER_NOT_STARTED: &str = "x-tyndall-not-started";
+
+/// Header that marks a call of gRPC on its way from a proxy to a replica. The path is that of the
+/// method; what is said in either direction is told in the proxy's `grpc`.
+pub const HEADER_GRPC: &str = "x-tyndall-grpc";

@@ -102,7 +102,7 @@ async fn role(args: &[String]) {
     if name == "replica" || name == "actor" {
         told.await;
     } else {
-        let listener = Listener::from_stdin().unwrap();
+        let listener = Listener::all_from_stdin().unwrap().remove(0);
         serve(listener, Fine, ServeOptions::default(), told).await;
     }
     log(args, &format!("{name} ended"));
@@ -118,6 +118,7 @@ async fn node(base: &Path, log: &str) {
         runtime_dir: dir.runtime_dir().clone(),
         state_dir: None,
         public: listen(),
+        grpc: None,
         admin: listen(),
         drain: Duration::from_secs(5),
         controller_args: extra.clone(),

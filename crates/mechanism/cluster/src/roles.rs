@@ -2,10 +2,10 @@
 
 use crate::processes::{Kind, Processes, SpawnError};
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tyndall_transport::pass_listeners;
 use tyndall_types::protocol::ProcessSpec;
 
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -13,31 +13,29 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 /// A role that ran so long did not die of its start.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// A role and the listener that it finds as its standard input.
+/// A role and the listeners that it finds by its standard input.
 #[derive(Debug)]
 pub(crate) struct Role {
     pub(crate) id: &'static str,
     pub(crate) kind: Kind,
     pub(crate) args: Vec<String>,
-    pub(crate) listener: TcpListener,
+    pub(crate) listeners: Vec<TcpListener>,
 }
 
 impl Role {
     pub(crate) fn start(&self, processes: &Processes) -> Result<(), SpawnError> {
-        let stdin = self
-            .listener
-            .try_clone()
+        let stdin = pass_listeners(&self.listeners)
             .map_err(|source| SpawnError::System { executable: self.id.into(), source })?;
         let spec = ProcessSpec {
             id: self.id.to_owned(),
             args: self.args.clone(),
             ..ProcessSpec::default()
         };
-        processes.spawn(spec, self.kind, Some(OwnedFd::from(stdin))).map(drop)
+        processes.spawn(spec, self.kind, Some(stdin)).map(drop)
     }
 
-    /// Starts the role again whenever it ends, until `ending` says true. The listener is dropped
-    /// then: the port is closed when the role's process has closed it too.
+    /// Starts the role again whenever it ends, until `ending` says true. The listeners are
+    /// dropped then: a port is closed when the role's process has closed it too.
     pub(crate) async fn keep(self, processes: Processes, mut ending: watch::Receiver<bool>) {
         let mut wait = FIRST_WAIT;
         loop {

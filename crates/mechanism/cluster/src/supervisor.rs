@@ -16,6 +16,7 @@ use crate::roles::Role;
 use bytes::Bytes;
 use http::Request;
 use std::collections::BTreeMap;
+use std::iter;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub struct SupervisorOptions {
     pub state_dir: Option<PathBuf>,
     /// The public port; passed to the proxy.
     pub public: TcpListener,
+    /// The port of gRPC, where it is served; passed to the proxy behind the public one.
+    pub grpc: Option<TcpListener>,
     /// The admin port; passed to the controller.
     pub admin: TcpListener,
     /// How long the proxy, and then the replicas, may take to finish what they have.
@@ -204,13 +207,13 @@ impl Supervisor {
             id: "controller",
             kind: Kind::Controller,
             args: role("controller", &["--state-dir", &state_dir], options.controller_args),
-            listener: options.admin,
+            listeners: vec![options.admin],
         };
         let proxy = Role {
             id: PROXY_ID,
             kind: Kind::Proxy,
             args: role("proxy", &["--id", PROXY_ID], options.proxy_args),
-            listener: options.public,
+            listeners: iter::once(options.public).chain(options.grpc).collect(),
         };
         Ok(Self {
             end_controller: Keeper::of(controller, &processes)?,

@@ -42,6 +42,7 @@ impl Node {
             runtime_dir: RuntimeDir(self.dir.path().to_owned()),
             state_dir: None,
             public: listen(),
+            grpc: None,
             admin: listen(),
             drain: Duration::from_secs(5),
             controller_args: args(&[]),

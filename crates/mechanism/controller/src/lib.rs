@@ -30,7 +30,7 @@ mod supervisor;
 
 pub use builds::Builder;
 pub use metrics::ControllerMetrics;
-pub use ray::{Http, Instance};
+pub use ray::{Grpc, Http, Instance};
 pub use store::{
     Store, StoreError, StoredApplication, StoredEvent, StoredVersion, Submission, Usage,
 };

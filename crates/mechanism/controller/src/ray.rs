@@ -21,6 +21,17 @@ pub struct Instance {
     pub node_ip: String,
     /// The public listener.
     pub http: Http,
+    /// The listener of gRPC, where there is one.
+    pub grpc: Option<Grpc>,
+}
+
+/// The listener of gRPC, on the address of the public one.
+#[derive(Debug, Clone, Default)]
+pub struct Grpc {
+    /// Port.
+    pub port: u16,
+    /// What says which methods there are.
+    pub servicer_functions: Vec<String>,
 }
 
 /// The public listener.
@@ -55,26 +66,33 @@ pub(crate) fn instance_details(overview: &InstanceDetails, instance: &Instance) 
         let mut proxy = actor(instance, &proxy_name, None);
         proxy.insert("status".into(), "HEALTHY".into());
         proxies.insert(instance.node_id.clone(), proxy.into());
-        target_groups.push(json!({
-            "targets": [{
-                "ip": instance.node_ip,
-                "port": instance.http.port,
-                "instance_id": instance.node_id,
-                "name": proxy_name,
-            }],
-            "route_prefix": "/",
-            "protocol": "HTTP",
-            "app_name": "",
-            "ingress_request_router_targets": [],
-            "ingress_deployment_name": "",
-        }));
+        let grpc = instance.grpc.as_ref().map(|grpc| ("gRPC", grpc.port));
+        for (protocol, port) in [("HTTP", instance.http.port)].into_iter().chain(grpc) {
+            target_groups.push(json!({
+                "targets": [{
+                    "ip": instance.node_ip,
+                    "port": port,
+                    "instance_id": instance.node_id,
+                    "name": proxy_name,
+                }],
+                "route_prefix": "/",
+                "protocol": protocol,
+                "app_name": "",
+                "ingress_request_router_targets": [],
+                "ingress_deployment_name": "",
+            }));
+        }
     }
+    let grpc = instance.grpc.as_ref().map_or_else(
+        || json!({}),
+        |grpc| json!({"port": grpc.port, "grpc_servicer_functions": grpc.servicer_functions}),
+    );
     json!({
         "target_capacity": overview.target_capacity,
         "controller_info": actor(instance, "SERVE_CONTROLLER_ACTOR", Some(std::process::id())),
         "proxy_location": "EveryNode",
         "http_options": {"host": instance.http.host, "port": instance.http.port},
-        "grpc_options": {},
+        "grpc_options": grpc,
         "proxies": proxies,
         "target_groups": target_groups,
         "restores_unset_config_options": true,

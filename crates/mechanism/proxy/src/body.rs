@@ -132,15 +132,15 @@ impl Clock {
 }
 
 /// Resolves when everything ends.
-type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-fn cut(mut is_cut: watch::Receiver<bool>) -> Cut {
+pub(crate) fn cut(mut is_cut: watch::Receiver<bool>) -> Cut {
     Box::pin(async move { drop(is_cut.wait_for(|is_cut| *is_cut).await) })
 }
 
 /// Why a replica's answer is not whole.
 #[derive(Debug, thiserror::Error)]
-enum Lost {
+pub(crate) enum Lost {
     #[error("the replica broke off in the middle of the answer; its lines in the log say why")]
     Broken,
     #[error("the replica said nothing for {0:?} in the middle of the answer")]

@@ -5,7 +5,8 @@
 //! [`Router`](tyndall_router::Router) queues it, chooses a replica and sends it there, again when
 //! one is lost before the first byte; 4. the answer streams through a body that holds the permit,
 //! which ends with the last byte or with the client's disconnect. WebSockets go the same way up to
-//! the answer to their handshake, and on through a tunnel.
+//! the answer to their handshake, and on through a tunnel. Calls of gRPC to programs come by a port
+//! of their own and go the same way too: see `grpc`.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -18,6 +19,7 @@ mod checked;
 mod cors;
 mod forward;
 mod grant;
+mod grpc;
 mod headers;
 mod kept;
 mod pages;
@@ -39,12 +41,14 @@ pub use access::KeySources;
 
 use app::App;
 use cors::Cors;
+use futures_util::FutureExt;
+use grpc::Calls;
 use shared::Shared;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tyndall_transport::{Client, Listener, ServeOptions, serve};
+use tyndall_transport::{Client, Listener, Protocol, ServeOptions, serve};
 use tyndall_types::CorsConfig;
 use tyndall_types::protocol::RuntimeDir;
 
@@ -66,6 +70,17 @@ pub struct ProxyOptions {
     pub cors: Option<CorsConfig>,
     /// Who may send requests.
     pub keys: KeySources,
+    /// Where and how gRPC is served; absent is not at all.
+    pub grpc: Option<GrpcOptions>,
+}
+
+/// The gRPC edge.
+#[derive(Debug)]
+pub struct GrpcOptions {
+    /// Its listener.
+    pub listener: Listener,
+    /// How long a call may take; absent is as long as its client waits.
+    pub request_timeout: Option<Duration>,
 }
 
 /// Why a proxy does not run.
@@ -112,6 +127,18 @@ pub async fn run_until(options: ProxyOptions, shutdown: impl Future<Output = ()>
     let drain = options.drain.saturating_add(LAST_WORDS);
     let serve_options = ServeOptions { drain, ..ServeOptions::default() };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stopped = async { drop(stopped.await) }.shared();
+    let of_http = serve(options.listener, app, serve_options, stopped.clone());
+    let of_grpc = async {
+        let Some(GrpcOptions { listener, request_timeout }) = options.grpc else { return 0 };
+        let calls = Calls::new(shared.clone(), request_timeout);
+        let serve_options = ServeOptions { protocol: Protocol::Http2, ..serve_options };
+        serve(listener, calls, serve_options, stopped.clone()).await
+    };
+    let both = async {
+        let (http, grpc) = tokio::join!(of_http, of_grpc);
+        http + grpc
+    };
     let end = async {
         shutdown.await;
         shared.drain();
@@ -122,7 +149,7 @@ pub async fn run_until(options: ProxyOptions, shutdown: impl Future<Output = ()>
     };
     // The links to the controller are needed while requests drain; they never end by themselves.
     let cut = tokio::select! {
-        cut = serve(options.listener, app, serve_options, async { drop(stopped.await) }) => cut,
+        cut = both => cut,
         () = end => 0,
         () = shared.router.run() => 0,
         () = shared.tally.push(shared.router.controller()) => 0,

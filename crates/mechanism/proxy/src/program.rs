@@ -23,14 +23,18 @@ use tokio::time::Instant;
 use tyndall_openai::ApiError;
 use tyndall_router::{Call, Flow, HEADER_ROOT_PATH, Mount};
 use tyndall_transport::{Body, RequestBody, Upgrade};
+use tyndall_types::HEADER_GRPC;
 
 /// Names a multiplexed model; the second one as proxies write it that let no underscore pass.
-static MODEL_ID: [HeaderName; 2] = [
+pub(crate) static MODEL_ID: [HeaderName; 2] = [
     HeaderName::from_static("serve_multiplexed_model_id"),
     HeaderName::from_static("serve-multiplexed-model-id"),
 ];
-/// How the body comes.
-static OF_BODY: [HeaderName; 2] = [header::EXPECT, header::TRAILER];
+/// Marks calls of gRPC on their way to a replica.
+pub(crate) static OF_GRPC: HeaderName = HeaderName::from_static(HEADER_GRPC);
+/// How the body comes, and what clients may not claim.
+static NOT_PASSED_ON: [HeaderName; 3] =
+    [header::EXPECT, header::TRAILER, HeaderName::from_static(HEADER_GRPC)];
 
 const ROOT_PATH: HeaderName = HeaderName::from_static(HEADER_ROOT_PATH);
 
@@ -122,8 +126,8 @@ fn set_hop(headers: &mut HeaderMap) {
     let takes_trailers = takes_trailers(headers);
     strip(headers);
     // The body was waited for, and is sent whole and without trailers.
-    if has_any(headers, &OF_BODY) {
-        OF_BODY.iter().for_each(|name| drop(headers.remove(name)));
+    if has_any(headers, &NOT_PASSED_ON) {
+        NOT_PASSED_ON.iter().for_each(|name| drop(headers.remove(name)));
     }
     if takes_trailers {
         headers.insert(header::TE, TE_TRAILERS);
@@ -146,6 +150,7 @@ mod tests {
             .header("host", "host.example")
             .header("content-length", "4")
             .header("x-tyndall-root-path", "/forged")
+            .header("x-tyndall-grpc", "1")
             .header("x-request-id", "not\"harmless")
             .header("serve_multiplexed_model_id", "m")
             .header("expect", "100-continue")

@@ -18,7 +18,8 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-fn is_harmless(id: &[u8]) -> bool {
+/// Whether it can be taken as it is.
+pub(crate) fn is_harmless(id: &[u8]) -> bool {
     let ok = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
     (1..=MAX_LEN).contains(&id.len()) && id.iter().all(ok)
 }

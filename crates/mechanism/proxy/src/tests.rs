@@ -3,6 +3,7 @@
 mod browsers;
 mod dialects;
 mod fakes;
+mod grpc;
 mod keys;
 mod openapi;
 mod prefixes;

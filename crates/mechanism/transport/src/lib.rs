@@ -14,8 +14,10 @@
 mod body;
 mod client;
 mod heads;
+mod http2;
 mod lines;
 mod link;
+mod passing;
 mod server;
 mod stall;
 mod upgrade;
@@ -23,8 +25,10 @@ mod wire;
 
 pub use body::{Body, BodyError, BoxError, RequestBody, empty, full, json, read_body, text};
 pub use client::{Client, ClientError, OpenRequest, Opening, Outgoing, ResponseBody, Upgraded};
+pub use http2::Peer;
 pub use lines::{JsonLines, LineSender, LineSplitter, LinesError, line_channel};
-pub use server::{Handler, Listener, ServeOptions, reachable, serve};
+pub use passing::pass_listeners;
+pub use server::{Handler, Listener, Protocol, ServeOptions, reachable, serve};
 pub use upgrade::{ConnectionLife, Upgrade};
 
 #[cfg(test)]

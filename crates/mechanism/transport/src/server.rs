@@ -1,4 +1,4 @@
-//! Servers: accept, serve HTTP/1.1, drain.
+//! Servers: accept, serve HTTP/1.1, or HTTP/2 (`http2`), drain.
 //!
 //! Life cycle: 1. accept until `shutdown` resolves; 2. nobody finds the socket any more, but who is
 //! connected may go on: see [`ServeOptions::linger`]; 3. drop the listener, tell every connection
@@ -8,6 +8,7 @@
 
 use crate::body::{Body, RequestBody, flushed};
 use crate::heads::Heads;
+use crate::http2;
 use crate::link::{self, PROTOCOL};
 use crate::stall::StallGuard;
 use crate::upgrade::ConnectionLife;
@@ -20,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -52,17 +53,13 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Takes over the listening TCP socket that a parent process passed as standard input, so that
-    /// the port stays open, and clients wait instead of failing, while this process is replaced.
-    /// Standard input is empty afterwards, so that dropping the listener closes the socket.
+    /// A listening TCP socket that came from elsewhere.
     ///
     /// # Errors
-    /// When standard input is no listening TCP socket.
-    pub fn from_stdin() -> std::io::Result<Self> {
-        let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    /// When it is none.
+    pub(crate) fn of_tcp(socket: OwnedFd) -> std::io::Result<Self> {
         let listener = std::net::TcpListener::from(socket);
         listener.local_addr()?;
-        rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
         listener.set_nonblocking(true)?;
         Ok(Self::Tcp(TcpListener::from_std(listener)?))
     }
@@ -131,6 +128,16 @@ enum Accepted {
     Unix(UnixStream),
 }
 
+/// What is spoken on the connections of a TCP listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// HTTP/1.1, and what requests upgrade to.
+    #[default]
+    Http1,
+    /// HTTP/2 from the first byte, as gRPC has it.
+    Http2,
+}
+
 /// Bounds of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct ServeOptions {
@@ -147,6 +154,8 @@ pub struct ServeOptions {
     pub header_timeout: Duration,
     /// A client that takes nothing of its answer for so long is cut.
     pub write_timeout: Duration,
+    /// What clients speak.
+    pub protocol: Protocol,
 }
 
 impl Default for ServeOptions {
@@ -157,6 +166,7 @@ impl Default for ServeOptions {
             max_connections: 16_384,
             header_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
+            protocol: Protocol::Http1,
         }
     }
 }
@@ -268,6 +278,9 @@ impl Accepted {
         // Done here, see `heads`.
         protocol.header_read_timeout(None);
         match self {
+            Self::Tcp(io) if options.protocol == Protocol::Http2 => {
+                connections.spawn(http2::connection(io, handler, options, stopped));
+            }
             Self::Tcp(io) => {
                 let links = None;
                 connections.spawn(connection(io, protocol, handler, options, stopped, links));

@@ -335,6 +335,11 @@ pub(crate) fn build(args: &BuildArgs, env: &Environment) -> Result<(), Failure> 
     let document = json!({
         "proxy_location": "EveryNode",
         "http_options": {"host": "127.0.0.1", "port": 8000},
+        "grpc_options": {
+            "port": 9000,
+            "grpc_servicer_functions": args.grpc_servicer_functions,
+            "enable_reflection": !args.grpc_disable_reflection,
+        },
         "applications": applications,
     });
     let header = format!(

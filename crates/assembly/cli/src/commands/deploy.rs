@@ -30,6 +30,9 @@ pub(crate) fn deploy(args: &DeployArgs, env: &Environment) -> Result<(), Failure
     if config.http.has_listener() {
         print("host and port are those of the running server; they are not changed\n")?;
     }
+    if !config.grpc.servicer_functions.is_empty() {
+        print("grpc_options are those of the running server; they are not changed\n")?;
+    }
     let admin = Admin::new(&args.admin, env)?;
     admin.carry_out(|client| async move { files::submit(&client, text).await })?;
     print(

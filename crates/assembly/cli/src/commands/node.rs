@@ -25,6 +25,7 @@ const INTERRUPTED: u8 = 130;
 /// A node that is not started yet: its ports are taken, so that nothing is begun in vain.
 pub(crate) struct Node {
     public: TcpListener,
+    grpc: Option<TcpListener>,
     admin: TcpListener,
 }
 
@@ -48,12 +49,13 @@ impl Node {
             keys::read(file)?;
         }
         let public = bind(config.network.public, "--port")?;
+        let grpc = config.grpc.as_ref().map(|grpc| bind(grpc.address, "--grpc-port"));
         let admin = bind(config.network.admin, "--admin-port")?;
         if let Some(dir) = &config.state_dir {
             // Closed again at once: it is the controller's. A failure is told before anything starts.
             Store::open(dir).map_err(|error| Failure::of(&error))?;
         }
-        Ok(Self { public, admin })
+        Ok(Self { public, grpc: grpc.transpose()?, admin })
     }
 
     pub(crate) fn url(&self) -> Result<String, Failure> {
@@ -94,6 +96,7 @@ impl Node {
             controller_args: self.controller_args(config, env, extras)?,
             proxy_args: proxy_args(config)?,
             public: self.public,
+            grpc: self.grpc,
             admin: self.admin,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -147,6 +150,11 @@ impl Node {
     ) -> Result<Vec<String>, Failure> {
         let mut args = vec!["--public".to_owned(), self.public.local_addr()?.to_string()];
         args.extend(["--node-id".to_owned(), hostname()]);
+        if let Some(grpc) = &config.grpc {
+            args.extend(["--grpc-port".to_owned(), grpc.address.port().to_string()]);
+            let functions = grpc.servicer_functions.join(",");
+            args.extend(["--grpc-servicer-functions".to_owned(), functions]);
+        }
         // Measured once: later the models themselves would be missing from it.
         if let Some(bytes) = config.node.memory_bytes.or_else(available_memory_bytes) {
             args.extend(["--memory-bytes".to_owned(), bytes.to_string()]);
@@ -179,6 +187,9 @@ fn proxy_args(config: &RunConfig) -> Result<Vec<String>, Failure> {
         let cors = serde_json::to_string(cors).expect("texts and numbers are JSON");
         args.extend(["--cors".to_owned(), cors]);
     }
+    if let Some(timeout_s) = config.grpc.as_ref().and_then(|grpc| grpc.request_timeout_s) {
+        args.extend(["--grpc-timeout-s".to_owned(), timeout_s.to_string()]);
+    }
     Ok(args)
 }
 
@@ -186,6 +197,12 @@ fn proxy_args(config: &RunConfig) -> Result<Vec<String>, Failure> {
 /// arguments, in the environment; these are those that flags gave.
 fn child_env(config: &RunConfig) -> BTreeMap<String, String> {
     let mut env = flag_env(config);
+    // Replicas import these, as do the processes that look what an application has.
+    let grpc = config.grpc.as_ref();
+    let functions = grpc.map(|grpc| grpc.servicer_functions.join(",")).unwrap_or_default();
+    env.insert("TYNDALL_GRPC_SERVICER_FUNCTIONS".to_owned(), functions);
+    let has_reflection = grpc.is_some_and(|grpc| grpc.has_reflection);
+    env.insert("TYNDALL_GRPC_REFLECTION".to_owned(), u8::from(has_reflection).to_string());
     let secrets = &config.api_keys.secrets;
     if !secrets.is_empty() {
         env.insert(keys::VARIABLE.to_owned(), secrets.join(","));

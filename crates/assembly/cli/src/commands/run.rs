@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tyndall_bench::table;
-use tyndall_config::file::{ConfigFile, HttpOptions};
+use tyndall_config::file::{ConfigFile, GrpcOptions, HttpOptions};
 use tyndall_config::{Environment, Origin, RawSettings, RunConfig};
 use tyndall_hub::ResolvedModel;
 use tyndall_transport::Client;
@@ -85,8 +85,9 @@ fn run_applications(
         tracing::warn!("arguments have no effect beside a config file; it has args: of its own");
     }
     let (text, file) = source.read(env)?;
-    let http = file.typed().map_err(|problem| Failure::new(problem.to_string()))?.http;
-    take_http_options(&mut settings, &http, env)?;
+    let typed = file.typed().map_err(|problem| Failure::new(problem.to_string()))?;
+    let http = typed.http;
+    take_listeners(&mut settings, &http, &typed.grpc, env)?;
     let config = tyndall_config::resolve(&settings, env)?;
     let node = Node::new(&config)?;
     let (url, admin_url) = (node.url()?, node.admin_url()?);
@@ -128,9 +129,10 @@ fn applications_of(file: &ConfigFile) -> Vec<String> {
 
 /// A flag or a variable wins over the file. Another address than loopback wants `--insecure`, also
 /// from a file.
-fn take_http_options(
+fn take_listeners(
     settings: &mut RawSettings,
     http: &HttpOptions,
+    grpc: &GrpcOptions,
     env: &Environment,
 ) -> Result<(), Failure> {
     let given = tyndall_config::resolve(settings, env)?;
@@ -141,6 +143,10 @@ fn take_http_options(
         ("host", http.host.map(|host| host.to_string())),
         ("port", http.port.map(|port| port.to_string())),
         ("request_timeout", http.request_timeout_s.map(|timeout| timeout.to_string())),
+        ("grpc_port", grpc.port.map(|port| port.to_string())),
+        ("grpc_servicer_functions", Some(grpc.servicer_functions.join(","))),
+        ("grpc_request_timeout", grpc.request_timeout_s.map(|timeout| timeout.to_string())),
+        ("grpc_disable_reflection", grpc.enable_reflection.map(|enable| (!enable).to_string())),
     ];
     for (key, value) in values {
         if let Some(value) = value.filter(|_| is_default(key)) {

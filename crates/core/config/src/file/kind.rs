@@ -247,7 +247,7 @@ fn is_module(text: &str) -> bool {
 }
 
 /// At most one colon, else at least one dot, neither first nor last.
-fn is_import_path(text: &str) -> bool {
+pub(crate) fn is_import_path(text: &str) -> bool {
     let (separator, at_most) = if text.contains(':') { (':', 1) } else { ('.', usize::MAX) };
     let count = text.matches(separator).count();
     (1..=at_most).contains(&count) && !text.starts_with(separator) && !text.ends_with(separator)

@@ -26,13 +26,14 @@ mod scalar;
 mod schema;
 mod typed;
 
+pub(crate) use kind::is_import_path;
 pub use problem::{Problem, Severity};
 pub use schema::{schema, table};
 pub use typed::{
     ActorOptions, ApplicationKind, ApplicationSpec, AutoscalingOption, AutoscalingOptions,
     CodePaths, DeploymentOptions, DeploymentOverride, DescribedError, DescribedProgram,
-    EngineOptions, HttpOptions, Launch, LoggingOptions, ModelSpec, OwnOptions, PythonCode,
-    ReplicaCount, RouterOption, ServeConfig, WarmOptions, code_version, is_archive,
+    EngineOptions, GrpcOptions, HttpOptions, Launch, LoggingOptions, ModelSpec, OwnOptions,
+    PythonCode, ReplicaCount, RouterOption, ServeConfig, WarmOptions, code_version, is_archive,
     sort_as_described,
 };
 

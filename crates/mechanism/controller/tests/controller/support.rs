@@ -261,6 +261,7 @@ pub(crate) fn options(dir: &Path, admin: Listener, token: Option<String>) -> Con
         instance: Instance {
             node_id: "node".into(),
             node_ip: "127.0.0.1".into(),
+            grpc: None,
             http: Http { host: "127.0.0.1".into(), port: 8000 },
         },
         log_file: Some(dir.join("node.log")),

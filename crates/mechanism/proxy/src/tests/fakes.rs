@@ -1,6 +1,6 @@
 //! A controller and replicas that do as a test says.
 
-use crate::{KeySources, ProxyOptions, run_until};
+use crate::{GrpcOptions, KeySources, ProxyOptions, run_until};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -114,6 +114,7 @@ pub(super) struct Node {
     pub(super) client: Client,
     dir: tempfile::TempDir,
     pub(super) address: std::net::SocketAddr,
+    pub(super) grpc_address: std::net::SocketAddr,
     table: watch::Sender<RouteTable>,
     demand: Arc<watch::Sender<Vec<DemandReport>>>,
     usage: Arc<watch::Sender<Vec<KeyUsageReport>>>,
@@ -157,6 +158,8 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let grpc_address = grpc.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let options = ProxyOptions {
             runtime_dir: RuntimeDir(dir.path().to_owned()),
@@ -165,12 +168,14 @@ impl Node {
             drain,
             cors,
             keys,
+            grpc: Some(GrpcOptions { listener: Listener::Tcp(grpc), request_timeout: None }),
         };
         let proxy = tokio::spawn(run_until(options, async { drop(stopped.await) }));
         let mut node = Self {
             client: Client::tcp(address),
             dir,
             address,
+            grpc_address,
             table: watch::Sender::new(RouteTable::default()),
             demand: Arc::default(),
             usage: Arc::default(),

@@ -108,24 +108,31 @@ static HTTP: Object = Object {
     ],
 };
 
-const NO_GRPC: &str = "gRPC is not served yet";
-
 static GRPC: Object = Object {
     name: "gRPCOptionsSchema",
     is_open: true,
     fields: &[
-        Field::new("port", Kind::Whole(0, 65_535), "9000", "port of the listener").ignored(NO_GRPC),
+        Field::new(
+            "port",
+            Kind::Whole(0, 65_535),
+            "9000",
+            "port of the listener, on http_options.host; open only where there are functions, and 0 \
+             is none",
+        ),
         Field::new(
             "grpc_servicer_functions",
             Kind::List(&Kind::ImportPath),
             "[]",
-            "import paths of `add_…_to_server` functions",
+            "import paths of `add_…_to_server` functions, which say which methods there are",
+        ),
+        Field::new(
+            "request_timeout_s",
+            POSITIVE,
+            "null",
+            "seconds to the end of a call; null: as long as its client waits",
         )
-        .ignored(NO_GRPC),
-        Field::new("request_timeout_s", POSITIVE, "null", "seconds to the end of a call")
-            .ignored(NO_GRPC),
-        Field::new("enable_reflection", Kind::Bool, "true", "whether clients may list services")
-            .ignored(NO_GRPC),
+        .nullable(),
+        Field::new("enable_reflection", Kind::Bool, "true", "whether clients may list services"),
     ],
 };
 

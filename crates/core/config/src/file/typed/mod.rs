@@ -38,6 +38,8 @@ use std::path::PathBuf;
 pub struct ServeConfig {
     /// Where and how HTTP is served, as far as the file says.
     pub http: HttpOptions,
+    /// Where and how gRPC is served, as far as the file says.
+    pub grpc: GrpcOptions,
     /// Percent of all replica counts.
     pub target_capacity: Option<f64>,
     /// What holds for all applications, as it is written: a map of the fields of the file.
@@ -75,6 +77,31 @@ impl HttpOptions {
             root_path: read::text(node, "root_path").map(str::to_owned),
             request_timeout_s: read::seconds(node, "request_timeout_s"),
             keep_alive_timeout_s: read::whole(node, "keep_alive_timeout_s"),
+        }
+    }
+}
+
+/// The gRPC listener; absent is what the file does not say.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GrpcOptions {
+    /// Port of the listener; 0 is none.
+    pub port: Option<u16>,
+    /// Import paths of the functions that say which methods there are.
+    pub servicer_functions: Vec<String>,
+    /// Seconds to the end of a call.
+    pub request_timeout_s: Option<f64>,
+    /// Whether clients may ask which methods there are.
+    pub enable_reflection: Option<bool>,
+}
+
+impl GrpcOptions {
+    fn read(node: &Node) -> Self {
+        let functions = node.get("grpc_servicer_functions").into_iter().flat_map(Node::items);
+        Self {
+            port: read::whole(node, "port").and_then(|port| port.try_into().ok()),
+            servicer_functions: functions.filter_map(Node::text).map(str::to_owned).collect(),
+            request_timeout_s: read::seconds(node, "request_timeout_s"),
+            enable_reflection: read::flag(node, "enable_reflection"),
         }
     }
 }
@@ -177,6 +204,7 @@ pub(super) fn serve_config(root: &Node) -> Result<ServeConfig, Problem> {
     };
     Ok(ServeConfig {
         http: root.get("http_options").map(HttpOptions::read).unwrap_or_default(),
+        grpc: root.get("grpc_options").map(GrpcOptions::read).unwrap_or_default(),
         target_capacity: read::number(root, "target_capacity"),
         shared: shared(root),
         applications: applications.iter().enumerate().map(of).collect::<Result<_, _>>()?,
