@@ -65,8 +65,10 @@ class Reader:
         commands = home / "bin"
         commands.mkdir()
         (commands / "tyndall").symlink_to(binary())
-        (commands / "python").symlink_to(sys.executable)
-        self.port = free_port()
+        # A link would lose the environment that the interpreter is part of.
+        (commands / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        (commands / "python").chmod(0o755)
+        self.port, self.grpc_port = free_port(), free_port()
         self.env = {
             **os.environ,
             "PATH": f"{commands}:{os.environ['PATH']}",
@@ -85,15 +87,18 @@ class Reader:
         kind, _, rest = block.note.partition(" ")
         if kind == "file":
             (self.folder / rest).write_text(block.code)
+        code = block.code.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
+        code = re.sub(r"(127\.0\.0\.1:|--grpc-port )9000", rf"\g<1>{self.grpc_port}", code)
+        if block.language == "proto":
+            return ""
         if block.language == "python":
-            return self.python(block.code, is_local=kind != "served")
+            return self.python(code, is_local=kind != "served")
         if block.language == "yaml":
             return self.run(["tyndall", "config", "check", "/dev/stdin"], block.code)
         if block.language == "json":
             assert json.loads(before) == json.loads(block.code)
             return before
         assert block.language == "sh", block.language
-        code = block.code.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
         if kind == "background":
             self.start(code, rest.removeprefix("until ").replace(":8000", f":{self.port}"))
             return ""

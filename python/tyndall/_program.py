@@ -280,7 +280,7 @@ def _describe(source: Source, argv: list[str]) -> int:
 
 
 def _warn_of_services() -> None:
-    """Tells of functions for gRPC that cannot be had. The application is built in any case: it may need none of them."""
+    """Tells of functions for gRPC that cannot be had. The application is built in any case: it may need none."""
     from tyndall.serve import _grpc_services
 
     for line in _grpc_services.unusable(os.environ):

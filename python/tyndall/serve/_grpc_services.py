@@ -128,5 +128,9 @@ class _Recorder:
             self._add(f"/{service}/{name}", method)
 
     def _add(self, name: str, handler: Any) -> None:
-        takes_stream, gives_stream = handler.request_streaming, handler.response_streaming
-        self.methods[name] = Method(takes_stream, gives_stream, handler.request_deserializer, handler.response_serializer)
+        self.methods[name] = Method(
+            takes_stream=handler.request_streaming,
+            gives_stream=handler.response_streaming,
+            decode=handler.request_deserializer,
+            encode=handler.response_serializer,
+        )

@@ -1,8 +1,8 @@
 """How calls of gRPC come to a replica, and how their answers go: as frames of a body or of a WebSocket.
 
 A frame is a byte of flags, four of length and a message. The last one of an answer is marked and tells the status, of
-which the proxy makes trailers. A call that was complete when it came is a request of HTTP. One whose client goes on is a
-WebSocket, each message of which is a frame, and the text `end` says that there are no more.
+which the proxy makes trailers. A call that was complete when it came is a request of HTTP. One whose client goes on is
+a WebSocket, each message of which is a frame, and the text `end` says that there are no more.
 """
 
 from __future__ import annotations
