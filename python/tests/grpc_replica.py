@@ -45,7 +45,7 @@ class Source:
         self.task = task
 
     def scope(self):
-        return {"headers": self.headers, "client": ("127.0.0.1", 0)}
+        return {"headers": [*self.headers, (b"x-tyndall-peer", b"ipv4:127.0.0.1:5")]}
 
     def took(self, headers):
         text = lambda one: one.decode() if isinstance(one, bytes) else one  # noqa: E731

@@ -148,7 +148,7 @@ def test_the_code_gets_the_context_where_it_wants_it(replica, words, way):
     assert (context.application(), context.request_id()) == ("app", "request-1")
     assert context.multiplexed_model_id() == "model-1"
     assert (context.traceparent(), context.tracestate()) == ("00-1-2-01", "a=b")
-    assert context.peer() == "ipv4:127.0.0.1"
+    assert context.peer() == "ipv4:127.0.0.1:5"
     assert (context.auth_context(), context.peer_identities(), context.peer_identity_key()) == ({}, None, None)
     assert there.carry_out(way("/words.Words/Count", [framed(words.Ask())])).end["code"] == 0
 

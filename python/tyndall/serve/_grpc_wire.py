@@ -194,7 +194,7 @@ class _Headers:
                 metadata += [(key.decode(), raw) for raw in map(_bytes_of, value.split(b","))]
             else:
                 metadata.append((key.decode(), value.decode("latin-1")))
-        return metadata, _peer(scope.get("client"))
+        return metadata, self.header(b"x-tyndall-peer")
 
     def message(self, flags: int, message: bytes) -> bytes:
         if flags == 0:
@@ -214,15 +214,6 @@ def _bytes_of(text: bytes) -> bytes:
         return base64.b64decode(text + b"=" * (-len(text) % 4))
     except binascii.Error:
         return text
-
-
-def _peer(client: Any) -> str:
-    if not client:
-        return ""
-    host, port = client
-    kind = "ipv6" if ":" in host else "ipv4"
-    host = f"%5B{host}%5D" if kind == "ipv6" else host
-    return f"{kind}:{host}:{port}" if port else f"{kind}:{host}"
 
 
 class Body(_Headers):

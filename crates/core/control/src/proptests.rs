@@ -381,6 +381,11 @@ impl Run {
         self.apply(Event::Report { replica: process, report });
     }
 
+    fn report(&mut self, index: prop::sample::Index, report: ReplicaReport) {
+        let Some(replica) = self.pick(index) else { return };
+        self.apply(Event::Report { replica, report });
+    }
+
     fn step(&mut self, step: Step) {
         match step {
             Step::Deploy { deployment, min, max, model, warm, gang } => {
@@ -409,20 +414,13 @@ impl Run {
                 self.demand();
             }
             Step::Ready(index) => {
-                let Some(replica) = self.pick(index) else { return };
                 let phases = ColdStartPhases(vec![("config".into(), 0.01)]);
-                let report = ReplicaReport::Ready { phases, card: Some(card()) };
-                self.apply(Event::Report { replica, report });
+                self.report(index, ReplicaReport::Ready { phases, card: Some(card()) });
             }
             Step::Failed(index) => {
-                let Some(replica) = self.pick(index) else { return };
-                let report = ReplicaReport::Failed { reason: "no such model".into() };
-                self.apply(Event::Report { replica, report });
+                self.report(index, ReplicaReport::Failed { reason: "no such model".into() });
             }
-            Step::Leaving(index) => {
-                let Some(replica) = self.pick(index) else { return };
-                self.apply(Event::Report { replica, report: ReplicaReport::Leaving });
-            }
+            Step::Leaving(index) => self.report(index, ReplicaReport::Leaving),
             Step::Exit(index) => {
                 let Some(replica) = self.pick(index) else { return };
                 self.exit(replica, Exit { code: Some(1), signal: None });

@@ -34,6 +34,7 @@ use http::{
 };
 use service::Method as OwnMethod;
 use status::{Code, OWN_REQUEST_ID, Status};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -279,9 +280,14 @@ impl Called<'_> {
             headers.insert(header::HOST, host);
         }
         if let Some(Peer(address)) = parts.extensions.get::<Peer>() {
-            let kind = if address.is_ipv6() { "ipv6" } else { "ipv4" };
-            let peer = HeaderValue::try_from(format!("{kind}:{address}"));
-            headers.insert(&PEER, peer.expect("an address is a header value"));
+            // As gRPC writes it, with brackets as they stand in a URI.
+            let (ip, port) = (address.ip(), address.port());
+            let peer = match ip {
+                IpAddr::V4(ip) => format!("ipv4:{ip}:{port}"),
+                IpAddr::V6(ip) => format!("ipv6:%5B{ip}%5D:{port}"),
+            };
+            let peer = HeaderValue::try_from(peer).expect("an address is a header value");
+            headers.insert(&PEER, peer);
         }
         let model = headers.get(&MODEL).filter(|model| !model.is_empty()).cloned();
         let session = headers.get(&SESSION).cloned();
