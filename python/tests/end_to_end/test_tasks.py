@@ -176,6 +176,24 @@ def test_a_replica_that_ends_finishes_its_tasks_first(consumer, kind):
     assert queue.runs("held") == [pid]
 
 
+def test_a_replica_that_ends_takes_no_tasks_while_it_finishes_a_request(deploy, tmp_path, kind):
+    options = {"max_ongoing_requests": 3, "ray_actor_options": {"runtime_env": {"working_dir": str(HERE)}}}
+    name = f"leaves-{kind}"
+    _, handle = deploy(task_app.build({"kind": kind, "folder": str(tmp_path), "options": options}), name=name)
+    queue = Queue(kind, tmp_path)
+    request = handle.hold.remote("request")
+    ((old,),) = (until(lambda: queue.runs("request"), "the request is worked on"),)
+    os.kill(old, signal.SIGTERM)
+    # Another takes its place although it has not ended.
+    ((new,),) = (until(lambda: [pid for pid in replicas(name) if pid != old], "there is another replica"),)
+    names = [f"task{n}" for n in range(6)]
+    for one in names:
+        queue.go(one)
+    assert {queue.result(sent) for sent in [queue.send("hold", one) for one in names]} == {new}
+    queue.go("request")
+    assert request.result(timeout_s=20) == old
+
+
 @pytest.mark.parametrize("kind", DURABLE)
 def test_what_a_replica_cannot_finish_is_run_by_another(consumer, kind):
     name = f"late-{kind}"

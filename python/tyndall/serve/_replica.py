@@ -172,6 +172,12 @@ class _Host:
         assert self._user is not None, "it has started"
         self._do(job, self._user.check_health())
 
+    def leave(self, job: _tyndall.Job, _: None) -> None:
+        """No request comes any more, and those that there are go on."""
+        if self._user is not None:
+            self._user.leave(self._consumer_timeout_s)
+        job.done()
+
     def stop(self, job: _tyndall.Job, _: None) -> None:
         self._do(job, self._stop())
 

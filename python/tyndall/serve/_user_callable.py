@@ -38,6 +38,7 @@ class UserCallable:
         self._target: Any = None
         self._for_loop: dict[Any, bool] = {}
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers, thread_name_prefix="serve-method")
+        self._consumer_end: asyncio.Future[None] | None = None
         self._in_threads = os.environ.get("RAY_SERVE_RUN_SYNC_IN_THREADPOOL", "1") == "1"
 
     @property
@@ -143,14 +144,16 @@ class UserCallable:
         if (consumer := _consumer(self._target)) is not None:
             consumer._stop_consumer(0.0)
 
+    def leave(self, consumer_timeout_s: float) -> None:
+        """A task consumer takes nothing new from now on, and has so long for what it has taken."""
+        if self._consumer_end is None and (consumer := _consumer(self._target)) is not None:
+            self._consumer_end = asyncio.ensure_future(_stopped(consumer, consumer_timeout_s))
+
     async def stop(self, consumer_timeout_s: float = 0.0) -> None:
         """Ends what a task consumer does, lets go of the object, and calls its `__del__`, once."""
-        if (consumer := _consumer(self._target)) is not None:
-            try:
-                # Not in the pool, whose threads may all be at work.
-                await asyncio.to_thread(consumer._stop_consumer, consumer_timeout_s)
-            except Exception:
-                logger.exception("a task consumer did not stop")
+        self.leave(consumer_timeout_s)
+        if self._consumer_end is not None:
+            await self._consumer_end
         target, self._target = self._target, None
         destructor = getattr(target, "__del__", None) if inspect.isclass(self._func_or_class) else None
         if destructor is not None:
@@ -240,6 +243,14 @@ def _forget_destructor(target: Any) -> None:
     except TypeError:
         # An object with another layout keeps its class, and hears of its end twice.
         logger.debug("an object of %s hears of its end twice", type(target).__name__)
+
+
+async def _stopped(consumer: Consumer, timeout_s: float) -> None:
+    try:
+        # Not in the pool, whose threads may all be at work.
+        await asyncio.to_thread(consumer._stop_consumer, timeout_s)
+    except Exception:
+        logger.exception("a task consumer did not stop")
 
 
 def _consumer(target: Any) -> Consumer | None:

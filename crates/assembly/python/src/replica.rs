@@ -178,6 +178,11 @@ impl Foreign for PythonReplica {
         .boxed()
     }
 
+    fn leave(&self) {
+        // It is begun, and nobody waits for it.
+        drop(job(&self.queue, "leave", |py| Ok(py.None().into_bound(py))));
+    }
+
     fn stop(&self) -> BoxFuture<'_, ()> {
         job(&self.queue, "stop", |py| Ok(py.None().into_bound(py))).map(drop).boxed()
     }

@@ -74,6 +74,10 @@ pub trait Foreign: Send + Sync + 'static {
         std::future::ready(String::new()).boxed()
     }
 
+    /// Called once when the replica begins to end: no request comes any more, and those that it has go
+    /// on.
+    fn leave(&self) {}
+
     /// Called once at an orderly end, after the last request.
     fn stop(&self) -> BoxFuture<'_, ()>;
 }
@@ -205,6 +209,10 @@ impl Servant for Adapter {
 
     fn metrics(&self) -> BoxFuture<'_, String> {
         self.this.metrics()
+    }
+
+    fn leave(&self) {
+        self.this.leave();
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

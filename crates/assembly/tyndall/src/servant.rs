@@ -50,6 +50,9 @@ pub(crate) trait Servant: Send + Sync + 'static {
         std::future::ready(String::new()).boxed()
     }
 
+    /// The replica begins to end.
+    fn leave(&self) {}
+
     /// [`Deployment::stop`].
     fn stop(&self) -> BoxFuture<'_, ()>;
 }

@@ -198,6 +198,7 @@ async fn run(
     let living = async {
         let outcome = live(&app, options, process, said, begin, shutdown).await;
         let servant = app.set_stopping();
+        servant.iter().for_each(|servant| servant.leave());
         let since = Instant::now();
         drop(stop);
         (outcome, servant, since)
