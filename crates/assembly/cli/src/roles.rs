@@ -142,9 +142,12 @@ fn controller_options(
             node_id: node.node_id,
             node_ip: address.ip().to_string(),
             http: Http { host: node.public.ip().to_string(), port: node.public.port() },
-            grpc: node
-                .grpc_port
-                .map(|port| Grpc { port, servicer_functions: node.grpc_servicer_functions }),
+            grpc: node.grpc_port.map(|port| Grpc {
+                port,
+                servicer_functions: node.grpc_servicer_functions,
+                request_timeout_s: node.grpc_timeout_s,
+                has_reflection: !node.grpc_disable_reflection,
+            }),
         },
         log_file: node.log_file,
     })

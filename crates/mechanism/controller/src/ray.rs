@@ -32,6 +32,10 @@ pub struct Grpc {
     pub port: u16,
     /// What says which methods there are.
     pub servicer_functions: Vec<String>,
+    /// Seconds that a call may take; absent is as long as its client waits.
+    pub request_timeout_s: Option<f64>,
+    /// Whether clients may ask which methods there are.
+    pub has_reflection: bool,
 }
 
 /// The public listener.
@@ -83,16 +87,20 @@ pub(crate) fn instance_details(overview: &InstanceDetails, instance: &Instance) 
             }));
         }
     }
-    let grpc = instance.grpc.as_ref().map_or_else(
-        || json!({}),
-        |grpc| json!({"port": grpc.port, "grpc_servicer_functions": grpc.servicer_functions}),
-    );
+    let grpc = instance.grpc.as_ref().map(|grpc| {
+        json!({
+            "port": grpc.port,
+            "grpc_servicer_functions": grpc.servicer_functions,
+            "request_timeout_s": grpc.request_timeout_s,
+            "enable_reflection": grpc.has_reflection,
+        })
+    });
     json!({
         "target_capacity": overview.target_capacity,
         "controller_info": actor(instance, "SERVE_CONTROLLER_ACTOR", Some(std::process::id())),
         "proxy_location": "EveryNode",
         "http_options": {"host": instance.http.host, "port": instance.http.port},
-        "grpc_options": grpc,
+        "grpc_options": grpc.unwrap_or_else(|| json!({})),
         "proxies": proxies,
         "target_groups": target_groups,
         "restores_unset_config_options": true,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tyndall_cluster::process::{ended, raise_file_limit};
 use tyndall_cluster::{NodeDir, Supervisor, SupervisorOptions};
-use tyndall_config::{Environment, Origin, RunConfig};
+use tyndall_config::{Environment, GrpcSettings, Origin, RunConfig};
 use tyndall_controller::Store;
 use tyndall_transport::reachable;
 
@@ -154,6 +154,10 @@ impl Node {
             args.extend(["--grpc-port".to_owned(), grpc.address.port().to_string()]);
             let functions = grpc.servicer_functions.join(",");
             args.extend(["--grpc-servicer-functions".to_owned(), functions]);
+            args.extend(grpc_timeout(grpc));
+            if !grpc.has_reflection {
+                args.push("--grpc-disable-reflection".to_owned());
+            }
         }
         // Measured once: later the models themselves would be missing from it.
         if let Some(bytes) = config.node.memory_bytes.or_else(available_memory_bytes) {
@@ -187,10 +191,13 @@ fn proxy_args(config: &RunConfig) -> Result<Vec<String>, Failure> {
         let cors = serde_json::to_string(cors).expect("texts and numbers are JSON");
         args.extend(["--cors".to_owned(), cors]);
     }
-    if let Some(timeout_s) = config.grpc.as_ref().and_then(|grpc| grpc.request_timeout_s) {
-        args.extend(["--grpc-timeout-s".to_owned(), timeout_s.to_string()]);
-    }
+    args.extend(config.grpc.iter().flat_map(grpc_timeout));
     Ok(args)
+}
+
+fn grpc_timeout(grpc: &GrpcSettings) -> impl Iterator<Item = String> + use<> {
+    let words = grpc.request_timeout_s.map(|s| ["--grpc-timeout-s".to_owned(), s.to_string()]);
+    words.into_iter().flatten()
 }
 
 /// The server's processes read their log settings, and keys that others may not see among their
