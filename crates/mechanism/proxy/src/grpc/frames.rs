@@ -38,7 +38,7 @@ impl Input {
         let mut begun = BytesMut::new();
         loop {
             if http_body::Body::is_end_stream(&body) {
-                return Ok(Self::Whole(begun.freeze()));
+                return Self::whole(begun.freeze());
             }
             let read = match num_whole(&begun)? {
                 // One that has several is a stream.
@@ -53,12 +53,19 @@ impl Input {
                     Status::new(Code::DEADLINE_EXCEEDED, details)
                 })?,
             };
-            let Some(frame) = read else { return Ok(Self::Whole(begun.freeze())) };
+            let Some(frame) = read else { return Self::whole(begun.freeze()) };
             let Ok(data) = frame.map_err(|_| left())?.into_data() else { continue };
             if begun.is_empty() && http_body::Body::is_end_stream(&body) {
-                return Ok(Self::Whole(data));
+                return Self::whole(data);
             }
             begun.extend_from_slice(&data);
+        }
+    }
+
+    fn whole(told: Bytes) -> Result<Self, Status> {
+        match num_whole(&told)? {
+            (_, 0) => Ok(Self::Whole(told)),
+            _ => Err(Status::new(Code::INTERNAL, "the input ends in the midst of a message")),
         }
     }
 }

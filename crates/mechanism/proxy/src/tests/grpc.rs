@@ -2,6 +2,7 @@
 
 use super::fakes::{Node, PATIENCE};
 use super::{program, programs::node_with, table};
+use crate::KeySources;
 use crate::grpc::ANSWER_TYPE;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
@@ -269,7 +270,10 @@ async fn what_is_not_answered_has_a_code() {
     check("/a.B/Hangs", &[("grpc-timeout", "50m")], ("4", "Request timed out after 0.05s.")).await;
     check("/a.B/Echo", &[("application", "b")], ("5", "Application 'b' not found. Ping ")).await;
     check("/ray.serve.RayServeAPIService/Other", &[], ("12", "there is no method")).await;
-    // One that is larger than is taken.
+    // One that has no end, and one that is larger than is taken.
+    let half = Full::new(frame(0, b"hello").slice(..7)).boxed_unsync();
+    let sent = calls.send_request(request("/a.B/Echo", &[], half)).await.unwrap();
+    assert_eq!(status(&outcome(sent).await.1).1, "the input ends in the midst of a message");
     let sent = calls.send_request(request(
         "/a.B/Echo",
         &[],
@@ -345,4 +349,20 @@ async fn who_waits_at_the_end_is_told() {
     let (_, trailers) = outcome(waits.await.unwrap().unwrap()).await;
     assert_eq!(status(&trailers), ("14", "the server shuts down before it could answer"));
     tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn keys_are_wanted_here_too() {
+    let node = Node::start_with_keys(super::fakes::route("llm"), KeySources::default()).await;
+    let mut calls = connect(&node).await;
+    for (metadata, code) in [
+        (&[][..], "16"),
+        (&[("authorization", "Bearer wrong")][..], "16"),
+        // The only application takes no calls, which nobody else learns.
+        (&[("authorization", "Bearer root")][..], "12"),
+    ] {
+        assert_eq!(status(&call(&mut calls, "/a.B/Echo", metadata).await.1).0, code);
+    }
+    let own = "/ray.serve.RayServeAPIService/Healthz";
+    assert_eq!(status(&call(&mut calls, own, &[]).await.1).0, "0");
 }
