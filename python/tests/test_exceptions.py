@@ -1,10 +1,12 @@
 """Errors of serving, by Ray's names."""
 
+import asyncio
 import pickle
 
 import pytest
 
 from tyndall.serve import exceptions
+from tyndall.serve._user_callable import UserCallable
 from tyndall.serve.context import DeploymentID
 from tyndall.serve.exceptions import (
     BackPressureError,
@@ -65,3 +67,22 @@ def test_attributes_are_rays():
 def test_errors_of_the_users_code_have_statuses_too():
     assert http_status(TimeoutError()) == 408
     assert http_status(ValueError()) == 500
+
+
+@pytest.mark.parametrize("end", (StopIteration, StopAsyncIteration))
+def test_what_ends_a_loop_is_an_error_of_a_deployment(end):
+    def raises():
+        raise end
+
+    async def raises_later():
+        raise end
+
+    async def calls():
+        for code in (raises, raises_later):
+            user = UserCallable(code, 1)
+            await user.start((), {})
+            with pytest.raises(RuntimeError, match=end.__name__):
+                await user.call("__call__", (), {})
+            await user.stop()
+
+    asyncio.run(calls())

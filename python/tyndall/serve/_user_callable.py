@@ -147,7 +147,7 @@ class UserCallable:
     def leave(self, consumer_timeout_s: float) -> None:
         """A task consumer takes nothing new from now on, and has so long for what it has taken."""
         if self._consumer_end is None and (consumer := _consumer(self._target)) is not None:
-            self._consumer_end = asyncio.ensure_future(_stopped(consumer, consumer_timeout_s))
+            self._consumer_end = asyncio.ensure_future(_ended(consumer, consumer_timeout_s))
 
     async def stop(self, consumer_timeout_s: float = 0.0) -> None:
         """Ends what a task consumer does, lets go of the object, and calls its `__del__`, once."""
@@ -245,7 +245,7 @@ def _forget_destructor(target: Any) -> None:
         logger.debug("an object of %s hears of its end twice", type(target).__name__)
 
 
-async def _stopped(consumer: Consumer, timeout_s: float) -> None:
+async def _ended(consumer: Consumer, timeout_s: float) -> None:
     try:
         # Not in the pool, whose threads may all be at work.
         await asyncio.to_thread(consumer._stop_consumer, timeout_s)
