@@ -207,7 +207,8 @@ fn child_env(config: &RunConfig) -> BTreeMap<String, String> {
     // Replicas import these, as do the processes that look what an application has.
     let grpc = config.grpc.as_ref();
     let functions = grpc.map(|grpc| grpc.servicer_functions.join(",")).unwrap_or_default();
-    env.insert("TYNDALL_GRPC_SERVICER_FUNCTIONS".to_owned(), functions);
+    let setting = tyndall_config::setting("grpc_servicer_functions").expect("a key of the table");
+    env.insert(setting.env.to_owned(), functions);
     let has_reflection = grpc.is_some_and(|grpc| grpc.has_reflection);
     env.insert("TYNDALL_GRPC_REFLECTION".to_owned(), u8::from(has_reflection).to_string());
     let secrets = &config.api_keys.secrets;

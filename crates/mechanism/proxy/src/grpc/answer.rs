@@ -1,6 +1,7 @@
 //! An answer on its way to the client: messages as they come, and trailers at the end of each.
 
 use crate::body::{Cut, Lost, Observer, cut};
+use crate::grpc::ENCODING;
 use crate::grpc::frames::{MAX_BYTES, Splitter, Told, take_first, told};
 use crate::grpc::status::{CONTENT_TYPE, Code, Status};
 use bytes::{Bytes, BytesMut};
@@ -11,24 +12,21 @@ use http_body_util::BodyExt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use tyndall_router::ReplicaStream;
 use tyndall_transport::{Body, BoxError, RequestBody};
-
-/// Compressed messages say by this header how.
-const ENCODING: http::HeaderName = http::HeaderName::from_static("grpc-encoding");
 
 /// Where messages of a replica come from.
 enum Source {
     /// The body of its answer.
     Body { body: Body, part: Bytes, splitter: Splitter },
     /// A WebSocket, because the client goes on; each message is one.
-    Socket { from: Pin<Box<dyn Stream<Item = Option<Told>> + Send>>, _up: AbortOnDrop },
+    Socket { from: Pin<Box<dyn Stream<Item = Told> + Send>>, _up: JoinSet<()> },
 }
 
 /// The body of an answer. Whatever happens, it ends with trailers.
@@ -71,22 +69,9 @@ impl Answer {
             .max_frame_size(Some(MAX_BYTES + 16));
         let socket = WebSocketStream::from_raw_socket(replica, Role::Client, Some(limits)).await;
         let (to, from) = socket.split();
-        let up = tokio::spawn(pass_on(begun, rest, to));
-        let from = from.map(|message| match message {
-            Ok(Message::Binary(frame)) => told(frame),
-            // Pings are answered by the library.
-            Ok(Message::Ping(_) | Message::Pong(_)) => Some(Told::Data(Bytes::new())),
-            Ok(Message::Close(Some(close))) if close.code == CloseCode::Restart => {
-                let details = "the replica ended before the call was over; call again";
-                Some(Told::End(Status::new(Code::UNAVAILABLE, details)))
-            }
-            Ok(Message::Text(_) | Message::Close(_) | Message::Frame(_)) => None,
-            Err(error) => {
-                tracing::debug!(%error, "the way to a replica broke in a call");
-                None
-            }
-        });
-        let up = AbortOnDrop(up.abort_handle());
+        let mut up = JoinSet::new();
+        up.spawn(pass_on(begun, rest, to));
+        let from = from.filter_map(|message| std::future::ready(said(message)));
         Self::new(Source::Socket { from: Box::pin(from), _up: up }, id, bounds)
     }
 
@@ -100,7 +85,7 @@ impl Answer {
         let mut response = Response::new(self.boxed_unsync());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
-        encoding.into_iter().for_each(|encoding| drop(headers.insert(ENCODING, encoding)));
+        encoding.into_iter().for_each(|encoding| drop(headers.insert(&ENCODING, encoding)));
         response
     }
 
@@ -137,11 +122,10 @@ impl Source {
                         None => return Poll::Ready(Told::End(broken("no end"))),
                     }
                 }
-                Self::Socket { from, .. } => match std::task::ready!(from.as_mut().poll_next(cx)) {
-                    Some(Some(Told::Data(data))) if data.is_empty() => {}
-                    Some(Some(told)) => return Poll::Ready(told),
-                    Some(None) | None => return Poll::Ready(Told::End(broken("no end"))),
-                },
+                Self::Socket { from, .. } => {
+                    let said = from.as_mut().poll_next(cx);
+                    return said.map(|said| said.unwrap_or_else(|| Told::End(broken("no end"))));
+                }
             }
         }
     }
@@ -191,44 +175,62 @@ fn lost(error: &BoxError) -> Status {
     Status::new(code, error.to_string())
 }
 
-/// Tells a replica what the client tells, message by message. One that breaks off is not passed on as an
-/// end: the connection closes instead, which cancels the call.
-async fn pass_on<S>(mut begun: BytesMut, mut rest: RequestBody, mut to: S)
+/// What a replica says by a WebSocket; nothing where that is not for the client.
+fn said(message: Result<Message, SocketError>) -> Option<Told> {
+    match message {
+        // The library answers pings.
+        Ok(Message::Ping(_) | Message::Pong(_)) => None,
+        Ok(Message::Binary(frame)) => {
+            Some(told(frame).unwrap_or_else(|| Told::End(broken("no end"))))
+        }
+        Ok(Message::Close(Some(close))) if close.code == CloseCode::Restart => {
+            let details = "the replica ended before the call was over; call again";
+            Some(Told::End(Status::new(Code::UNAVAILABLE, details)))
+        }
+        Ok(Message::Text(_) | Message::Close(_) | Message::Frame(_)) => {
+            Some(Told::End(broken("no end")))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the way to a replica broke in a call");
+            Some(Told::End(broken("no end")))
+        }
+    }
+}
+
+/// Tells a replica what the client tells. One that breaks off is not passed on as an end: the
+/// connection closes instead, which cancels the call.
+async fn pass_on<S: SinkExt<Message> + Unpin>(begun: BytesMut, rest: RequestBody, mut to: S) {
+    // The call may be over without waiting for this.
+    if pass_messages(begun, rest, &mut to).await {
+        drop(to.send(Message::Text(super::INPUT_ENDS.into())).await);
+    } else {
+        drop(to.close().await);
+    }
+}
+
+/// Whether the client has told everything.
+async fn pass_messages<S>(mut begun: BytesMut, mut rest: RequestBody, to: &mut S) -> bool
 where
     S: SinkExt<Message> + Unpin,
 {
     loop {
-        loop {
-            match take_first(&mut begun) {
-                Ok(Some(frame)) => {
-                    if to.send(Message::Binary(frame)).await.is_err() {
-                        return;
-                    }
+        match take_first(&mut begun) {
+            Ok(Some(frame)) => {
+                if to.send(Message::Binary(frame)).await.is_err() {
+                    return false;
                 }
-                Ok(None) => break,
-                Err(status) => {
-                    tracing::warn!("a call is cancelled: {}", status.details);
-                    drop(to.close().await);
-                    return;
-                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(status) => {
+                tracing::warn!("a call is cancelled: {}", status.details);
+                return false;
             }
         }
         match rest.frame().await {
             Some(Ok(frame)) => begun.extend_from_slice(&frame.into_data().unwrap_or_default()),
-            Some(Err(_)) => return drop(to.close().await),
-            None if begun.is_empty() => break,
-            None => return drop(to.close().await),
+            Some(Err(_)) => return false,
+            None => return begun.is_empty(),
         }
-    }
-    // It may have ended without waiting for this.
-    drop(to.send(Message::Text(super::INPUT_ENDS.into())).await);
-}
-
-/// Ends a task with what has it.
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

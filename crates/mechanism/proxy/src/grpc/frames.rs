@@ -54,7 +54,9 @@ impl Input {
                 })?,
             };
             let Some(frame) = read else { return Self::whole(begun.freeze()) };
-            let Ok(data) = frame.map_err(|_| left())?.into_data() else { continue };
+            let left = "the client left before it had told its message";
+            let frame = frame.map_err(|_| Status::new(Code::CANCELLED, left))?;
+            let Ok(data) = frame.into_data() else { continue };
             if begun.is_empty() && http_body::Body::is_end_stream(&body) {
                 return Self::whole(data);
             }
@@ -70,11 +72,6 @@ impl Input {
     }
 }
 
-/// The client is gone.
-pub(crate) fn left() -> Status {
-    Status::new(Code::CANCELLED, "the client left before it had told its message")
-}
-
 /// How many messages are there whole, and how many bytes of the next one.
 fn num_whole(mut bytes: &[u8]) -> Result<(usize, usize), Status> {
     let mut num = 0;
@@ -86,12 +83,15 @@ fn num_whole(mut bytes: &[u8]) -> Result<(usize, usize), Status> {
     Ok((num, bytes.len()))
 }
 
+/// Flags and length of a message, of whose head there may be less.
+fn head(bytes: &[u8]) -> Option<(u8, usize)> {
+    let &[flags, a, b, c, d] = bytes.first_chunk::<HEAD_BYTES>()?;
+    Some((flags, u32::from_be_bytes([a, b, c, d]) as usize))
+}
+
 /// Of the first message with its head; nothing while that is not there.
 fn length_of_first(bytes: &[u8]) -> Result<Option<usize>, Status> {
-    let Some((&[_, a, b, c, d], _)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
-        return Ok(None);
-    };
-    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    let Some((_, length)) = head(bytes) else { return Ok(None) };
     if length > MAX_BYTES {
         let details = format!("a message of {length} bytes is larger than {MAX_BYTES} bytes");
         return Err(Status::new(Code::RESOURCE_EXHAUSTED, details));
@@ -139,10 +139,8 @@ impl Splitter {
         if self.left == 0 && !self.is_end {
             let missing = (HEAD_BYTES - self.kept.len()).min(bytes.len());
             self.kept.extend_from_slice(&bytes.split_to(missing));
-            let Some(&[flags, a, b, c, d]) = self.kept.first_chunk::<HEAD_BYTES>() else {
-                return Ok(None);
-            };
-            self.left = u32::from_be_bytes([a, b, c, d]) as usize;
+            let Some((flags, length)) = head(&self.kept) else { return Ok(None) };
+            self.left = length;
             let head = self.kept.split().freeze();
             if flags & END == 0 {
                 return Ok(Some(Told::Data(head)));

@@ -52,6 +52,7 @@ static APPLICATION: HeaderName = HeaderName::from_static("application");
 static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 static MODEL: HeaderName = HeaderName::from_static("multiplexed_model_id");
 static SESSION: HeaderName = HeaderName::from_static("session_id");
+/// How messages are compressed.
 static ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
 static PEER: HeaderName = HeaderName::from_static("x-tyndall-peer");
