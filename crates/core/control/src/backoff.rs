@@ -17,7 +17,8 @@ const CAP: Duration = Duration::from_secs(60);
 /// killed by a signal the next is tried at once, because the signal may have come from outside. A replica that dies while
 /// it runs is replaced at once, and the second one too; from the third in a row the replacement waits
 /// 250 ms, doubled each time up to 60 s. One that answered a request starts the row anew: its death
-/// costs the requests it had a retry, not the others their answer.
+/// costs the requests it had a retry, not the others their answer. A start that is killed although
+/// the same code has started before is such a death ([`Backoff::is_death`]).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Backoff {
     /// Failed starts since the last replica that became ready.
@@ -44,6 +45,13 @@ impl Backoff {
             times => doubled(START_FIRST, times - 1),
         };
         self.wait(wait, reason, now)
+    }
+
+    /// A start that a signal ended after `ran`, of code that has started before or not: whether it
+    /// is no failed start but a death, for which others need not be refused. One that took long may
+    /// be killed each time, as where memory no longer holds what it loads.
+    pub(crate) fn is_death(was_killed: bool, is_proven: bool, ran: Duration) -> bool {
+        was_killed && is_proven && ran < STABLE
     }
 
     /// A replica died after it had run for `ran`: the wait until its replacement.

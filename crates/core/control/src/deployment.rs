@@ -321,7 +321,7 @@ impl Deployment {
         let is_first = self.is_whole(index, Replica::is_active);
         let is_start = self.has_starting_member(&self.replicas[index]);
         let replica = &mut self.replicas[index];
-        let ran = cx.now.saturating_sub(replica.since);
+        let (ran, was_killed) = (cx.now.saturating_sub(replica.since), replica.was_killed);
         let outcome = replica.feed(input, reason, grace, cx.now);
         let is_current = replica.version == self.version && !self.is_deleting;
         match outcome {
@@ -330,11 +330,15 @@ impl Deployment {
                 self.backoff.became_ready();
                 self.is_given_up &= self.is_rolling();
             }
-            Outcome::StartFailed if is_current && is_first => self.start_failed(index, reason, cx),
-            Outcome::Died if is_current && is_first && is_start => {
-                self.start_failed(index, reason, cx);
+            Outcome::StartFailed | Outcome::Died if is_current && is_first => {
+                if outcome == Outcome::Died && !is_start {
+                    self.died(index, reason, ran, cx);
+                } else if Backoff::is_death(was_killed, self.was_ready, ran) {
+                    self.died(index, reason, Duration::ZERO, cx);
+                } else {
+                    self.start_failed(index, reason, cx);
+                }
             }
-            Outcome::Died if is_current && is_first => self.died(index, reason, ran, cx),
             Outcome::Ready
             | Outcome::StartFailed
             | Outcome::Died

@@ -77,6 +77,8 @@ pub(crate) struct Sidecar {
     /// Told to end; told again at that time.
     ending: BTreeMap<ReplicaId, Instant>,
     backoff: Backoff,
+    /// One of this configuration was ready once.
+    is_proven: bool,
     /// Why there is none; empty while there is, or soon will be.
     pub(crate) trouble: String,
     /// The newest that nobody has asked for yet.
@@ -100,6 +102,7 @@ impl Sidecar {
         }
         self.wanted = wanted.map(Arc::new);
         self.backoff = Backoff::default();
+        self.is_proven = false;
         self.trouble.clear();
         // It is no longer wanted, so its end is expected.
         if let Some(process) = self.process.take() {
@@ -251,6 +254,7 @@ impl Sidecar {
             ReplicaReport::Ready { .. } => {
                 process.deadline = None;
                 self.backoff.became_ready();
+                self.is_proven = true;
                 self.trouble.clear();
                 self.let_go();
             }
@@ -289,12 +293,17 @@ impl Sidecar {
         // One that says why was not ended from outside.
         let was_killed = was_killed && process.failure.is_none();
         let reason = process.failure.as_deref().unwrap_or(reason);
+        let ran = now.saturating_sub(process.since);
         let was_ready = process.deadline.is_none();
-        if !was_ready {
-            self.backoff.start_failed(reason, was_killed, now);
+        let is_death = Backoff::is_death(was_killed, self.is_proven, ran);
+        if was_ready {
+            self.backoff.crashed(reason, ran, now);
+        } else if is_death {
+            self.backoff.crashed(reason, Duration::ZERO, now);
         } else {
-            self.backoff.crashed(reason, now.saturating_sub(process.since), now);
+            self.backoff.start_failed(reason, was_killed, now);
         }
+        let was_ready = was_ready || is_death;
         reason.clone_into(&mut self.trouble);
         let times = if was_ready { self.backoff.crashes } else { self.backoff.failed_starts };
         self.failure = Some(Failure { was_ready, times, reason: reason.to_owned() });
