@@ -146,7 +146,7 @@ impl Deployment {
         deployed_at: Instant,
         scale: impl FnOnce(&mut Autoscaler, &DeploymentConfig),
     ) {
-        self.backoff = Backoff::default();
+        self.backoff.forgive();
         self.warm.forgive();
         self.actors.forgive();
         self.unavailable = None;
@@ -321,7 +321,7 @@ impl Deployment {
         let is_first = self.is_whole(index, Replica::is_active);
         let is_start = self.has_starting_member(&self.replicas[index]);
         let replica = &mut self.replicas[index];
-        let (ran, was_killed) = (cx.now.saturating_sub(replica.since), replica.was_killed);
+        let ran = cx.now.saturating_sub(replica.since);
         let outcome = replica.feed(input, reason, grace, cx.now);
         let is_current = replica.version == self.version && !self.is_deleting;
         match outcome {
@@ -330,15 +330,13 @@ impl Deployment {
                 self.backoff.became_ready();
                 self.is_given_up &= self.is_rolling();
             }
-            Outcome::StartFailed | Outcome::Died if is_current && is_first => {
-                if outcome == Outcome::Died && !is_start {
-                    self.died(index, reason, ran, cx);
-                } else if Backoff::is_death(was_killed, self.was_ready, ran) {
-                    self.died(index, reason, Duration::ZERO, cx);
-                } else {
-                    self.start_failed(index, reason, cx);
-                }
+            Outcome::StartFailed if is_current && is_first => {
+                self.start_failed(index, reason, ran, cx);
             }
+            Outcome::Died if is_current && is_first && is_start => {
+                self.start_failed(index, reason, ran, cx);
+            }
+            Outcome::Died if is_current && is_first => self.died(index, reason, ran, cx),
             Outcome::Ready
             | Outcome::StartFailed
             | Outcome::Died
@@ -399,12 +397,12 @@ impl Deployment {
         }
     }
 
-    fn start_failed(&mut self, index: usize, reason: &str, cx: &mut Context<'_>) {
+    fn start_failed(&mut self, index: usize, reason: &str, ran: Duration, cx: &mut Context<'_>) {
         let replica = &self.replicas[index];
-        let (was_killed, kind) = (replica.was_killed, replica.kind());
+        let (killed_after, kind) = (replica.was_killed.then_some(ran), replica.kind());
         self.num_lost = self.num_lost.saturating_add(replica.gang_size());
-        let retry_in = self.backoff.start_failed(reason, was_killed, cx.now);
-        let times = self.backoff.failed_starts;
+        let retry_in = self.backoff.start_failed(reason, killed_after, cx.now);
+        let times = self.backoff.starts_in_vain();
         let message = format!("{kind} failed to start, {times} in a row: {reason}");
         if !self.failed(&message) {
             let event =

@@ -77,8 +77,6 @@ pub(crate) struct Sidecar {
     /// Told to end; told again at that time.
     ending: BTreeMap<ReplicaId, Instant>,
     backoff: Backoff,
-    /// One of this configuration was ready once.
-    is_proven: bool,
     /// Why there is none; empty while there is, or soon will be.
     pub(crate) trouble: String,
     /// The newest that nobody has asked for yet.
@@ -102,7 +100,6 @@ impl Sidecar {
         }
         self.wanted = wanted.map(Arc::new);
         self.backoff = Backoff::default();
-        self.is_proven = false;
         self.trouble.clear();
         // It is no longer wanted, so its end is expected.
         if let Some(process) = self.process.take() {
@@ -203,7 +200,7 @@ impl Sidecar {
 
     /// The next start does not wait.
     pub(crate) fn forgive(&mut self) {
-        self.backoff = Backoff::default();
+        self.backoff.forgive();
     }
 
     /// Why it ended unasked, where that is news.
@@ -254,7 +251,6 @@ impl Sidecar {
             ReplicaReport::Ready { .. } => {
                 process.deadline = None;
                 self.backoff.became_ready();
-                self.is_proven = true;
                 self.trouble.clear();
                 self.let_go();
             }
@@ -293,19 +289,15 @@ impl Sidecar {
         // One that says why was not ended from outside.
         let was_killed = was_killed && process.failure.is_none();
         let reason = process.failure.as_deref().unwrap_or(reason);
-        let ran = now.saturating_sub(process.since);
         let was_ready = process.deadline.is_none();
-        let is_death = Backoff::is_death(was_killed, self.is_proven, ran);
-        if was_ready {
-            self.backoff.crashed(reason, ran, now);
-        } else if is_death {
-            self.backoff.crashed(reason, Duration::ZERO, now);
+        let ran = now.saturating_sub(process.since);
+        if !was_ready {
+            self.backoff.start_failed(reason, was_killed.then_some(ran), now);
         } else {
-            self.backoff.start_failed(reason, was_killed, now);
+            self.backoff.crashed(reason, ran, now);
         }
-        let was_ready = was_ready || is_death;
         reason.clone_into(&mut self.trouble);
-        let times = if was_ready { self.backoff.crashes } else { self.backoff.failed_starts };
+        let times = if was_ready { self.backoff.crashes } else { self.backoff.starts_in_vain() };
         self.failure = Some(Failure { was_ready, times, reason: reason.to_owned() });
         self.let_go();
     }
