@@ -9,7 +9,7 @@ use std::error::Error;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tyndall_cluster::process::prepare_child;
 use tyndall_config::{Environment, Isa, LogFormat, RoleConfig};
 use tyndall_controller::{
@@ -19,7 +19,7 @@ use tyndall_hub::HubOptions;
 use tyndall_proxy::{GrpcOptions, KeySources, ProxyOptions};
 use tyndall_replica::{ReplicaError, ReplicaOptions};
 use tyndall_telemetry::LogOptions;
-use tyndall_transport::Listener;
+use tyndall_transport::{Listener, polling_runtime};
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::RuntimeDir;
 
@@ -54,7 +54,7 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
                 .map(serde_json::from_str)
                 .transpose()
                 .map_err(|error| Failure::new(format!("--cors is not as expected: {error}")))?;
-            block_on(&mut proxy_threads(), async {
+            on_runtime(proxy_runtime(), async {
                 let mut listeners = listeners()?;
                 let options = ProxyOptions {
                     runtime_dir: RuntimeDir(common.runtime_dir),
@@ -98,15 +98,11 @@ pub(crate) fn run(role: RoleArgs, env: &Environment, started_at: Instant) -> Res
     }
 }
 
-fn proxy_threads() -> Builder {
+fn proxy_runtime() -> std::io::Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     match (cores / 2).min(MAX_PROXY_THREADS) {
-        0 | 1 => Builder::new_current_thread(),
-        threads => {
-            let mut builder = Builder::new_multi_thread();
-            builder.worker_threads(threads);
-            builder
-        }
+        0 | 1 => polling_runtime(),
+        threads => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
     }
 }
 
@@ -211,5 +207,12 @@ fn block_on(
     builder: &mut Builder,
     role: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    builder.enable_all().build().map_err(|error| log(&error))?.block_on(role)
+    on_runtime(builder.enable_all().build(), role)
+}
+
+fn on_runtime(
+    runtime: std::io::Result<Runtime>,
+    role: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    runtime.map_err(|error| log(&error))?.block_on(role)
 }

@@ -22,8 +22,9 @@ use std::sync::Arc;
 ///
 /// A caller that goes away drops the future of its call, wherever it waits; so `call` must be safe
 /// to drop at any `await`. A panic is an error of that call, not the end of the replica. Work that
-/// computes for long belongs on `tokio::task::spawn_blocking`: the replica has few threads, and a
-/// health check waits for them like everybody else.
+/// computes for long belongs on `tokio::task::spawn_blocking`: the replica has as many threads as
+/// CPUs, one by default, and the calls beside it wait. Where it has one, the runtime is one of the
+/// current thread, on which `block_in_place` panics.
 ///
 /// ```
 /// use tyndall::{Deployment, ReplicaContext, Result};

@@ -18,6 +18,7 @@ mod http2;
 mod lines;
 mod link;
 mod passing;
+mod polling;
 mod server;
 mod stall;
 mod upgrade;
@@ -28,6 +29,7 @@ pub use client::{Client, ClientError, OpenRequest, Opening, Outgoing, ResponseBo
 pub use http2::Peer;
 pub use lines::{JsonLines, LineSender, LineSplitter, LinesError, line_channel};
 pub use passing::pass_listeners;
+pub use polling::polling_runtime;
 pub use server::{Handler, Listener, Protocol, ServeOptions, reachable, serve};
 pub use upgrade::{ConnectionLife, Upgrade};
 

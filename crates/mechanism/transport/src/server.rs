@@ -18,14 +18,16 @@ use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use rustix::net::SocketFlags;
 use std::convert::Infallible;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -33,6 +35,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// What a deadline can be reckoned with.
 const FOREVER: Duration = Duration::from_hours(24 * 365);
+
+/// A connection that nobody has taken for so long is taken by a listener that stands by.
+const LATE: Duration = Duration::from_millis(500);
 
 /// After so long the system's news of those who had found the socket have come.
 const NOTICED: Duration = Duration::from_millis(5);
@@ -50,9 +55,36 @@ pub enum Listener {
     Tcp(TcpListener),
     /// A Unix socket.
     Unix(UnixListener),
+    /// What another listener of a Unix socket has left for half a second. In the type of streams,
+    /// because the one of listeners cannot wait without taking what comes.
+    Standby(UnixStream),
 }
 
 impl Listener {
+    /// A second listener of this Unix socket, on the runtime that this is called on. It takes
+    /// connections that have waited for half a second, as where code holds up the thread that this
+    /// one is on.
+    ///
+    /// # Errors
+    /// When the socket is none, or the system has no more descriptors.
+    pub fn standby(socket: OwnedFd) -> std::io::Result<Self> {
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(Self::Standby(UnixStream::from_std(socket)?))
+    }
+
+    /// A second descriptor of this socket, for [`Self::standby`].
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub fn try_clone_fd(&self) -> std::io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Standby(socket) => socket.as_fd().try_clone_to_owned(),
+        }
+    }
+
     /// A listening TCP socket that came from elsewhere.
     ///
     /// # Errors
@@ -70,7 +102,7 @@ impl Listener {
     /// When the path cannot be bound: too long, or the directory is missing.
     pub fn bind_unix(path: &Path) -> std::io::Result<Self> {
         match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
         Ok(Self::Unix(UnixListener::bind(path)?))
@@ -81,7 +113,7 @@ impl Listener {
     pub fn tcp_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Standby(_) => None,
         }
     }
 
@@ -105,6 +137,21 @@ impl Listener {
                 Ok(Accepted::Tcp(stream))
             }
             Self::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+            Self::Standby(socket) => loop {
+                socket.readable().await?;
+                sleep(LATE).await;
+                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+                let accept = || Ok(rustix::net::accept_with(socket, flags)?);
+                match socket.try_io(Interest::READABLE, accept) {
+                    Ok(accepted) => {
+                        let stream = std::os::unix::net::UnixStream::from(accepted);
+                        return Ok(Accepted::Unix(UnixStream::from_std(stream)?));
+                    }
+                    // The other has taken it.
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            },
         }
     }
 }

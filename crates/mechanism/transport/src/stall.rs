@@ -1,6 +1,7 @@
 //! Connections whose peer stops reading do not live for ever.
 
 use crate::heads::Heads;
+use crate::polling::noted;
 use crate::upgrade::ConnectionEnd;
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -47,7 +48,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        noted(Pin::new(&mut self.stream).poll_read(cx, buffer))
     }
 }
 

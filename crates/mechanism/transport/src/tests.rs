@@ -289,3 +289,28 @@ async fn a_connection_that_left_http_lives_until_its_stream_is_dropped() {
     assert_eq!(s.task.await.unwrap(), 0, "the drain has waited for it");
     tokio::time::timeout(Duration::from_secs(5), s.echo.dropped.notified()).await.unwrap();
 }
+
+#[tokio::test]
+async fn who_stands_by_takes_what_is_left_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let first = Listener::bind_unix(&path).unwrap();
+    let second = Listener::standby(first.try_clone_fd().unwrap()).unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(());
+    let end = |mut stopped: tokio::sync::watch::Receiver<()>| async move {
+        drop(stopped.changed().await);
+    };
+    let (held_up, standby) = (Echo::default(), Echo::default());
+    let options = ServeOptions::default();
+    let there = tokio::spawn(serve(second, standby.clone(), options, end(stopped.clone())));
+    // Nobody accepts at the first one yet.
+    let client = Client::unix(path.clone());
+    assert_eq!(client.call::<_, u32>(Method::POST, "/echo", &1).await.unwrap(), 1);
+    let here = tokio::spawn(serve(first, held_up.clone(), options, end(stopped)));
+    let another = Client::unix(path);
+    assert_eq!(another.call::<_, u32>(Method::POST, "/echo", &2).await.unwrap(), 2);
+    let served = [standby, held_up].map(|echo| echo.served.load(Ordering::SeqCst));
+    assert_eq!(served, [1, 1]);
+    drop((client, another, stop));
+    assert_eq!((here.await.unwrap(), there.await.unwrap()), (0, 0));
+}

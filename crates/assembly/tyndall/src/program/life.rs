@@ -14,6 +14,7 @@
 use super::host::App;
 use super::ongoing::Requests;
 use super::routes::Routes;
+use super::standby;
 use crate::application::Built;
 use crate::caller::Caller;
 use crate::context::{Metadata, ReplicaContext, ReplicaFacts};
@@ -31,10 +32,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tyndall_telemetry::{ProgramLabels, ProgramMetrics};
-use tyndall_transport::{Client, Listener, ServeOptions, serve};
+use tyndall_transport::{Client, Listener, ServeOptions, polling_runtime, serve};
 use tyndall_types::ReplicaId;
 use tyndall_types::protocol::{
     ColdStartPhases, DeploymentConfig, GangContext, ReplicaReport, RuntimeDir, Workload,
@@ -51,9 +52,6 @@ const MODELS_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is open so long before the drain time is over is told that it ends.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// With one thread, code that computes for long would hold up the answer to a health check.
-const MIN_THREADS: usize = 2;
 
 /// What a replica is started with.
 pub(super) struct ReplicaOptions {
@@ -124,31 +122,44 @@ pub(super) fn from_application(build: impl FnOnce(Value) -> Result<Built>) -> im
     }
 }
 
-/// The threads of a replica whose code runs on them.
-pub(super) fn own_threads(config: &DeploymentConfig) -> Builder {
-    let threads = config.resources.num_cpus.ceil().clamp(0.0, 256.0) as usize;
-    let mut threads_of = Builder::new_multi_thread();
-    threads_of.worker_threads(threads.max(MIN_THREADS));
-    threads_of
+/// The threads of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// Its code runs on them: as many as it has CPUs.
+    Shared,
+    /// Its code has threads of its own. A second one would be woken by each answer that comes from
+    /// there, and would wake the first.
+    Apart,
 }
 
-/// The thread of a replica whose code has threads of its own. A second one would be woken by each
-/// answer that comes from there, and would wake the first.
-pub(super) fn one_thread(_: &DeploymentConfig) -> Builder {
-    Builder::new_current_thread()
+impl Threads {
+    /// How many there are.
+    fn count(self, config: &DeploymentConfig) -> usize {
+        match self {
+            Self::Shared => config.resources.num_cpus.ceil().clamp(1.0, 256.0) as usize,
+            Self::Apart => 1,
+        }
+    }
 }
 
 /// Is a replica until it is told to end.
 pub(super) fn block_on(
     options: ReplicaOptions,
-    threads: fn(&DeploymentConfig) -> Builder,
+    threads: Threads,
     start: impl Start,
 ) -> Result<(), ReplicaError> {
-    let runtime = threads(&options.config).enable_all().build().map_err(ReplicaError::System)?;
+    let count = threads.count(&options.config);
+    let runtime = match count {
+        1 => polling_runtime(),
+        more => Builder::new_multi_thread().worker_threads(more).enable_all().build(),
+    };
+    // One thread may be held up by code that computes.
+    let may_stall = threads == Threads::Shared && count == 1;
+    let runtime = runtime.map_err(ReplicaError::System)?;
     let outcome = runtime.block_on(async {
         let terminate = signal(SignalKind::terminate()).map_err(ReplicaError::System)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(ReplicaError::System)?;
-        run(options, start, either(terminate, interrupt)).await
+        run(options, may_stall, start, either(terminate, interrupt)).await
     });
     // Blocking work that outlasts the drain is not waited for; the process ends with its main.
     runtime.shutdown_background();
@@ -164,6 +175,7 @@ async fn either(mut terminate: Signal, mut interrupt: Signal) {
 
 async fn run(
     options: ReplicaOptions,
+    may_stall: bool,
     make: impl Start,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ReplicaError> {
@@ -189,9 +201,19 @@ async fn run(
     ));
     let mut links = JoinSet::new();
     links.spawn(routes.clone().run());
-    let (stop, stopped) = oneshot::channel::<()>();
+    let (stop, stopped) = watch::channel(());
     let serve_options = ServeOptions::of_replica(drain);
-    let serving = serve(listener, app.clone(), serve_options, async { drop(stopped.await) });
+    let stands_by = may_stall
+        .then(|| standby::begin(&listener, app.clone(), serve_options, stopped.clone()))
+        .transpose()
+        .map_err(ReplicaError::System)?;
+    let standing_by = async {
+        match stands_by {
+            Some(cut) => cut.await.unwrap_or_default(),
+            None => 0,
+        }
+    };
+    let serving = serve(listener, app.clone(), serve_options, standby::end_of(stopped));
     let own = (held.clone(), metadata.clone());
     let begin = |options| start(options, make, routes, metrics, own);
     let said = Said { models: held.watch(), metadata, requests };
@@ -209,13 +231,13 @@ async fn run(
         app.set_over();
         std::future::pending::<Infallible>().await
     };
-    let all = async { tokio::join!(serving, living) };
-    let (cut, (outcome, servant, since)) = tokio::select! {
+    let all = async { tokio::join!(serving, standing_by, living) };
+    let (cut, cut_there, (outcome, servant, since)) = tokio::select! {
         done = all => done,
         never = ending => match never {},
     };
-    if cut > 0 {
-        tracing::warn!(connections = cut, "cut because the drain time was over");
+    if cut + cut_there > 0 {
+        tracing::warn!(connections = cut + cut_there, "cut because the drain time was over");
     }
     if let Some(servant) = servant {
         let left = drain.saturating_sub(since.elapsed());

@@ -16,6 +16,7 @@ mod life;
 mod ongoing;
 mod reserved;
 mod routes;
+mod standby;
 
 pub use life::ReplicaStart;
 pub(crate) use routes::Routes;
@@ -31,7 +32,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 use tyndall_cluster::process::prepare_child;
 use tyndall_telemetry::{LogFormat, LogOptions, init_logs};
-use tyndall_types::protocol::DeploymentConfig;
 
 /// What builds an application: a function without arguments, or with one that is read from the
 /// application's `args`.
@@ -116,7 +116,7 @@ pub fn main<Kind>(builder: impl Builder<Kind>) -> ExitCode {
         Ok(Args::Role(Role::Describe { args })) => describe(&builder, args),
         Ok(Args::Role(Role::Replica(replica))) => {
             let start = life::from_application(move |args| builder.build(args)?.build());
-            replica_role(*replica, life::own_threads, start, started_at)
+            replica_role(*replica, life::Threads::Shared, start, started_at)
         }
         Err(message) => {
             eprintln!("{message}\n{}", usage(&program));
@@ -178,7 +178,8 @@ pub(crate) fn replica(
             return Err(Some("the role is not that of a replica".to_owned()));
         }
     };
-    replica_role(*replica, life::one_thread, start, started_at).map_err(|failure| match failure {
+    replica_role(*replica, life::Threads::Apart, start, started_at).map_err(|failure| match failure
+    {
         Failure::Told => None,
         Failure::Untold(message) => Some(message),
     })
@@ -186,7 +187,7 @@ pub(crate) fn replica(
 
 fn replica_role(
     replica: args::ReplicaArgs,
-    threads: fn(&DeploymentConfig) -> tokio::runtime::Builder,
+    threads: life::Threads,
     start: impl Start,
     started_at: Instant,
 ) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 //!
 //! A request is written while the answer is read, as a server may answer before it has all of it.
 
+use crate::polling::noted;
 use crate::wire::{self, Head, Outgoing, Said};
 use bytes::{Buf, Bytes, BytesMut};
 use http::Method;
@@ -29,10 +30,10 @@ pub(super) enum Stream {
 impl Stream {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<Result<usize>> {
         // The future does not outlive the poll, and keeps nothing from one to the next.
-        match self {
+        noted(match self {
             Self::Unix(stream) => pin!(stream.read_buf(buffer)).poll(cx),
             Self::Tcp(stream) => pin!(stream.read_buf(buffer)).poll(cx),
-        }
+        })
     }
 
     fn poll_write(
@@ -225,10 +226,10 @@ impl AsyncRead for Upgraded {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
         if self.read.is_empty() {
-            return match &mut self.stream {
+            return noted(match &mut self.stream {
                 Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
                 Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            };
+            });
         }
         let length = self.read.len().min(buffer.remaining());
         buffer.put_slice(&self.read.split_to(length));

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http::{Request, Response, StatusCode};
 use serde_json::json;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tyndall_transport::{Body, Handler, OpenRequest, Opening, RequestBody, empty, read_body};
 use tyndall_types::protocol::{ProgramConfig, ReplicaStatus};
@@ -29,7 +30,10 @@ struct Probe {
     dropped: Notify,
     go: Notify,
     reconfiguring: Notify,
+    compute: Mutex<Option<Compute>>,
 }
+
+type Compute = Box<dyn FnOnce() + Send>;
 
 tokio::task_local! {
     static PROBE: Arc<Probe>;
@@ -75,6 +79,9 @@ impl Deployment for Told {
             self.0.begun.notify_one();
             self.0.go.notified().await;
         }
+        if let Some(compute) = self.0.compute.lock().unwrap().take() {
+            compute();
+        }
         Ok(request)
     }
 
@@ -119,11 +126,15 @@ struct Process {
     reports: mpsc::Receiver<ReplicaReport>,
     stop: oneshot::Sender<()>,
     replica: JoinHandle<Result<(), ReplicaError>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Process {
     fn start(init: &str) -> Self {
+        Self::start_by(init, false)
+    }
+
+    fn start_by(init: &str, may_stall: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime_dir = RuntimeDir(dir.path().to_owned());
         let (sender, reports) = mpsc::channel(8);
@@ -152,13 +163,17 @@ impl Process {
         let probe = Arc::<Probe>::default();
         let (stop, stopped) = oneshot::channel::<()>();
         let build = from_application(|_| Application::new(Told::bind(String::new())).build());
-        let life = run(options, build, async { drop(stopped.await) });
+        let life = run(options, may_stall, build, async { drop(stopped.await) });
         let replica = tokio::spawn(PROBE.scope(probe.clone(), life));
-        Self { probe, client, reports, stop, replica, _dir: dir }
+        Self { probe, client, reports, stop, replica, dir }
     }
 
     async fn ready() -> Self {
-        let mut process = Self::start("go");
+        Self::ready_by(false).await
+    }
+
+    async fn ready_by(may_stall: bool) -> Self {
+        let mut process = Self::start_by("go", may_stall);
         let report = process.report().await;
         assert!(matches!(report, ReplicaReport::Ready { .. }), "{report:?}");
         process
@@ -479,5 +494,29 @@ async fn a_replica_that_takes_a_configuration_says_so() {
     process.probe.go.notify_one();
     told.await.unwrap().unwrap();
     assert_eq!(process.state().await, ReplicaState::Running);
+    process.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_whose_thread_computes_is_well_and_ends_when_it_is_told() {
+    let process = Process::ready_by(true).await;
+    let socket = RuntimeDir(process.dir.path().to_owned()).replica_socket(&ReplicaId::new("r0"));
+    let (asked, seen) = std::sync::mpsc::channel();
+    let ask = move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let answer = runtime.block_on(async {
+            let client = Client::unix(socket);
+            client.get::<ReplicaStatus>("/-/status").await
+        });
+        asked.send(answer.unwrap()).unwrap();
+    };
+    // It ends when another has been told how the replica is, on the thread that serves.
+    *process.probe.compute.lock().unwrap() = Some(Box::new(move || {
+        std::thread::spawn(ask).join().unwrap();
+    }));
+    let (answer, _) = process.send(&call("call", json!(1)), false).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let status = seen.recv().unwrap();
+    assert_eq!((status.state, status.ongoing), (ReplicaState::Running, 1));
     process.end().await.unwrap();
 }

@@ -19,7 +19,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -186,7 +186,7 @@ impl Process {
             started_at: Instant::now(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
-        let replica = tokio::spawn(run(options, start, async { drop(stopped.await) }));
+        let replica = tokio::spawn(run(options, false, start, async { drop(stopped.await) }));
         let client = Client::unix(&socket);
         let this = Self { client, socket, ends, stop, replica, _dir: dir };
         let running = async {

@@ -1,0 +1,253 @@
+//! A runtime of one thread that goes on looking for a moment before it sleeps.
+//!
+//! Where a core is woken from sleep for each message, as between a proxy and a replica that have one
+//! request at a time, waking takes several times as long as the work. So a thread without work asks
+//! the system again and again whether something has come, for [`SOON`] after the last bytes from a
+//! connection, if its last sleep was shorter than that: traffic that comes less often costs nothing. It is how
+//! hypervisors wait for a halted guest (Linux, `virt/kvm/halt-polling`). Between two looks the core is
+//! offered to others; where one takes it, the thread sleeps.
+
+use rustix::thread::sched_getaffinity;
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io::Result;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+
+/// What comes so soon after the last is worth staying awake for. A core takes 15 to 40 µs to
+/// be woken under a hypervisor, and a request passes several.
+const SOON: Duration = Duration::from_micros(100);
+/// A core that was offered and is back only after so long was wanted.
+const TAKEN: Duration = Duration::from_micros(4);
+
+thread_local! {
+    static HAVE_COME: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Notes whether a read on this thread has come to something.
+pub(crate) fn noted<T>(read: Poll<T>) -> Poll<T> {
+    if read.is_ready() {
+        HAVE_COME.set(true);
+    }
+    read
+}
+
+/// Makes such a runtime. It only sleeps where this process has less than two cores, or a quota of
+/// their time, which waiting would use up.
+///
+/// # Errors
+/// When the system has no more threads or descriptors.
+pub fn polling_runtime() -> Result<Runtime> {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all();
+    if !has_cores_to_itself() {
+        return builder.build();
+    }
+    let poller = Arc::new(Mutex::new(Poller::new(Instant::now())));
+    let (parking, unparked) = (poller.clone(), poller.clone());
+    let runtime = builder
+        .on_thread_park(move || lock(&parking).before_sleep())
+        .on_thread_unpark(move || lock(&unparked).patience.looked(Instant::now()))
+        .build()?;
+    // A task that never does anything: to have it woken keeps the thread from sleeping.
+    runtime.spawn(poll_fn(move |cx| {
+        let mut poller = lock(&poller);
+        if poller.idler.is_none() {
+            poller.idler = Some(cx.waker().clone());
+        }
+        Poll::<()>::Pending
+    }));
+    Ok(runtime)
+}
+
+fn has_cores_to_itself() -> bool {
+    // Of these the first knows of quotas, the second does not.
+    let usable = std::thread::available_parallelism().map_or(1, usize::from);
+    let allowed = sched_getaffinity(None).map_or(0, |cores| cores.count() as usize);
+    usable >= 2 && usable >= allowed
+}
+
+#[derive(Debug)]
+struct Poller {
+    patience: Patience,
+    /// Of the task that does nothing.
+    idler: Option<Waker>,
+}
+
+impl Poller {
+    fn new(now: Instant) -> Self {
+        Self { patience: Patience::new(now), idler: None }
+    }
+
+    fn before_sleep(&mut self) {
+        if !self.patience.looks_again(HAVE_COME.take(), Instant::now()) {
+            return;
+        }
+        std::thread::yield_now();
+        if self.patience.is_back(Instant::now()) {
+            self.idler.iter().for_each(Waker::wake_by_ref);
+        }
+    }
+}
+
+fn lock(poller: &Mutex<Poller>) -> std::sync::MutexGuard<'_, Poller> {
+    poller.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a thread that has nothing to do looks again or sleeps. `now` is an argument.
+#[derive(Debug)]
+struct Patience {
+    /// When it began to look or to sleep, or was done with it.
+    mark: Instant,
+    /// When it had nothing more to do after bytes had come.
+    worked: Instant,
+    /// It looks, and does not sleep.
+    looks: bool,
+    /// The last sleep was a short one.
+    was_short: bool,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self { mark: now, worked: now, looks: false, was_short: false }
+    }
+
+    /// There is nothing more to do.
+    fn looks_again(&mut self, have_come: bool, now: Instant) -> bool {
+        if have_come {
+            self.worked = now;
+        }
+        self.looks = self.was_short && now.saturating_duration_since(self.worked) < SOON;
+        self.mark = now;
+        self.looks
+    }
+
+    /// The core was offered to others: whether it still looks.
+    fn is_back(&mut self, now: Instant) -> bool {
+        self.looks = now.saturating_duration_since(self.mark) < TAKEN;
+        self.mark = now;
+        self.looks
+    }
+
+    /// It has looked, or slept.
+    fn looked(&mut self, now: Instant) {
+        if !self.looks {
+            self.was_short = now.saturating_duration_since(self.mark) < SOON;
+        }
+        self.mark = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+    use tokio::sync::mpsc;
+
+    const US: Duration = Duration::from_micros(1);
+
+    struct Thread {
+        now: Instant,
+        patience: Patience,
+    }
+
+    impl Thread {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self { now, patience: Patience::new(now) }
+        }
+
+        /// Works on what came, and has nothing more to do: whether it looks again.
+        fn works(&mut self, time: Duration, others: Duration) -> bool {
+            self.now += time;
+            self.has_done(true, others)
+        }
+
+        /// Others may want its core.
+        fn has_done(&mut self, have_come: bool, others: Duration) -> bool {
+            let looks = self.patience.looks_again(have_come, self.now);
+            self.now += others;
+            looks && self.patience.is_back(self.now)
+        }
+
+        fn sleeps(&mut self, time: Duration) {
+            self.now += time;
+            self.patience.looked(self.now);
+        }
+
+        /// Looks until it sleeps, in vain.
+        fn looks(&mut self) -> Duration {
+            let since = self.now;
+            loop {
+                self.sleeps(US / 2);
+                if !self.has_done(false, US / 5) {
+                    return self.now - since;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn it_looks_for_a_moment_after_a_short_sleep() {
+        let mut thread = Thread::new();
+        assert!(!thread.works(US * 10, US), "it has never slept");
+        thread.sleeps(US * 30);
+        assert!(thread.works(US * 10, US));
+        let looked = thread.looks();
+        assert!(looked >= SOON - US * 2 && looked <= SOON + US * 2, "{looked:?}");
+        // Nothing came for long.
+        thread.sleeps(US * 500);
+        assert!(!thread.works(US * 10, US));
+        thread.sleeps(US * 90);
+        assert!(thread.works(US * 10, US));
+    }
+
+    #[test]
+    fn work_begins_the_moment_anew() {
+        let mut thread = Thread::new();
+        thread.works(US * 10, US);
+        thread.sleeps(US * 30);
+        for _ in 0..100 {
+            assert!(thread.works(US * 10, US));
+            for _ in 0..40 {
+                thread.sleeps(US / 2);
+                assert!(thread.has_done(false, US));
+            }
+        }
+    }
+
+    #[test]
+    fn it_sleeps_where_others_want_the_core() {
+        let mut thread = Thread::new();
+        thread.works(US * 10, US);
+        thread.sleeps(US * 30);
+        assert!(!thread.works(US * 10, US * 5));
+        // It was woken soon: it tries again.
+        thread.sleeps(US * 20);
+        assert!(thread.works(US * 10, US));
+    }
+
+    #[test]
+    fn whatever_it_does_nothing_is_missed() {
+        let runtime = polling_runtime().unwrap();
+        let (questions, mut asked) = mpsc::unbounded_channel::<u32>();
+        let (answer, answers) = std::sync::mpsc::channel();
+        let asking = thread::spawn(move || {
+            for i in 0..2_000 {
+                questions.send(i).unwrap();
+                assert_eq!(answers.recv(), Ok(i));
+                // Sooner and later than it waits.
+                thread::sleep(US * (i % 4) * 60);
+            }
+        });
+        runtime.block_on(async {
+            while let Some(i) = asked.recv().await {
+                answer.send(i).unwrap();
+            }
+            tokio::time::sleep(US * 300).await;
+        });
+        asking.join().unwrap();
+    }
+}
