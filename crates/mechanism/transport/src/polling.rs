@@ -143,8 +143,12 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::thread;
-    use tokio::sync::mpsc;
+    use crate::{
+        Body, Client, Handler, Listener, RequestBody, ServeOptions, read_body, serve, text,
+    };
+    use bytes::Bytes;
+    use http::{Request, Response, StatusCode};
+    use tokio::sync::oneshot;
 
     const US: Duration = Duration::from_micros(1);
 
@@ -229,25 +233,44 @@ mod tests {
         assert!(thread.works(US * 10, US));
     }
 
+    #[derive(Clone)]
+    struct Told;
+
+    impl Handler for Told {
+        async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
+            text(StatusCode::OK, request.uri().path().to_owned())
+        }
+    }
+
     #[test]
-    fn whatever_it_does_nothing_is_missed() {
-        let runtime = polling_runtime().unwrap();
-        let (questions, mut asked) = mpsc::unbounded_channel::<u32>();
-        let (answer, answers) = std::sync::mpsc::channel();
-        let asking = thread::spawn(move || {
-            for i in 0..2_000 {
-                questions.send(i).unwrap();
-                assert_eq!(answers.recv(), Ok(i));
-                // Sooner and later than it waits.
-                thread::sleep(US * (i % 4) * 60);
+    fn nothing_is_missed_whether_it_looks_or_sleeps() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
+        let socket = path.clone();
+        let server = std::thread::spawn(move || {
+            polling_runtime().unwrap().block_on(async {
+                let listener = Listener::bind_unix(&socket).unwrap();
+                bound.send(()).unwrap();
+                serve(listener, Told, ServeOptions::default(), async { drop(stopped.await) }).await
+            })
+        });
+        is_bound.recv().unwrap();
+        polling_runtime().unwrap().block_on(async {
+            let client = Client::unix(path);
+            for i in 0..1_000 {
+                let request = Request::get(format!("/{i}")).body(Bytes::new()).unwrap();
+                let answer = client.send(request).await.unwrap();
+                let body = read_body(answer.into_body(), 16).await.unwrap();
+                assert_eq!(body, format!("/{i}"));
+                // At once, and later than it looks.
+                if i % 8 == 0 {
+                    tokio::time::sleep(US * (i % 3) * 1_000).await;
+                }
             }
         });
-        runtime.block_on(async {
-            while let Some(i) = asked.recv().await {
-                answer.send(i).unwrap();
-            }
-            tokio::time::sleep(US * 300).await;
-        });
-        asking.join().unwrap();
+        drop(stop);
+        assert_eq!(server.join().unwrap(), 0);
     }
 }
