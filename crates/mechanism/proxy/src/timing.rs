@@ -16,7 +16,7 @@ const NO_WAITS: HeaderValue = HeaderValue::from_static("queue;dur=0.0, wake;dur=
 ///
 /// Of a wake, the replica knows the phases `wake.…` since its process began, up to the moment when
 /// the engine got the request; those that the request waited for follow `wake`, whose parts they
-/// are.
+/// are. The way between proxy and replica is in none.
 pub(crate) fn server_timing(waits: Waits, from_replica: Option<&HeaderValue>) -> HeaderValue {
     if from_replica.is_none() && is_none(waits.queue) && is_none(waits.wake) {
         return NO_WAITS;
