@@ -3,9 +3,9 @@
 //! Where a core is woken from sleep for each message, as between a proxy and a replica that have one
 //! request at a time, waking takes several times as long as the work. So a thread without work asks
 //! the system again and again whether something has come, for [`SOON`] after the last bytes from a
-//! connection, if its last sleep was shorter than that: traffic that comes less often costs nothing. It is how
-//! hypervisors wait for a halted guest (Linux, `virt/kvm/halt-polling`). Between two looks the core is
-//! offered to others; where one takes it, the thread sleeps.
+//! connection, if its last sleep was shorter than that: traffic that comes less often costs nothing.
+//! It is how hypervisors wait for a halted guest (Linux, `virt/kvm/halt-polling`). Between two looks
+//! the core is offered to others; where one takes it, the thread sleeps.
 
 use rustix::thread::sched_getaffinity;
 use std::cell::Cell;
@@ -16,8 +16,8 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
-/// What comes so soon after the last is worth staying awake for. A core takes 15 to 40 µs to
-/// be woken under a hypervisor, and a request passes several.
+/// What comes so soon after the last is worth staying awake for. A core takes 15 to 40 µs to be
+/// woken under a hypervisor, and a request passes several.
 const SOON: Duration = Duration::from_micros(100);
 /// A core that was offered and is back only after so long was wanted.
 const TAKEN: Duration = Duration::from_micros(4);
