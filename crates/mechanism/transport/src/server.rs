@@ -66,23 +66,11 @@ impl Listener {
     /// one is on.
     ///
     /// # Errors
-    /// When the socket is none, or the system has no more descriptors.
-    pub fn standby(socket: OwnedFd) -> std::io::Result<Self> {
-        let socket = std::os::unix::net::UnixStream::from(socket);
-        socket.set_nonblocking(true)?;
+    /// When it is no Unix socket, or the system has no more descriptors.
+    pub fn standby(&self) -> std::io::Result<Self> {
+        let Self::Unix(listener) = self else { return Err(ErrorKind::Unsupported.into()) };
+        let socket = std::os::unix::net::UnixStream::from(listener.as_fd().try_clone_to_owned()?);
         Ok(Self::Standby(UnixStream::from_std(socket)?))
-    }
-
-    /// A second descriptor of this socket, for [`Self::standby`].
-    ///
-    /// # Errors
-    /// When the system has no more descriptors.
-    pub fn try_clone_fd(&self) -> std::io::Result<OwnedFd> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
-            Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
-            Self::Standby(socket) => socket.as_fd().try_clone_to_owned(),
-        }
     }
 
     /// A listening TCP socket that came from elsewhere.

@@ -295,7 +295,7 @@ async fn who_stands_by_takes_what_is_left_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let first = Listener::bind_unix(&path).unwrap();
-    let second = Listener::standby(first.try_clone_fd().unwrap()).unwrap();
+    let second = first.standby().unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(());
     let end = |mut stopped: tokio::sync::watch::Receiver<()>| async move {
         drop(stopped.changed().await);

@@ -18,11 +18,10 @@ pub(super) fn begin(
     options: ServeOptions,
     stopped: watch::Receiver<()>,
 ) -> Result<oneshot::Receiver<usize>> {
-    let socket = listener.try_clone_fd()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let standby = {
         let _on = runtime.enter();
-        Listener::standby(socket)?
+        listener.standby()?
     };
     let (done, cut) = oneshot::channel();
     std::thread::Builder::new().name("standby".to_owned()).spawn(move || {
