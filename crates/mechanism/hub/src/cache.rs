@@ -11,7 +11,7 @@
 use crate::choose::{Missing, inspect};
 use crate::error::HubError;
 use crate::id::{ModelId, Revision, is_commit};
-use std::io::ErrorKind;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
 /// One repository in the cache.
@@ -92,22 +92,18 @@ impl ModelCache {
             return Ok(());
         }
         let temporary = temporary(&path);
-        match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(HubError::io("replace", &temporary, error));
-            }
-            Ok(()) | Err(_) => {}
-        }
         std::os::unix::fs::symlink(&target, &temporary)
             .and_then(|()| std::fs::rename(&temporary, &path))
             .map_err(|e| HubError::io("link", &path, e))
     }
 }
 
-/// A name beside `path` that no other process uses.
+/// A name beside `path` that nobody else uses: no other thread, and no process of another machine or
+/// container with the same cache.
 pub(crate) fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+    let random = RandomState::new().build_hasher().finish();
+    path.with_file_name(format!(".{name}.{random:016x}.tmp"))
 }
 
 pub(crate) fn create_parent(path: &Path) -> Result<(), HubError> {
@@ -148,5 +144,19 @@ mod tests {
         assert_eq!(cache.snapshot(&main), None, "a dangling link is no file");
         std::fs::write(dir.path().join("models--org--m/refs/main"), "../../x").unwrap();
         assert_eq!(cache.snapshot(&main), None);
+    }
+
+    #[test]
+    fn one_file_may_be_linked_by_many_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = ModelCache::new(dir.path(), &ModelId::new("org/m").unwrap());
+        let commit = "a".repeat(40);
+        std::thread::scope(|scope| {
+            for etag in ["0", "1", "2", "3"] {
+                scope.spawn(|| (0..200).for_each(|_| cache.link(&commit, "f", etag).unwrap()));
+            }
+        });
+        let left: Vec<_> = std::fs::read_dir(cache.snapshot_dir(&commit)).unwrap().collect();
+        assert_eq!(left.len(), 1, "nothing temporary is left: {left:?}");
     }
 }

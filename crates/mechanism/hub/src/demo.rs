@@ -33,7 +33,6 @@ fn unpack_files(files: &Files, dir: PathBuf) -> Result<PathBuf, HubError> {
     }
     create_parent(&dir)?;
     let fresh = temporary(&dir);
-    remove_all(&fresh)?;
     std::fs::create_dir(&fresh).map_err(|e| HubError::io("create", &fresh, e))?;
     for (name, bytes) in files {
         let path = fresh.join(name);
@@ -46,7 +45,6 @@ fn unpack_files(files: &Files, dir: PathBuf) -> Result<PathBuf, HubError> {
             return Ok(dir);
         }
         let old = fresh.with_extension("old");
-        remove_all(&old)?;
         std::fs::rename(&dir, &old)
             .and_then(|()| std::fs::rename(&fresh, &dir))
             .map_err(|e| HubError::io("replace", &dir, e))?;

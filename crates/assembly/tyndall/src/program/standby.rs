@@ -3,7 +3,7 @@
 
 use super::host::App;
 use std::io::Result;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 use tyndall_transport::{Listener, ServeOptions, serve};
 
@@ -18,19 +18,33 @@ pub(super) fn begin(
     options: ServeOptions,
     stopped: watch::Receiver<()>,
 ) -> Result<oneshot::Receiver<usize>> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let standby = {
-        let _on = runtime.enter();
-        listener.standby()?
-    };
+    let (give, taken) = oneshot::channel::<(Runtime, Listener)>();
     let (done, cut) = oneshot::channel();
     std::thread::Builder::new().name("standby".to_owned()).spawn(move || {
+        let Ok((runtime, standby)) = taken.blocking_recv() else { return };
         let cut = runtime.block_on(serve(standby, app, options, end_of(stopped)));
         if done.send(cut).is_err() {
             tracing::debug!("the replica has not waited for what stands by");
         }
     })?;
-    Ok(cut)
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let standby = {
+        let _on = runtime.enter();
+        listener.standby()
+    };
+    // Dropped here, on a thread of another runtime, this one would panic.
+    match standby {
+        Ok(standby) => {
+            if let Err((runtime, _)) = give.send((runtime, standby)) {
+                runtime.shutdown_background();
+            }
+            Ok(cut)
+        }
+        Err(error) => {
+            runtime.shutdown_background();
+            Err(error)
+        }
+    }
 }
 
 /// Resolves when the other end of the channel is gone.
