@@ -59,6 +59,8 @@ def test_attributes_are_rays():
     assert (full.status_code, full.retry_after_s, full.retry_after) == (429, 6.2, "7")
     assert full.message == str(full)
     assert BackPressureError(1, 2).retry_after is None
+    assert DeploymentUnavailableError("D", retry_after_s=0.2).retry_after == "1"
+    assert DeploymentUnavailableError("D").retry_after is None
     status = gRPCStatusError(ValueError("cause"), "NOT_FOUND", "details")
     assert (str(status.original_exception), status.grpc_code, status.grpc_details) == ("cause", "NOT_FOUND", "details")
     assert isinstance(RequestCancelledError(), exceptions.TaskCancelledError)

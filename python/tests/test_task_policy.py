@@ -198,6 +198,12 @@ def test_rabbitmq_tells_by_its_management(listening, monkeypatch, broker, manage
     assert RabbitMQ.asked == [(path, f"Basic {login}")]
 
 
+def test_a_queue_that_rabbitmq_does_not_have_is_told(listening):
+    ask = _broker_queues.queue_length("amqp://host", "none", f"http://127.0.0.1:{listening(RabbitMQ)}/api")
+    with pytest.raises(LookupError, match="has no queue 'none'; there is one once a task was sent"):
+        ask()
+
+
 def test_a_management_that_is_no_page_is_refused():
     with pytest.raises(ValueError, match="rabbitmq_management_url begins with 'ftp'\nuse one such as"):
         _broker_queues.queue_length("amqp://host", "q", "ftp://host/api")

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, StreamingResponse
 
 from tyndall import serve
-from tyndall.serve.exceptions import BackPressureError
+from tyndall.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 
 @dataclasses.dataclass
@@ -84,6 +84,8 @@ class Raises:
         kind = request.query_params["kind"]
         if kind == "full":
             raise BackPressureError(3, 2, 429, 1.5)
+        if kind == "unavailable":
+            raise DeploymentUnavailableError("D", "it failed", 2.5)
         if kind == "late":
             raise TimeoutError("too late")
         if kind == "unsayable":
@@ -102,12 +104,13 @@ class Raises:
 
 def test_errors_have_their_statuses_and_keep_secrets(deploy):
     client, _ = deploy(Raises.bind())
-    for kind, status in [("value", 500), ("unsayable", 500), ("full", 429), ("late", 408)]:
+    for kind, status in [("value", 500), ("unsayable", 500), ("full", 429), ("unavailable", 503), ("late", 408)]:
         answer = client.get("/", params={"kind": kind})
         assert answer.status_code == status, answer.text
         assert "secret" not in answer.text
     assert client.get("/", params={"kind": "value"}).text == "Internal Server Error"
     assert client.get("/", params={"kind": "full"}).headers["retry-after"] == "2"
+    assert client.get("/", params={"kind": "unavailable"}).headers["retry-after"] == "3"
     for kind in ("midway", "at once"):
         with pytest.raises(httpx.RemoteProtocolError), client.stream("GET", "/", params={"kind": kind}) as answer:
             answer.read()
@@ -183,9 +186,9 @@ class Shop:
     def get_done(self) -> list[str]:
         return self.done
 
-    @api.get("/full")
-    def full(self):
-        raise BackPressureError(1, 1)
+    @api.get("/unavailable")
+    def unavailable(self):
+        raise DeploymentUnavailableError("D", retry_after_s=7)
 
     def plain(self, x: int) -> int:
         return x + 1
@@ -204,7 +207,8 @@ def test_fastapi_applications_are_driven_whole(deploy):
     assert upload.json() == {"name": "a.txt", "size": 2_500_000}
     assert client.post("/later").json() == "ok"
     assert client.get("/done").json() == ["later"]
-    assert client.get("/full").status_code == 503
+    answer = client.get("/unavailable")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
     assert client.get("/openapi.json").json()["info"]["title"] == "Shop"
     assert "swagger" in client.get("/docs").text.lower()
     assert client.request("DELETE", "/free").status_code == 405

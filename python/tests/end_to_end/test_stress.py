@@ -32,6 +32,8 @@ LIMIT_S = 60
 ALLOWANCE_BYTES = 4 << 20
 """What a process may have grown by from one half of the run to the other: its allocator returns pages late."""
 LOST = "was lost"
+NO_REPLICA = "is unavailable because"
+"""Of a call, which is to wait until another replica has come."""
 
 
 @serve.deployment(num_replicas=2, max_ongoing_requests=64)
@@ -175,7 +177,8 @@ class Load:
         answer = await http.request(method, f"/{kind}", params={"x": x})
         if answer.status_code == 200:
             return self._check(self._is_right(kind, x, answer.json()), f"{kind} {x}: {answer.text}")
-        if answer.status_code in (429, 503) and "retry-after" in answer.headers:
+        is_refused = answer.status_code in (429, 503) and "retry-after" in answer.headers
+        if is_refused and NO_REPLICA not in answer.text:
             return "refused"
         # A GET may run twice, so only the call that it led to may have been lost.
         if answer.status_code in ((500, 503) if method == "POST" else (503,)) and LOST in answer.text:

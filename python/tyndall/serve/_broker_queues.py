@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -23,7 +24,7 @@ _PRIORITY_SEPARATOR: Final = "\x06\x16"
 def queue_length(broker_url: str, queue: str, management_url: str | None = None) -> QueueLength:
     """What tells the length of a queue when it is called, which may take seconds; nothing is asked before.
 
-    It raises what its client raises, and LookupError where there is no such queue. Raises ModuleNotFoundError where
+    It raises what its client raises, and LookupError where RabbitMQ has no such queue. Raises ModuleNotFoundError where
     the client is not installed.
     """
     scheme = urllib.parse.urlsplit(broker_url).scheme
@@ -65,8 +66,15 @@ def _of_rabbitmq(url: str, queue: str, management_url: str | None) -> QueueLengt
     request = urllib.request.Request(where, headers={"authorization": f"Basic {login}"})
 
     def length() -> int:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-            return int(json.load(answer)["messages"])
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+                return int(json.load(answer)["messages"])
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            raise LookupError(
+                f"RabbitMQ at {place} has no queue {queue!r}; there is one once a task was sent or a consumer has started"
+            ) from None
 
     return length
 

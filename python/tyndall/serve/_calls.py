@@ -86,7 +86,7 @@ def read(told: str, deployment_id: DeploymentID, replica_id: str | None = None) 
             error["num_queued_requests"], error["max_queued_requests"], error["status_code"], error.get("retry_after_s")
         )
     if kind == "deployment_unavailable":
-        return DeploymentUnavailableError(deployment_id, error["reason"])
+        return DeploymentUnavailableError(deployment_id, error["reason"], error.get("retry_after_s"))
     if kind == "replica_unavailable":
         return ReplicaUnavailableError(replica_id, message)
     if kind == "request_cancelled":

@@ -66,7 +66,7 @@ class BackPressureError(RayServeException):
     @property
     def retry_after(self) -> str | None:
         """The value of the header `Retry-After`."""
-        return None if self.retry_after_s is None else str(math.ceil(self.retry_after_s))
+        return _retry_after(self.retry_after_s)
 
 
 class RequestCancelledError(RayServeException, TaskCancelledError):
@@ -87,10 +87,13 @@ class DeploymentUnavailableError(RayServeException):
 
     http_status: ClassVar[int] = 503
 
-    def __init__(self, deployment_id: Any, reason: str = "it failed to deploy.") -> None:
+    def __init__(
+        self, deployment_id: Any, reason: str = "it failed to deploy.", retry_after_s: float | None = None
+    ) -> None:
         self.deployment_id = deployment_id
         self.reason = reason
-        super().__init__(deployment_id, reason)
+        self.retry_after_s = retry_after_s
+        super().__init__(deployment_id, reason, retry_after_s)
 
     def __str__(self) -> str:
         return f"{self.deployment_id} is unavailable because {self.reason}"
@@ -98,6 +101,11 @@ class DeploymentUnavailableError(RayServeException):
     @property
     def message(self) -> str:
         return str(self)
+
+    @property
+    def retry_after(self) -> str | None:
+        """The value of the header `Retry-After`."""
+        return _retry_after(self.retry_after_s)
 
 
 class ReplicaUnavailableError(RayServeException):
@@ -165,3 +173,7 @@ def http_status(error: BaseException) -> int:
     if isinstance(error, RayServeException):
         return error.http_status
     return 408 if isinstance(error, TimeoutError) else 500
+
+
+def _retry_after(seconds: float | None) -> str | None:
+    return None if seconds is None else str(math.ceil(seconds))

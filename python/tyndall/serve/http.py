@@ -243,7 +243,7 @@ def _failed(request: _tyndall.HttpRequest, error: BaseException) -> None:
     if request.is_begun:
         return
     headers = [("content-type", "text/plain")]
-    if isinstance(error, BackPressureError) and error.retry_after is not None:
+    if isinstance(error, (BackPressureError, DeploymentUnavailableError)) and error.retry_after is not None:
         headers.append(("retry-after", error.retry_after))
     # What the code says is for the log, not for clients.
     text = "Internal Server Error" if status == 500 else str(error)

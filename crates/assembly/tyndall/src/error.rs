@@ -51,6 +51,9 @@ pub enum Error {
         deployment: String,
         /// One line of cause and one of cure.
         reason: String,
+        /// Value of `Retry-After`, where another try may go better.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_s: Option<f64>,
     },
     /// The replica that had the request is gone.
     #[error("{message}")]
@@ -170,8 +173,12 @@ impl Error {
 
     /// Seconds that a client shall wait before the next try, rounded up.
     pub(crate) fn retry_after(&self) -> Option<HeaderValue> {
-        let Self::BackPressure { retry_after_s: Some(seconds), .. } = self else { return None };
-        HeaderValue::from_str(&format!("{:.0}", seconds.ceil())).ok()
+        let (Self::BackPressure { retry_after_s, .. }
+        | Self::DeploymentUnavailable { retry_after_s, .. }) = self
+        else {
+            return None;
+        };
+        HeaderValue::from_str(&format!("{:.0}", (*retry_after_s)?.ceil())).ok()
     }
 }
 
@@ -214,7 +221,11 @@ mod tests {
                 503,
             ),
             (
-                Error::DeploymentUnavailable { deployment: "A".into(), reason: "it failed".into() },
+                Error::DeploymentUnavailable {
+                    deployment: "A".into(),
+                    reason: "it failed".into(),
+                    retry_after_s: Some(1.0),
+                },
                 503,
             ),
             (Error::ReplicaUnavailable { message: "gone".into() }, 503),
@@ -260,6 +271,12 @@ mod tests {
         let text = full.to_string();
         assert!(text.starts_with("Request dropped due to backpressure (num_queued_requests=1"));
         assert_eq!(full.into_response().headers()[header::RETRY_AFTER], "7");
+        let unavailable = Error::DeploymentUnavailable {
+            deployment: "A".into(),
+            reason: "it failed".into(),
+            retry_after_s: Some(0.2),
+        };
+        assert_eq!(unavailable.into_response().headers()[header::RETRY_AFTER], "1");
         assert!(Error::user("x").into_response().headers().get(header::RETRY_AFTER).is_none());
     }
 

@@ -75,7 +75,7 @@ pub(crate) async fn broadcast<Q: Serialize, R: DeserializeOwned>(
     let answers: Vec<_> = answers.into_iter().flatten().collect();
     if answers.is_empty() {
         let reason = "its replicas end; call again when others have come".to_owned();
-        return Err(Error::DeploymentUnavailable { deployment, reason });
+        return Err(Error::DeploymentUnavailable { deployment, reason, retry_after_s: None });
     }
     Ok(answers)
 }

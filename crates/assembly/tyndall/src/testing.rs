@@ -198,6 +198,7 @@ impl Replicas {
         replicas.get(deployment).cloned().ok_or_else(|| Error::DeploymentUnavailable {
             deployment: deployment.to_owned(),
             reason: "it is not part of the application".to_owned(),
+            retry_after_s: None,
         })
     }
 }
@@ -218,6 +219,7 @@ impl LocalCaller {
             return Err(Error::DeploymentUnavailable {
                 deployment: deployment.to_owned(),
                 reason: "the application has ended".to_owned(),
+                retry_after_s: None,
             });
         };
         replicas.find(deployment)

@@ -214,8 +214,11 @@ async fn find(
     application: ApplicationName,
     deployment: &str,
 ) -> Result<Arc<Deployment>> {
-    let unavailable =
-        |reason: String| Error::DeploymentUnavailable { deployment: deployment.to_owned(), reason };
+    let unavailable = |reason: String| Error::DeploymentUnavailable {
+        deployment: deployment.to_owned(),
+        reason,
+        retry_after_s: None,
+    };
     let name = DeploymentName::new(deployment)
         .map_err(|error| unavailable(format!("there can be none of this name: {error}")))?;
     let id = DeploymentId { application, deployment: name };
@@ -252,6 +255,8 @@ pub(super) fn unsent(
         SendErrorKind::Refused(Refusal::Unavailable(unavailable)) => Error::DeploymentUnavailable {
             deployment: deployment.to_owned(),
             reason: unavailable.reason,
+            // Never zero, which clients read as "at once".
+            retry_after_s: Some(unavailable.retry_after_s.clamp(1.0, 86_400.0)),
         },
         SendErrorKind::TooLate(_) => Error::timeout(context, begun),
         SendErrorKind::Lost { reason, .. } => Error::ReplicaUnavailable {
@@ -278,9 +283,11 @@ mod tests {
         let expected = "Request dropped due to backpressure (num_queued_requests=3, \
                         max_queued_requests=3).";
         assert_eq!(told(full), expected);
-        let unavailable = Unavailable { reason: "it failed".into(), retry_after_s: 1.0 };
+        let unavailable = Unavailable { reason: "it failed".into(), retry_after_s: 0.2 };
         let refused = SendErrorKind::Refused(Refusal::Unavailable(unavailable));
-        assert_eq!(told(refused), "D is unavailable because it failed");
+        assert_eq!(told(refused.clone()), "D is unavailable because it failed");
+        let refused = unsent(refused, "D", &context, Instant::now());
+        assert!(matches!(refused, Error::DeploymentUnavailable { retry_after_s: Some(1.0), .. }));
         let late = told(SendErrorKind::TooLate(TooLate::Waiting));
         assert_eq!(late, "Request r timed out after 0s.");
         let lost = told(SendErrorKind::Lost { broken_attempts: 1, reason: "gone".into() });
