@@ -117,6 +117,8 @@ def test_replicas_share_one_object_in_a_process_of_its_own(deploy):
     told = [handle.who.remote().result() for _ in range(40)]
     assert len({one["replica"] for one in told}) == 2
     assert {one["pid"] for one in told} == set(processes("actor", "shared"))
+    (shown,) = details("shared")["deployments"]["Front"]["actors"]
+    assert (shown["name"], shown["state"], shown["pid"], shown["message"]) == ("counter", "RUNNING", told[0]["pid"], "")
     one = told[0]
     assert (one["n"], one["names"]) == (50, ["shared", "Front", "counter"])
     assert one["code_version"] == one["version"]

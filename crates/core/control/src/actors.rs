@@ -21,7 +21,9 @@ use crate::status::StatusEvent;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tyndall_types::protocol::{DeploymentActor, DeploymentConfig, ReplicaReport, ReplicaStatus};
+use tyndall_types::protocol::{
+    ActorDetails, DeploymentActor, DeploymentConfig, ReplicaReport, ReplicaStatus,
+};
 use tyndall_types::{DeploymentId, ReplicaId, ReplicaState};
 
 const ROLE: &str = "actor";
@@ -81,8 +83,22 @@ impl Actors {
     }
 
     fn are_ready(&self, version: u64) -> bool {
-        let of = self.versions.get(&version).into_iter().flat_map(BTreeMap::values);
-        of.into_iter().all(|actor| actor.process.ready().is_some())
+        self.missing(version).is_empty()
+    }
+
+    /// Those of this version that are not ready, by name.
+    fn missing(&self, version: u64) -> Vec<&str> {
+        let of = self.versions.get(&version).into_iter().flatten();
+        of.filter(|(_, one)| one.process.ready().is_none()).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// As others see them.
+    pub(crate) fn details(&self, now: Instant) -> Vec<ActorDetails> {
+        let of_version = |(version, actors): (&u64, &BTreeMap<String, Actor>)| {
+            let one = |(name, actor): (&String, &Actor)| actor.details(name, *version, now);
+            actors.iter().map(one).collect::<Vec<_>>()
+        };
+        self.versions.iter().flat_map(of_version).collect()
     }
 
     /// Why none of them can be had until then.
@@ -93,6 +109,15 @@ impl Actors {
 }
 
 impl Actor {
+    fn details(&self, name: &str, version: u64, now: Instant) -> ActorDetails {
+        let mut details = self.process.details(name, version, now);
+        // One that was started is asked only once it has told that it is ready.
+        if details.state == ReplicaState::Starting && self.probe_at.is_some() {
+            details.state = ReplicaState::Recovering;
+        }
+        details
+    }
+
     fn report(&mut self, id: &ReplicaId, report: ReplicaReport, now: Instant) {
         let is_new = self.process.is_another_after(|process| process.report(id, report));
         if is_new {
@@ -163,6 +188,16 @@ impl Deployment {
         let is_known = self.actors.versions.contains_key(&self.version);
         (is_known || self.config.deployment_actors.is_empty())
             && self.actors.are_ready(self.version)
+    }
+
+    /// Which actors replicas wait for; empty where they wait for none, or where it is told already why.
+    pub(crate) fn waits_for_actors(&self) -> String {
+        let missing = self.actors.missing(self.version);
+        if self.is_deleting || missing.is_empty() || !self.message.is_empty() {
+            return String::new();
+        }
+        let are = if missing.len() == 1 { "" } else { "s" };
+        format!("replicas wait for the deployment actor{are} {}", missing.join(", "))
     }
 
     /// From now on there are those of the version that is wanted.
@@ -264,7 +299,12 @@ impl Deployment {
 
     /// Takes over the process of an actor that a controller before this one had started: what it
     /// takes of the machine; none where it is of no use.
-    fn adopt_actor(&mut self, id: &ReplicaId, found: &FoundActor, now: Instant) -> Option<Need> {
+    fn adopt_actor(
+        &mut self,
+        (id, pid): (&ReplicaId, u32),
+        found: &FoundActor,
+        now: Instant,
+    ) -> Option<Need> {
         self.want_actors();
         if found.code_version != self.config.code_version {
             // It ends with the replicas of its version, and is not started again.
@@ -273,7 +313,7 @@ impl Deployment {
             if old.process.current().is_some() {
                 return None;
             }
-            old.process.adopt(id.clone(), None, now);
+            old.process.adopt(id.clone(), pid, None, now);
             return Some(Need::default());
         }
         let actor = self.actors.versions.get_mut(&self.version)?.get_mut(&found.actor)?;
@@ -281,7 +321,7 @@ impl Deployment {
             return None;
         }
         let timeout = crate::seconds(self.config.startup_timeout_s);
-        actor.process.adopt(id.clone(), Some(now.saturating_add(timeout)), now);
+        actor.process.adopt(id.clone(), pid, Some(now.saturating_add(timeout)), now);
         actor.probe_at = Some(now);
         Some(actor.need.clone())
     }
@@ -317,7 +357,7 @@ impl State {
                 actor.process.gone(id, exit.signal.is_some(), &format!("it {exit}"), now);
                 out.gone.push(id.clone());
             }
-            // What it is known by is its id.
+            Event::ProcessStarted { pid, .. } => actor.process.started(id, *pid),
             _ => {}
         }
         self.forget_gone(out);
@@ -327,13 +367,13 @@ impl State {
     /// Takes over an actor's process that was found; false where it is of no use.
     pub(crate) fn adopt_actor(
         &mut self,
-        id: &ReplicaId,
+        (id, pid): (&ReplicaId, u32),
         found: &FoundActor,
         gpus: &[String],
         now: Instant,
     ) -> bool {
         let home = self.deployments.get_mut(&found.deployment).filter(|one| !one.is_deleting);
-        let Some(need) = home.and_then(|home| home.adopt_actor(id, found, now)) else {
+        let Some(need) = home.and_then(|home| home.adopt_actor((id, pid), found, now)) else {
             return false;
         };
         self.ledger.restore(id.clone(), need, gpus);

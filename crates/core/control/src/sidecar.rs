@@ -20,8 +20,8 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tyndall_types::protocol::{ProgramConfig, ReplicaReport};
-use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId};
+use tyndall_types::protocol::{ActorDetails, ProgramConfig, ReplicaReport};
+use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId, ReplicaState};
 
 /// What it gets to end in.
 const GRACE: Duration = Duration::from_secs(1);
@@ -50,6 +50,8 @@ pub struct SidecarConfig {
 #[derive(Debug, Clone)]
 struct Process {
     id: ReplicaId,
+    /// Once it is known.
+    pid: Option<u32>,
     since: Instant,
     /// It must be ready by then; none when it is.
     deadline: Option<Instant>,
@@ -174,15 +176,58 @@ impl Sidecar {
         let Some(config) = &self.wanted else { return };
         self.backoff.retry_at = None;
         let deadline = now.saturating_add(seconds(config.startup_timeout_s));
-        let process =
-            Process { id: id.clone(), since: now, deadline: Some(deadline), failure: None };
+        let process = Process {
+            id: id.clone(),
+            pid: None,
+            since: now,
+            deadline: Some(deadline),
+            failure: None,
+        };
         self.process = Some(process);
         out.starts.push(Action::StartSidecar { process: id, config: config.clone(), gpus });
     }
 
     /// Takes over a process that runs; it must be ready by then, or is.
-    pub(crate) fn adopt(&mut self, id: ReplicaId, deadline: Option<Instant>, now: Instant) {
-        self.process = Some(Process { id, since: now, deadline, failure: None });
+    pub(crate) fn adopt(
+        &mut self,
+        id: ReplicaId,
+        pid: u32,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) {
+        self.process = Some(Process { id, pid: Some(pid), since: now, deadline, failure: None });
+    }
+
+    /// Its process runs.
+    pub(crate) fn started(&mut self, id: &ReplicaId, pid: u32) {
+        if let Some(process) = self.process.as_mut().filter(|process| process.id == *id) {
+            process.pid = Some(pid);
+        }
+    }
+
+    /// As others see it, under this name.
+    pub(crate) fn details(&self, name: &str, version: u64, now: Instant) -> ActorDetails {
+        let process = self.process.as_ref();
+        let state = match process {
+            Some(Process { deadline: None, .. }) => ReplicaState::Running,
+            Some(_) => ReplicaState::Starting,
+            None if self.ending.is_empty() => ReplicaState::Stopped,
+            None => ReplicaState::Stopping,
+        };
+        let deadline = match process {
+            Some(process) => process.deadline,
+            None => self.backoff.retry_at.filter(|_| self.is_wanted()),
+        };
+        let left = |at: Instant| at.saturating_sub(now).as_secs_f64();
+        ActorDetails {
+            name: name.to_owned(),
+            version,
+            state,
+            pid: process.and_then(|process| process.pid),
+            since_s: process.map(|process| now.saturating_sub(process.since).as_secs_f64()),
+            message: self.trouble.clone(),
+            deadline_s: deadline.map(left),
+        }
     }
 
     /// None is wanted any more, and what is there ends.

@@ -353,7 +353,7 @@ impl State {
             if self.knows(&replica) {
                 continue;
             }
-            if actor.is_some_and(|actor| self.adopt_actor(&replica, &actor, &gpus, now)) {
+            if actor.is_some_and(|actor| self.adopt_actor((&replica, pid), &actor, &gpus, now)) {
                 continue;
             }
             let home = config

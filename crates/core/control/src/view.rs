@@ -176,6 +176,7 @@ impl Deployment {
             status_trigger: self.status.1.as_str().to_owned(),
             message: joined([
                 &self.message,
+                &self.waits_for_actors(),
                 self.asked.as_ref().map_or("", |asked| asked.trouble.as_str()),
                 self.routing.as_ref().map_or("", |routing| routing.trouble.as_str()),
             ]),
@@ -185,6 +186,7 @@ impl Deployment {
             ongoing_requests: self.ongoing,
             config: Some(self.config.clone()),
             replicas: self.replicas.iter().map(|replica| replica.details(now)).collect(),
+            actors: self.actors.details(now),
             dead_replicas: self.dead.iter().cloned().collect(),
         }
     }

@@ -8,8 +8,9 @@ use crate::output::print;
 use serde_json::{Map, Value, json};
 use tyndall_bench::table;
 use tyndall_config::Environment;
+use tyndall_types::ReplicaState;
 use tyndall_types::protocol::{
-    ApplicationDetails, DeploymentDetails, InstanceDetails, ReplicaDetails,
+    ActorDetails, ApplicationDetails, DeploymentDetails, InstanceDetails, ReplicaDetails,
 };
 
 /// `is_ray` when it was called as `serve`.
@@ -90,6 +91,7 @@ fn describe(details: &InstanceDetails) -> String {
     for application in details.applications.values() {
         for deployment in application.deployments.values() {
             rows.push(deployment_row(application, deployment));
+            rows.extend(deployment.actors.iter().map(actor_row));
             rows.extend(deployment.replicas.iter().map(replica_row));
             if !deployment.message.is_empty() {
                 notes.push_str(&format!("\n{}: {}\n", deployment.name, deployment.message));
@@ -128,23 +130,28 @@ fn deployment_row(application: &ApplicationDetails, deployment: &DeploymentDetai
 }
 
 fn replica_row(replica: &ReplicaDetails) -> Vec<String> {
-    let pid = replica.pid.map_or_else(|| "no process".to_owned(), |pid| format!("pid {pid}"));
-    let mut note = format!("for {:.0} s", replica.since_s);
-    if !replica.message.is_empty() {
-        note.push_str(&format!(", {}", replica.message));
-    }
-    if let Some(deadline_s) = replica.deadline_s {
-        note.push_str(&format!(", {deadline_s:.0} s left"));
-    }
-    vec![
-        format!("  {}", replica.replica_id),
-        replica.state.to_string(),
-        pid,
-        String::new(),
-        String::new(),
-        String::new(),
-        note,
-    ]
+    let name = replica.replica_id.to_string();
+    let note = note(Some(replica.since_s), &replica.message, replica.deadline_s);
+    process_row(name, replica.state, replica.pid, note)
+}
+
+fn actor_row(actor: &ActorDetails) -> Vec<String> {
+    let note = note(actor.since_s, &actor.message, actor.deadline_s);
+    process_row(format!("actor {}", actor.name), actor.state, actor.pid, note)
+}
+
+/// How long, why, and until when.
+fn note(since_s: Option<f64>, message: &str, deadline_s: Option<f64>) -> String {
+    let since = since_s.map(|since_s| format!("for {since_s:.0} s"));
+    let message = Some(message.to_owned()).filter(|message| !message.is_empty());
+    let left = deadline_s.map(|deadline_s| format!("{deadline_s:.0} s left"));
+    [since, message, left].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn process_row(name: String, state: ReplicaState, pid: Option<u32>, note: String) -> Vec<String> {
+    let pid = pid.map_or_else(|| "no process".to_owned(), |pid| format!("pid {pid}"));
+    let [empty, none, nothing] = [const { String::new() }; 3];
+    vec![format!("  {name}"), state.to_string(), pid, empty, none, nothing, note]
 }
 
 #[cfg(test)]
@@ -161,6 +168,12 @@ mod tests {
                     "name": "m", "status": "UPSCALING", "status_trigger": "AUTOSCALING",
                     "message": "", "model_id": "org/m", "target_num_replicas": 1,
                     "queued_requests": 3, "ongoing_requests": 0,
+                    "actors": [
+                        {"name": "a", "version": 1, "state": "RUNNING", "pid": 6, "since_s": 9.1,
+                         "message": "", "deadline_s": null},
+                        {"name": "b", "version": 1, "state": "STOPPED", "pid": null,
+                         "since_s": null, "message": "it exited with 3", "deadline_s": 4.0}
+                    ],
                     "replicas": [{
                         "replica_id": "m-1", "state": "STARTING", "pid": 7, "start_time_s": 1.0,
                         "since_s": 2.4, "message": "loading", "deadline_s": 597.6
@@ -172,9 +185,11 @@ mod tests {
         assert_eq!(
             describe(&details),
             "\
-NAME   STATUS                   MODEL  REPLICAS  QUEUED  ONGOING
-m      UPSCALING (AUTOSCALING)  org/m  0 of 1    3       0
-  m-1  STARTING                 pid 7                             for 2 s, loading, 598 s left
+NAME       STATUS                   MODEL       REPLICAS  QUEUED  ONGOING
+m          UPSCALING (AUTOSCALING)  org/m       0 of 1    3       0
+  actor a  RUNNING                  pid 6                                  for 9 s
+  actor b  STOPPED                  no process                             it exited with 3, 4 s left
+  m-1      STARTING                 pid 7                                  for 2 s, loading, 598 s left
 "
         );
         assert_eq!(describe(&InstanceDetails::default()), "nothing is deployed\n");

@@ -1,7 +1,7 @@
 //! Actors: before, beside and after the replicas that share them.
 
 use super::*;
-use tyndall_types::protocol::{DeploymentActor, ProgramConfig, Resources};
+use tyndall_types::protocol::{ActorDetails, DeploymentActor, ProgramConfig, Resources};
 
 /// A deployment of a program with so many replicas and these actors.
 fn with_actors(code: &str, replicas: u32, actors: &[&str]) -> DeploymentConfig {
@@ -57,11 +57,13 @@ fn no_replica_starts_before_all_actors_are_ready() {
     let mut sim = Sim::deployed(with_actors("1", 2, &["a", "b"]));
     let [a, b] = actors(&sim.last).try_into().unwrap();
     assert_eq!((a.0.as_str(), b.0.as_str(), sim.started()), ("a", "b", vec![]));
+    assert_eq!(sim.details().message, "replicas wait for the deployment actors a, b");
     assert!(sim.state.knows(&a.1) && sim.state.knows(&b.1));
     assert_eq!(starts(sim.ready(&a.1)), []);
     assert_eq!(sim.status().0, DeploymentStatus::Updating);
+    assert_eq!(sim.details().message, "replicas wait for the deployment actor b");
     let replicas = starts(sim.ready(&b.1));
-    assert_eq!(replicas.len(), 2);
+    assert_eq!((replicas.len(), sim.details().message), (2, String::new()));
     for replica in &replicas {
         sim.ready(replica);
     }
@@ -83,6 +85,57 @@ fn an_actor_is_told_what_it_is() {
     ];
     assert_eq!(env, expected.each_ref().map(|(k, v)| (k.as_str(), *v)));
     assert_eq!(config.told["code_version"], "v1");
+}
+
+#[test]
+fn what_becomes_of_an_actor_is_told() {
+    use ReplicaState::{Recovering, Running, Starting, Stopped, Stopping};
+    let told = |sim: &Sim| {
+        let details = sim.details().actors;
+        let shown = |one: ActorDetails| (one.name, one.version, one.state, one.pid, one.deadline_s);
+        details.into_iter().map(shown).collect::<Vec<_>>()
+    };
+    let a = || "a".to_owned();
+    let mut sim = Sim::deployed(with_actors("1", 1, &["a"]));
+    let first = actor(&sim.last);
+    sim.wait(20.0);
+    assert_eq!(told(&sim), [(a(), 1, Starting, None, Some(100.0))]);
+    sim.apply(Event::ProcessStarted { replica: first.clone(), pid: 7 });
+    assert_eq!(told(&sim), [(a(), 1, Starting, Some(7), Some(100.0))]);
+    assert_eq!(sim.details().actors[0].since_s, Some(20.0));
+    sim.failed(&first, "no luck");
+    sim.exited(&first);
+    assert_eq!(told(&sim), [(a(), 1, Stopped, None, Some(1.0))]);
+    assert_eq!(sim.details().actors[0].message, "no luck");
+    let second = actor(&sim.wait(1.0));
+    sim.apply(Event::ProcessStarted { replica: second.clone(), pid: 8 });
+    let [replica] = starts(sim.ready(&second)).try_into().unwrap();
+    sim.ready(&replica);
+    assert_eq!(told(&sim), [(a(), 1, Running, Some(8), None)]);
+    assert_eq!(sim.details().actors[0].message, "");
+    // A new version has its own beside it.
+    sim.deploy(with_actors("2", 1, &["a"]));
+    let third = actor(&sim.last);
+    let [next] = starts(sim.ready(&third)).try_into().unwrap();
+    assert_eq!(told(&sim).iter().map(|one| one.2).collect::<Vec<_>>(), [Running; 2]);
+    sim.ready(&next);
+    sim.exited(&replica);
+    assert_eq!(told(&sim)[0], (a(), 1, Stopping, None, None));
+    sim.exited(&second);
+    assert_eq!(told(&sim), [(a(), 2, Running, None, None)]);
+    // A new controller asks the one that it has found.
+    let mut sim = Sim::new();
+    sim.deploy(with_actors("2", 1, &["a"]));
+    let actor = FoundActor { deployment: name(), actor: a(), code_version: "2".into() };
+    sim.apply(Event::Snapshot(vec![FoundReplica {
+        replica: third,
+        pid: 9,
+        config: None,
+        gpus: Vec::new(),
+        gang: None,
+        actor: Some(actor),
+    }]));
+    assert_eq!(told(&sim), [(a(), 1, Recovering, Some(9), Some(120.0))]);
 }
 
 #[test]

@@ -78,6 +78,9 @@ pub struct DeploymentDetails {
     pub config: Option<Arc<DeploymentConfig>>,
     /// Every replica whose process may still run.
     pub replicas: Vec<ReplicaDetails>,
+    /// Its actors, with those of versions that go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actors: Vec<ActorDetails>,
     /// The last that ended, newest first.
     #[serde(default)]
     pub dead_replicas: Vec<DeadReplica>,
@@ -125,6 +128,25 @@ pub struct ReplicaDetails {
     /// The multiplexed models that it has, loaded or being loaded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,
+    /// Seconds until the controller acts on its own, where the state has a deadline.
+    pub deadline_s: Option<f64>,
+}
+
+/// One actor of a deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActorDetails {
+    /// Its name in the deployment.
+    pub name: String,
+    /// The version of its deployment that it is of; 0 where it was found and is of none that is known.
+    pub version: u64,
+    /// Where it is in its life; STOPPED has no process, and may have one again.
+    pub state: ReplicaState,
+    /// Its process, when it runs.
+    pub pid: Option<u32>,
+    /// Seconds since its process was asked for.
+    pub since_s: Option<f64>,
+    /// Why it is in a state that is not final.
+    pub message: String,
     /// Seconds until the controller acts on its own, where the state has a deadline.
     pub deadline_s: Option<f64>,
 }

@@ -47,7 +47,8 @@ pub use deployment::{
     Quantization, Residency, Resources, Rollout, WarmPool, Workload,
 };
 pub use details::{
-    ApplicationDetails, DeadReplica, DeploymentDetails, InstanceDetails, ReplicaDetails,
+    ActorDetails, ApplicationDetails, DeadReplica, DeploymentDetails, InstanceDetails,
+    ReplicaDetails,
 };
 pub use gang::{GangContext, GangFailurePolicy, GangPlacementStrategy, GangScheduling};
 pub use json::JsonText;
