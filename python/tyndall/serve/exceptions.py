@@ -25,6 +25,12 @@ class RayServeException(Exception):
     """Any error of serving, as opposed to one of the code that is served."""
 
     http_status: ClassVar[int] = 500
+    retry_after_s: float | None = None
+
+    @property
+    def retry_after(self) -> str | None:
+        """The value of the header `Retry-After`, where another try may go better."""
+        return None if self.retry_after_s is None else str(math.ceil(self.retry_after_s))
 
 
 class RayTaskError(RayServeException):
@@ -63,11 +69,6 @@ class BackPressureError(RayServeException):
     def message(self) -> str:
         return str(self)
 
-    @property
-    def retry_after(self) -> str | None:
-        """The value of the header `Retry-After`."""
-        return _retry_after(self.retry_after_s)
-
 
 class RequestCancelledError(RayServeException, TaskCancelledError):
     """The request was cancelled by whoever made it."""
@@ -101,11 +102,6 @@ class DeploymentUnavailableError(RayServeException):
     @property
     def message(self) -> str:
         return str(self)
-
-    @property
-    def retry_after(self) -> str | None:
-        """The value of the header `Retry-After`."""
-        return _retry_after(self.retry_after_s)
 
 
 class ReplicaUnavailableError(RayServeException):
@@ -173,7 +169,3 @@ def http_status(error: BaseException) -> int:
     if isinstance(error, RayServeException):
         return error.http_status
     return 408 if isinstance(error, TimeoutError) else 500
-
-
-def _retry_after(seconds: float | None) -> str | None:
-    return None if seconds is None else str(math.ceil(seconds))

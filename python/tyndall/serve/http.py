@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from tyndall import _tyndall
 
 from ._user_callable import UserCallable
-from .exceptions import BackPressureError, DeploymentUnavailableError, http_status
+from .exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, http_status
 
 __all__ = ["ingress"]
 
@@ -243,7 +243,7 @@ def _failed(request: _tyndall.HttpRequest, error: BaseException) -> None:
     if request.is_begun:
         return
     headers = [("content-type", "text/plain")]
-    if isinstance(error, (BackPressureError, DeploymentUnavailableError)) and error.retry_after is not None:
+    if isinstance(error, RayServeException) and error.retry_after is not None:
         headers.append(("retry-after", error.retry_after))
     # What the code says is for the log, not for clients.
     text = "Internal Server Error" if status == 500 else str(error)

@@ -83,13 +83,13 @@ impl Actors {
     }
 
     fn are_ready(&self, version: u64) -> bool {
-        self.missing(version).is_empty()
+        self.missing(version).next().is_none()
     }
 
     /// Those of this version that are not ready, by name.
-    fn missing(&self, version: u64) -> Vec<&str> {
+    fn missing(&self, version: u64) -> impl Iterator<Item = &str> {
         let of = self.versions.get(&version).into_iter().flatten();
-        of.filter(|(_, one)| one.process.ready().is_none()).map(|(name, _)| name.as_str()).collect()
+        of.filter(|(_, one)| one.process.ready().is_none()).map(|(name, _)| name.as_str())
     }
 
     /// As others see them.
@@ -192,7 +192,7 @@ impl Deployment {
 
     /// Which actors replicas wait for; empty where they wait for none, or where it is told already why.
     pub(crate) fn waits_for_actors(&self) -> String {
-        let missing = self.actors.missing(self.version);
+        let missing: Vec<&str> = self.actors.missing(self.version).collect();
         if self.is_deleting || missing.is_empty() || !self.message.is_empty() {
             return String::new();
         }

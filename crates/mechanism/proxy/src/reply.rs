@@ -8,7 +8,7 @@ use std::time::Duration;
 use tyndall_openai::ApiError;
 use tyndall_router::{Refusal, SendError, SendErrorKind, Waits};
 use tyndall_transport::{Body, BodyError, json as json_response, text};
-use tyndall_types::protocol::{Backpressure, Unavailable};
+use tyndall_types::protocol::{Backpressure, Unavailable, retry_after_s};
 
 /// In whose words an error is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,8 +141,7 @@ impl Failed {
             Dialect::Text => text(status, self.error.message),
         };
         if let Some(seconds) = self.retry_after_s {
-            // Whole seconds, and never zero, which clients read as "at once".
-            let seconds = seconds.clamp(1.0, 86_400.0).ceil() as u64;
+            let seconds = retry_after_s(seconds).ceil() as u64;
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         if is_unauthorized {

@@ -150,8 +150,11 @@ fn note(since_s: Option<f64>, message: &str, deadline_s: Option<f64>) -> String 
 
 fn process_row(name: String, state: ReplicaState, pid: Option<u32>, note: String) -> Vec<String> {
     let pid = pid.map_or_else(|| "no process".to_owned(), |pid| format!("pid {pid}"));
-    let [empty, none, nothing] = [const { String::new() }; 3];
-    vec![format!("  {name}"), state.to_string(), pid, empty, none, nothing, note]
+    let mut row = vec![format!("  {name}"), state.to_string(), pid];
+    // Under what only deployments have.
+    row.resize(6, String::new());
+    row.push(note);
+    row
 }
 
 #[cfg(test)]

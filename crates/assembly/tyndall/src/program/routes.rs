@@ -27,7 +27,7 @@ use tyndall_router::{
     SendErrorKind,
 };
 use tyndall_transport::Client;
-use tyndall_types::protocol::{HANDLE_PREFIX, RuntimeDir};
+use tyndall_types::protocol::{HANDLE_PREFIX, RuntimeDir, retry_after_s};
 use tyndall_types::{ApplicationName, DeploymentId, DeploymentName, ReplicaId};
 
 /// A deployment that no route table has by then is not there. Tables are a few milliseconds behind
@@ -255,8 +255,7 @@ pub(super) fn unsent(
         SendErrorKind::Refused(Refusal::Unavailable(unavailable)) => Error::DeploymentUnavailable {
             deployment: deployment.to_owned(),
             reason: unavailable.reason,
-            // Never zero, which clients read as "at once".
-            retry_after_s: Some(unavailable.retry_after_s.clamp(1.0, 86_400.0)),
+            retry_after_s: Some(retry_after_s(unavailable.retry_after_s)),
         },
         SendErrorKind::TooLate(_) => Error::timeout(context, begun),
         SendErrorKind::Lost { reason, .. } => Error::ReplicaUnavailable {

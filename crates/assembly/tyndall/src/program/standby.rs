@@ -18,31 +18,34 @@ pub(super) fn begin(
     options: ServeOptions,
     stopped: watch::Receiver<()>,
 ) -> Result<oneshot::Receiver<usize>> {
-    let (give, taken) = oneshot::channel::<(Runtime, Listener)>();
+    let runtime = Standby(Some(Builder::new_current_thread().enable_all().build()?));
+    let standby = {
+        let _on = runtime.get().enter();
+        listener.standby()?
+    };
     let (done, cut) = oneshot::channel();
     std::thread::Builder::new().name("standby".to_owned()).spawn(move || {
-        let Ok((runtime, standby)) = taken.blocking_recv() else { return };
-        let cut = runtime.block_on(serve(standby, app, options, end_of(stopped)));
+        let cut = runtime.get().block_on(serve(standby, app, options, end_of(stopped)));
         if done.send(cut).is_err() {
             tracing::debug!("the replica has not waited for what stands by");
         }
     })?;
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let standby = {
-        let _on = runtime.enter();
-        listener.standby()
-    };
-    // Dropped here, on a thread of another runtime, this one would panic.
-    match standby {
-        Ok(standby) => {
-            if let Err((runtime, _)) = give.send((runtime, standby)) {
-                runtime.shutdown_background();
-            }
-            Ok(cut)
-        }
-        Err(error) => {
+    Ok(cut)
+}
+
+/// A runtime that may be dropped on a thread of another one, which of itself panics there.
+struct Standby(Option<Runtime>);
+
+impl Standby {
+    fn get(&self) -> &Runtime {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
-            Err(error)
         }
     }
 }
@@ -50,4 +53,14 @@ pub(super) fn begin(
 /// Resolves when the other end of the channel is gone.
 pub(super) async fn end_of(mut stopped: watch::Receiver<()>) {
     while stopped.changed().await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_does_not_begin_goes_without_a_panic() {
+        drop(Standby(Some(Builder::new_current_thread().enable_all().build().unwrap())));
+    }
 }

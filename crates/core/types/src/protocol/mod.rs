@@ -61,7 +61,9 @@ pub use router::{
     PrefixAffinity, PythonRouter, RouterAnswer, RouterBackoff, RouterCaller, RouterGone,
     RouterNews, RouterQuestion, RouterRoute,
 };
-pub use routes::{DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable};
+pub use routes::{
+    DeploymentRoute, ModelRoute, ReplicaRoute, RouteTable, Unavailable, retry_after_s,
+};
 pub use usage::{KeyUsage, KeyUsageOfDay, KeyUsageReport};
 
 use crate::ReplicaId;

@@ -100,6 +100,12 @@ impl ReplicaRoute {
     }
 }
 
+/// Seconds as clients are told to wait: never zero, which they read as "at once", and a day at most.
+#[must_use]
+pub fn retry_after_s(seconds: f64) -> f64 {
+    seconds.clamp(1.0, 86_400.0)
+}
+
 /// Why a deployment has no replica and will not have one soon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Unavailable {
